@@ -1,0 +1,29 @@
+"""The errors that a user can cause and mend, each one sentence long.
+
+The command line prints the sentence and exits with `exit_code`; a library user catches
+the class.
+"""
+
+
+class UserError(Exception):
+  """Something the user can mend; the message says what is wrong and what to do."""
+
+  exit_code = 3
+
+
+class ConfigError(UserError, ValueError):
+  """A config field, flag or combination that cannot work."""
+
+  exit_code = 2
+
+
+class DataError(UserError):
+  """A dataset that is missing, unreadable or not what it should be."""
+
+
+class CheckpointError(UserError):
+  """A checkpoint or working directory that is missing, damaged or of another run."""
+
+
+class NonFiniteError(UserError):
+  """A loss or parameter that became NaN or infinite."""

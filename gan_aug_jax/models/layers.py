@@ -1,0 +1,130 @@
+"""Layers that the models share.
+
+All images are channels last. Parameters are float32, or float64 where the computation is:
+bfloat16 is a type to compute in, not to keep parameters or statistics in.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def param_dtype(dtype):
+  """The type of the parameters of a layer that computes in `dtype`."""
+  return jnp.promote_types(dtype, jnp.float32)
+
+
+def conv(features, kernel, *, dtype, **kwargs):
+  """A convolution; `kernel` is (height, width)."""
+  return nn.Conv(features, kernel, dtype=dtype, param_dtype=param_dtype(dtype), **kwargs)
+
+
+def dense(features, *, dtype, **kwargs):
+  """A fully connected layer."""
+  return nn.Dense(features, dtype=dtype, param_dtype=param_dtype(dtype), **kwargs)
+
+
+class BatchNorm(nn.Module):
+  """Batch normalisation over the whole global batch, by weighted sums.
+
+  flax's own averages local means, which is wrong, and NaN on a device without examples,
+  as soon as weights differ between devices. (Ioffe & Szegedy 2015, arXiv 1502.03167.)
+
+  Attributes:
+    axis_name: mapped axis to sum over, or None.
+    dtype: type of the result; the statistics are float32 or wider.
+    momentum: share of the old running statistics that an update keeps.
+    epsilon: added to the variance.
+  """
+
+  axis_name: str | None = None
+  dtype: jnp.dtype = jnp.float32
+  momentum: float = 0.9
+  epsilon: float = 1e-5
+
+  @nn.compact
+  def __call__(self, x, *, train, weights=None):
+    """Normalises x [B, ..., F], with `weights` [B] (default 1) when training."""
+    features, wide = x.shape[-1], param_dtype(self.dtype)
+    scale = self.param('scale', nn.initializers.ones, (features,), wide)
+    bias = self.param('bias', nn.initializers.zeros, (features,), wide)
+    running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (features,), wide)
+    running_var = self.variable('batch_stats', 'var', jnp.ones, (features,), wide)
+    if train:
+      mean, var = self._batch_statistics(x.astype(wide), weights)
+      if not self.is_initializing():
+        keep = self.momentum
+        running_mean.value = keep * running_mean.value + (1 - keep) * mean
+        running_var.value = keep * running_var.value + (1 - keep) * var
+    else:
+      mean, var = running_mean.value, running_var.value
+    factor = scale * jax.lax.rsqrt(var + self.epsilon)
+    return (x.astype(wide) * factor + (bias - mean * factor)).astype(self.dtype)
+
+  def _batch_statistics(self, x, weights):
+    axes = tuple(range(x.ndim - 1))
+    if weights is None:
+      weights = jnp.ones(x.shape[0], x.dtype)
+    w = weights.astype(x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
+    # One reduction for all three, so that there is one all-reduce.
+    per_example = x.size // (x.shape[0] * x.shape[-1])
+    total = jnp.sum(w, axes) * per_example
+    sums = (total, jnp.sum(w * x, axes), jnp.sum(w * jnp.square(x), axes))
+    if self.axis_name and not self.is_initializing():
+      sums = jax.lax.psum(sums, self.axis_name)
+    total, first, second = sums
+    mean = first / total
+    return mean, jnp.maximum(second / total - jnp.square(mean), 0)
+
+
+class ExampleDropout(nn.Module):
+  """Dropout whose mask belongs to the example.
+
+  With one key for the batch, every `pmap` device would draw the same mask.
+
+  Attributes:
+    rate: probability of dropping, in [0, 1).
+  """
+
+  rate: float
+
+  @nn.compact
+  def __call__(self, x, keys, *, train):
+    """Drops from x [B, ...] with keys [B], which may be None when not training."""
+    if not train or self.rate == 0:
+      return x
+    drop = nn.Dropout(self.rate, deterministic=False)
+    return jax.vmap(lambda row, key: drop(row, rng=key))(x, keys)
+
+
+def max_pool_2x2(x):
+  """2x2 max-pooling with stride 2; an odd last row or column is left out.
+
+  The gradient of `nn.max_pool` is a select-and-scatter, ten times slower on CPU. Where
+  values tie, this one's gradient is shared between them; there it goes to the first.
+
+  Args:
+    x: [B, H, W, F].
+
+  Returns:
+    [B, H // 2, W // 2, F].
+  """
+  height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+  x = x[:, :height, :width]
+  rows = jnp.maximum(x[:, 0::2], x[:, 1::2])
+  return jnp.maximum(rows[:, :, 0::2], rows[:, :, 1::2])
+
+
+def depth_to_space(x):
+  """Sub-pixel rearrangement (Shi et al. 2016, arXiv 1609.05158).
+
+  Args:
+    x: [B, H, W, 4 * F].
+
+  Returns:
+    [B, 2 * H, 2 * W, F].
+  """
+  batch, height, width, depth = x.shape
+  x = x.reshape(batch, height, width, 2, 2, depth // 4)
+  x = x.transpose(0, 1, 3, 2, 4, 5)
+  return x.reshape(batch, 2 * height, 2 * width, depth // 4)
