@@ -1,0 +1,89 @@
+"""The real images on the device, and the order in which steps take them.
+
+Real examples form one endless stream: a permutation of the training set for every epoch,
+one after the other. Step t takes the R elements from t * R on. No example is dropped at
+an epoch's end, a set may be smaller than a batch, and what a step takes is a function of
+(seed, step), so that a resumed run goes on exactly. Permutations are made on the host, an
+epoch or two at a time: a sort in every step would not be free.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@flax.struct.dataclass
+class RealData:
+  """Real examples and a window of their stream.
+
+  Attributes:
+    images: uint8 [N, H, W, C].
+    labels: int32 [N].
+    order: int32 [window], indices into the above.
+    start: int32 scalar, the place of `order[0]` in the stream.
+  """
+
+  images: jax.Array
+  labels: jax.Array
+  order: jax.Array
+  start: jax.Array
+
+
+def normalize(images, dtype=jnp.float32):
+  """Maps uint8 [..., H, W, C] in 0..255 to [-1, 1]."""
+  return images.astype(dtype) / 127.5 - 1
+
+
+def take(data, index, dtype=jnp.float32):
+  """Gathers elements of the stream.
+
+  Args:
+    data: a `RealData` whose window holds every index that matters.
+    index: int32 [...], places in the stream. Others than the window's are clamped to it
+      (a spare slot, whose weight is 0, may point anywhere).
+    dtype: of the images.
+
+  Returns:
+    Images [..., H, W, C] in [-1, 1] and labels int32 [...].
+  """
+  rows = data.order.at[index - data.start].get(mode='clip')
+  return normalize(data.images[rows], dtype), data.labels[rows]
+
+
+def epoch_order(seed, epoch, num_examples):
+  """The permutation of one epoch: int32 [num_examples]."""
+  return np.random.default_rng((seed, epoch)).permutation(num_examples).astype(np.int32)
+
+
+def make_feed(images, labels, *, seed, place):
+  """Puts the images on the device, once, and returns the feed of `RealData`.
+
+  Args:
+    images: uint8 [N, H, W, C], N at least 1.
+    labels: int32 [N].
+    seed: of the order.
+    place: puts host arrays on the devices.
+
+  Returns:
+    `feed(first, count) -> RealData` whose window holds elements first to
+    first + count - 1 of the stream. For one count, the window has one length; it is
+    renewed about once an epoch.
+  """
+  num_examples = len(images)
+  images, labels = place((images, labels.astype(np.int32)))
+  held, data = range(0), None
+
+  def feed(first, count):
+    nonlocal held, data
+    if first not in held or first + count > held.stop:
+      epoch = first // num_examples
+      num_epochs = max(0, count - 1) // num_examples + 2
+      start = epoch * num_examples
+      orders = [epoch_order(seed, epoch + i, num_examples) for i in range(num_epochs)]
+      order, at = place((np.concatenate(orders), np.int32(start)))
+      held = range(start, start + num_epochs * num_examples)
+      data = RealData(images, labels, order, at)
+    return data
+
+  return feed

@@ -1,0 +1,170 @@
+"""Where a step runs: the devices, and how a global batch is dealt to them.
+
+A step is written once, on arrays [groups, share, ...]. Under `jit` there is one group a
+device and the first axis is sharded over the mesh; under `pmap` each device sees its one
+group. Position p of a batch lives on device p mod n, so a property of the first S
+positions is spread evenly over the devices. Sums over examples go through `Layout.sum`.
+"""
+
+import dataclasses
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import jax.numpy as jnp
+import numpy as np
+
+_AXIS = 'data'
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """The devices of a run and the backend that spreads a step over them.
+
+  Attributes:
+    mesh: one-dimensional mesh over the devices.
+    backend: 'jit' or 'pmap'.
+  """
+
+  mesh: Mesh
+  backend: str
+
+  @property
+  def num_devices(self):
+    return self.mesh.size
+
+  @property
+  def axis_name(self):
+    """Name of the mapped axis inside the step, or None under `jit`."""
+    return _AXIS if self.backend == 'pmap' else None
+
+  @property
+  def replicated(self):
+    return NamedSharding(self.mesh, PartitionSpec())
+
+  def share(self, count):
+    """Slots that each device needs to hold `count` positions."""
+    return -(-count // self.num_devices)
+
+  def positions(self, total):
+    """Global batch positions by device: int32 [groups, share(total)].
+
+    Where `total` does not divide, the last slots hold positions >= total: spare slots,
+    whose weight must be 0.
+    """
+    slots = self.num_devices * jnp.arange(self.share(total), dtype=jnp.int32)
+    if self.axis_name:
+      return jax.lax.axis_index(_AXIS).astype(jnp.int32)[None, None] + slots[None]
+    devices = jnp.arange(self.num_devices, dtype=jnp.int32)
+    return self.shard(devices[:, None] + slots[None])
+
+  def shard(self, x):
+    """Keeps the groups of [groups, share, ...] on their devices."""
+    if self.axis_name:
+      return x
+    return jax.lax.with_sharding_constraint(
+      x, NamedSharding(self.mesh, PartitionSpec(_AXIS))
+    )
+
+  def sum(self, tree):
+    """Adds sums over one's own examples up over the devices."""
+    return jax.lax.psum(tree, _AXIS) if self.axis_name else tree
+
+  def gather(self, x):
+    """Restores batch order on every device: [groups, share, ...] to [total, ...].
+
+    For evaluation; a training step has no use for it.
+    """
+    if self.axis_name:
+      x = jax.lax.all_gather(x[0], _AXIS)
+    return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
+
+  def place(self, tree):
+    """Puts host arrays on every device; the same on every process."""
+    return jax.tree.map(
+      lambda x: jax.make_array_from_process_local_data(self.replicated, np.asarray(x)),
+      tree,
+    )
+
+
+def make_layout(backend, devices=None):
+  """Returns the `Layout` of a backend over devices (default: all).
+
+  Raises:
+    ValueError: if the backend is unknown.
+  """
+  if backend not in ('jit', 'pmap'):
+    raise ValueError(f"The backend must be 'jit' or 'pmap', not {backend!r}.")
+  devices = jax.devices() if devices is None else devices
+  # `make_mesh` would give Explicit axes, under which mixing real and synthetic raises.
+  mesh = Mesh(np.asarray(devices), (_AXIS,), axis_types=(AxisType.Auto,))
+  return Layout(mesh, backend)
+
+
+def lower_step(step, layout, *args, donate=(0,)):
+  """Lowers a step for the layout's backend.
+
+  Args:
+    step: function of replicated pytrees to replicated pytrees.
+    layout: where it runs.
+    *args: its arguments, or their shapes.
+    donate: positions of the arguments whose buffers the results may take.
+
+  Returns:
+    A `jax.stages.Lowered`. Under `pmap` its first argument is a dummy array
+    [num_devices]: `pmap` has to map something.
+  """
+  if not layout.axis_name:
+    jitted = jax.jit(step, donate_argnums=donate, out_shardings=layout.replicated)
+    return jitted.lower(*args)
+  mapped = jax.pmap(
+    lambda _, *rest: step(*rest),
+    axis_name=_AXIS,
+    in_axes=(0,) + (None,) * len(args),
+    out_axes=None,
+    devices=list(layout.mesh.devices.flat),
+    donate_argnums=tuple(i + 1 for i in donate),
+  )
+  return mapped.lower(np.arange(layout.num_devices), *args)
+
+
+def compile_step(step, layout, *args, donate=(0,)):
+  """Compiles a step once, ahead of time, for arguments placed by the layout.
+
+  Args and donate: as `lower_step`.
+
+  Returns:
+    The compiled function. Arguments of another shape or placement raise: nothing is
+    ever compiled a second time behind the user's back.
+  """
+  compiled = lower_step(step, layout, *args, donate=donate).compile()
+  if not layout.axis_name:
+    return compiled
+  sharding = NamedSharding(layout.mesh, PartitionSpec(_AXIS))
+  dummy = jax.device_put(np.arange(layout.num_devices), sharding)
+  return lambda *args: compiled(dummy, *args)
+
+
+def repeat_step(step, num_steps):
+  """Returns the function that takes `num_steps` steps in one call.
+
+  Args:
+    step: `(state, *inputs) -> (state, metrics)`.
+    num_steps: steps a call. One is not scanned: XLA on CPU runs a convolution inside a
+      loop some 15 times slower than outside.
+
+  Returns:
+    `(state, *inputs) -> (state, metrics)`, the metrics with a leading axis [num_steps].
+  """
+  if num_steps == 1:
+
+    def once(state, *inputs):
+      state, metrics = step(state, *inputs)
+      return state, jax.tree.map(lambda x: x[None], metrics)
+
+    return once
+
+  def scanned(state, *inputs):
+    body = lambda state, _: step(state, *inputs)
+    return jax.lax.scan(body, state, None, length=num_steps)
+
+  return scanned

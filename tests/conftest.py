@@ -1,0 +1,34 @@
+"""Four virtual CPU devices, asked for before JAX starts, and tiny shared fixtures."""
+
+import os
+
+os.environ['NPROC'] = '16'  # more threads than devices, or collectives deadlock
+
+import jax
+
+jax.config.update('jax_num_cpu_devices', 4)
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from gan_aug_jax import data  # noqa: E402
+
+
+def make_dataset(num_classes=3, per_class=12, size=8, channels=1, seed=0):
+  """Noisy images whose class shows in their brightness: separable by anything."""
+  rng = np.random.default_rng(seed)
+
+  def split(count):
+    labels = np.repeat(np.arange(num_classes, dtype=np.int32), count)
+    level = 40 + 160 * labels / max(num_classes - 1, 1)
+    noise = rng.normal(0, 20, (len(labels), size, size, channels))
+    images = np.clip(level[:, None, None, None] + noise, 0, 255).astype(np.uint8)
+    return data.Split(images, labels)
+
+  names = tuple('abcdefghij'[:num_classes])
+  return data.Dataset('toy', names, split(per_class), split(4), split(6))
+
+
+@pytest.fixture(scope='session')
+def toy():
+  return make_dataset()

@@ -1,0 +1,239 @@
+"""The invariants of the two training steps (docs/design.md)."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gan_aug_jax import augment, classifier, mixing, realdata, rng, sharding
+from gan_aug_jax.models import classifiers
+from tests import tiny
+
+STEPS = 50
+# Float64 to rounding accumulated over the steps. In float32 a rounding of a sum, 1e-7,
+# may tip a ReLU or a maximum and grow over the steps.
+TOLERANCE = {jnp.float64: 1e-9, jnp.float32: 2e-3}
+PLACES = [('jit', 1), ('jit', 2), ('jit', 4), ('pmap', 1), ('pmap', 2), ('pmap', 4)]
+
+
+def _fused_everywhere(toy, dtype, **options):
+  results = []
+  for backend, num_devices in PLACES:
+    where = tiny.layout(backend, num_devices)
+    step, state, plan, generator = tiny.fused(where, dtype=dtype, **options)
+    results.append(
+      tiny.run(
+        where,
+        step,
+        state,
+        toy,
+        count=plan.num_real,
+        num_steps=STEPS,
+        extra=(generator,),
+      )
+    )
+  return results
+
+
+# Batch 12: 3 synthetic on 4 devices, and 12 + 5, leave spare slots with weight 0.
+REPLACE = {'ratio': 0.25, 'mode': 'replace'}
+ADD = {'ratio': 0.4, 'mode': 'add'}
+NORM = {**ADD, 'batch_norm': True}
+
+
+@pytest.mark.parametrize(
+  ('options', 'dtype'),
+  [
+    pytest.param(REPLACE, jnp.float64, id='replace-float64'),
+    pytest.param(ADD, jnp.float64, id='add-float64'),
+    pytest.param(NORM, jnp.float64, id='add-batch_norm-float64'),
+    pytest.param(NORM, jnp.float32, id='add-batch_norm-float32'),
+  ],
+)
+def test_fused_step_is_the_same_on_any_devices_and_backend(toy, dtype, options):
+  with jax.enable_x64(dtype == jnp.float64):
+    first, *others = _fused_everywhere(toy, dtype, **options)
+  assert np.ptp(first[1]['loss']) > 0.1  # it did train
+  for other in others:
+    assert tiny.difference(first, other) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize('dtype', [jnp.float64, jnp.float32])
+def test_gan_step_is_the_same_on_any_devices_and_backend(toy, dtype):
+  with jax.enable_x64(dtype == jnp.float64):
+    results = []
+    for backend, num_devices in PLACES:
+      where = tiny.layout(backend, num_devices)
+      step, state = tiny.gan_step(where, dtype=dtype)
+      results.append(tiny.run(where, step, state, toy, count=12, num_steps=STEPS))
+  for other in results[1:]:
+    assert tiny.difference(results[0], other) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize('backend', ['jit', 'pmap'])
+def test_scanned_steps_equal_single_steps(toy, backend):
+  where = tiny.layout(backend, 2)
+  step, state, plan, generator = tiny.fused(where, ratio=0.25)
+  options = {'count': plan.num_real, 'num_steps': 12, 'extra': (generator,)}
+  single = tiny.run(where, step, state, toy, **options)
+  scanned = tiny.run(where, step, state, toy, per_call=4, **options)
+  assert tiny.difference(single, scanned) < 1e-5
+  step, state = tiny.gan_step(where)
+  single = tiny.run(where, step, state, toy, count=12, num_steps=8)
+  scanned = tiny.run(where, step, state, toy, count=12, num_steps=8, per_call=4)
+  # Adam divides by the root of a second moment that starts at 0.
+  assert tiny.difference(single, scanned) < 1e-4
+
+
+def _lower(where, toy, **options):
+  step, state, plan, generator = tiny.fused(where, **options)
+  data = tiny.feed(where.place, toy)(0, plan.batch_size)
+  args = (where.place(state), data, where.place(generator))
+  return sharding.lower_step(step, where, *args)
+
+
+COLLECTIVE = re.compile(
+  r'\b(all-gather|all-to-all|collective-permute|reduce-scatter|send|recv|infeed|outfeed'
+  r'|custom-call|all-reduce)(?:-start)?\('
+)
+
+
+@pytest.mark.parametrize('backend', ['jit', 'pmap'])
+@pytest.mark.parametrize('mode', ['replace', 'add'])
+@pytest.mark.parametrize('batch_norm', [False, True])
+def test_fused_step_communicates_by_all_reduce_only(toy, backend, mode, batch_norm):
+  where = tiny.layout(backend)
+  options = {'ratio': 0.4, 'mode': mode, 'batch_norm': batch_norm}
+  text = _lower(where, toy, **options).compile().as_text()
+  assert set(COLLECTIVE.findall(text)) == {'all-reduce'}
+
+
+def test_gan_step_communicates_by_all_reduce_only(toy):
+  where = tiny.layout()
+  step, state = tiny.gan_step(where)
+  data = tiny.feed(where.place, toy)(0, 12)
+  text = sharding.lower_step(step, where, where.place(state), data).compile().as_text()
+  assert set(COLLECTIVE.findall(text)) == {'all-reduce'}
+
+
+def test_generator_is_an_argument_not_donated_and_without_gradient(toy):
+  where = tiny.layout()
+  sample, variables = tiny.frozen_generator()
+  keys, labels = jax.random.split(jax.random.key(0), 4), jnp.array([0, 1, 2, 0])
+  grads = jax.grad(lambda v: jnp.sum(sample(v, keys, labels) ** 2))(variables)
+  assert all(not np.any(leaf) for leaf in jax.tree.leaves(grads))
+
+  step, state, plan, generator = tiny.fused(where, ratio=0.5)
+  data = tiny.feed(where.place, toy)(0, plan.num_real)
+  state, generator = where.place((state, generator))
+  before = jax.device_get(generator)
+  program = sharding.compile_step(step, where, state, data, generator)
+  _, first = program(state, data, generator)
+  assert all(x.is_deleted() for x in jax.tree.leaves(state) if x.size)
+  assert tiny.difference(before, jax.device_get(generator)) == 0
+  # Another generator through the same program changes the loss: it is no constant.
+  other = where.place(tiny.frozen_generator(seed=1)[1])
+  again = where.place(tiny.fused(where, ratio=0.5)[1])
+  _, second = program(again, data, other)
+  assert abs(float(first['loss']) - float(second['loss'])) > 1e-4
+
+
+def _stripped(lowered):
+  """Compiled HLO without metadata and names."""
+  text = lowered.compile().as_text()
+  text = re.sub(r', metadata=\{[^}]*\}', '', text)
+  return text[text.index('\n') :].split('FileNames')[0]
+
+
+def test_ratio_zero_is_the_real_only_program(toy):
+  where = tiny.layout()
+
+  def refuse(*_):
+    raise AssertionError('the generator was called')
+
+  step, state, plan, generator = tiny.fused(where, ratio=0.0)
+  compose = classifier.make_compose(
+    layout=where,
+    plan=plan,
+    sample=refuse,
+    augment=augment.make_augment(crop=2, flip=True),
+    num_classes=tiny.CLASSES,
+  )
+  model = classifiers.build_classifier(
+    'cnn', num_classes=tiny.CLASSES, dropout=0.3, features=(4, 4), hidden=(8,)
+  )
+  optimizer = classifier.make_optimizer('sgd', learning_rate=0.05, num_steps=50)
+  without = classifier.make_fused_step(
+    model=model, optimizer=optimizer, layout=where, plan=plan, compose=compose
+  )
+  data = tiny.feed(where.place, toy)(0, plan.num_real)
+  state, generator = where.place((state, generator))
+  with_argument = sharding.lower_step(step, where, state, data, generator)
+  real_only = sharding.lower_step(without, where, state, data, {})
+  assert _stripped(with_argument) == _stripped(real_only)
+  synthetic = tiny.fused(where, ratio=0.25)[0]
+  mixed = sharding.lower_step(synthetic, where, state, data, generator)
+  assert _stripped(mixed) != _stripped(real_only)
+
+
+@pytest.mark.parametrize('backend', ['jit', 'pmap'])
+@pytest.mark.parametrize('num_devices', [1, 2, 4])
+@pytest.mark.parametrize('mode', ['replace', 'add'])
+@pytest.mark.parametrize('ratio', [0.1, 0.25, 0.4, 1.0])
+def test_effective_ratio_is_the_asked_one(toy, backend, num_devices, mode, ratio):
+  """Counts by what is in the batch: real images are ones, synthetic ones minus ones."""
+  where = tiny.layout(backend, num_devices)
+  plan = mixing.plan_batch(12, ratio=ratio, mode=mode)
+  ones = np.full((10, 2, 2, 1), 255, np.uint8)
+  data = where.place(
+    realdata.RealData(ones, np.zeros(10, np.int32), np.arange(10), np.int32(0))
+  )
+  compose = classifier.make_compose(
+    layout=where,
+    plan=plan,
+    sample=lambda _, keys, labels: -jnp.ones((len(labels), 2, 2, 1)),
+    augment=lambda _, images: images,
+    num_classes=3,
+  )
+
+  def count(data):
+    keys = lambda stream, p: rng.example_keys(rng.stream_key(0, stream), p)
+    images, _, weights, _ = compose(keys, jnp.int32(0), data, {})
+    synthetic = jnp.sum((images[..., 0, 0, 0] < 0) * weights)
+    return where.sum({'synthetic': synthetic, 'all': jnp.sum(weights)})
+
+  counted = sharding.compile_step(count, where, data, donate=())(data)
+  assert int(counted['synthetic']) == int(ratio * 12 + 0.5) == plan.num_synthetic
+  assert int(counted['all']) == plan.num_synthetic + plan.num_real
+  assert plan.num_real == (12 if mode == 'add' else 12 - plan.num_synthetic)
+
+
+def test_each_device_synthesises_only_its_share(toy):
+  """Batch 12, 3 synthetic, 4 devices: one image a device, not all on each."""
+  widths = []
+  where = tiny.layout('pmap', 4)
+  sample, variables = tiny.frozen_generator()
+
+  def counting(v, keys, labels):
+    widths.append(labels.shape)
+    return sample(v, keys, labels)
+
+  plan = mixing.plan_batch(12, ratio=0.25, mode='replace')
+  compose = classifier.make_compose(
+    layout=where,
+    plan=plan,
+    sample=counting,
+    augment=lambda _, images: images,
+    num_classes=tiny.CLASSES,
+  )
+  data = tiny.feed(where.place, toy)(0, 9)
+
+  def program(data, v):
+    keys = lambda stream, p: rng.example_keys(rng.stream_key(0, stream), p)
+    images, *_ = compose(keys, jnp.int32(0), data, v)
+    return where.sum(jnp.sum(images))
+
+  sharding.lower_step(program, where, data, where.place(variables), donate=())
+  assert set(widths) == {(1,)}

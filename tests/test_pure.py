@@ -1,0 +1,199 @@
+"""Losses, layers, augmentation, random numbers: against NumPy or a closed form."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from gan_aug_jax import augment, losses, mixing, realdata, rng
+from gan_aug_jax.models import layers
+from tests import tiny
+
+
+def test_example_keys_belong_to_the_position_not_to_the_grouping():
+  key = rng.stream_key(5, 'latent', step=7)
+  whole = rng.example_keys(key, jnp.arange(12))
+  dealt = rng.example_keys(key, jnp.arange(12).reshape(3, 4).T)
+  np.testing.assert_array_equal(
+    jax.random.key_data(whole).reshape(3, 4, 2).swapaxes(0, 1),
+    jax.random.key_data(dealt),
+  )
+
+
+def test_streams_steps_and_substeps_have_keys_of_their_own():
+  keys = [
+    rng.stream_key(seed, stream, step, substep)
+    for seed in (0, 1)
+    for stream in ('latent', 'label', 'dropout')
+    for step in (0, 1)
+    for substep in (0, 1)
+  ]
+  data = {np.asarray(jax.random.key_data(key)).tobytes() for key in keys}
+  assert len(data) == 24
+
+
+def test_cross_entropy_equals_numpy_for_hard_and_soft_labels():
+  logits = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+  labels = np.array([0, 1, 2, 3, 0, 1])
+  expected = -scipy.special.log_softmax(logits, -1)[np.arange(6), labels]
+  np.testing.assert_allclose(losses.cross_entropy(logits, labels), expected, rtol=1e-5)
+  soft = np.eye(4)[labels]
+  np.testing.assert_allclose(losses.cross_entropy(logits, soft), expected, rtol=1e-5)
+
+
+def test_gan_losses_equal_their_definitions():
+  real, fake = np.array([-2.0, 0.3, 1.7]), np.array([-0.4, 0.0, 3.0])
+  sigmoid, log = scipy.special.expit, np.log
+  discriminator, generator = losses.make_gan_losses('non_saturating', real_label=0.9)
+  expected = (
+    -0.9 * log(sigmoid(real)) - 0.1 * log(1 - sigmoid(real)) - log(1 - sigmoid(fake))
+  )
+  np.testing.assert_allclose(discriminator(real, fake), expected, rtol=1e-5)
+  np.testing.assert_allclose(generator(fake), -log(sigmoid(fake)), rtol=1e-5)
+  discriminator, generator = losses.make_gan_losses('hinge')
+  expected = np.maximum(0, 1 - real) + np.maximum(0, 1 + fake)
+  np.testing.assert_allclose(discriminator(real, fake), expected, rtol=1e-6)
+  np.testing.assert_allclose(generator(fake), -fake)
+  with pytest.raises(ValueError, match='non_saturating, hinge'):
+    losses.make_gan_losses('wasserstein')
+
+
+def test_random_crop_shows_a_window_of_the_mirrored_image():
+  images = np.random.default_rng(0).normal(size=(40, 6, 6, 2)).astype(np.float32)
+  keys = jax.random.split(jax.random.key(0), 40)
+  cropped = np.asarray(augment.random_crop(keys, images, 2))
+  padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), mode='reflect')
+  offsets = set()
+  for source, result in zip(padded, cropped, strict=True):
+    windows = {(i, j): source[i : i + 6, j : j + 6] for i in range(5) for j in range(5)}
+    found = [at for at, window in windows.items() if np.array_equal(window, result)]
+    assert len(found) == 1
+    offsets.add(found[0])
+  assert {i for i, _ in offsets} == {j for _, j in offsets} == set(range(5))
+
+
+def test_random_flip_mirrors_about_half_left_to_right():
+  images = np.random.default_rng(0).normal(size=(200, 3, 4, 1)).astype(np.float32)
+  flipped = augment.random_flip(jax.random.split(jax.random.key(0), 200), images)
+  same = np.all(flipped == images, axis=(1, 2, 3))
+  mirrored = np.all(flipped == images[:, :, ::-1], axis=(1, 2, 3))
+  assert np.all(same ^ mirrored)
+  assert 70 < same.sum() < 130  # 4 standard deviations of a fair coin
+
+
+def test_max_pool_equals_flax_and_leaves_an_odd_edge_out():
+  x = np.random.default_rng(0).normal(size=(2, 7, 6, 3)).astype(np.float32)
+  np.testing.assert_array_equal(
+    layers.max_pool_2x2(x), nn.max_pool(x, (2, 2), strides=(2, 2))
+  )
+  grad = jax.grad(lambda x: jnp.sum(jnp.sin(layers.max_pool_2x2(x))))(x)
+  expected = jax.grad(lambda x: jnp.sum(jnp.sin(nn.max_pool(x, (2, 2), (2, 2)))))(x)
+  np.testing.assert_allclose(grad, expected, rtol=1e-6)
+
+
+def test_depth_to_space_puts_each_feature_in_its_corner():
+  x = np.arange(2 * 3 * 2 * 8).reshape(2, 3, 2, 8)
+  result = np.asarray(layers.depth_to_space(x))
+  assert result.shape == (2, 6, 4, 2)
+  for row in range(2):
+    for column in range(2):
+      corner = (2 * row + column) * 2
+      np.testing.assert_array_equal(
+        result[:, row::2, column::2], x[..., corner : corner + 2]
+      )
+
+
+def test_batch_norm_weights_examples_and_tracks_the_statistics():
+  rng_ = np.random.default_rng(0)
+  x = rng_.normal(3, 2, size=(8, 4, 4, 3)).astype(np.float32)
+  weights = np.array([1, 1, 1, 0, 0.5, 1, 0, 1], np.float32)
+  norm = layers.BatchNorm(momentum=0.5)
+  variables = norm.init(jax.random.key(0), x, train=False)
+  result, updated = norm.apply(
+    variables, x, train=True, weights=weights, mutable=['batch_stats']
+  )
+  w = np.broadcast_to(weights[:, None, None, None], x.shape)
+  mean = np.average(x, axis=(0, 1, 2), weights=w)
+  var = np.average((x - mean) ** 2, axis=(0, 1, 2), weights=w)
+  np.testing.assert_allclose(result, (x - mean) / np.sqrt(var + 1e-5), atol=2e-5)
+  stats = updated['batch_stats']
+  np.testing.assert_allclose(stats['mean'], 0.5 * mean, rtol=1e-5)
+  np.testing.assert_allclose(stats['var'], 0.5 + 0.5 * var, rtol=1e-4)
+  frozen = norm.apply({**variables, **updated}, x, train=False)
+  expected = (x - stats['mean']) / np.sqrt(stats['var'] + 1e-5)
+  np.testing.assert_allclose(frozen, expected, atol=2e-5)
+
+
+def test_dropout_mask_belongs_to_the_example():
+  x = jnp.ones((6, 50))
+  keys = jax.random.split(jax.random.key(1), 6)
+  drop = lambda x, keys: layers.ExampleDropout(0.4).apply({}, x, keys, train=True)
+  whole = np.asarray(drop(x, keys))
+  np.testing.assert_array_equal(whole[2:4], drop(x[2:4], keys[2:4]))
+  assert len({row.tobytes() for row in whole}) == 6
+  np.testing.assert_allclose(np.unique(whole), [0, 1 / 0.6], rtol=1e-6)
+  assert 0.3 < np.mean(whole == 0) < 0.5  # 3.5 standard deviations of 300 draws
+
+
+def test_frozen_statistics_belong_to_the_averaged_weights(toy):
+  """Sampling with them equals, on average, normalising by the batch itself."""
+  from gan_aug_jax import gan
+
+  where = tiny.layout('jit', 1)
+  module = tiny.generators.build_generator(
+    'dcgan', image_shape=tiny.SHAPE, num_classes=tiny.CLASSES, width=8
+  )
+  _, state = tiny.gan_step(where)
+  ema = jax.tree.map(lambda x: 3 * x if x.ndim > 1 else x, state.ema)
+  freeze = gan.make_freeze(module, latent_dim=tiny.LATENT, num_classes=tiny.CLASSES)
+  variables = freeze(ema, state.generator_stats, 0)
+  latents = jax.random.normal(jax.random.key(9), (999, tiny.LATENT))
+  labels = jnp.arange(999) % tiny.CLASSES
+  frozen = module.apply(variables, latents, labels, train=False)
+  by_batch, _ = module.apply(
+    variables, latents, labels, train=True, mutable=['batch_stats']
+  )
+  stale = module.apply(
+    {'params': ema, 'batch_stats': state.generator_stats}, latents, labels, train=False
+  )
+  error = lambda images: float(jnp.sqrt(jnp.mean((images - by_batch) ** 2)))
+  assert error(frozen) < 0.05 * float(jnp.std(by_batch)) < error(stale)
+
+
+def test_plan_rounds_to_the_nearest_image():
+  plan = mixing.plan_batch(128, ratio=0.2, mode='replace')
+  assert (plan.num_synthetic, plan.num_real, plan.total) == (26, 102, 128)
+  plan = mixing.plan_batch(128, ratio=0.2, mode='add')
+  assert (plan.num_synthetic, plan.num_real, plan.total) == (26, 128, 154)
+  with pytest.raises(ValueError, match=r'\[0, 1\]'):
+    mixing.plan_batch(128, ratio=1.2, mode='add')
+  with pytest.raises(ValueError, match="'replace' or 'add'"):
+    mixing.plan_batch(128, ratio=0.2, mode='swap')
+
+
+def test_drawn_labels_are_uniform():
+  keys = rng.example_keys(rng.stream_key(0, 'label'), jnp.arange(4000))
+  counts = np.bincount(mixing.draw_labels(keys, 4), minlength=4)
+  assert np.all(np.abs(counts - 1000) < 110)  # 4 standard deviations
+
+
+@pytest.mark.parametrize('count', [4, 10, 23])
+def test_feed_is_the_stream_of_epoch_permutations(count):
+  """Also across epochs, and for a set smaller than a batch (23 of 10)."""
+  images = np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1)
+  labels = np.arange(10, dtype=np.int32)
+  place = lambda tree: jax.tree.map(jnp.asarray, tree)
+  feed = realdata.make_feed(images, labels, seed=4, place=place)
+  stream = np.concatenate([realdata.epoch_order(4, e, 10) for e in range(20)])
+  shapes = set()
+  for first in (0, count, 2 * count, 5 * count, 3):  # forwards, and a resume back
+    data = feed(first, count)
+    index = first + jnp.arange(count)
+    pixels, taken = realdata.take(data, index)
+    np.testing.assert_array_equal(taken, stream[first : first + count])
+    np.testing.assert_allclose(pixels[:, 0, 0, 0], np.asarray(taken) / 127.5 - 1)
+    shapes.add(data.order.shape)
+  assert len(shapes) == 1  # or the step would be compiled again
+  assert all(len(set(stream[i : i + 10])) == 10 for i in range(0, 200, 10))
