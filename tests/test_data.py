@@ -1,0 +1,114 @@
+"""Splits are disjoint, stratified and within the budget; what is missing is named."""
+
+import os
+
+import numpy as np
+import pytest
+
+from gan_aug_jax import data
+from gan_aug_jax.errors import DataError
+
+OPTIONS = {'image_size': 32, 'seed': 0, 'val_fraction': 1 / 7}
+prepared = pytest.mark.skipif(
+  not os.environ.get('TFDS_DATA_DIR'), reason='TFDS_DATA_DIR is not set'
+)
+
+
+def _rows(split):
+  return {image.tobytes() for image in split.images}
+
+
+@pytest.fixture(scope='module')
+def mnist5k():
+  return data.load_dataset('mnist5k', **OPTIONS)
+
+
+def test_mnist5k_is_split_3000_500_1500_by_class(mnist5k):
+  sizes = [(mnist5k.train, 300), (mnist5k.val, 50), (mnist5k.test, 150)]
+  for split, per_class in sizes:
+    np.testing.assert_array_equal(np.bincount(split.labels), [per_class] * 10)
+    assert split.images.dtype == np.uint8 and split.labels.dtype == np.int32
+  assert mnist5k.image_shape == (32, 32, 1)
+  splits = [_rows(split) for split, _ in sizes]
+  assert sum(map(len, splits)) == len(set().union(*splits)) == 5000
+
+
+def test_padding_keeps_the_pixels(mnist5k):
+  border = mnist5k.train.images.copy()
+  border[:, 2:-2, 2:-2] = 0
+  assert not border.any()
+  small = data.load_dataset('mnist5k', **{**OPTIONS, 'image_size': 28})
+  np.testing.assert_array_equal(small.train.images, mnist5k.train.images[:, 2:-2, 2:-2])
+
+
+def test_seed_moves_validation_and_never_the_test_split(mnist5k):
+  other = data.load_dataset('mnist5k', **{**OPTIONS, 'seed': 1})
+  assert _rows(other.val) != _rows(mnist5k.val)
+  np.testing.assert_array_equal(other.test.images, mnist5k.test.images)
+  assert other.fingerprint != mnist5k.fingerprint
+  again = data.load_dataset('mnist5k', **OPTIONS)
+  assert again.fingerprint == mnist5k.fingerprint
+
+
+def test_per_class_is_the_whole_label_budget(mnist5k):
+  small = data.load_dataset('mnist5k', **OPTIONS, per_class=14)
+  np.testing.assert_array_equal(np.bincount(small.train.labels), [12] * 10)
+  np.testing.assert_array_equal(np.bincount(small.val.labels), [2] * 10)
+  np.testing.assert_array_equal(small.test.images, mnist5k.test.images)
+  with pytest.raises(DataError, match='351 asks for more than class'):
+    data.load_dataset('mnist5k', **OPTIONS, per_class=351)
+
+
+def test_fingerprint_sees_one_pixel_and_one_label(mnist5k):
+  images, labels = mnist5k.train.images.copy(), mnist5k.train.labels.copy()
+  images[7, 5, 5] ^= 1
+  labels[7] = (labels[7] + 1) % 10
+  prints = {mnist5k.fingerprint}
+  for train in (
+    data.Split(images, mnist5k.train.labels),
+    data.Split(mnist5k.train.images, labels),
+  ):
+    changed = data.Dataset('', mnist5k.class_names, train, mnist5k.val, mnist5k.test)
+    prints.add(changed.fingerprint)
+  assert len(prints) == 3
+
+
+def test_resize_handles_any_size_and_mixed_sizes():
+  rng = np.random.default_rng(0)
+  images = [rng.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((60, 50), (20, 90))]
+  resized = data.resize(images, 32)
+  assert resized.shape == (2, 32, 32, 3) and resized.dtype == np.uint8
+  flat = np.full((1, 64, 64, 1), 77, np.uint8)
+  np.testing.assert_array_equal(data.resize(flat, 16), np.full((1, 16, 16, 1), 77))
+
+
+@pytest.mark.parametrize(
+  ('name', 'data_dir', 'message'),
+  [
+    ('cifar11', '', 'did you mean cifar10'),
+    ('cifar10', '/nowhere', "data_dir='/nowhere' does not exist"),
+    ('cifar10', 'empty', 'is not prepared in'),
+    ('cifar10:9.9.9', 'empty', 'cannot be loaded at version 9.9.9'),
+  ],
+)
+def test_missing_data_is_named(name, data_dir, message, tmp_path, monkeypatch):
+  monkeypatch.setattr(data.importlib.util, 'find_spec', lambda _: None)  # no TensorFlow
+  data_dir = str(tmp_path) if data_dir == 'empty' else data_dir
+  with pytest.raises(DataError, match=message) as caught:
+    data.load_dataset(name, **OPTIONS, data_dir=data_dir)
+  assert '\n' not in str(caught.value)
+
+
+@prepared
+@pytest.mark.parametrize(
+  ('name', 'shape', 'num_test'),
+  [('mnist', (32, 32, 1), 10000), ('cifar10', (32, 32, 3), 10000)],
+)
+def test_prepared_tfds_data_are_read(name, shape, num_test):
+  options = {**OPTIONS, 'val_fraction': 0.2}
+  loaded = data.load_dataset(name, **options, per_class=50)
+  assert loaded.image_shape == shape and len(loaded.test) == num_test
+  np.testing.assert_array_equal(np.bincount(loaded.train.labels), [40] * 10)
+  assert not _rows(loaded.train) & _rows(loaded.val)
+  if name == 'cifar10':
+    assert loaded.class_names[3] == 'cat'
