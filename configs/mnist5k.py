@@ -1,0 +1,22 @@
+"""First look: 5,000 embedded MNIST images, a small DCGAN, a CNN in four arms.
+
+python -m gan_aug_jax run --config=configs/mnist5k.py --workdir=runs/first
+"""
+
+from gan_aug_jax import config as base
+
+
+def get_config():
+  config = base.default()
+  config.duration = 'about 6 minutes on 2 CPU cores'
+  config.data.name = 'mnist5k'
+  config.data.val_fraction = 1 / 7  # 3,000 / 500 / 1,500
+  config.gan.width = 32
+  config.gan.num_steps = 3000
+  config.gan.learning_rate = 4e-4  # at 2e-4 some digits are not yet readable by then
+  config.classifier.num_epochs = 30
+  config.classifier.learning_rate = 0.02
+  config.classifier.schedule = 'cosine'
+  config.augment.crop = 2
+  config.augment.flip = False  # a mirrored digit is no digit
+  return config

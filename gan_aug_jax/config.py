@@ -1,0 +1,252 @@
+"""Every field of a run with its default, and what values are allowed.
+
+Experiments are files in `configs/` that start from `default()` and change a few fields.
+A config is validated once, here, and pure code never reads it.
+"""
+
+import math
+
+import ml_collections
+
+from gan_aug_jax.errors import ConfigError
+
+ARMS = {
+  # name: (draws synthetic images, augments classically)
+  'real_only': (False, False),
+  'real_classical': (False, True),
+  'augmented': (True, False),
+  'augmented_classical': (True, True),
+}
+
+
+def default():
+  """Returns the config that every experiment starts from."""
+  config = ml_collections.ConfigDict()
+
+  config.duration = ''  # how long it takes on what; shown at the start
+  config.seed = 0  # root of every seed below that is -1
+  config.backend = 'jit'  # 'jit' or 'pmap': the same numbers
+  config.platform = ''  # 'cpu', 'gpu' or 'tpu'; '' takes what JAX finds
+  config.num_cpu_devices = 0  # virtual devices on a CPU host; 0: automatic
+  config.steps_per_call = 0  # steps scanned in one call; 0: automatic
+  config.precision = (
+    'float32'  # 'float32', 'bfloat16' (parameters stay float32), 'float64'
+  )
+  config.arms = tuple(ARMS)  # what to compare: any of ARMS
+
+  config.data = data = ml_collections.ConfigDict()
+  data.name = 'mnist5k'  # embedded, or any TFDS image-classification dataset
+  data.data_dir = ''  # of TFDS; '' takes TFDS_DATA_DIR, or TFDS's own default
+  data.image_size = 32  # side in pixels, padded or resized to
+  data.per_class = 0  # label budget: images a class, validation included; 0: all
+  data.val_fraction = 0.1  # of the training split (or the budget), stratified
+  data.seed = -1  # of the subset, the validation split and the order
+
+  config.gan = gan = ml_collections.ConfigDict()
+  gan.arch = 'dcgan'  # 'dcgan' or 'mlp'
+  gan.loss = 'non_saturating'  # or 'hinge'
+  gan.seed = -1
+  gan.num_epochs = 200
+  gan.num_steps = 0  # above 0 it overrides num_epochs
+  gan.batch_size = 64
+  gan.learning_rate = 2e-4  # Adam, generator and discriminator
+  gan.beta1 = 0.5
+  gan.beta2 = 0.999
+  gan.latent_dim = 100
+  gan.width = 64  # features at the image's end of both networks
+  gan.real_label = 0.9  # one-sided label smoothing; 1 for none
+  gan.ema_decay = 0.999  # moving average of the generator, which is what is sampled
+
+  config.classifier = classifier = ml_collections.ConfigDict()
+  classifier.arch = 'cnn'  # 'cnn' or 'mlp'
+  classifier.seed = -1
+  classifier.num_epochs = 50  # steps of num_epochs * N / batch_size for every arm
+  classifier.num_steps = 0  # above 0 it overrides num_epochs
+  classifier.batch_size = 128
+  classifier.optimizer = 'sgd'  # with momentum, or 'adam'
+  classifier.learning_rate = 1e-3
+  classifier.momentum = 0.9  # of sgd
+  classifier.weight_decay = 0.0
+  classifier.schedule = 'constant'  # or 'cosine', to 0
+  classifier.dropout = 0.0  # after each hidden layer
+  classifier.features = ()  # channels of the cnn's convolutions; (): (32, 64, 128)
+  classifier.hidden = ()  # fully connected layers; (): (128,) for cnn, (128, 64) for mlp
+
+  config.mix = mix = ml_collections.ConfigDict()
+  mix.ratio = 0.2  # synthetic images / batch size, in the augmented arms
+  mix.mode = 'replace'  # 'replace' real ones, or 'add' to them
+
+  config.augment = augment = ml_collections.ConfigDict()
+  augment.crop = 4  # largest shift in pixels, in the classical arms
+  augment.flip = True  # mirror left to right, in the classical arms
+
+  config.log = log = ml_collections.ConfigDict()
+  log.every_steps = 50  # between lines of metrics.jsonl
+  log.eval_every_steps = 0  # classifier on validation data; 0: 20 times a run
+  log.save_every_steps = 0  # checkpoints and, of the GAN, sample grids; 0: 5 times a run
+  return config.lock()
+
+
+def _one_of(*allowed):
+  return lambda value: value in allowed, 'one of ' + ', '.join(map(repr, allowed))
+
+
+def _within(low, high, *, low_open=False, high_open=False):
+  def inside(value):
+    above = value > low if low_open else value >= low
+    below = value < high if high_open else value <= high
+    return math.isfinite(value) and above and below
+
+  brackets = '(['[not low_open], ')]'[not high_open]
+  return inside, f'in {brackets[0]}{low:g}, {high:g}{brackets[1]}'
+
+
+def _whole(low):
+  fits = lambda value: low <= value < 2**31
+  return fits, f'a whole number of at least {low}' + (
+    ' and below 2^31' if low < 0 else ''
+  )
+
+
+def _sizes(value):
+  return all(isinstance(size, int) and size > 0 for size in value)
+
+
+_POSITIVE = (lambda value: 0 < value < math.inf, 'a positive number')
+_NOT_NEGATIVE = (lambda value: 0 <= value < math.inf, 'a number of at least 0')
+
+# field: (whether a value is allowed, what is allowed)
+_RULES = {
+  'seed': _whole(0),
+  'backend': _one_of('jit', 'pmap'),
+  'platform': _one_of('', 'cpu', 'gpu', 'tpu'),
+  'num_cpu_devices': _whole(0),
+  'steps_per_call': _whole(0),
+  'precision': _one_of('float32', 'bfloat16', 'float64'),
+  'arms': (
+    lambda arms: len(arms) == len(set(arms)) > 0 and set(arms) <= set(ARMS),
+    f'some of {tuple(ARMS)}, each once',
+  ),
+  'data.image_size': _whole(8),
+  'data.per_class': (lambda n: n == 0 or n >= 2, '0 (all), or at least 2'),
+  'data.val_fraction': _within(0, 1, low_open=True, high_open=True),
+  'data.seed': _whole(-1),
+  'gan.arch': _one_of('dcgan', 'mlp'),
+  'gan.loss': _one_of('non_saturating', 'hinge'),
+  'gan.seed': _whole(-1),
+  'gan.num_epochs': _whole(1),
+  'gan.num_steps': _whole(0),
+  'gan.batch_size': _whole(1),
+  'gan.learning_rate': _POSITIVE,
+  'gan.beta1': _within(0, 1, high_open=True),
+  'gan.beta2': _within(0, 1, high_open=True),
+  'gan.latent_dim': _whole(1),
+  'gan.width': _whole(8),
+  'gan.real_label': _within(0, 1, low_open=True),
+  'gan.ema_decay': _within(0, 1, high_open=True),
+  'classifier.arch': _one_of('cnn', 'mlp'),
+  'classifier.seed': _whole(-1),
+  'classifier.num_epochs': _whole(1),
+  'classifier.num_steps': _whole(0),
+  'classifier.batch_size': _whole(1),
+  'classifier.optimizer': _one_of('sgd', 'adam'),
+  'classifier.learning_rate': _POSITIVE,
+  'classifier.momentum': _within(0, 1, high_open=True),
+  'classifier.weight_decay': _NOT_NEGATIVE,
+  'classifier.schedule': _one_of('constant', 'cosine'),
+  'classifier.dropout': _within(0, 1, high_open=True),
+  'classifier.features': (_sizes, 'positive whole numbers'),
+  'classifier.hidden': (_sizes, 'positive whole numbers'),
+  'mix.ratio': _within(0, 1),
+  'mix.mode': _one_of('replace', 'add'),
+  'augment.crop': _whole(0),
+  'log.every_steps': _whole(1),
+  'log.eval_every_steps': _whole(0),
+  'log.save_every_steps': _whole(0),
+}
+
+
+def flatten(config):
+  """Returns {dotted field: value} of a config, sorted by field."""
+  flat = {}
+  for name, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      flat.update({f'{name}.{inner}': v for inner, v in flatten(value).items()})
+    else:
+      flat[name] = value
+  return dict(sorted(flat.items()))
+
+
+def from_dict(values):
+  """Restores a config from `config.to_dict()` after JSON.
+
+  Raises:
+    ConfigError: if it has other fields than `default()`, or other types.
+  """
+  config = default()
+  try:
+    config.update(_with_tuples(values))
+  except (KeyError, AttributeError, TypeError, ValueError) as error:
+    raise ConfigError(f'The saved config does not fit this version: {error}') from None
+  return config
+
+
+def _with_tuples(value):
+  if isinstance(value, dict):
+    return {name: _with_tuples(inner) for name, inner in value.items()}
+  return tuple(value) if isinstance(value, list) else value
+
+
+def validate(config):
+  """Checks every field, alone and in combination, before anything is computed.
+
+  Raises:
+    ConfigError: the first field that is wrong, its value and what is allowed.
+  """
+  fields = flatten(config)
+  for field, (allowed, description) in _RULES.items():
+    if field not in fields:
+      raise ConfigError(f'The config lacks the field {field}; start from default().')
+    try:
+      fits = allowed(fields[field])
+    except TypeError:
+      fits = False
+    if not fits:
+      raise ConfigError(f'{field}={fields[field]!r} must be {description}.')
+  size = config.data.image_size
+  if config.gan.arch == 'dcgan' and size not in (8, 16, 32, 64, 128):
+    raise ConfigError(
+      f"data.image_size={size} must be 8, 16, 32, 64 or 128 for gan.arch='dcgan'; the "
+      'mlp takes any.'
+    )
+  if config.augment.crop >= size:
+    raise ConfigError(
+      f'augment.crop={config.augment.crop} must be smaller than data.image_size={size}.'
+    )
+  if needs_generator(config):
+    batch_size, ratio = config.classifier.batch_size, config.mix.ratio
+    if 0 < ratio < 0.5 / batch_size:
+      raise ConfigError(
+        f'mix.ratio={ratio} of classifier.batch_size={batch_size} is less than half an '
+        f'image; use 0 or at least {1 / batch_size:.4g}.'
+      )
+
+
+def needs_generator(config):
+  """Whether any arm draws synthetic images."""
+  return config.mix.ratio > 0 and any(ARMS[arm][0] for arm in config.arms)
+
+
+def seed_of(config, part):
+  """The seed of 'data', 'gan' or 'classifier': its own, or the root's where it is -1."""
+  return config.seed if config[part].seed == -1 else config[part].seed
+
+
+def num_steps_of(config, part, num_examples):
+  """Optimizer steps of 'gan' or 'classifier' over a training set.
+
+  Epochs count batches of the asked size, whatever part of them is synthetic, so that
+  every arm takes the same number of steps.
+  """
+  part = config[part]
+  return part.num_steps or math.ceil(part.num_epochs * num_examples / part.batch_size)

@@ -1,0 +1,151 @@
+"""Every config is sound, and every wrong one is refused with one sentence."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+from gan_aug_jax import classifier, config, losses
+from gan_aug_jax.errors import ConfigError
+from gan_aug_jax.models import classifiers, discriminators, generators
+
+ROOT = pathlib.Path(__file__).parent.parent
+VARIANTS = ['mnist5k', 'mnist', 'cifar10', 'mlp:original', 'mlp:updated']
+
+
+def load(name):
+  file, _, variant = name.partition(':')
+  spec = importlib.util.spec_from_file_location(file, ROOT / 'configs' / f'{file}.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(*([variant] if variant else []))
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_shipped_configs_are_valid_and_survive_json(name):
+  import json
+
+  shipped = load(name)
+  config.validate(shipped)
+  again = config.from_dict(json.loads(json.dumps(shipped.to_dict())))
+  assert config.flatten(again) == config.flatten(shipped)
+
+
+def test_faithful_configs_say_what_the_experiment_asks_for():
+  cifar10, mnist = load('cifar10'), load('mnist')
+  for faithful in (cifar10, mnist):
+    gan, cnn = faithful.gan, faithful.classifier
+    assert (gan.learning_rate, gan.beta1, gan.batch_size) == (2e-4, 0.5, 64)
+    assert (gan.arch, gan.num_epochs, gan.num_steps) == ('dcgan', 200, 0)
+    assert (cnn.arch, cnn.optimizer, cnn.learning_rate) == ('cnn', 'sgd', 1e-3)
+    assert (cnn.momentum, cnn.batch_size, cnn.num_epochs) == (0.9, 128, 50)
+    assert (faithful.mix.ratio, cnn.num_steps) == (0.2, 0)
+  for version, expected in (('original', (0.0, 1e-3, 32)), ('updated', (0.5, 5e-4, 64))):
+    mlp = load(f'mlp:{version}')
+    found = (mlp.classifier.dropout, mlp.classifier.learning_rate)
+    assert (*found, mlp.classifier.batch_size) == expected
+    assert (mlp.classifier.arch, mlp.classifier.hidden) == ('mlp', (128, 64))
+    assert mlp.gan.arch == 'mlp'
+
+
+BAD = {
+  'seed': -1,
+  'backend': 'xmap',
+  'platform': 'npu',
+  'num_cpu_devices': -1,
+  'steps_per_call': -5,
+  'precision': 'float16',
+  'arms': ('real_only', 'augmentd'),
+  'data.image_size': 4,
+  'data.per_class': 1,
+  'data.val_fraction': 1.0,
+  'data.seed': -2,
+  'gan.arch': 'biggan',
+  'gan.loss': 'wasserstein',
+  'gan.num_epochs': 0,
+  'gan.num_steps': -1,
+  'gan.batch_size': 0,
+  'gan.learning_rate': 0.0,
+  'gan.beta1': 1.0,
+  'gan.beta2': -0.1,
+  'gan.latent_dim': 0,
+  'gan.width': 0,
+  'gan.real_label': 0.0,
+  'gan.ema_decay': 1.0,
+  'classifier.arch': 'vit',
+  'classifier.optimizer': 'lion',
+  'classifier.learning_rate': float('nan'),
+  'classifier.momentum': 1.0,
+  'classifier.weight_decay': -1e-4,
+  'classifier.schedule': 'step',
+  'classifier.dropout': 1.0,
+  'classifier.features': (32, 0),
+  'mix.ratio': 1.5,
+  'mix.mode': 'swap',
+  'augment.crop': -1,
+  'log.every_steps': 0,
+}
+
+
+@pytest.mark.parametrize(('field', 'value'), BAD.items())
+def test_bad_values_are_named(field, value):
+  bad = config.default()
+  bad.update_from_flattened_dict({field: value})
+  with pytest.raises(ConfigError) as caught:
+    config.validate(bad)
+  message = str(caught.value)
+  assert field in message and repr(value) in message
+  assert message.endswith('.') and '\n' not in message
+
+
+@pytest.mark.parametrize(
+  ('fields', 'named'),
+  [
+    ({'data.image_size': 28}, 'data.image_size=28'),  # the dcgan doubles from 4
+    ({'augment.crop': 32}, 'augment.crop=32'),
+    ({'mix.ratio': 0.001}, 'mix.ratio=0.001'),  # no image of a batch of 128
+    ({'arms': ()}, 'arms=()'),
+    ({'arms': ('augmented', 'augmented')}, 'each once'),
+  ],
+)
+def test_bad_combinations_are_named(fields, named):
+  bad = config.default()
+  bad.update_from_flattened_dict(fields)
+  with pytest.raises(ConfigError, match=named.replace('(', r'\(').replace(')', r'\)')):
+    config.validate(bad)
+
+
+def test_every_field_is_checked_or_needs_no_check():
+  free = {'duration', 'data.name', 'data.data_dir', 'augment.flip'}
+  assert set(config.flatten(config.default())) == set(config._RULES) | free
+
+
+def test_choices_are_those_that_can_be_built():
+  """A new architecture needs its entry in both places."""
+
+  def allowed(field, names):
+    rule = config._RULES[field][0]
+    assert all(rule(name) for name in names) and not rule('other')
+
+  allowed('gan.arch', generators.GENERATORS)
+  assert set(generators.GENERATORS) == set(discriminators.DISCRIMINATORS)
+  allowed('gan.loss', losses._GAN_LOSSES)
+  allowed('classifier.arch', classifiers.CLASSIFIERS)
+  for name in ('sgd', 'adam'):
+    for schedule in ('constant', 'cosine'):
+      classifier.make_optimizer(name, learning_rate=1, num_steps=9, schedule=schedule)
+
+
+def test_seeds_follow_the_root_unless_set():
+  fields = config.default()
+  fields.seed, fields.gan.seed = 5, 7
+  seeds = [config.seed_of(fields, part) for part in ('data', 'gan', 'classifier')]
+  assert seeds == [5, 7, 5]
+
+
+def test_steps_override_epochs():
+  fields = config.default()
+  fields.classifier.num_epochs, fields.classifier.batch_size = 3, 64
+  assert config.num_steps_of(fields, 'classifier', 100) == 5  # ceil(3 * 100 / 64)
+  fields.classifier.num_steps = 17
+  assert config.num_steps_of(fields, 'classifier', 100) == 17
