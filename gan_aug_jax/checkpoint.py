@@ -1,0 +1,124 @@
+"""Checkpoints on disk; the only module that imports orbax.
+
+A checkpoint is one atomic save of items: 'state', the arrays a run needs to go on;
+'host', what the loop keeps beside them (JSON); and, of a finished GAN, 'generator', the
+frozen variables, which are restored without the rest.
+"""
+
+import logging
+import os
+import pathlib
+
+import jax
+import orbax.checkpoint as ocp
+
+from gan_aug_jax.errors import CheckpointError
+
+
+class Checkpoints:
+  """The checkpoints of one training, the newest two of them kept."""
+
+  def __init__(self, directory):
+    """Opens a directory, made when missing.
+
+    Raises:
+      CheckpointError: if it cannot be written.
+    """
+    # orbax logs every save at a level that absl prints.
+    logging.getLogger('absl').setLevel(logging.ERROR)
+    self.directory = pathlib.Path(directory).absolute()
+    try:
+      options = ocp.CheckpointManagerOptions(max_to_keep=2)
+      self._manager = ocp.CheckpointManager(self.directory, options=options)
+    except OSError as error:
+      raise CheckpointError(
+        f'{str(directory)!r} cannot be written ({error.strerror}); choose another '
+        '--workdir.'
+      ) from None
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self._manager.close()
+
+  def save(self, step, *, state, host, generator=None):
+    """Saves in the background; a save of the same step is not repeated.
+
+    Args:
+      step: the step that the state has taken.
+      state: pytree of arrays, the same on every process.
+      host: JSON-serialisable dict.
+      generator: variables of the frozen generator, when there is one.
+    """
+    if step == self._manager.latest_step():
+      return
+    items = {'state': ocp.args.StandardSave(state), 'host': ocp.args.JsonSave(host)}
+    if generator is not None:
+      items['generator'] = ocp.args.StandardSave(generator)
+    self._manager.save(step, args=ocp.args.Composite(**items))
+
+  def restore(self, state):
+    """Restores the newest checkpoint that can be read.
+
+    A damaged one is set aside, with a warning, for the one before.
+
+    Args:
+      state: pytree of placed arrays, like the saved one.
+
+    Returns:
+      `(state, host)`, or None where there is no checkpoint.
+    """
+    abstract = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+    items = ocp.args.Composite(
+      state=ocp.args.StandardRestore(abstract), host=ocp.args.JsonRestore()
+    )
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      try:
+        restored = self._manager.restore(step, args=items)
+      except Exception as error:  # orbax raises many kinds on damaged files
+        self._set_aside(step, error)
+        continue
+      return restored.state, restored.host
+    return None
+
+  def restore_generator(self, shapes, sharding):
+    """The frozen generator of the newest checkpoint.
+
+    Args:
+      shapes: pytree of shapes and types, like the saved variables.
+      sharding: where to put the arrays.
+
+    Raises:
+      CheckpointError: if there is none, or it is damaged or of another model.
+    """
+    step = self._manager.latest_step()
+    abstract = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
+    )
+    items = ocp.args.Composite(generator=ocp.args.StandardRestore(abstract))
+    try:
+      return self._manager.restore(step, args=items).generator
+    except Exception as error:  # orbax raises many kinds on damaged files
+      raise CheckpointError(
+        f'The generator of checkpoint {step} in {str(self.directory)!r} cannot be read '
+        f'({type(error).__name__}); delete {str(self.directory.parent)!r} and train it '
+        'again.'
+      ) from error
+
+  def _set_aside(self, step, error):
+    source = self.directory / str(step)
+    target = self.directory / f'{step}.damaged'
+    if jax.process_index() == 0 and source.exists():
+      os.replace(source, target)
+    self._manager.reload()
+    logging.getLogger('gan_aug_jax').warning(
+      'Checkpoint %d in %s cannot be read (%s); going back to the one before. It is kept '
+      'as %s.',
+      step,
+      self.directory,
+      type(error).__name__,
+      target.name,
+    )

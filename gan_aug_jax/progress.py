@@ -1,0 +1,81 @@
+"""Progress on the terminal: a bar where there is one, plain lines where there is not."""
+
+import sys
+import time
+
+import rich.console
+import rich.progress
+
+_SECONDS_BETWEEN_LINES = 10
+
+
+class Progress:
+  """Shows how far a training is, its rate and the time left.
+
+  A context manager. On a terminal it draws a bar; elsewhere (a pipe, a log file) it
+  prints a line at most every ten seconds, and one at the end.
+  """
+
+  def __init__(self, name, total, *, start=0, quiet=False):
+    """Prepares the display.
+
+    Args:
+      name: what is being trained.
+      total: number of steps.
+      start: steps already taken.
+      quiet: show nothing.
+    """
+    self._name, self._total, self._start = name, total, start
+    self._quiet = quiet
+    self._console = rich.console.Console(file=sys.stdout)
+    self._bar = None
+    self._began = self._last = time.perf_counter()
+
+  def __enter__(self):
+    if self._console.is_terminal and not self._quiet:
+      self._bar = rich.progress.Progress(
+        '{task.description}',
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        '{task.fields[rate]}',
+        rich.progress.TimeRemainingColumn(compact=True),
+        '{task.fields[note]}',
+        console=self._console,
+      )
+      self._task = self._bar.add_task(
+        self._name, total=self._total, completed=self._start, rate='', note=''
+      )
+      self._bar.start()
+    return self
+
+  def __exit__(self, *_):
+    if self._bar:
+      self._bar.stop()
+
+  def update(self, step, note=''):
+    """Shows that `step` steps are taken, with a note (a loss, an accuracy)."""
+    now = time.perf_counter()
+    done = max(step - self._start, 1)
+    rate = done / (now - self._began)
+    if self._bar:
+      self._bar.update(self._task, completed=step, rate=f'{rate:.1f} steps/s', note=note)
+    elif not self._quiet and (
+      now - self._last >= _SECONDS_BETWEEN_LINES or step >= self._total
+    ):
+      self._last = now
+      left = (self._total - step) / rate
+      print(
+        f'{self._name}: step {step} of {self._total}, {rate:.1f} steps/s, '
+        f'{format_seconds(left)} left{", " + note if note else ""}',
+        flush=True,
+      )
+
+
+def format_seconds(seconds):
+  """'48 s', '3 min 20 s' or '2 h 05 min'."""
+  seconds = round(seconds)
+  if seconds < 60:
+    return f'{seconds} s'
+  if seconds < 3600:
+    return f'{seconds // 60} min {seconds % 60:02d} s'
+  return f'{seconds // 3600} h {seconds % 3600 // 60:02d} min'

@@ -1,0 +1,168 @@
+"""The host loop and checkpoints: resume, cadence, damage, non-finite losses, signals."""
+
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gan_aug_jax import checkpoint, loop, progress, sharding
+from gan_aug_jax.errors import ConfigError, NonFiniteError
+
+WHERE = sharding.make_layout('jit', jax.devices()[:1])
+
+
+def _step(state, scale):
+  """A chaotic map: any difference would grow."""
+  x = 3.9 * state['x'] * (1 - state['x'])
+  metrics = {'loss': x[None] * scale}
+  return {'x': x, 'step': state['step'] + 1}, metrics
+
+
+def _train(
+  directory, *, num_steps=100, stop=None, bad_at=None, log_every=10, save_every=7
+):
+  """Trains; `stop(step)` is called before each step and may raise."""
+  state = WHERE.place({'x': np.float32(0.3), 'step': np.int32(0)})
+  host = loop.new_host()
+  cadence = loop.Cadence(num_steps, log_every, 20, save_every)
+  program = jax.jit(_step)
+
+  def feed(step):
+    if stop:
+      stop(step)
+    return (jnp.float32(np.nan if step == bad_at else 1),)
+
+  with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
+    restored = checkpoints.restore(state)
+    state, host = restored or (state, host)
+    start = host['step']
+    path = directory / 'metrics.jsonl'
+    state, host = loop.train(
+      programs={1: program},
+      state=state,
+      host=host,
+      feed=feed,
+      cadence=cadence,
+      checkpoints=checkpoints,
+      metrics_file=loop.MetricsFile(path, after_step=start),
+      progress=progress.Progress('test', num_steps, quiet=True),
+      evaluate=lambda step, state: {'val': float(state['x'])},
+    )
+    checkpoints.save(num_steps, state=state, host=host)
+  return jax.device_get(state), start
+
+
+def _rows(directory):
+  rows = loop.read_metrics(directory / 'metrics.jsonl')
+  return [{k: v for k, v in row.items() if k != 'step_ms'} for row in rows]
+
+
+class Crash(Exception):
+  pass
+
+
+def _crash_at(*steps):
+  pending = list(steps)
+
+  def stop(step):
+    if pending and step == pending[0]:
+      pending.pop(0)
+      raise Crash
+
+  return stop
+
+
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
+  """Crashes fall between a save and a line of metrics, whose mean must not suffer."""
+  expected, _ = _train(tmp_path / 'whole')
+  stop = _crash_at(5, 18, 55, 99)
+  starts = []
+  while True:
+    try:
+      state, start = _train(tmp_path / 'broken', stop=stop)
+      break
+    except Crash:
+      starts.append(True)
+  assert len(starts) == 4 and start == 98
+  assert state['x'] == expected['x'] and state['step'] == 100
+  assert _rows(tmp_path / 'broken') == _rows(tmp_path / 'whole')
+  assert [row['step'] for row in _rows(tmp_path / 'whole')] == list(range(10, 101, 10))
+
+
+def test_half_written_line_is_dropped(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text(
+    '{"step": 10, "loss": 1.0}\n{"step": 20, "loss": 2.0}\n{"step": 30, "lo'
+  )
+  file = loop.MetricsFile(path, after_step=20)
+  file.write_scalars(30, {'loss': 3.0})
+  assert [row['loss'] for row in loop.read_metrics(path)] == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize('damage', ['truncate', 'remove'])
+def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, damage, caplog):
+  with pytest.raises(Crash):
+    _train(tmp_path, stop=_crash_at(40))  # saved at 28 and 35
+  newest = tmp_path / 'checkpoints' / '35'
+  files = [path for path in newest.rglob('*') if path.is_file()]
+  for path in files:
+    if damage == 'truncate':
+      path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif 'state' in path.parts:
+      path.unlink()
+  state, start = _train(tmp_path)
+  assert start == 28
+  assert 'Checkpoint 35' in caplog.text and 'going back' in caplog.text
+  expected, _ = _train(tmp_path.parent / f'{tmp_path.name}-whole')
+  assert state['x'] == expected['x']
+
+
+def test_non_finite_metric_stops_and_keeps_the_checkpoint(tmp_path):
+  with pytest.raises(NonFiniteError, match=r'loss is nan at step 40'):
+    _train(tmp_path, bad_at=36)
+  with checkpoint.Checkpoints(tmp_path / 'checkpoints') as checkpoints:
+    template = WHERE.place({'x': np.float32(0), 'step': np.int32(0)})
+    state, host = checkpoints.restore(template)
+  assert host['step'] == 35 and np.isfinite(state['x'])
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_at_the_next_step(tmp_path, number):
+  def stop(step):
+    if step == 12:
+      os.kill(os.getpid(), number)
+
+  with pytest.raises(loop.Interrupted, match=r'step 13 of 100') as caught:
+    _train(tmp_path, stop=stop)
+  assert caught.value.exit_code == 75
+  state, start = _train(tmp_path)
+  assert start == 13
+  expected, _ = _train(tmp_path.parent / f'{tmp_path.name}-whole')
+  assert state['x'] == expected['x']
+  assert _rows(tmp_path) == _rows(tmp_path.parent / f'{tmp_path.name}-whole')
+
+
+def test_automatic_cadence_is_a_multiple_of_the_call():
+  cadence = loop.make_cadence(
+    1000, steps_per_call=30, log_every=60, eval_every=0, save_every=0
+  )
+  assert cadence == loop.Cadence(1000, 60, 30, 180)
+  with pytest.raises(ConfigError, match=r'log\.every_steps=50 .* steps_per_call=30'):
+    loop.make_cadence(1000, steps_per_call=30, log_every=50, eval_every=0, save_every=0)
+
+
+def test_writing_is_atomic(tmp_path, monkeypatch):
+  path = tmp_path / 'results.json'
+  loop.write_atomically(path, json.dumps({'a': 1}))
+
+  def fail(*_):
+    raise OSError('disk full')
+
+  monkeypatch.setattr(os, 'fsync', fail)
+  with pytest.raises(OSError, match='disk full'):
+    loop.write_atomically(path, json.dumps({'a': 2}))
+  assert json.loads(path.read_text()) == {'a': 1}
