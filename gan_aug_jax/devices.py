@@ -1,0 +1,79 @@
+"""Starts JAX as a config asks for it; the first thing that a command does."""
+
+import contextlib
+import os
+
+from gan_aug_jax.errors import ConfigError, UserError
+
+
+class DeviceError(UserError):
+  """A platform or a number of devices that this machine does not have."""
+
+
+def start(config):
+  """Configures JAX and returns the devices to run on.
+
+  Must come before the first use of JAX. On a CPU host it makes virtual devices: two of
+  them beat one device with two threads.
+
+  Args:
+    config: a validated config.
+
+  Returns:
+    A list of devices.
+
+  Raises:
+    DeviceError: if the platform is asked for and absent; there is no silent fallback.
+    ConfigError: if a batch cannot be dealt to the devices.
+  """
+  num_cpu_devices = config.num_cpu_devices or _automatic_cpu_devices(config)
+  # XLA sizes its CPU thread pool by NPROC. With as few threads as devices, collectives
+  # wait for each other forever.
+  os.environ.setdefault('NPROC', str(max(4 * num_cpu_devices, os.cpu_count() or 1)))
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  import jax
+
+  if config.platform:
+    platforms = {'gpu': 'cuda'}.get(config.platform, config.platform)
+    jax.config.update('jax_platforms', platforms)
+  if config.precision == 'float64':
+    jax.config.update('jax_enable_x64', True)
+  # Where JAX runs already, as in a test or a notebook, the devices are what they are.
+  with contextlib.suppress(RuntimeError):
+    jax.config.update('jax_num_cpu_devices', num_cpu_devices)
+  try:
+    devices = jax.devices()
+  except (RuntimeError, AssertionError):  # JAX asserts where CUDA's plugin is absent
+    devices = []
+  if not devices or (config.platform and devices[0].platform != config.platform):
+    raise DeviceError(
+      f'platform={config.platform!r} was asked for and JAX finds no such device; install '
+      "its JAX (pip install 'gan-aug-jax[cuda]' or '[tpu]'), or leave --config.platform "
+      'out.'
+    )
+  if devices[0].platform == 'cpu':
+    if len(devices) < num_cpu_devices:
+      raise DeviceError(
+        f'num_cpu_devices={num_cpu_devices} was asked for and JAX was started with '
+        f'{len(devices)}; set it before JAX is first used.'
+      )
+    devices = devices[:num_cpu_devices]
+  _check_batches(config, len(devices))
+  return devices
+
+
+def _automatic_cpu_devices(config):
+  """The largest power of two that the cores and the batch sizes allow, at most 8."""
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1
+  sizes = (config.gan.batch_size, config.classifier.batch_size)
+  fitting = [n for n in (1, 2, 4, 8) if n <= cores and not any(s % n for s in sizes)]
+  return max(fitting)
+
+
+def _check_batches(config, num_devices):
+  for part in ('gan', 'classifier'):
+    batch_size = config[part].batch_size
+    if batch_size % num_devices:
+      raise ConfigError(
+        f'{part}.batch_size={batch_size} must be a multiple of the {num_devices} devices.'
+      )

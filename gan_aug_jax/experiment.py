@@ -1,0 +1,77 @@
+"""A whole run: data, GAN, arms, results.
+
+Every function here goes on from what a working directory holds, and does nothing that is
+already done.
+"""
+
+import json
+
+import jax
+
+from gan_aug_jax import arms, config as config_lib, data as data_lib, loop
+from gan_aug_jax.workdir import describe_devices, versions
+
+
+def load_data(config):
+  """Loads the dataset that a config asks for; see `data.load_dataset`."""
+  data = config.data
+  return data_lib.load_dataset(
+    data.name,
+    image_size=data.image_size,
+    seed=config_lib.seed_of(config, 'data'),
+    val_fraction=data.val_fraction,
+    per_class=data.per_class,
+    data_dir=data.data_dir,
+  )
+
+
+def announce(session, dataset):
+  """One paragraph on what a run will do."""
+  config = session.config
+  parts = []
+  if config_lib.needs_generator(config):
+    steps = config_lib.num_steps_of(config, 'gan', len(dataset.train))
+    parts.append(f'a {config.gan.arch} GAN, {steps:,} steps')
+  steps = config_lib.num_steps_of(config, 'classifier', len(dataset.train))
+  parts.append(f'{len(config.arms)} x a {config.classifier.arch}, {steps:,} steps each')
+  sizes = f'{len(dataset.train):,} / {len(dataset.val):,} / {len(dataset.test):,}'
+  duration = f' Expect {config.duration}.' if config.duration else ''
+  return (
+    f'{dataset.name}: {sizes} training / validation / test images.\n'
+    f'Training {" and ".join(parts)}, on {describe_devices(session.layout)}.{duration}'
+  )
+
+
+_SECONDS = ('train_seconds', 'compile_seconds', 'eval_seconds', 'eval_runtime')
+
+
+def train_arms(session, dataset, generator):
+  """Trains every arm of the config and writes results.json.
+
+  Returns:
+    The content of results.json.
+  """
+  evaluator = arms.make_evaluator(session, dataset.num_classes)
+  trained = {
+    name: arms.train_arm(session, dataset, name, generator, evaluator)
+    for name in session.config.arms
+  }
+  gan_info = generator.info if generator else {}
+  total = sum(
+    part[name]
+    for part in (gan_info, *trained.values())
+    for name in _SECONDS
+    if name in part
+  )
+  results = {
+    'dataset': dataset.name,
+    'seed': session.config.seed,
+    'versions': versions(),
+    'device': describe_devices(session.layout),
+    'gan': gan_info,
+    'total_seconds': total,
+    'arms': trained,
+  }
+  if jax.process_index() == 0:
+    loop.write_atomically(session.path('results.json'), json.dumps(results, indent=1))
+  return results

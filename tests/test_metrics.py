@@ -1,0 +1,69 @@
+"""Metrics from a confusion matrix, in the graph and after it, against scikit-learn."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sklearn.metrics
+
+from gan_aug_jax import classifier, metrics, report, sharding
+from tests import tiny
+
+
+@pytest.mark.parametrize('predicted_classes', [4, 3])  # 3: a class is never predicted
+def test_scores_equal_scikit_learn(predicted_classes):
+  rng = np.random.default_rng(0)
+  true = rng.integers(0, 4, 300)
+  predicted = np.where(rng.random(300) < 0.6, true, rng.integers(0, 4, 300))
+  predicted = np.minimum(predicted, predicted_classes - 1)
+  confusion = sklearn.metrics.confusion_matrix(true, predicted, labels=range(4))
+  ours = metrics.summarize(confusion)
+  assert ours['accuracy'] == pytest.approx(np.mean(true == predicted))
+  by_class = metrics.per_class(confusion)
+  for average, suffix in (('macro', ''), ('weighted', '_weighted'), (None, None)):
+    theirs = sklearn.metrics.precision_recall_fscore_support(
+      true, predicted, labels=range(4), average=average, zero_division=0
+    )
+    for name, value in zip(('precision', 'recall', 'f1'), theirs[:3], strict=True):
+      mine = by_class[name] if average is None else ours[name + suffix]
+      np.testing.assert_allclose(mine, value, rtol=1e-12)
+
+
+@pytest.mark.parametrize('backend', ['jit', 'pmap'])
+@pytest.mark.parametrize('num_devices', [1, 4])
+def test_evaluation_counts_each_image_once(toy, backend, num_devices):
+  """The padding of a last chunk does not count, and predictions come back in order."""
+  where = tiny.layout(backend, num_devices)
+  model = tiny.classifiers.build_classifier('mlp', num_classes=3, hidden=(4,))
+  images, labels = toy.train.images[:10], toy.train.labels[:10]
+  variables = model.init(jax.random.key(0), jnp.zeros((1, *tiny.SHAPE)), train=False)
+  step = classifier.make_eval_step(
+    model=model, layout=where, batch_size=10, num_classes=3
+  )
+  args = where.place((variables, images, labels, np.int32(7)))
+  result = jax.device_get(sharding.compile_step(step, where, *args, donate=())(*args))
+  logits = np.asarray(model.apply(variables, images / 127.5 - 1, train=False))
+  expected = logits.argmax(-1)
+  np.testing.assert_array_equal(result['predictions'][:10], expected)
+  np.testing.assert_array_equal(
+    result['confusion'],
+    sklearn.metrics.confusion_matrix(labels[:7], expected[:7], labels=range(3)),
+  )
+  nll = sklearn.metrics.log_loss(
+    labels[:7], np.asarray(jax.nn.softmax(logits))[:7], labels=range(3), normalize=False
+  )
+  assert result['loss'] == pytest.approx(nll, rel=1e-4)
+
+
+def test_paired_comparison_counts_what_only_one_got_right():
+  labels = np.zeros(100, int)
+  control, treatment = np.zeros(100, int), np.zeros(100, int)
+  control[:12] = 1  # 12 wrong
+  treatment[8:14] = 1  # 4 of the same wrong, and 2 others
+  paired = report.compare(treatment, control, labels)
+  assert (paired['gained'], paired['lost']) == (8, 2)
+  assert paired['difference'] == pytest.approx(0.06)
+  # Against the standard error of the per-image differences themselves.
+  wins = (treatment == labels).astype(float) - (control == labels)
+  error = np.std(wins) / 10
+  assert paired['high'] - paired['low'] == pytest.approx(2 * 1.96 * error)

@@ -1,0 +1,281 @@
+"""Whole runs through the command line, on tiny data."""
+
+import html.parser
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import sklearn.metrics
+
+from gan_aug_jax import cli, data
+from tests.conftest import make_dataset
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIG = """
+from gan_aug_jax import config as base
+
+def get_config():
+  config = base.default()
+  config.data.name = 'toy'
+  config.data.image_size = 8
+  config.data.val_fraction = 0.25
+  config.gan.num_steps, config.gan.batch_size, config.gan.width = 20, 8, 8
+  config.gan.latent_dim = 4
+  config.classifier.num_steps, config.classifier.batch_size = 20, 8
+  config.classifier.features, config.classifier.hidden = (4, 4), (8,)
+  config.classifier.learning_rate, config.mix.ratio = 0.05, 0.25
+  config.augment.crop, config.log.every_steps = 1, 5
+  return config
+"""
+EXPECTED_FIELDS = [
+  'eval_loss',
+  'eval_accuracy',
+  'eval_precision',
+  'eval_recall',
+  'eval_f1',
+  'eval_runtime',
+  'eval_samples_per_second',
+  'eval_steps_per_second',
+  'epoch',
+  'confusion_matrix',
+  'train_accuracy',
+  'val_accuracy',
+  'val_loss',
+  'val_f1',
+  'generalization_gap',
+  'train_seconds',
+  'compile_seconds',
+  'step_ms_median',
+  'effective_ratio',
+  'num_steps',
+]
+
+
+def _toy_source():
+  toy = make_dataset(per_class=16)
+  return toy.train, toy.test, toy.class_names
+
+
+@pytest.fixture(autouse=True)
+def toy_source(monkeypatch):
+  monkeypatch.setitem(data._SOURCES, 'toy', _toy_source)
+
+
+@pytest.fixture(scope='module')
+def config_file(tmp_path_factory):
+  path = tmp_path_factory.mktemp('config') / 'toy.py'
+  path.write_text(CONFIG)
+  return path
+
+
+def run(command, *flags):
+  return cli.main(['gan_aug_jax', command, *flags])
+
+
+@pytest.fixture(scope='module')
+def finished(config_file, tmp_path_factory):
+  """A finished run, and the names of the programs that it compiled."""
+  workdir = tmp_path_factory.mktemp('run') / 'first'
+  compiled = []
+
+  class Listener:
+    def __call__(self, event, duration, **kwargs):
+      if event == '/jax/core/compile/backend_compile_duration':
+        compiled.append(kwargs.get('fun_name'))
+
+  jax.monitoring.register_event_duration_secs_listener(Listener())
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(data._SOURCES, 'toy', _toy_source)
+    assert run('run', f'--config={config_file}', f'--workdir={workdir}') == 0
+  return workdir, compiled
+
+
+def test_run_writes_what_it_promises(finished):
+  workdir, _ = finished
+  results = json.loads((workdir / 'results.json').read_text())
+  assert list(results['arms']) == [
+    'real_only',
+    'real_classical',
+    'augmented',
+    'augmented_classical',
+  ]
+  assert {'dataset', 'seed', 'versions', 'device', 'total_seconds'} <= set(results)
+  assert results['gan']['train_seconds'] > 0
+  for name, arm in results['arms'].items():
+    assert set(EXPECTED_FIELDS) <= set(arm)
+    assert arm['effective_ratio'] == (0.25 if name.startswith('augmented') else 0)
+    gap = arm['train_accuracy'] - arm['val_accuracy']
+    assert arm['generalization_gap'] == pytest.approx(gap)
+    with np.load(workdir / 'arms' / name / 'predictions.npz') as saved:
+      labels, predictions = saved['test_labels'], saved['test_predictions']
+    confusion = sklearn.metrics.confusion_matrix(labels, predictions)
+    np.testing.assert_array_equal(arm['confusion_matrix'], confusion)
+    assert arm['eval_accuracy'] == pytest.approx(np.mean(labels == predictions))
+    rows = [
+      json.loads(line)
+      for line in (workdir / 'arms' / name / 'metrics.jsonl').read_text().splitlines()
+    ]
+    assert [row['step'] for row in rows if 'loss' in row] == [5, 10, 15, 20]
+    assert sum('val_accuracy' in row for row in rows) == 20
+  assert len(list((workdir / 'gan' / 'samples').glob('*.png'))) == 5
+
+
+def test_run_learns_the_toy(finished):
+  """Brightness gives the class away, so a step that updates nothing would show."""
+  workdir, _ = finished
+  arms = json.loads((workdir / 'results.json').read_text())['arms']
+  assert arms['real_only']['train_accuracy'] > 0.6
+
+
+def test_each_program_is_compiled_once(finished):
+  _, compiled = finished
+  counts = {name: compiled.count(name) for name in set(compiled)}
+  assert counts['jit(once)'] == 5  # the GAN's step and one for each arm
+  assert counts['jit(eval_step)'] == 1
+  assert counts['jit(measure)'] == 1  # the statistics of the frozen generator
+  assert counts['jit(sample)'] == 1
+
+
+def test_report_is_one_self_contained_file(finished):
+  workdir, _ = finished
+  text = (workdir / 'report.html').read_text()
+  sources = []
+
+  class Reader(html.parser.HTMLParser):
+    def handle_starttag(self, tag, attributes):
+      sources.extend(value for name, value in attributes if name in ('src', 'href'))
+
+  Reader().feed(text)
+  assert len(sources) == 4
+  assert all(source.startswith('data:image/png;base64,iVBOR') for source in sources)
+  for word in ('augmented_classical', 'jaxlib', 'data.per_class', 'points (95 %'):
+    assert word in text
+
+
+def test_report_escapes_class_names(finished, tmp_path):
+  workdir = shutil.copytree(finished[0], tmp_path / 'copy')
+  path = workdir / 'config.json'
+  run_info = json.loads(path.read_text())
+  run_info['data']['class_names'][0] = '<script>alert(1)</script>'
+  path.write_text(json.dumps(run_info))
+  assert run('report', f'--workdir={workdir}') == 0
+  text = (workdir / 'report.html').read_text()
+  assert '<script>' not in text and '&lt;script&gt;' in text
+
+
+def test_finished_work_is_not_redone(finished, config_file):
+  workdir, _ = finished
+  before = {path: path.stat().st_mtime_ns for path in workdir.rglob('checkpoints/**/*')}
+  results = json.loads((workdir / 'results.json').read_text())
+  assert run('run', f'--config={config_file}', f'--workdir={workdir}') == 0
+  after = {path: path.stat().st_mtime_ns for path in workdir.rglob('checkpoints/**/*')}
+  assert before == after
+  assert json.loads((workdir / 'results.json').read_text())['arms'] == results['arms']
+
+
+def test_later_commands_need_only_the_workdir(finished, capsys):
+  workdir, _ = finished
+  assert run('evaluate', f'--workdir={workdir}') == 0
+  shown = capsys.readouterr().out
+  arms = json.loads((workdir / 'results.json').read_text())['arms']
+  for arm in arms.values():
+    assert f'{arm["eval_accuracy"]:.4f}' in shown
+  assert run('sample', f'--workdir={workdir}', '--seed=7') == 0
+  assert (workdir / 'samples-7.png').read_bytes().startswith(b'\x89PNG')
+  (workdir / 'report.html').unlink()
+  assert run('report', f'--workdir={workdir}') == 0
+  assert (workdir / 'report.html').exists()
+
+
+@pytest.mark.parametrize('backend', ['jit', 'pmap'])
+def test_parts_give_the_numbers_of_a_whole_run(finished, config_file, tmp_path, backend):
+  """train-gan then train-classifier, on another backend: the same arms."""
+  flags = [f'--config={config_file}', f'--workdir={tmp_path / "w"}']
+  flags += [f'--config.backend={backend}', "--config.arms=('augmented_classical',)"]
+  assert run('train-gan', *flags) == 0
+  assert run('train-classifier', *flags) == 0
+  mine, whole = (
+    json.loads((workdir / 'results.json').read_text())['arms']['augmented_classical']
+    for workdir in (tmp_path / 'w', finished[0])
+  )
+  assert mine['eval_loss'] == pytest.approx(whole['eval_loss'], rel=1e-3)
+  assert mine['effective_ratio'] == 0.25
+
+
+def _refused(capsys, code, *argv):
+  assert run(*argv) == code
+  captured = capsys.readouterr()
+  (line,) = captured.err.strip().splitlines()
+  assert line.startswith('gan_aug_jax: ') and 'Traceback' not in captured.err
+  return line
+
+
+def test_usage_errors_are_one_sentence(config_file, tmp_path, capsys):
+  config, workdir = f'--config={config_file}', f'--workdir={tmp_path / "w"}'
+  cases = [
+    (['trian', workdir], "no command 'trian'"),
+    (['run', config], '--workdir is missing'),
+    (['run', workdir], '--config is missing'),
+    (['run', '--config=configs/none.py', workdir], "no config file 'configs/none.py'"),
+    (['run', config, workdir, '--config.mix.rattio=0.5'], 'rattio'),
+    (['run', config, workdir, '--config.mix.ratio=lots'], 'lots'),
+    (['run', config, workdir, '--config.mix.ratio=1.5'], 'mix.ratio=1.5'),
+    (['run', config, workdir, '--config.gan.num_steps=2.5'], '2.5'),
+    (['run', config, workdir, '--wordkir=x'], 'wordkir'),
+    (['run', config, workdir, 'extra'], "'extra'"),
+    (['run', '--config=configs/mlp.py:newest', workdir], 'newest'),
+    (['run', config, workdir, '--config.gan.batch_size=9', '--config.num_cpu_devices=2'],
+     'gan.batch_size=9'),
+    (['run', config, workdir, '--config.steps_per_call=3'], 'log.every_steps=5'),
+    (['sample', config, workdir], 'leave --config out'),
+  ]  # fmt: skip
+  for argv, named in cases:
+    assert named in _refused(capsys, 2, *argv), argv
+  assert not (tmp_path / 'w' / 'results.json').exists()
+
+
+def test_environment_errors_are_one_sentence(finished, config_file, tmp_path, capsys):
+  workdir, _ = finished
+  config, here = f'--config={config_file}', f'--workdir={workdir}'
+  there = f'--workdir={tmp_path / "w"}'
+  cases = [
+    (['run', config, there, '--config.data.name=cifar11'], 'cifar11'),
+    (['run', config, there, '--config.platform=tpu'], "platform='tpu'"),
+    (['train-classifier', config, there], 'no trained generator'),
+    (['run', config, here, '--config.gan.width=16'], 'gan.width (8 there, 16 now)'),
+    (['run', config, here, '--config.mix.ratio=0.5'], 'mix.ratio (0.25 there, 0.5 now)'),
+    (['evaluate', there.replace('/w', '/none')], 'give the --workdir of a run'),
+    (['report', there.replace('/w', '/none')], 'give the --workdir of a run'),
+    (['run', config, '--workdir=/proc/none'], 'cannot be written'),
+  ]
+  before = (workdir / 'results.json').read_text()
+  for argv, named in cases:
+    assert named in _refused(capsys, 3, *argv), argv
+  assert (workdir / 'results.json').read_text() == before
+
+
+def test_generator_of_other_images_is_refused(finished, config_file, tmp_path, capsys):
+  workdir = tmp_path / 'foreign'
+  workdir.mkdir()
+  shutil.copytree(finished[0] / 'gan', workdir / 'gan')
+  flags = [f'--config={config_file}', f'--workdir={workdir}', '--config.data.seed=5']
+  assert 'other images' in _refused(capsys, 3, 'train-classifier', *flags)
+
+
+def test_help_and_installed_command_find_the_configs(tmp_path):
+  """From any directory, without a traceback and without a sound from dependencies."""
+  command = [sys.executable, '-m', 'gan_aug_jax']
+  shown = subprocess.run([*command, '--help'], capture_output=True, text=True, cwd=ROOT)
+  assert shown.returncode == 0 and 'train-gan' in shown.stdout and not shown.stderr
+  flags = ['--config=configs/mlp.py:updated', '--workdir=w', '--config.mix.ratio=7']
+  script = pathlib.Path(sys.executable).with_name('gan-aug-jax')
+  refused = subprocess.run(
+    [script, 'run', *flags], capture_output=True, text=True, cwd=tmp_path
+  )
+  assert refused.returncode == 2
+  assert refused.stderr == 'gan_aug_jax: mix.ratio=7.0 must be in [0, 1].\n'
