@@ -94,7 +94,7 @@ def _arm_step(session, dataset, name, generator, model, num_steps):
       flip=config.augment.flip and classical,
     ),
     num_classes=dataset.num_classes,
-    dtype=session.dtype,
+    dtype=session.image_dtype('classifier'),
   )
   optimizer = _optimizer(session, num_steps)
   step = classifier.make_fused_step(
@@ -154,6 +154,8 @@ def _arm_result(scores, dataset, plan, fitted):
     'train_seconds': host['train_seconds'],
     'compile_seconds': host['compile_seconds'],
     'eval_seconds': host['eval_seconds'],
+    'steps_per_call': host['steps_per_call'],
+    'peak_bytes': host['peak_bytes'],
     'step_ms_median': loop.median_step_ms(rows),
     # What the weights in the step really gave, not what was asked for.
     'effective_ratio': float(np.mean(measured)),
@@ -186,14 +188,14 @@ def make_evaluator(session, num_classes):
     dropout=config.dropout,
     features=config.features,
     hidden=config.hidden,
-    dtype=session.dtype,
+    dtype=session.dtype('classifier'),
   )
   step = classifier.make_eval_step(
     model=model,
     layout=session.layout,
     batch_size=_EVAL_BATCH,
     num_classes=num_classes,
-    dtype=session.dtype,
+    dtype=session.image_dtype('classifier'),
   )
   program = None
 

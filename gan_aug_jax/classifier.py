@@ -109,7 +109,7 @@ def make_compose(
     sample: `(variables, keys, labels) -> images`, see `sampler`.
     augment: `(keys, images) -> images`, see `augment`.
     num_classes: number of classes.
-    dtype: of the images.
+    dtype: of the images, float32 or wider.
 
   Returns:
     `compose(keys, first, data, generator) -> images, labels, weights, positions`, each
@@ -209,7 +209,7 @@ def make_eval_step(*, model, layout, batch_size, num_classes, dtype=jnp.float32)
     layout: where the step runs.
     batch_size: images a chunk.
     num_classes: number of classes.
-    dtype: of the images.
+    dtype: of the images, float32 or wider.
 
   Returns:
     `eval_step(variables, images uint8 [batch_size, H, W, C], labels int32 [batch_size],

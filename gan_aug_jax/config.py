@@ -5,6 +5,7 @@ A config is validated once, here, and pure code never reads it.
 """
 
 import math
+import re
 
 import ml_collections
 
@@ -28,10 +29,9 @@ def default():
   config.backend = 'jit'  # 'jit' or 'pmap': the same numbers
   config.platform = ''  # 'cpu', 'gpu' or 'tpu'; '' takes what JAX finds
   config.num_cpu_devices = 0  # virtual devices on a CPU host; 0: automatic
-  config.steps_per_call = 0  # steps scanned in one call; 0: automatic
-  config.precision = (
-    'float32'  # 'float32', 'bfloat16' (parameters stay float32), 'float64'
-  )
+  config.steps_per_call = 0  # steps scanned in one call; 0: 1 on CPU, measured elsewhere
+  config.compilation_cache = True  # keep compiled programs in the user's cache directory
+  config.precision = 'float32'  # to compute in, or 'bfloat16', 'float64'
   config.arms = tuple(ARMS)  # what to compare: any of ARMS
 
   config.data = data = ml_collections.ConfigDict()
@@ -46,6 +46,7 @@ def default():
   gan.arch = 'dcgan'  # 'dcgan' or 'mlp'
   gan.loss = 'non_saturating'  # or 'hinge'
   gan.seed = -1
+  gan.precision = ''  # '' follows the root's; parameters are never below float32
   gan.num_epochs = 200
   gan.num_steps = 0  # above 0 it overrides num_epochs
   gan.batch_size = 64
@@ -60,6 +61,7 @@ def default():
   config.classifier = classifier = ml_collections.ConfigDict()
   classifier.arch = 'cnn'  # 'cnn' or 'mlp'
   classifier.seed = -1
+  classifier.precision = ''
   classifier.num_epochs = 50  # steps of num_epochs * N / batch_size for every arm
   classifier.num_steps = 0  # above 0 it overrides num_epochs
   classifier.batch_size = 128
@@ -80,10 +82,22 @@ def default():
   augment.crop = 4  # largest shift in pixels, in the classical arms
   augment.flip = True  # mirror left to right, in the classical arms
 
+  config.sampler = sampler = ml_collections.ConfigDict()
+  sampler.precision = ''  # the frozen generator computes in; '' follows gan.precision
+
+  config.distributed = distributed = ml_collections.ConfigDict()
+  distributed.auto = False  # several processes, as the cluster's environment says
+  distributed.coordinator = ''  # host:port of process 0, where no environment says
+  distributed.num_processes = 0  # with coordinator
+  distributed.process_id = -1  # with coordinator, from 0
+
+  config.profile = profile = ml_collections.ConfigDict()
+  profile.steps = ''  # 'first:last': traces these steps of every training
+
   config.log = log = ml_collections.ConfigDict()
   log.every_steps = 50  # between lines of metrics.jsonl
-  log.eval_every_steps = 0  # classifier on validation data; 0: 20 times a run
-  log.save_every_steps = 0  # checkpoints and, of the GAN, sample grids; 0: 5 times a run
+  log.eval_every_steps = 0  # classifier on validation data; 0: about 20 times a run
+  log.save_every_steps = 0  # checkpoints and the GAN's sample grids; 0: about 5 times
   return config.lock()
 
 
@@ -115,6 +129,8 @@ def _sizes(value):
 _POSITIVE = (lambda value: 0 < value < math.inf, 'a positive number')
 _NOT_NEGATIVE = (lambda value: 0 <= value < math.inf, 'a number of at least 0')
 
+_PRECISIONS = ('float32', 'bfloat16', 'float64')
+
 # field: (whether a value is allowed, what is allowed)
 _RULES = {
   'seed': _whole(0),
@@ -122,7 +138,7 @@ _RULES = {
   'platform': _one_of('', 'cpu', 'gpu', 'tpu'),
   'num_cpu_devices': _whole(0),
   'steps_per_call': _whole(0),
-  'precision': _one_of('float32', 'bfloat16', 'float64'),
+  'precision': _one_of(*_PRECISIONS),
   'arms': (
     lambda arms: len(arms) == len(set(arms)) > 0 and set(arms) <= set(ARMS),
     f'some of {tuple(ARMS)}, each once',
@@ -134,6 +150,7 @@ _RULES = {
   'gan.arch': _one_of('dcgan', 'mlp'),
   'gan.loss': _one_of('non_saturating', 'hinge'),
   'gan.seed': _whole(-1),
+  'gan.precision': _one_of('', *_PRECISIONS),
   'gan.num_epochs': _whole(1),
   'gan.num_steps': _whole(0),
   'gan.batch_size': _whole(1),
@@ -146,6 +163,7 @@ _RULES = {
   'gan.ema_decay': _within(0, 1, high_open=True),
   'classifier.arch': _one_of('cnn', 'mlp'),
   'classifier.seed': _whole(-1),
+  'classifier.precision': _one_of('', *_PRECISIONS),
   'classifier.num_epochs': _whole(1),
   'classifier.num_steps': _whole(0),
   'classifier.batch_size': _whole(1),
@@ -160,6 +178,13 @@ _RULES = {
   'mix.ratio': _within(0, 1),
   'mix.mode': _one_of('replace', 'add'),
   'augment.crop': _whole(0),
+  'sampler.precision': _one_of('', *_PRECISIONS),
+  'distributed.num_processes': _whole(0),
+  'distributed.process_id': _whole(-1),
+  'profile.steps': (
+    lambda steps: not steps or re.fullmatch(r'\d+:\d+', steps),
+    "empty, or 'first:last' such as '100:110'",
+  ),
   'log.every_steps': _whole(1),
   'log.eval_every_steps': _whole(0),
   'log.save_every_steps': _whole(0),
@@ -223,6 +248,15 @@ def validate(config):
     raise ConfigError(
       f'augment.crop={config.augment.crop} must be smaller than data.image_size={size}.'
     )
+  distributed = config.distributed
+  if distributed.coordinator and not (
+    0 <= distributed.process_id < distributed.num_processes
+  ):
+    raise ConfigError(
+      f'distributed.coordinator needs distributed.num_processes='
+      f'{distributed.num_processes} of at least 1 and distributed.process_id='
+      f'{distributed.process_id} from 0 to one less.'
+    )
   if needs_generator(config):
     batch_size, ratio = config.classifier.batch_size, config.mix.ratio
     if 0 < ratio < 0.5 / batch_size:
@@ -240,6 +274,12 @@ def needs_generator(config):
 def seed_of(config, part):
   """The seed of 'data', 'gan' or 'classifier': its own, or the root's where it is -1."""
   return config.seed if config[part].seed == -1 else config[part].seed
+
+
+def precision_of(config, part):
+  """What 'gan', 'sampler' or 'classifier' computes in: its own, or what it follows."""
+  followed = precision_of(config, 'gan') if part == 'sampler' else config.precision
+  return config[part].precision or followed
 
 
 def num_steps_of(config, part, num_examples):

@@ -1,8 +1,11 @@
 """Starts JAX as a config asks for it; the first thing that a command does."""
 
 import contextlib
+import hashlib
 import os
+import platform
 
+from gan_aug_jax.config import precision_of
 from gan_aug_jax.errors import ConfigError, UserError
 
 
@@ -36,11 +39,14 @@ def start(config):
   if config.platform:
     platforms = {'gpu': 'cuda'}.get(config.platform, config.platform)
     jax.config.update('jax_platforms', platforms)
-  if config.precision == 'float64':
+  if 'float64' in [precision_of(config, part) for part in ('gan', 'classifier')]:
     jax.config.update('jax_enable_x64', True)
+  if config.compilation_cache:
+    _keep_compiled_programs(jax)
   # Where JAX runs already, as in a test or a notebook, the devices are what they are.
   with contextlib.suppress(RuntimeError):
     jax.config.update('jax_num_cpu_devices', num_cpu_devices)
+  _join_processes(jax, config.distributed)
   try:
     devices = jax.devices()
   except (RuntimeError, AssertionError):  # JAX asserts where CUDA's plugin is absent
@@ -51,7 +57,7 @@ def start(config):
       "its JAX (pip install 'gan-aug-jax[cuda]' or '[tpu]'), or leave --config.platform "
       'out.'
     )
-  if devices[0].platform == 'cpu':
+  if devices[0].platform == 'cpu' and jax.process_count() == 1:
     if len(devices) < num_cpu_devices:
       raise DeviceError(
         f'num_cpu_devices={num_cpu_devices} was asked for and JAX was started with '
@@ -62,12 +68,53 @@ def start(config):
   return devices
 
 
+def _keep_compiled_programs(jax):
+  """Persistent compilation cache, unless JAX_COMPILATION_CACHE_DIR names one already."""
+  if jax.config.jax_compilation_cache_dir:
+    return
+  home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+  # A program compiled for one kind of CPU may use instructions that another lacks.
+  kind = platform.machine() + platform.processor()
+  with contextlib.suppress(OSError), open('/proc/cpuinfo') as file:
+    kind += next((line for line in file if line.startswith('flags')), '')
+  kind = hashlib.sha256(kind.encode()).hexdigest()[:8]
+  directory = os.path.join(home, 'gan_aug_jax', f'xla-{kind}')
+  with contextlib.suppress(OSError):
+    os.makedirs(directory, exist_ok=True)
+    jax.config.update('jax_compilation_cache_dir', directory)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+
+
+def _join_processes(jax, distributed):
+  """Joins the other processes of the run, if it has any."""
+  if not (distributed.auto or distributed.coordinator):
+    return
+  # The only collectives between processes that JAX has on CPU hosts.
+  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+  arguments = {}
+  if distributed.coordinator:
+    arguments = {
+      'coordinator_address': distributed.coordinator,
+      'num_processes': distributed.num_processes,
+      'process_id': distributed.process_id,
+    }
+  try:
+    jax.distributed.initialize(**arguments)
+  except (ValueError, RuntimeError) as error:
+    reason = str(error).strip().splitlines()[0].removesuffix('.')
+    raise DeviceError(
+      f'The processes of the run cannot be joined ({reason}); give each the same '
+      '--config.distributed.coordinator=host:port and num_processes, and its process_id.'
+    ) from None
+
+
 def _automatic_cpu_devices(config):
   """The largest power of two that the cores and the batch sizes allow, at most 8."""
   cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1
-  sizes = (config.gan.batch_size, config.classifier.batch_size)
+  processes = config.distributed.num_processes or 1
+  sizes = [config[part].batch_size / processes for part in ('gan', 'classifier')]
   fitting = [n for n in (1, 2, 4, 8) if n <= cores and not any(s % n for s in sizes)]
-  return max(fitting)
+  return max(fitting, default=1)
 
 
 def _check_batches(config, num_devices):

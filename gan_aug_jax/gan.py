@@ -94,7 +94,7 @@ def make_gan_step(
     batch_size: global batch size, a multiple of the devices.
     latent_dim: size of the latent.
     ema_decay: of the generator's moving average, in [0, 1).
-    dtype: of the images.
+    dtype: of the images and latents, float32 or wider.
 
   Returns:
     `step(state, data) -> (state, metrics)` with `data` a `RealData`; metrics are scalars:

@@ -60,7 +60,9 @@ def train_gan(session, dataset):
   freeze = gan.make_freeze(
     plain, latent_dim=config.latent_dim, num_classes=dataset.num_classes
   )
-  sample = sampler.make_sampler(plain, config.latent_dim)
+  sample = sampler.make_sampler(
+    _build_generator(session, info, part='sampler'), config.latent_dim
+  )
   draw = _make_grid_sampler(dataset.num_classes, sample)
 
   def frozen(state):
@@ -98,6 +100,8 @@ def train_gan(session, dataset):
     'train_seconds': fitted.host['train_seconds'],
     'compile_seconds': fitted.host['compile_seconds'],
     'eval_seconds': fitted.host['eval_seconds'],
+    'steps_per_call': fitted.host['steps_per_call'],
+    'peak_bytes': fitted.host['peak_bytes'],
     'step_ms_median': loop.median_step_ms(fitted.rows),
   }
   if jax.process_index() == 0:
@@ -119,12 +123,12 @@ def _real_examples(dataset, count):
 
 def _gan_step(session, dataset, seed):
   config, info = session.config.gan, describe_data(dataset)
-  generator = _build_generator(session, info, session.layout.axis_name)
+  generator = _build_generator(session, info, axis_name=session.layout.axis_name)
   discriminator = discriminators.build_discriminator(
     config.arch,
     num_classes=dataset.num_classes,
     width=config.width,
-    dtype=session.dtype,
+    dtype=session.dtype('gan'),
   )
   adam = optax.adam(config.learning_rate, config.beta1, config.beta2)
   discriminator_loss, generator_loss = losses.make_gan_losses(
@@ -141,7 +145,7 @@ def _gan_step(session, dataset, seed):
     batch_size=config.batch_size,
     latent_dim=config.latent_dim,
     ema_decay=config.ema_decay,
-    dtype=session.dtype,
+    dtype=session.image_dtype('gan'),
   )
   state = gan.init_gan(
     generator,
@@ -154,7 +158,7 @@ def _gan_step(session, dataset, seed):
   return step, state
 
 
-def _build_generator(session, info, axis_name=None):
+def _build_generator(session, info, *, part='gan', axis_name=None):
   config = session.config
   return generators.build_generator(
     config.gan.arch,
@@ -162,7 +166,7 @@ def _build_generator(session, info, axis_name=None):
     num_classes=len(info['class_names']),
     width=config.gan.width,
     axis_name=axis_name,
-    dtype=session.dtype,
+    dtype=session.dtype(part),
   )
 
 
@@ -193,11 +197,11 @@ def _load_generator(session, info):
       'have seen some of the test split; train one in another --workdir.'
     )
   config = session.config.gan
-  generator = _build_generator(session, info)
+  generator = _build_generator(session, info, part='sampler')
   shapes = jax.eval_shape(
     functools.partial(generator.init, train=False),
     rng.stream_key(0, 'gan_init'),
-    jax.ShapeDtypeStruct((1, config.latent_dim), session.dtype),
+    jax.ShapeDtypeStruct((1, config.latent_dim), jnp.float32),
     jax.ShapeDtypeStruct((1,), jnp.int32),
   )
   variables = {name: shapes.get(name, {}) for name in ('params', 'batch_stats')}
@@ -235,7 +239,8 @@ def _make_grid_sampler(num_classes, sample):
   def grid(variables, n, seed=0):
     numbers = jnp.arange(num_classes * n)
     keys = rng.example_keys(rng.stream_key(seed, 'show'), numbers)
-    images = np.asarray(draw(variables, keys, numbers // n), np.float64)
+    # On this process's own device, whatever the run is spread over.
+    images = np.asarray(draw(jax.device_get(variables), keys, numbers // n), np.float64)
     images = np.rint((images + 1) * 127.5).astype(np.uint8)
     return images.reshape(num_classes, n, *images.shape[1:])
 

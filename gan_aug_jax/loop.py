@@ -15,6 +15,7 @@ import statistics
 import time
 
 import jax
+from jax.experimental import multihost_utils
 import numpy as np
 
 from gan_aug_jax.errors import ConfigError, NonFiniteError, UserError
@@ -36,8 +37,15 @@ class Cadence:
   save_every: int
 
 
-def make_cadence(num_steps, *, steps_per_call, log_every, eval_every, save_every):
-  """Fills automatic cadences in: 0 is 20 evaluations and 5 saves a run.
+def make_cadence(num_steps, *, log_every, eval_every, save_every, steps_per_call=1):
+  """Fills automatic cadences in.
+
+  Args:
+    num_steps: length of training.
+    log_every: steps between lines.
+    eval_every: steps between evaluations; 0: about 20 a run, a multiple of `log_every`.
+    save_every: steps between saves; 0: about 5 a run, a multiple of `log_every`.
+    steps_per_call: what each must be a multiple of.
 
   Raises:
     ConfigError: if a cadence falls inside a call of `steps_per_call` steps.
@@ -50,8 +58,7 @@ def make_cadence(num_steps, *, steps_per_call, log_every, eval_every, save_every
       )
 
   def automatic(times):
-    calls = max(1, num_steps // times // steps_per_call)
-    return calls * steps_per_call
+    return max(1, num_steps // times // log_every) * log_every
 
   return Cadence(
     num_steps, log_every, eval_every or automatic(20), save_every or automatic(5)
@@ -104,17 +111,60 @@ def write_atomically(path, content):
 
 @contextlib.contextmanager
 def _stop_signals():
-  """Yields a list that SIGTERM and SIGINT append to instead of ending the process."""
+  """Yields `stopped(step)`: the name of the signal to stop for, or None.
+
+  SIGTERM and SIGINT no longer end the process meanwhile. Of several processes, all stop
+  at one step: JAX's coordination service passes a SIGTERM on and agrees on the step.
+  """
+  if jax.process_count() > 1:
+    agreed = multihost_utils.reached_preemption_sync_point
+    yield lambda step: 'SIGTERM' if agreed(step) else None
+    return
   caught = []
   handlers = {}
   with contextlib.suppress(ValueError):  # not the main thread: leave them alone
     for number in (signal.SIGTERM, signal.SIGINT):
       handlers[number] = signal.signal(number, lambda n, _: caught.append(n))
   try:
-    yield caught
+    yield lambda step: signal.Signals(caught[0]).name if caught else None
   finally:
     for number, handler in handlers.items():
       signal.signal(number, handler)
+
+
+class Tracer:
+  """Traces some steps of a training with jax.profiler; a context manager."""
+
+  def __init__(self, steps, directory=None):
+    """Prepares a trace.
+
+    Args:
+      steps: 'first:last', or empty for none.
+      directory: where the trace goes.
+    """
+    first, _, last = steps.partition(':')
+    self._steps = range(int(first), int(last) + 1) if steps else range(0)
+    self._directory, self._tracing = directory, False
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    if self._tracing:
+      jax.profiler.stop_trace()
+      self._tracing = False
+
+  def annotate(self, step, stop, state):
+    """A context for the call that takes steps `step` to `stop - 1` from `state`."""
+    inside = step < self._steps.stop and stop > self._steps.start
+    if inside != self._tracing:
+      jax.block_until_ready(state)  # or work of other steps would be in the trace
+      if inside:
+        jax.profiler.start_trace(self._directory)
+        self._tracing = True
+      else:
+        self.__exit__()
+    return jax.profiler.StepTraceAnnotation('train', step_num=step)
 
 
 def new_host():
@@ -124,6 +174,8 @@ def new_host():
     'train_seconds': 0.0,
     'compile_seconds': 0.0,
     'eval_seconds': 0.0,
+    'steps_per_call': 0,  # as chosen
+    'peak_bytes': 0,  # of a call, on each device
     'pending': [],  # metrics of the steps since the last line
   }
 
@@ -139,6 +191,7 @@ def train(
   metrics_file,
   progress,
   evaluate: Callable | None = None,
+  tracer=None,
 ):
   """Trains from where the state is to the last step.
 
@@ -153,6 +206,7 @@ def train(
     metrics_file: a `MetricsFile`.
     progress: a `Progress`.
     evaluate: `(step, state) -> {name: float}`, or None.
+    tracer: a `Tracer`, or None.
 
   Returns:
     `(state, host)`; the last step is not saved here, so that the caller can save what
@@ -165,12 +219,15 @@ def train(
   """
   step, pending = host['step'], host['pending']
   began, since = time.perf_counter(), step
-  with _stop_signals() as caught:
+  tracer = tracer or Tracer('')
+  with _stop_signals() as stopped, tracer:
     while step < cadence.num_steps:
       length = max(n for n in programs if n <= cadence.num_steps - step)
-      state, metrics = programs[length](state, *feed(step))
+      with tracer.annotate(step, step + length, state):
+        state, metrics = programs[length](state, *feed(step))
       pending.append(metrics)
       step += length
+      caught = stopped(step)
       due = [
         step % every == 0 or step == cadence.num_steps
         for every in (cadence.log_every, cadence.eval_every, cadence.save_every)
@@ -201,7 +258,7 @@ def train(
       if caught and step < cadence.num_steps:
         raise Interrupted(
           f'Stopped at step {step} of {cadence.num_steps} by '
-          f'{signal.Signals(caught[0]).name}; the state is saved: run the same command '
+          f'{caught}; the state is saved: run the same command '
           'to go on.'
         )
       # Timed anew from here on, so that the above does not count as training.

@@ -52,6 +52,11 @@ class Progress:
     if self._bar:
       self._bar.stop()
 
+  def say(self, text):
+    """Prints a line above the bar."""
+    if not self._quiet:
+      self._console.print(text, highlight=False, soft_wrap=True)
+
   def update(self, step, note=''):
     """Shows that `step` steps are taken, with a note (a loss, an accuracy)."""
     now = time.perf_counter()

@@ -33,6 +33,10 @@ class Layout:
     return self.mesh.size
 
   @property
+  def num_local_devices(self):
+    return len(self.mesh.local_devices)
+
+  @property
   def axis_name(self):
     """Name of the mapped axis inside the step, or None under `jit`."""
     return _AXIS if self.backend == 'pmap' else None
@@ -110,8 +114,8 @@ def lower_step(step, layout, *args, donate=(0,)):
     donate: positions of the arguments whose buffers the results may take.
 
   Returns:
-    A `jax.stages.Lowered`. Under `pmap` its first argument is a dummy array
-    [num_devices]: `pmap` has to map something.
+    A `jax.stages.Lowered`. Under `pmap` its first argument is a dummy array with an
+    element a device: `pmap` has to map something.
   """
   if not layout.axis_name:
     jitted = jax.jit(step, donate_argnums=donate, out_shardings=layout.replicated)
@@ -124,7 +128,7 @@ def lower_step(step, layout, *args, donate=(0,)):
     devices=list(layout.mesh.devices.flat),
     donate_argnums=tuple(i + 1 for i in donate),
   )
-  return mapped.lower(np.arange(layout.num_devices), *args)
+  return mapped.lower(np.arange(layout.num_local_devices, dtype=np.int32), *args)
 
 
 def compile_step(step, layout, *args, donate=(0,)):
@@ -133,15 +137,45 @@ def compile_step(step, layout, *args, donate=(0,)):
   Args and donate: as `lower_step`.
 
   Returns:
-    The compiled function. Arguments of another shape or placement raise: nothing is
+    A `Program`. Arguments of another shape or placement raise: nothing is
     ever compiled a second time behind the user's back.
   """
   compiled = lower_step(step, layout, *args, donate=donate).compile()
-  if not layout.axis_name:
-    return compiled
+  return Program(compiled, _pmap_dummy(layout) if layout.axis_name else ())
+
+
+def _pmap_dummy(layout):
   sharding = NamedSharding(layout.mesh, PartitionSpec(_AXIS))
-  dummy = jax.device_put(np.arange(layout.num_devices), sharding)
-  return lambda *args: compiled(dummy, *args)
+  local = np.arange(layout.num_local_devices, dtype=np.int32)
+  dummy = jax.make_array_from_process_local_data(sharding, local)
+  return (dummy,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A compiled step, called with the step's own arguments.
+
+  Attributes:
+    compiled: a `jax.stages.Compiled`.
+    leading: arguments that it takes before the step's.
+  """
+
+  compiled: jax.stages.Compiled
+  leading: tuple
+
+  def __call__(self, *args):
+    return self.compiled(*self.leading, *args)
+
+  @property
+  def peak_bytes(self):
+    """Memory that a call needs on each device: arguments, results and temporaries."""
+    memory = self.compiled.memory_analysis()
+    return (
+      memory.argument_size_in_bytes
+      + memory.output_size_in_bytes
+      + memory.temp_size_in_bytes
+      - memory.alias_size_in_bytes
+    )
 
 
 def repeat_step(step, num_steps):

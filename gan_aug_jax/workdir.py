@@ -22,6 +22,7 @@ from gan_aug_jax.errors import CheckpointError
 
 # Fields that change where a run is, not what it is; and those that only arms hang on.
 _MAY_DIFFER = ('platform', 'num_cpu_devices', 'data.data_dir', 'duration')
+_MAY_DIFFER += ('compilation_cache', 'distributed.', 'profile.')
 _ARM_FIELDS = ('arms', 'classifier.', 'mix.', 'augment.')
 
 
@@ -41,9 +42,13 @@ class Session:
   layout: sharding.Layout
   quiet: bool = False
 
-  @property
-  def dtype(self):
-    return jnp.dtype(self.config.precision)
+  def dtype(self, part):
+    """The type that 'gan', 'sampler' or 'classifier' computes in."""
+    return jnp.dtype(config_lib.precision_of(self.config, part))
+
+  def image_dtype(self, part):
+    """The type of images and losses beside that: float32 or wider."""
+    return jnp.promote_types(self.dtype(part), jnp.float32)
 
   def path(self, *parts):
     return self.workdir.joinpath(*parts)
@@ -79,7 +84,7 @@ def claim(session, dataset):
       f'{field} ({before[field]!r} there, {value!r} now)'
       for field, value in fields.items()
       if before[field] != value
-      and field not in _MAY_DIFFER
+      and not field.startswith(_MAY_DIFFER)
       and (arms_begun or not field.startswith(_ARM_FIELDS))
     ]
     if differing:

@@ -1,12 +1,12 @@
-"""Four virtual CPU devices, asked for before JAX starts, and tiny shared fixtures."""
+"""Eight virtual CPU devices, asked for before JAX starts, and tiny shared fixtures."""
 
 import os
 
-os.environ['NPROC'] = '16'  # more threads than devices, or collectives deadlock
+os.environ['NPROC'] = '32'  # more threads than devices, or collectives deadlock
 
 import jax
 
-jax.config.update('jax_num_cpu_devices', 4)
+jax.config.update('jax_num_cpu_devices', 8)
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

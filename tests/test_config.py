@@ -83,6 +83,12 @@ BAD = {
   'mix.ratio': 1.5,
   'mix.mode': 'swap',
   'augment.crop': -1,
+  'gan.precision': 'int8',
+  'sampler.precision': 'half',
+  'classifier.precision': 'f32',
+  'distributed.num_processes': -1,
+  'distributed.process_id': -2,
+  'profile.steps': '100-110',
   'log.every_steps': 0,
 }
 
@@ -105,6 +111,7 @@ def test_bad_values_are_named(field, value):
     ({'augment.crop': 32}, 'augment.crop=32'),
     ({'mix.ratio': 0.001}, 'mix.ratio=0.001'),  # no image of a batch of 128
     ({'arms': ()}, 'arms=()'),
+    ({'distributed.coordinator': 'a:1'}, 'distributed.num_processes=0'),
     ({'arms': ('augmented', 'augmented')}, 'each once'),
   ],
 )
@@ -116,7 +123,8 @@ def test_bad_combinations_are_named(fields, named):
 
 
 def test_every_field_is_checked_or_needs_no_check():
-  free = {'duration', 'data.name', 'data.data_dir', 'augment.flip'}
+  free = {'duration', 'data.name', 'data.data_dir', 'augment.flip', 'compilation_cache'}
+  free |= {'distributed.auto', 'distributed.coordinator'}
   assert set(config.flatten(config.default())) == set(config._RULES) | free
 
 

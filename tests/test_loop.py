@@ -146,11 +146,11 @@ def test_signal_saves_at_the_next_step(tmp_path, number):
   assert _rows(tmp_path) == _rows(tmp_path.parent / f'{tmp_path.name}-whole')
 
 
-def test_automatic_cadence_is_a_multiple_of_the_call():
+def test_cadences_are_multiples_of_the_call():
   cadence = loop.make_cadence(
     1000, steps_per_call=30, log_every=60, eval_every=0, save_every=0
   )
-  assert cadence == loop.Cadence(1000, 60, 30, 180)
+  assert cadence == loop.Cadence(1000, 60, 60, 180)
   with pytest.raises(ConfigError, match=r'log\.every_steps=50 .* steps_per_call=30'):
     loop.make_cadence(1000, steps_per_call=30, log_every=50, eval_every=0, save_every=0)
 

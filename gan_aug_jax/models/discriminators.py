@@ -1,7 +1,7 @@
 """Class-conditional discriminators: `(images [B, H, W, C], labels [B]) -> logits [B]`.
 
-They normalise within an example, if at all, so that real and synthetic batches do not
-leak into each other and there is nothing to synchronise.
+Logits are float32 or wider. They normalise within an example, if at all, so that real and
+synthetic batches do not leak into each other and there is nothing to synchronise.
 """
 
 import functools
@@ -45,7 +45,8 @@ class DCGANDiscriminator(nn.Module):
       )(x)
       x = nn.leaky_relu(x, 0.2)
     x = x.reshape(x.shape[0], -1)
-    return layers.dense(1, dtype=self.dtype, kernel_init=_INIT)(x)[:, 0]
+    logits = layers.dense(1, dtype=self.dtype, kernel_init=_INIT)(x)[:, 0]
+    return logits.astype(layers.param_dtype(self.dtype))
 
 
 class MLPDiscriminator(nn.Module):
@@ -62,7 +63,8 @@ class MLPDiscriminator(nn.Module):
     x = jnp.concatenate([pixels, one_hot], axis=-1)
     for factor in (4, 2, 1):
       x = nn.leaky_relu(layers.dense(factor * self.width, dtype=self.dtype)(x), 0.2)
-    return layers.dense(1, dtype=self.dtype)(x)[:, 0]
+    logits = layers.dense(1, dtype=self.dtype)(x)[:, 0]
+    return logits.astype(layers.param_dtype(self.dtype))
 
 
 DISCRIMINATORS = {'dcgan': DCGANDiscriminator, 'mlp': MLPDiscriminator}

@@ -1,0 +1,38 @@
+"""Both steps lower for accelerators that are not here: one device and eight."""
+
+import jax
+import pytest
+
+from gan_aug_jax import sharding
+from tests import tiny
+
+
+def _export(step, where, per_call, platform, *args):
+  jitted = jax.jit(
+    sharding.repeat_step(step, per_call),
+    donate_argnums=0,
+    out_shardings=where.replicated,
+  )
+  return jax.export.export(jitted, platforms=[platform])(*where.place(args))
+
+
+@pytest.mark.parametrize('platform', ['cuda', 'tpu'])
+@pytest.mark.parametrize('num_devices', [1, 8])
+@pytest.mark.parametrize('per_call', [1, 5])
+def test_steps_lower_for(toy, platform, num_devices, per_call):
+  where = tiny.layout('jit', num_devices)
+  assert where.num_devices == num_devices
+  step, state, plan, generator = tiny.fused(
+    where, ratio=0.4, mode='add', batch_size=16, batch_norm=True
+  )
+  data = tiny.feed(lambda tree: tree, toy)(0, plan.num_real * per_call)
+  fused = _export(step, where, per_call, platform, state, data, generator)
+  step, state = tiny.gan_step(where, batch_size=16)
+  data = tiny.feed(lambda tree: tree, toy)(0, 16 * per_call)
+  gan = _export(step, where, per_call, platform, state, data)
+  for exported in (fused, gan):
+    assert exported.platforms == (platform,) and exported.nr_devices == num_devices
+    text = exported.mlir_module()
+    assert 'stablehlo.convolution' in text
+    assert ('stablehlo.while' in text) == (per_call > 1)
+    assert 'custom_call @xla_python' not in text  # no callback to the host

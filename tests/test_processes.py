@@ -1,0 +1,211 @@
+"""Runs in processes of their own: killed, preempted, and spread over two of them."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIG = """
+from gan_aug_jax import config as base
+
+def get_config():
+  config = base.default()
+  config.arms = ('augmented_classical',)
+  config.data.image_size, config.data.per_class, config.data.val_fraction = 8, 14, 0.25
+  config.gan.num_steps, config.gan.batch_size, config.gan.width = 300, 8, 8
+  config.gan.latent_dim = 4
+  config.classifier.num_steps, config.classifier.batch_size = 300, 8
+  config.classifier.features, config.classifier.hidden = (4, 4), (8,)
+  config.classifier.dropout, config.mix.ratio = 0.2, 0.4
+  config.augment.crop = 1
+  config.log.every_steps, config.log.save_every_steps = 10, 15
+  return config
+"""
+
+
+@pytest.fixture(scope='module')
+def launch(tmp_path_factory):
+  """Returns `launch(workdir, *flags)`, which starts a run and returns its process."""
+  directory = tmp_path_factory.mktemp('processes')
+  config = directory / 'tiny.py'
+  config.write_text(CONFIG)
+  environment = {k: v for k, v in os.environ.items() if k != 'NPROC'}
+  environment['XDG_CACHE_HOME'] = str(directory / 'cache')  # compiled once for them all
+
+  def start(workdir, *flags):
+    command = [sys.executable, '-m', 'gan_aug_jax', 'run', f'--config={config}']
+    return subprocess.Popen(
+      [*command, f'--workdir={workdir}', *flags],
+      cwd=ROOT,
+      env=environment,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+
+  return start
+
+
+def _finish(*processes, code=0):
+  outputs = [process.communicate(timeout=240)[0] for process in processes]
+  for process, output in zip(processes, outputs, strict=True):
+    assert process.returncode == code, output
+  return outputs
+
+
+def _parameters(directory):
+  with ocp.CheckpointManager(directory / 'checkpoints') as manager:
+    items = ocp.args.Composite(state=ocp.args.StandardRestore())
+    step = manager.latest_step()
+    return step, jax.device_get(manager.restore(step, args=items).state)
+
+
+def _rows(directory):
+  lines = (directory / 'metrics.jsonl').read_text().splitlines()
+  return [{k: v for k, v in json.loads(line).items() if k != 'step_ms'} for line in lines]
+
+
+def _assert_same_run(mine, whole, *, tolerance=0.0):
+  for part in ('gan', 'arms/augmented_classical'):
+    (step, ours), (last, theirs) = _parameters(mine / part), _parameters(whole / part)
+    assert step == last
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+      np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
+    a, b = _rows(mine / part), _rows(whole / part)
+    assert [row['step'] for row in a] == [row['step'] for row in b]
+    for x, y in zip(a, b, strict=True):
+      assert x == pytest.approx(y, rel=0, abs=tolerance)
+  results = [
+    json.loads((run / 'results.json').read_text())['arms']['augmented_classical']
+    for run in (mine, whole)
+  ]
+  assert results[0]['eval_loss'] == pytest.approx(results[1]['eval_loss'], abs=tolerance)
+  assert results[0]['confusion_matrix'] == results[1]['confusion_matrix']
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(launch, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('whole') / 'run'
+  _finish(launch(workdir))
+  return workdir
+
+
+def _lines(part, count):
+  def reached(workdir):
+    path = workdir / part / 'metrics.jsonl'
+    return path.exists() and path.read_text().count('\n') >= count
+
+  return reached
+
+
+def _saving(part, step):
+  """While orbax has the checkpoint of a step, or a later one, half-written."""
+
+  def reached(workdir):
+    names = (
+      os.listdir(folder) if (folder := workdir / part / 'checkpoints').exists() else []
+    )
+    return any('tmp' in name and int(name.split('.')[0]) >= step for name in names)
+
+  return reached
+
+
+KILLS = {
+  'before anything': lambda workdir: (workdir / 'config.json').exists(),
+  'early in the GAN': _lines('gan', 1),
+  'saving the GAN': _saving('gan', 30),
+  'late in the GAN': _lines('gan', 25),
+  'saving the finished GAN': _saving('gan', 300),
+  'early in the arm': _lines('arms/augmented_classical', 3),
+  'saving the arm': _saving('arms/augmented_classical', 150),
+  'late in the arm': _lines('arms/augmented_classical', 29),
+}
+
+
+def test_killed_at_any_moment_ends_as_uninterrupted(launch, uninterrupted, tmp_path):
+  workdir, killed = tmp_path / 'run', []
+  for name, reached in KILLS.items():
+    process = launch(workdir)
+    while process.poll() is None and not reached(workdir):
+      time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    if process.returncode == -signal.SIGKILL:
+      killed.append(name)
+  (output,) = _finish(launch(workdir))
+  assert len(killed) >= 6, killed  # a save of milliseconds may be over before the kill
+  assert 'Traceback' not in output
+  _assert_same_run(workdir, uninterrupted)
+
+
+def test_preempted_saves_exits_75_and_goes_on(launch, uninterrupted, tmp_path):
+  workdir = tmp_path / 'run'
+  for part in ('gan', 'arms/augmented_classical'):
+    process = launch(workdir)
+    reached = _lines(part, 2)
+    while process.poll() is None and not reached(workdir):
+      time.sleep(0.001)
+    process.send_signal(signal.SIGTERM)
+    (output,) = _finish(process, code=75)
+    assert 'by SIGTERM; the state is saved' in output and 'Traceback' not in output
+  _finish(launch(workdir))
+  _assert_same_run(workdir, uninterrupted)
+
+
+def _free_port():
+  with socket.socket() as probe:
+    probe.bind(('127.0.0.1', 0))
+    return probe.getsockname()[1]
+
+
+def _launch_pair(launch, workdir, *flags):
+  shared = [
+    f'--config.distributed.coordinator=127.0.0.1:{_free_port()}',
+    '--config.distributed.num_processes=2',
+    '--config.num_cpu_devices=2',
+    '--config.platform=cpu',
+  ]
+  return [
+    launch(workdir, *flags, *shared, f'--config.distributed.process_id={i}')
+    for i in range(2)
+  ]
+
+
+@pytest.mark.parametrize('backend', ['jit', 'pmap'])
+def test_two_processes_of_two_devices_equal_one_of_four(launch, tmp_path, backend):
+  flags = [
+    f'--config.backend={backend}',
+    '--config.precision=float64',
+    '--config.gan.num_steps=60',
+    '--config.classifier.num_steps=60',
+  ]
+  _finish(launch(tmp_path / 'one', *flags, '--config.num_cpu_devices=4'))
+  first, second = _finish(*_launch_pair(launch, tmp_path / 'two', *flags))
+  assert 'Report' in first and 'Report' not in second  # process 0 alone writes
+  _assert_same_run(tmp_path / 'two', tmp_path / 'one', tolerance=1e-9)
+
+
+def test_two_processes_stop_at_one_step_and_go_on(launch, tmp_path):
+  """A SIGTERM that reaches one process only stops both, at the same step."""
+  flags = ['--config.precision=float64']
+  _finish(launch(tmp_path / 'one', *flags, '--config.num_cpu_devices=4'))
+  pair = _launch_pair(launch, tmp_path / 'two', *flags)
+  reached = _lines('gan', 3)
+  while all(process.poll() is None for process in pair) and not reached(tmp_path / 'two'):
+    time.sleep(0.001)
+  pair[1].send_signal(signal.SIGTERM)
+  outputs = _finish(*pair, code=75)
+  steps = {output.split('Stopped at step ')[1].split()[0] for output in outputs}
+  assert len(steps) == 1
+  _finish(*_launch_pair(launch, tmp_path / 'two', *flags))
+  _assert_same_run(tmp_path / 'two', tmp_path / 'one', tolerance=1e-9)
