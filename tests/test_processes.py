@@ -64,10 +64,18 @@ def _finish(*processes, code=0):
 
 
 def _parameters(directory):
-  with ocp.CheckpointManager(directory / 'checkpoints') as manager:
-    items = ocp.args.Composite(state=ocp.args.StandardRestore())
-    step = manager.latest_step()
-    return step, jax.device_get(manager.restore(step, args=items).state)
+  """The newest checkpoint's step and its state, whatever devices it was saved on."""
+  step = max(
+    int(p.name) for p in (directory / 'checkpoints').iterdir() if p.name.isdigit()
+  )
+  path = directory / 'checkpoints' / str(step) / 'state'
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  with jax.enable_x64(True), ocp.StandardCheckpointer() as checkpointer:
+    abstract = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+      checkpointer.metadata(path).item_metadata.tree,
+    )
+    return step, jax.device_get(checkpointer.restore(path, abstract))
 
 
 def _rows(directory):
