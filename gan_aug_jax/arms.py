@@ -44,7 +44,7 @@ def train_arm(session, dataset, name, generator, evaluator):
   model, evaluate = evaluator
   config = session.config
   num_steps = config_lib.num_steps_of(config, 'classifier', len(dataset.train))
-  plan, step, state = _arm_step(session, dataset, name, generator, model, num_steps)
+  plan, step, state = make_step(session, dataset, name, generator, model, num_steps)
   inputs = generator.variables if plan.num_synthetic else {}
   # Compiled here, so that it counts as compilation and not as evaluation.
   began = time.perf_counter()
@@ -77,7 +77,8 @@ def train_arm(session, dataset, name, generator, evaluator):
   return result
 
 
-def _arm_step(session, dataset, name, generator, model, num_steps):
+def make_step(session, dataset, name, generator, model, num_steps):
+  """Returns the plan, the fused step and the initial state of one arm."""
   config = session.config
   synthetic, classical = config_lib.ARMS[name]
   plan = mixing.plan_batch(

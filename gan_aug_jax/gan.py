@@ -93,7 +93,7 @@ def make_gan_step(
     layout: where the step runs.
     batch_size: global batch size, a multiple of the devices.
     latent_dim: size of the latent.
-    ema_decay: of the generator's moving average, in [0, 1).
+    ema_decay: of the generator's moving average, in [0, 1); it is ramped up to.
     dtype: of the images and latents, float32 or wider.
 
   Returns:
@@ -148,6 +148,9 @@ def make_gan_step(
     loss, image_grads = jax.value_and_grad(image_loss)(fake, critic, _flatten(labels))
     (grads,) = pull_back(image_grads)
     grads, loss = layout.sum((grads, loss))
+    # Ramped up, or the average of a short training would be mostly its initialisation.
+    ramp = (1 + state.step) / (10 + state.step)
+    decay = jnp.minimum(ema_decay, ramp).astype(dtype)
     params, generator_opt = _apply(
       generator_tx, grads, state.generator_opt, state.generator
     )
@@ -155,7 +158,7 @@ def make_gan_step(
       step=state.step + 1,
       generator=params,
       generator_stats=stats,
-      ema=optax.incremental_update(params, state.ema, 1 - ema_decay),
+      ema=optax.incremental_update(params, state.ema, 1 - decay),
       discriminator=critic,
       generator_opt=generator_opt,
       discriminator_opt=discriminator_opt,

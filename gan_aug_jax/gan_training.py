@@ -60,9 +60,7 @@ def train_gan(session, dataset):
   freeze = gan.make_freeze(
     plain, latent_dim=config.latent_dim, num_classes=dataset.num_classes
   )
-  sample = sampler.make_sampler(
-    _build_generator(session, info, part='sampler'), config.latent_dim
-  )
+  sample = make_sampler(session, info)
   draw = _make_grid_sampler(dataset.num_classes, sample)
 
   def frozen(state):
@@ -76,7 +74,7 @@ def train_gan(session, dataset):
       loop.write_atomically(directory / 'samples' / f'{step:07d}.png', picture)
     return {}
 
-  step, state = _gan_step(session, dataset, seed)
+  step, state = make_step(session, dataset)
   fitted = fitting.fit(
     session,
     directory,
@@ -121,7 +119,8 @@ def _real_examples(dataset, count):
   return np.stack([np.resize(images, shape) for images in chosen])
 
 
-def _gan_step(session, dataset, seed):
+def make_step(session, dataset):
+  """Returns the GAN's step and initial state."""
   config, info = session.config.gan, describe_data(dataset)
   generator = _build_generator(session, info, axis_name=session.layout.axis_name)
   discriminator = discriminators.build_discriminator(
@@ -152,7 +151,7 @@ def _gan_step(session, dataset, seed):
     discriminator,
     generator_tx=adam,
     discriminator_tx=adam,
-    seed=seed,
+    seed=config_lib.seed_of(session.config, 'gan'),
     latent_dim=config.latent_dim,
   )
   return step, state
@@ -207,9 +206,18 @@ def _load_generator(session, info):
   variables = {name: shapes.get(name, {}) for name in ('params', 'batch_stats')}
   with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
     variables = checkpoints.restore_generator(variables, session.layout.replicated)
-  return FrozenGenerator(
-    sampler.make_sampler(generator, config.latent_dim), variables, result
-  )
+  return FrozenGenerator(make_sampler(session, info), variables, result)
+
+
+def make_sampler(session, info):
+  """Returns the config's `sample(variables, keys, labels)`, see `sampler`.
+
+  Args:
+    session: the run's.
+    info: {'image_shape', 'class_names'}, see `workdir.describe_data`.
+  """
+  generator = _build_generator(session, info, part='sampler')
+  return sampler.make_sampler(generator, session.config.gan.latent_dim)
 
 
 def write_samples(session, info, seed, per_class=10):

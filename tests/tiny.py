@@ -33,10 +33,10 @@ def cast(tree, dtype):
   )
 
 
-def frozen_generator(dtype=jnp.float32, seed=0):
+def frozen_generator(dtype=jnp.float32, seed=0, compute=None):
   """A random generator: its sampler and variables."""
   module = generators.build_generator(
-    'dcgan', image_shape=SHAPE, num_classes=CLASSES, width=8, dtype=dtype
+    'dcgan', image_shape=SHAPE, num_classes=CLASSES, width=8, dtype=compute or dtype
   )
   variables = module.init(
     jax.random.key(seed), jnp.zeros((2, LATENT)), jnp.zeros(2, jnp.int32), train=False
@@ -61,9 +61,13 @@ def fused(
   arch='cnn',
   dtype=jnp.float32,
   batch_norm=False,
+  compute=None,
 ):
-  """The fused step and its initial state, unplaced, and its plan and generator."""
-  sample, variables = frozen_generator(dtype)
+  """The fused step, its initial state (unplaced), its plan and generator.
+
+  Parameters and images are of `dtype`, the models compute in `compute` (default: it).
+  """
+  sample, variables = frozen_generator(dtype, compute=compute)
   plan = mixing.plan_batch(batch_size, ratio=ratio, mode=mode)
   model = classifiers.build_classifier(
     arch,
@@ -71,10 +75,10 @@ def fused(
     dropout=dropout,
     features=(4, 4) if arch == 'cnn' else (),
     hidden=(8,),
-    dtype=dtype,
+    dtype=compute or dtype,
   )
   if batch_norm:
-    model = NormalisedCNN(CLASSES, where.axis_name, dtype)
+    model = NormalisedCNN(CLASSES, where.axis_name, compute or dtype)
   optimizer = classifier.make_optimizer('sgd', learning_rate=0.05, num_steps=50)
   compose = classifier.make_compose(
     layout=where,
@@ -107,7 +111,13 @@ class NormalisedCNN(classifiers.nn.Module):
 
 
 def gan_step(
-  where, *, batch_size=12, arch='dcgan', loss='non_saturating', dtype=jnp.float32
+  where,
+  *,
+  batch_size=12,
+  arch='dcgan',
+  loss='non_saturating',
+  dtype=jnp.float32,
+  compute=None,
 ):
   """The GAN's step and its initial state, unplaced."""
   generator = generators.build_generator(
@@ -116,10 +126,10 @@ def gan_step(
     num_classes=CLASSES,
     width=8,
     axis_name=where.axis_name,
-    dtype=dtype,
+    dtype=compute or dtype,
   )
   discriminator = discriminators.build_discriminator(
-    arch, num_classes=CLASSES, width=8, dtype=dtype
+    arch, num_classes=CLASSES, width=8, dtype=compute or dtype
   )
   adam = optax.adam(2e-4, 0.5)
   discriminator_loss, generator_loss = losses.make_gan_losses(loss, real_label=0.9)
