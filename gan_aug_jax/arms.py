@@ -19,7 +19,7 @@ from gan_aug_jax import (
 )
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.models import classifiers
-from gan_aug_jax.workdir import read_json
+from gan_aug_jax.workdir import describe_devices, read_json, versions
 
 _EVAL_BATCH = 500
 
@@ -64,12 +64,13 @@ def train_arm(session, dataset, name, generator, evaluator):
     num_steps=num_steps,
     count=plan.num_real,
     feed=fitting.make_feed(session, dataset, inputs),
+    fingerprint=dataset.fingerprint,
     evaluate=validate,
   )
   state = fitted.state
   splits = {'train': dataset.train, 'val': dataset.val, 'eval': dataset.test}
   scores = {prefix: evaluate(state.variables, split) for prefix, split in splits.items()}
-  result = _arm_result(scores, dataset, plan, fitted)
+  result = _arm_result(session, scores, dataset, plan, fitted)
   result['compile_seconds'] += compile_seconds
   if jax.process_index() == 0:
     _write_predictions(directory / 'predictions.npz', scores, dataset)
@@ -125,7 +126,7 @@ def _init_classifier(session, dataset, model, optimizer):
   )
 
 
-def _arm_result(scores, dataset, plan, fitted):
+def _arm_result(session, scores, dataset, plan, fitted):
   host, rows = fitted.host, fitted.rows
   test = scores['eval']
   names = ('loss', *metrics.summarize(test['confusion']))
@@ -154,7 +155,11 @@ def _arm_result(scores, dataset, plan, fitted):
     ),
     'train_seconds': host['train_seconds'],
     'compile_seconds': host['compile_seconds'],
-    'eval_seconds': host['eval_seconds'],
+    'eval_seconds': host['eval_seconds']
+    + scores['train']['seconds']
+    + scores['val']['seconds'],
+    'versions': versions(),
+    'device': describe_devices(session.layout),
     'steps_per_call': host['steps_per_call'],
     'peak_bytes': host['peak_bytes'],
     'step_ms_median': loop.median_step_ms(rows),
@@ -253,14 +258,10 @@ def evaluate_arms(session, dataset):
     optimizer = _optimizer(session, num_steps)
     state = _init_classifier(session, dataset, model, optimizer)
     with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
-      restored = checkpoints.restore(session.layout.place(state))
-    if not restored:
-      raise CheckpointError(
-        f'The checkpoints in {str(directory)!r} are gone or damaged; delete that '
-        'directory and run again.'
-      )
-    variables = restored[0].variables
-    scores[name] = {split: evaluate(variables, rows) for split, rows in splits.items()}
+      state = checkpoints.restore_step(num_steps, session.layout.place(state))
+    scores[name] = {
+      split: evaluate(state.variables, rows) for split, rows in splits.items()
+    }
   if not scores:
     raise CheckpointError(
       f'There is no trained classifier in {str(session.workdir)!r}; run or '

@@ -5,14 +5,19 @@ A checkpoint is one atomic save of items: 'state', the arrays a run needs to go 
 frozen variables, which are restored without the rest.
 """
 
+import itertools
 import logging
 import os
 import pathlib
 
 import jax
+from jax.experimental import multihost_utils
+import numpy as np
 import orbax.checkpoint as ocp
 
 from gan_aug_jax.errors import CheckpointError
+
+_LOG = logging.getLogger('gan_aug_jax')
 
 
 class Checkpoints:
@@ -61,28 +66,64 @@ class Checkpoints:
   def restore(self, state):
     """Restores the newest checkpoint that can be read.
 
-    A damaged one is set aside, with a warning, for the one before.
+    Damaged ones after it are set aside, with a warning.
 
     Args:
       state: pytree of placed arrays, like the saved one.
 
     Returns:
       `(state, host)`, or None where there is no checkpoint.
+
+    Raises:
+      CheckpointError: if there are checkpoints and none can be read.
     """
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    for i, step in enumerate(steps):
+      restored = self._read(step, state)
+      if restored:
+        for damaged in steps[:i]:
+          self._set_aside(damaged, step)
+        return restored
+    if steps:
+      raise CheckpointError(
+        f'No checkpoint in {str(self.directory)!r} can be read: they are damaged, or of '
+        f'another model or version; move {str(self.directory.parent)!r} away to train '
+        'anew.'
+      )
+    return None
+
+  def restore_step(self, step, state):
+    """Restores the state of one step; see `restore`.
+
+    Raises:
+      CheckpointError: if it is missing or cannot be read.
+    """
+    restored = self._read(step, state)
+    if not restored:
+      raise CheckpointError(
+        f'Checkpoint {step} in {str(self.directory)!r} is missing or damaged; delete '
+        f'{str(self.directory.parent)!r} and run again.'
+      )
+    return restored[0]
+
+  def _read(self, step, state):
+    """`(state, host)`, or None unless every process can read them."""
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )
     items = ocp.args.Composite(
       state=ocp.args.StandardRestore(abstract), host=ocp.args.JsonRestore()
     )
-    for step in sorted(self._manager.all_steps(), reverse=True):
-      try:
-        restored = self._manager.restore(step, args=items)
-      except Exception as error:  # orbax raises many kinds on damaged files
-        self._set_aside(step, error)
-        continue
-      return restored.state, restored.host
-    return None
+    try:
+      restored = self._manager.restore(step, args=items)
+      result = restored.state, restored.host
+    except Exception as error:  # orbax raises many kinds on damaged files
+      _LOG.debug('checkpoint %d: %s', step, error)
+      result = None
+    if jax.process_count() > 1:
+      read = multihost_utils.process_allgather(np.int32(result is not None))
+      result = result if np.all(read) else None
+    return result
 
   def restore_generator(self, shapes, sharding):
     """The frozen generator of the newest checkpoint.
@@ -108,17 +149,19 @@ class Checkpoints:
         'again.'
       ) from error
 
-  def _set_aside(self, step, error):
-    source = self.directory / str(step)
-    target = self.directory / f'{step}.damaged'
-    if jax.process_index() == 0 and source.exists():
-      os.replace(source, target)
+  def _set_aside(self, step, restored):
+    names = (f'{step}.damaged{n or ""}' for n in itertools.count())
+    target = next(path for n in names if not (path := self.directory / n).exists())
+    if jax.process_index() == 0:
+      os.replace(self.directory / str(step), target)
+      _LOG.warning(
+        'Checkpoint %d in %s cannot be read; going back to that of step %d. It is kept '
+        'as %s.',
+        step,
+        self.directory,
+        restored,
+        target.name,
+      )
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices('set aside')
     self._manager.reload()
-    logging.getLogger('gan_aug_jax').warning(
-      'Checkpoint %d in %s cannot be read (%s); going back to the one before. It is kept '
-      'as %s.',
-      step,
-      self.directory,
-      type(error).__name__,
-      target.name,
-    )

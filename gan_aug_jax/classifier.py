@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from gan_aug_jax import losses, mixing, realdata, rng
+from gan_aug_jax.sharding import flatten
 
 
 @flax.struct.dataclass
@@ -88,10 +89,6 @@ def make_optimizer(
   raise ValueError(f'Optimizer {name!r} is unknown; known: sgd, adam.')
 
 
-def _flatten(x):
-  return x.reshape(-1, *x.shape[2:])
-
-
 def make_compose(
   *,
   layout,
@@ -124,14 +121,14 @@ def make_compose(
     if plan.num_synthetic:
       slot = position[:, : layout.share(plan.num_synthetic)]
       drawn = mixing.draw_labels(keys('label', slot), num_classes)
-      latent_keys = _flatten(keys('latent', slot))
-      synthetic = sample(generator, latent_keys, _flatten(drawn))
+      latent_keys = flatten(keys('latent', slot))
+      synthetic = sample(generator, latent_keys, flatten(drawn))
       synthetic = synthetic.reshape(*slot.shape, *synthetic.shape[1:])
       is_synthetic = slot < plan.num_synthetic
       images = mixing.select_synthetic(images, synthetic, is_synthetic)
       labels = mixing.select_synthetic(labels, drawn, is_synthetic)
-    augment_keys = _flatten(keys('augment', position))
-    images = augment(augment_keys, _flatten(images)).reshape(images.shape)
+    augment_keys = flatten(keys('augment', position))
+    images = augment(augment_keys, flatten(images)).reshape(images.shape)
     weights = (position < plan.total).astype(dtype)
     return images, labels, weights, position
 
@@ -162,8 +159,8 @@ def make_fused_step(*, model, optimizer, layout, plan, compose):
 
     first = state.step * plan.num_real
     images, labels, weights, position = compose(keys, first, data, generator)
-    dropout_keys = _flatten(keys('dropout', position))
-    images, labels, weights = map(_flatten, (images, labels, weights))
+    dropout_keys = flatten(keys('dropout', position))
+    images, labels, weights = map(flatten, (images, labels, weights))
 
     def loss_fn(params):
       variables = {'params': params, 'batch_stats': state.batch_stats}
@@ -182,7 +179,7 @@ def make_fused_step(*, model, optimizer, layout, plan, compose):
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     (loss, (logits, updated)), grads = grad_fn(state.params)
     correct = (jnp.argmax(logits, -1) == labels) * weights
-    synthetic = (_flatten(position) < plan.num_synthetic) * weights
+    synthetic = (flatten(position) < plan.num_synthetic) * weights
     sums = {
       'loss': loss,
       'accuracy': jnp.sum(correct) / plan.total,
@@ -220,10 +217,10 @@ def make_eval_step(*, model, layout, batch_size, num_classes, dtype=jnp.float32)
   def eval_step(variables, images, labels, count):
     position = layout.positions(batch_size)
     x = realdata.normalize(images.at[position].get(mode='clip'), dtype)
-    y = _flatten(labels.at[position].get(mode='clip'))
-    logits = model.apply(variables, _flatten(x), train=False)
+    y = flatten(labels.at[position].get(mode='clip'))
+    logits = model.apply(variables, flatten(x), train=False)
     predicted = jnp.argmax(logits, -1).astype(jnp.int32)
-    inside = _flatten(position < count)
+    inside = flatten(position < count)
     cell = y * num_classes + predicted
     counts = jnp.zeros(num_classes**2, jnp.int32).at[cell].add(inside.astype(jnp.int32))
     sums = {

@@ -1,6 +1,8 @@
 """The commands of `python -m gan_aug_jax`, also installed as `gan-aug-jax`."""
 
+import contextlib
 import pathlib
+import signal
 import sys
 import warnings
 
@@ -46,12 +48,20 @@ def main(argv=None):
   warnings.filterwarnings('ignore')
   try:
     _dispatch(argv)
-  except UserError as error:
+  except (UserError, KeyboardInterrupt) as error:
     if '--debug' in argv:
       raise
+    if isinstance(error, KeyboardInterrupt):
+      error = _interrupted()
     print(f'gan_aug_jax: {error}', file=sys.stderr)
     return error.exit_code
   return 0
+
+
+def _interrupted():
+  from gan_aug_jax import signals
+
+  return signals.Interrupted('Stopped by Ctrl-C; run the same command to go on.')
 
 
 def _dispatch(argv):
@@ -76,7 +86,7 @@ def _parse(command, argv):
   flags.DEFINE_string('workdir', None, 'Directory of the run.', flag_values=values)
   flags.DEFINE_integer('seed', 0, 'Of the samples to draw.', flag_values=values)
   flags.DEFINE_bool('debug', False, 'Show tracebacks.', flag_values=values)
-  argv = [_find_config(arg) for arg in argv]
+  argv = [_find_config(arg) for arg in _join_config(argv)]
   config_flags.DEFINE_config_file(
     'config', None, 'Config file.', flag_values=values, sys_argv=argv
   )
@@ -95,6 +105,14 @@ def _parse(command, argv):
   if command in _LATER and values.config is not None:
     raise ConfigError(f'{command} takes its config from --workdir; leave --config out.')
   return values
+
+
+def _join_config(argv):
+  """Writes `--config FILE` as `--config=FILE`."""
+  for i, arg in enumerate(argv[:-1]):
+    if arg in ('--config', '-config'):
+      return [*argv[:i], f'--config={argv[i + 1]}', *argv[i + 2 :]]
+  return argv
 
 
 def _find_config(arg):
@@ -117,9 +135,9 @@ def _explain(error):
   return text if text.endswith(('.', '?')) else f'{text}.'
 
 
-def _start(config, workdir):
+def _start(config, workdir, *, trains_gan=None):
   """Validates, starts JAX, and returns the `Session`."""
-  config_lib.validate(config)
+  config_lib.validate(config, trains_gan=trains_gan)
   # Imported late: a usage error must not wait for JAX, nor JAX start before it is set up.
   from gan_aug_jax import devices
 
@@ -132,14 +150,17 @@ def _start(config, workdir):
 
 def _train(command, options):
   config = options.config
-  session = _start(config, options.workdir)
-  from gan_aug_jax import experiment, gan_training, workdir
+  only_gan = command == 'train-gan'
+  session = _start(config, options.workdir, trains_gan=only_gan or None)
+  from gan_aug_jax import experiment, gan_training, signals, workdir
 
+  with contextlib.suppress(ValueError):  # not the main thread
+    signal.signal(signal.SIGTERM, signals.raise_interrupted)
   dataset = experiment.load_data(config)
   workdir.claim(session, dataset)
   print(experiment.announce(session, dataset), flush=True)
   generator = None
-  if command == 'train-gan':
+  if only_gan:
     gan_training.train_gan(session, dataset)
     print(f'Samples: {session.path("gan", "samples.png")}')
     return
@@ -168,15 +189,19 @@ def _reopen(options):
   from gan_aug_jax import workdir
 
   run = workdir.read_json(pathlib.Path(options.workdir, 'config.json'))
-  return _start(config_lib.from_dict(run['config']), options.workdir), run
+  config, here = config_lib.from_dict(run['config']), config_lib.default()
+  # Where it was trained is not where it is looked at.
+  for field in ('platform', 'num_cpu_devices', 'distributed'):
+    config[field] = here[field]
+  return _start(config, options.workdir), run
 
 
 def _evaluate(options):
-  session, _ = _reopen(options)
+  session, run = _reopen(options)
   from gan_aug_jax import arms, experiment, report, workdir
 
   dataset = experiment.load_data(session.config)
-  workdir.claim(session, dataset)
+  workdir.check_data(session, run, dataset)
   scores = arms.evaluate_arms(session, dataset)
   report.print_scores(scores)
 

@@ -116,14 +116,16 @@ def _within(low, high, *, low_open=False, high_open=False):
 
 
 def _whole(low):
-  fits = lambda value: low <= value < 2**31
-  return fits, f'a whole number of at least {low}' + (
-    ' and below 2^31' if low < 0 else ''
-  )
+  return lambda value: low <= value < 2**31, f'a whole number from {low} to 2^31 - 1'
 
 
 def _sizes(value):
   return all(isinstance(size, int) and size > 0 for size in value)
+
+
+def _is_range(value):
+  match = re.fullmatch(r'(\d+):(\d+)', value)
+  return match and int(match[1]) <= int(match[2])
 
 
 _POSITIVE = (lambda value: 0 < value < math.inf, 'a positive number')
@@ -182,7 +184,7 @@ _RULES = {
   'distributed.num_processes': _whole(0),
   'distributed.process_id': _whole(-1),
   'profile.steps': (
-    lambda steps: not steps or re.fullmatch(r'\d+:\d+', steps),
+    lambda steps: not steps or _is_range(steps),
     "empty, or 'first:last' such as '100:110'",
   ),
   'log.every_steps': _whole(1),
@@ -222,8 +224,12 @@ def _with_tuples(value):
   return tuple(value) if isinstance(value, list) else value
 
 
-def validate(config):
+def validate(config, *, trains_gan=None):
   """Checks every field, alone and in combination, before anything is computed.
+
+  Args:
+    config: the config.
+    trains_gan: whether a GAN will be trained; None: if an arm needs one.
 
   Raises:
     ConfigError: the first field that is wrong, its value and what is allowed.
@@ -238,16 +244,48 @@ def validate(config):
       fits = False
     if not fits:
       raise ConfigError(f'{field}={fields[field]!r} must be {description}.')
+  if needs_generator(config) if trains_gan is None else trains_gan:
+    _validate_gan(config)
+  _validate_classifier(config)
+  _validate_run(config)
+
+
+def _validate_gan(config):
   size = config.data.image_size
   if config.gan.arch == 'dcgan' and size not in (8, 16, 32, 64, 128):
     raise ConfigError(
       f"data.image_size={size} must be 8, 16, 32, 64 or 128 for gan.arch='dcgan'; the "
       'mlp takes any.'
     )
+
+
+def _validate_classifier(config):
+  size, classifier = config.data.image_size, config.classifier
+  num_poolings = len(classifier.features) or 3
+  if classifier.arch == 'cnn' and size >> num_poolings < 1:
+    raise ConfigError(
+      f'classifier.features={classifier.features!r} halves images {num_poolings} times, '
+      f'too often for data.image_size={size}.'
+    )
   if config.augment.crop >= size:
     raise ConfigError(
       f'augment.crop={config.augment.crop} must be smaller than data.image_size={size}.'
     )
+  batch_size, ratio = classifier.batch_size, config.mix.ratio
+  if 0 < ratio < 0.5 / batch_size:
+    raise ConfigError(
+      f'mix.ratio={ratio} of classifier.batch_size={batch_size} is less than half an '
+      f'image; use 0 or at least {1 / batch_size:.4g}.'
+    )
+
+
+def _validate_run(config):
+  for name, every in config.log.items():
+    if config.steps_per_call and every % config.steps_per_call:
+      raise ConfigError(
+        f'log.{name}={every} must be a multiple of steps_per_call='
+        f'{config.steps_per_call}.'
+      )
   distributed = config.distributed
   if distributed.coordinator and not (
     0 <= distributed.process_id < distributed.num_processes
@@ -257,13 +295,6 @@ def validate(config):
       f'{distributed.num_processes} of at least 1 and distributed.process_id='
       f'{distributed.process_id} from 0 to one less.'
     )
-  if needs_generator(config):
-    batch_size, ratio = config.classifier.batch_size, config.mix.ratio
-    if 0 < ratio < 0.5 / batch_size:
-      raise ConfigError(
-        f'mix.ratio={ratio} of classifier.batch_size={batch_size} is less than half an '
-        f'image; use 0 or at least {1 / batch_size:.4g}.'
-      )
 
 
 def needs_generator(config):

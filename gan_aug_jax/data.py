@@ -86,6 +86,8 @@ def load_dataset(name, *, image_size, seed, val_fraction, per_class=0, data_dir=
   """
   source = _SOURCES.get(name, functools.partial(_load_tfds, name, data_dir))
   pool, test, class_names = source()
+  for split, where in ((pool, 'training'), (test, 'test')):
+    _check(name, split, where, len(class_names))
   present = np.bincount(pool.labels, minlength=len(class_names))
   if present.min() < 2:
     empty = class_names[int(present.argmin())]
@@ -127,13 +129,13 @@ def resize(images, size):
   """Brings images to size x size pixels.
 
   Args:
-    images: uint8 [N, H, W, C], or a sequence of [h, w, C].
+    images: uint8 [N, H, W, C], or an object array [N] of [h, w, C].
     size: side in pixels.
 
   Returns:
     uint8 [N, size, size, C].
   """
-  if isinstance(images, np.ndarray) and images.dtype != object:
+  if images.dtype != object:
     gaps = [size - images.shape[1], size - images.shape[2]]
     if gaps == [0, 0]:
       return images
@@ -254,8 +256,37 @@ def _read_split(builder, split, keys):
       ) from error
     images += [example[keys[0]] for example in examples]
     labels += [example[keys[1]] for example in examples]
-  same_size = len({image.shape for image in images}) == 1
-  return Split(np.stack(images) if same_size else images, np.asarray(labels))
+  return Split(_stack(images), np.asarray(labels))
+
+
+def _stack(images):
+  """An array [N, H, W, C], or where sizes differ an object array [N] of images."""
+  if len({image.shape for image in images}) == 1:
+    return np.stack(images)
+  stacked = np.empty(len(images), object)
+  for i, image in enumerate(images):
+    stacked[i] = image
+  return stacked
+
+
+def _check(name, split, where, num_classes):
+  """Checks that a split holds images with a label each.
+
+  Raises:
+    DataError: if not.
+  """
+  kinds = {(image.dtype, image.shape[-1]) for image in split.images}
+  if len(kinds) != 1 or not kinds <= {(np.dtype(np.uint8), c) for c in (1, 3)}:
+    found = ', '.join(f'{dtype} with {channels}' for dtype, channels in kinds)
+    raise DataError(
+      f'The {where} images of {name!r} must be uint8, all with 1 or all with 3 channels; '
+      f'they are {found}.'
+    )
+  if split.labels.min() < 0 or split.labels.max() >= num_classes:
+    raise DataError(
+      f'The {where} split of {name!r} has images without a label of its {num_classes} '
+      'classes; choose a dataset whose splits are all labelled.'
+    )
 
 
 _SOURCES = {'mnist5k': _load_mnist5k}

@@ -5,7 +5,7 @@ import hashlib
 import os
 import platform
 
-from gan_aug_jax.config import precision_of
+from gan_aug_jax.config import needs_generator, precision_of
 from gan_aug_jax.errors import ConfigError, UserError
 
 
@@ -39,7 +39,9 @@ def start(config):
   if config.platform:
     platforms = {'gpu': 'cuda'}.get(config.platform, config.platform)
     jax.config.update('jax_platforms', platforms)
-  if 'float64' in [precision_of(config, part) for part in ('gan', 'classifier')]:
+  if 'float64' in [
+    precision_of(config, part) for part in ('gan', 'sampler', 'classifier')
+  ]:
     jax.config.update('jax_enable_x64', True)
   if config.compilation_cache:
     _keep_compiled_programs(jax)
@@ -47,24 +49,34 @@ def start(config):
   with contextlib.suppress(RuntimeError):
     jax.config.update('jax_num_cpu_devices', num_cpu_devices)
   _join_processes(jax, config.distributed)
-  try:
-    devices = jax.devices()
-  except (RuntimeError, AssertionError):  # JAX asserts where CUDA's plugin is absent
-    devices = []
-  if not devices or (config.platform and devices[0].platform != config.platform):
-    raise DeviceError(
-      f'platform={config.platform!r} was asked for and JAX finds no such device; install '
-      "its JAX (pip install 'gan-aug-jax[cuda]' or '[tpu]'), or leave --config.platform "
-      'out.'
-    )
+  devices = _find(jax, config.platform)
   if devices[0].platform == 'cpu' and jax.process_count() == 1:
-    if len(devices) < num_cpu_devices:
+    if len(devices) < config.num_cpu_devices:
       raise DeviceError(
-        f'num_cpu_devices={num_cpu_devices} was asked for and JAX was started with '
-        f'{len(devices)}; set it before JAX is first used.'
+        f'num_cpu_devices={config.num_cpu_devices} was asked for and JAX was started '
+        f'with {len(devices)}; set it before JAX is first used.'
       )
     devices = devices[:num_cpu_devices]
   _check_batches(config, len(devices))
+  return devices
+
+
+def _find(jax, asked):
+  """All devices, which must be of the platform that was asked for, if any was."""
+  try:
+    devices = jax.devices()
+  except (RuntimeError, AssertionError) as error:  # it asserts without CUDA's plugin
+    lines = str(error).strip().splitlines()
+    if not asked:
+      raise DeviceError(
+        f'JAX finds no device: {lines[0] if lines else error!r}.'
+      ) from None
+    devices = []
+  if not devices or (asked and devices[0].platform != asked):
+    raise DeviceError(
+      f'platform={asked!r} was asked for and JAX finds no such device; install its JAX '
+      "(pip install 'gan-aug-jax[cuda]' or '[tpu]'), or leave --config.platform out."
+    )
   return devices
 
 
@@ -118,7 +130,8 @@ def _automatic_cpu_devices(config):
 
 
 def _check_batches(config, num_devices):
-  for part in ('gan', 'classifier'):
+  parts = ('gan', 'classifier') if needs_generator(config) else ('classifier',)
+  for part in parts:
     batch_size = config[part].batch_size
     if batch_size % num_devices:
       raise ConfigError(

@@ -9,7 +9,7 @@ import json
 import jax
 
 from gan_aug_jax import arms, config as config_lib, data as data_lib, loop
-from gan_aug_jax.workdir import describe_devices, versions
+from gan_aug_jax.workdir import describe_devices
 
 
 def load_data(config):
@@ -56,6 +56,7 @@ def train_arms(session, dataset, generator):
     name: arms.train_arm(session, dataset, name, generator, evaluator)
     for name in session.config.arms
   }
+  first = trained[session.config.arms[0]]
   gan_info = generator.info if generator else {}
   total = sum(
     part[name]
@@ -66,8 +67,9 @@ def train_arms(session, dataset, generator):
   results = {
     'dataset': dataset.name,
     'seed': session.config.seed,
-    'versions': versions(),
-    'device': describe_devices(session.layout),
+    # Of the training, which may have been another day on another machine.
+    'versions': first['versions'],
+    'device': first['device'],
     'gan': gan_info,
     'total_seconds': total,
     'arms': trained,

@@ -18,7 +18,9 @@ from gan_aug_jax import (
   progress,
   realdata,
   sharding,
+  signals,
 )
+from gan_aug_jax.errors import CheckpointError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,7 @@ def fit(
   num_steps,
   count,
   feed,
+  fingerprint,
   evaluate,
   freeze=None,
   evaluate_at_saves=False,
@@ -64,6 +67,7 @@ def fit(
     count: real examples that a step takes.
     feed: `(first, count) -> inputs`, the inputs of a call that takes `count` elements of
       the stream of real examples from `first` on.
+    fingerprint: of the training images, kept with the state.
     evaluate: `(step, state) -> {name: float}`.
     freeze: `state -> variables` to save with the last step as the frozen generator.
     evaluate_at_saves: evaluate when saving, rather than at its own cadence.
@@ -72,19 +76,35 @@ def fit(
     A `Fitted`.
 
   Raises:
-    loop.Interrupted, NonFiniteError: see `loop.train`.
+    signals.Interrupted, NonFiniteError: see `loop.train`.
+    CheckpointError: if what is there was trained on other images, or cannot be read.
   """
   directory.mkdir(parents=True, exist_ok=True)
-  cadence = _cadence(session.config, num_steps)
+  log = session.config.log
+  cadence = loop.make_cadence(
+    num_steps,
+    log_every=log.every_steps,
+    eval_every=log.eval_every_steps,
+    save_every=log.save_every_steps,
+  )
   if evaluate_at_saves:
     cadence = dataclasses.replace(cadence, eval_every=cadence.save_every)
-  state, host = session.layout.place(state), loop.new_host()
+  state = session.layout.place(state)
+  host = {**loop.new_host(), 'fingerprint': fingerprint}
   writes = jax.process_index() == 0
   quiet = session.quiet or not writes
-  with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
+  with (
+    checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints,
+    signals.deferred() as stopped,
+  ):
     restored = checkpoints.restore(state)
     if restored:
       state, host = restored
+    if host['fingerprint'] != fingerprint:
+      raise CheckpointError(
+        f'The training in {str(directory)!r} was begun on other images; give another '
+        '--workdir.'
+      )
     start = host['step']
     programs, inputs = {}, None
     if start < num_steps:
@@ -101,11 +121,17 @@ def fit(
         checkpoints=checkpoints,
         metrics_file=loop.MetricsFile(path, after_step=start, active=writes),
         progress=display,
+        stopped=stopped,
+        tracer=_tracer(session, directory),
         evaluate=evaluate,
-        tracer=loop.Tracer(session.config.profile.steps, directory / 'profile'),
       )
     frozen = freeze(state) if freeze else None
     checkpoints.save(num_steps, state=state, host=host, generator=frozen)
+    if caught := stopped(True):
+      raise signals.Interrupted(
+        f'Stopped by {caught} when {name} was trained and saved; run the same command to '
+        'go on.'
+      )
   return Fitted(state, host, frozen, loop.read_metrics(path))
 
 
@@ -117,61 +143,66 @@ def _describe(host, start):
   return ', '.join(parts)
 
 
-def _cadence(config, num_steps):
-  log = config.log
-  return loop.make_cadence(
-    num_steps,
-    log_every=log.every_steps,
-    eval_every=log.eval_every_steps,
-    save_every=log.save_every_steps,
-    steps_per_call=config.steps_per_call or 1,
-  )
+def _tracer(session, directory):
+  process = f'process-{jax.process_index()}'
+  return loop.Tracer(session.config.profile.steps, directory / 'profile' / process)
 
 
 def _programs(session, step, state, host, cadence, count, feed):
-  """Compiles the step for one and for several steps a call.
+  """Compiles the step for one and for several steps a call, those that are needed.
 
   Notes in `host` the steps a call, the seconds of compilation and the peak memory.
 
   Returns:
     `(programs, inputs)`, see `loop.train`.
   """
-  began = time.perf_counter()
+  began, start = time.perf_counter(), host['step']
+  candidates = _candidates(session, cadence, host['steps_per_call'])
+  # One window for all of them, or they would be programs of different shapes.
+  inputs = lambda at: feed(at * count, max(candidates) * count)
   compiled = {}
 
   def program(length):
     if length not in compiled:
       repeated = sharding.repeat_step(step, length)
-      arguments = (state, *feed(host['step'] * count, length * count))
+      arguments = (state, *inputs(start))
       compiled[length] = sharding.compile_step(repeated, session.layout, *arguments)
     return compiled[length]
 
   def seconds_a_step(length):
     """Of 100 steps on a copy of the state, which the program takes for itself."""
     call, copy = program(length), jax.tree.map(jnp.copy, state)
-    arguments = feed(host['step'] * count, length * count)
-    copy, _ = jax.block_until_ready(call(copy, *arguments))
+    copy, _ = jax.block_until_ready(call(copy, *inputs(start)))
     since, calls = time.perf_counter(), -(-100 // length)
     for _ in range(calls):
-      copy, metrics = call(copy, *arguments)
+      copy, metrics = call(copy, *inputs(start))
     jax.block_until_ready(metrics)
     return (time.perf_counter() - since) / (calls * length)
 
-  per_call = session.config.steps_per_call or host['steps_per_call']
-  if not per_call:
-    on_cpu = session.layout.mesh.devices.flat[0].platform == 'cpu'
-    candidates = [1] if on_cpu else _candidates(cadence)
-    per_call = choose_steps_per_call(candidates, seconds_a_step)
+  per_call = choose_steps_per_call(candidates, seconds_a_step)
+  single = start % per_call or cadence.num_steps % per_call
+  programs = {n: program(n) for n in {per_call, 1 if single else per_call}}
   host['steps_per_call'] = per_call
-  programs = {length: program(length) for length in {1, per_call}}
   host['compile_seconds'] += time.perf_counter() - began
   host['peak_bytes'] = programs[per_call].peak_bytes
-  return programs, lambda at: feed(at * count, per_call * count)
+  return programs, inputs
 
 
-def _candidates(cadence):
+def _candidates(session, cadence, chosen):
+  """Numbers of steps a call to choose from; `chosen` is what a checkpoint says, or 0."""
+  if session.config.steps_per_call:
+    return [min(session.config.steps_per_call, cadence.num_steps)]
+  if _on_cpu(session):
+    return [1]
+  if chosen:
+    return [chosen]
   every = (cadence.log_every, cadence.eval_every, cadence.save_every)
-  return [n for n in (1, 5, 10, 25, 50) if not any(steps % n for steps in every)]
+  fitting = [n for n in (10, 50) if not any(steps % n for steps in every)]
+  return [1, *(n for n in fitting if n <= cadence.num_steps)]
+
+
+def _on_cpu(session):
+  return session.layout.mesh.devices.flat[0].platform == 'cpu'
 
 
 def choose_steps_per_call(candidates, seconds_a_step):

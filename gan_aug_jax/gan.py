@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from gan_aug_jax import realdata, rng, sampler
+from gan_aug_jax.sharding import flatten
 
 
 @flax.struct.dataclass
@@ -111,8 +112,8 @@ def make_gan_step(
 
   def critic_loss(params, images, fake, labels):
     # Joined within each device's share: joined along the batch, they would be gathered.
-    both = _flatten(jnp.concatenate([images, fake], axis=1))
-    twice = _flatten(jnp.concatenate([labels, labels], axis=1))
+    both = flatten(jnp.concatenate([images, fake], axis=1))
+    twice = flatten(jnp.concatenate([labels, labels], axis=1))
     logits = discriminator.apply({'params': params}, both, twice)
     real_logits, fake_logits = jnp.split(logits.reshape(len(images), -1), 2, axis=1)
     loss = jnp.sum(discriminator_loss(real_logits, fake_logits)) / batch_size
@@ -130,10 +131,10 @@ def make_gan_step(
     position = layout.positions(batch_size)
     images, labels = realdata.take(data, state.step * batch_size + position, dtype)
     key = rng.stream_key(state.seed, 'gan_latent', state.step)
-    latent_keys = _flatten(rng.example_keys(key, position))
+    latent_keys = flatten(rng.example_keys(key, position))
     latents = sampler.draw_latents(latent_keys, latent_dim, dtype)
     fake, pull_back, stats = jax.vjp(
-      lambda params: generate(params, state.generator_stats, latents, _flatten(labels)),
+      lambda params: generate(params, state.generator_stats, latents, flatten(labels)),
       state.generator,
       has_aux=True,
     )
@@ -145,7 +146,7 @@ def make_gan_step(
     critic, discriminator_opt = _apply(
       discriminator_tx, grads, state.discriminator_opt, state.discriminator
     )
-    loss, image_grads = jax.value_and_grad(image_loss)(fake, critic, _flatten(labels))
+    loss, image_grads = jax.value_and_grad(image_loss)(fake, critic, flatten(labels))
     (grads,) = pull_back(image_grads)
     grads, loss = layout.sum((grads, loss))
     # Ramped up, or the average of a short training would be mostly its initialisation.
@@ -166,10 +167,6 @@ def make_gan_step(
     return state, {'generator_loss': loss, **critic_metrics}
 
   return gan_step
-
-
-def _flatten(x):
-  return x.reshape(-1, *x.shape[2:])
 
 
 def _apply(tx, grads, opt_state, params):

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 
+from clu import parameter_overview
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,6 +85,7 @@ def train_gan(session, dataset):
     num_steps=num_steps,
     count=config.batch_size,
     feed=fitting.make_feed(session, dataset),
+    fingerprint=dataset.fingerprint,
     evaluate=write_grid,
     evaluate_at_saves=True,
     freeze=frozen,
@@ -94,7 +96,7 @@ def train_gan(session, dataset):
     'arch': config.arch,
     'seed': seed,
     'num_steps': num_steps,
-    'num_params': sum(leaf.size for leaf in jax.tree.leaves(variables['params'])),
+    'num_params': int(parameter_overview.count_parameters(variables['params'])),
     'train_seconds': fitted.host['train_seconds'],
     'compile_seconds': fitted.host['compile_seconds'],
     'eval_seconds': fitted.host['eval_seconds'],
@@ -196,7 +198,7 @@ def _load_generator(session, info):
       'have seen some of the test split; train one in another --workdir.'
     )
   config = session.config.gan
-  generator = _build_generator(session, info, part='sampler')
+  generator = _build_generator(session, info)  # of the type it was saved in
   shapes = jax.eval_shape(
     functools.partial(generator.init, train=False),
     rng.stream_key(0, 'gan_init'),

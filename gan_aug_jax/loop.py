@@ -10,21 +10,14 @@ import json
 import math
 import os
 import pathlib
-import signal
 import statistics
 import time
 
 import jax
-from jax.experimental import multihost_utils
 import numpy as np
 
-from gan_aug_jax.errors import ConfigError, NonFiniteError, UserError
-
-
-class Interrupted(UserError):
-  """SIGTERM or Ctrl-C; the state is saved."""
-
-  exit_code = 75  # EX_TEMPFAIL of sysexits.h: start the same command again
+from gan_aug_jax.errors import NonFiniteError
+from gan_aug_jax.signals import Interrupted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,25 +30,15 @@ class Cadence:
   save_every: int
 
 
-def make_cadence(num_steps, *, log_every, eval_every, save_every, steps_per_call=1):
-  """Fills automatic cadences in.
+def make_cadence(num_steps, *, log_every, eval_every, save_every):
+  """Fills automatic cadences in, as multiples of `log_every`.
 
   Args:
     num_steps: length of training.
     log_every: steps between lines.
-    eval_every: steps between evaluations; 0: about 20 a run, a multiple of `log_every`.
-    save_every: steps between saves; 0: about 5 a run, a multiple of `log_every`.
-    steps_per_call: what each must be a multiple of.
-
-  Raises:
-    ConfigError: if a cadence falls inside a call of `steps_per_call` steps.
+    eval_every: steps between evaluations; 0: about 20 a run.
+    save_every: steps between saves; 0: about 5 a run.
   """
-  asked = {'every_steps': log_every, 'eval_every_steps': eval_every}
-  for name, every in (asked | {'save_every_steps': save_every}).items():
-    if every % steps_per_call:
-      raise ConfigError(
-        f'log.{name}={every} must be a multiple of steps_per_call={steps_per_call}.'
-      )
 
   def automatic(times):
     return max(1, num_steps // times // log_every) * log_every
@@ -107,29 +90,6 @@ def write_atomically(path, content):
     file.flush()
     os.fsync(file.fileno())
   os.replace(temporary, path)
-
-
-@contextlib.contextmanager
-def _stop_signals():
-  """Yields `stopped(step)`: the name of the signal to stop for, or None.
-
-  SIGTERM and SIGINT no longer end the process meanwhile. Of several processes, all stop
-  at one step: JAX's coordination service passes a SIGTERM on and agrees on the step.
-  """
-  if jax.process_count() > 1:
-    agreed = multihost_utils.reached_preemption_sync_point
-    yield lambda step: 'SIGTERM' if agreed(step) else None
-    return
-  caught = []
-  handlers = {}
-  with contextlib.suppress(ValueError):  # not the main thread: leave them alone
-    for number in (signal.SIGTERM, signal.SIGINT):
-      handlers[number] = signal.signal(number, lambda n, _: caught.append(n))
-  try:
-    yield lambda step: signal.Signals(caught[0]).name if caught else None
-  finally:
-    for number, handler in handlers.items():
-      signal.signal(number, handler)
 
 
 class Tracer:
@@ -190,14 +150,16 @@ def train(
   checkpoints,
   metrics_file,
   progress,
+  stopped: Callable,
+  tracer: Tracer,
   evaluate: Callable | None = None,
-  tracer=None,
 ):
   """Trains from where the state is to the last step.
 
   Args:
     programs: {steps in a call: `(state, *inputs) -> (state, metrics)`}, metrics with a
-      leading axis of that length; the longest that fits is called.
+      leading axis of that length. From a step the longest is called that the step is a
+      multiple of and that fits; a program of 1 must be there where no other does.
     state: pytree, donated.
     host: from `new_host` or a checkpoint.
     feed: `step -> inputs`.
@@ -205,50 +167,53 @@ def train(
     checkpoints: a `Checkpoints`.
     metrics_file: a `MetricsFile`.
     progress: a `Progress`.
+    stopped: from `signals.deferred`.
+    tracer: a `Tracer`.
     evaluate: `(step, state) -> {name: float}`, or None.
-    tracer: a `Tracer`, or None.
 
   Returns:
     `(state, host)`; the last step is not saved here, so that the caller can save what
     comes of it in the same atomic checkpoint.
 
   Raises:
-    NonFiniteError: at a line with a metric that is NaN or infinite; the checkpoint
-      before stays.
-    Interrupted: after SIGTERM or Ctrl-C, with the state saved.
+    NonFiniteError: at a line or save with a metric that is NaN or infinite; the
+      checkpoint before stays.
+    Interrupted: after a signal before the last step, with the state saved.
   """
   step, pending = host['step'], host['pending']
   began, since = time.perf_counter(), step
-  tracer = tracer or Tracer('')
-  with _stop_signals() as stopped, tracer:
+  with tracer:
     while step < cadence.num_steps:
-      length = max(n for n in programs if n <= cadence.num_steps - step)
+      length = _length(programs, step, cadence.num_steps)
       with tracer.annotate(step, step + length, state):
         state, metrics = programs[length](state, *feed(step))
       pending.append(metrics)
       step += length
-      caught = stopped(step)
-      due = [
+      log, evaluation, save = (
         step % every == 0 or step == cadence.num_steps
         for every in (cadence.log_every, cadence.eval_every, cadence.save_every)
-      ]
-      if not (any(due) or caught):
+      )
+      due = log or evaluation or save
+      caught = stopped(due)
+      if not (due or caught):
         continue
-      log, evaluation, save = due
       pending = host['pending'] = _fetch(pending)
       seconds = time.perf_counter() - began
       host['step'] = step
       host['train_seconds'] += seconds
-      row = {}
+      row = _mean(pending)
+      _check_finite(row, step)
       if log:
-        row = _mean(pending)
-        _check_finite(row, step)
         progress.update(step, _note(row))
         row['step_ms'] = 1e3 * seconds / (step - since)
         pending = host['pending'] = []
+      else:
+        row = {}
       if evaluation and evaluate:
         eval_began = time.perf_counter()
-        row |= evaluate(step, state)
+        scores = evaluate(step, state)
+        _check_finite(scores, step)
+        row |= scores
         host['eval_seconds'] += time.perf_counter() - eval_began
       if row:
         metrics_file.write_scalars(step, row)
@@ -257,13 +222,16 @@ def train(
         checkpoints.save(step, state=state, host={**host, 'pending': list(pending)})
       if caught and step < cadence.num_steps:
         raise Interrupted(
-          f'Stopped at step {step} of {cadence.num_steps} by '
-          f'{caught}; the state is saved: run the same command '
-          'to go on.'
+          f'Stopped at step {step} of {cadence.num_steps} by {caught}; the state is '
+          'saved: run the same command to go on.'
         )
       # Timed anew from here on, so that the above does not count as training.
       began, since = time.perf_counter(), step
   return state, host
+
+
+def _length(programs, step, num_steps):
+  return max(n for n in programs if step % n == 0 and step + n <= num_steps)
 
 
 def _fetch(pending):
@@ -285,8 +253,8 @@ def _check_finite(row, step):
   bad = [name for name, value in row.items() if not math.isfinite(value)]
   if bad:
     raise NonFiniteError(
-      f'{bad[0]} is {row[bad[0]]} at step {step}; the last checkpoint is kept: lower the '
-      'learning rate, or change the seed.'
+      f'{bad[0]} is {row[bad[0]]} at step {step}; the checkpoint before is kept. Lower '
+      'the learning rate or change the seed, in another --workdir.'
     )
 
 

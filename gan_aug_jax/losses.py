@@ -13,15 +13,13 @@ def cross_entropy(logits, labels):
 
   Args:
     logits: float [B, num_classes].
-    labels: int32 [B], or a distribution over the classes [B, num_classes].
+    labels: int32 [B].
 
   Returns:
     Losses [B], in nats, float32 or wider.
   """
   logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-  if labels.ndim == 1:
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-  return optax.softmax_cross_entropy(logits, labels)
+  return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 def _non_saturating_discriminator(real_logits, fake_logits, real_label):

@@ -29,10 +29,6 @@ class BatchPlan:
   def total(self):
     return self.num_synthetic + self.num_real
 
-  @property
-  def effective_ratio(self):
-    return self.num_synthetic / self.batch_size
-
 
 def plan_batch(batch_size, *, ratio, mode):
   """Plans a batch with S = round(ratio * B) synthetic images.

@@ -40,8 +40,8 @@ def take(data, index, dtype=jnp.float32):
 
   Args:
     data: a `RealData` whose window holds every index that matters.
-    index: int32 [...], places in the stream. Others than the window's are clamped to it
-      (a spare slot, whose weight is 0, may point anywhere).
+    index: int32 [...], places in the stream. One outside the window gives some example
+      of it: a slot that is masked may point anywhere.
     dtype: of the images.
 
   Returns:
@@ -67,7 +67,7 @@ def make_feed(images, labels, *, seed, place):
 
   Returns:
     `feed(first, count) -> RealData` whose window holds elements first to
-    first + count - 1 of the stream. For one count, the window has one length; it is
+    first + count - 1 of the stream. The window's length hangs on the count alone; it is
     renewed about once an epoch.
   """
   num_examples = len(images)
@@ -76,9 +76,10 @@ def make_feed(images, labels, *, seed, place):
 
   def feed(first, count):
     nonlocal held, data
-    if first not in held or first + count > held.stop:
+    num_epochs = max(0, count - 1) // num_examples + 2
+    fits = len(held) == num_epochs * num_examples
+    if not fits or first not in held or first + count > held.stop:
       epoch = first // num_examples
-      num_epochs = max(0, count - 1) // num_examples + 2
       start = epoch * num_examples
       orders = [epoch_order(seed, epoch + i, num_examples) for i in range(num_epochs)]
       order, at = place((np.concatenate(orders), np.int32(start)))

@@ -90,6 +90,11 @@ class Layout:
     )
 
 
+def flatten(x):
+  """Joins groups and shares to a batch: [groups, share, ...] to [groups * share, ...]."""
+  return x.reshape(-1, *x.shape[2:])
+
+
 def make_layout(backend, devices=None):
   """Returns the `Layout` of a backend over devices (default: all).
 

@@ -67,36 +67,21 @@ def describe_data(dataset):
 
 
 def claim(session, dataset):
-  """Writes config.json, or checks that the one there is of the same run.
+  """Writes config.json, unless one of the same run is there.
 
   Raises:
     CheckpointError: naming the fields that differ, when training of another config was
-      begun there; or when the training images are others.
+      begun there; or when the training images are others; or if it cannot be written.
   """
   path = session.path('config.json')
-  fields = json.loads(json.dumps(config_lib.flatten(session.config)))
   if path.exists():
     saved = read_json(path)
-    arms_begun = session.path('arms').exists()
-    before = config_lib.flatten(config_lib.from_dict(saved['config']))
-    before = json.loads(json.dumps(before))
-    differing = [
-      f'{field} ({before[field]!r} there, {value!r} now)'
-      for field, value in fields.items()
-      if before[field] != value
-      and not field.startswith(_MAY_DIFFER)
-      and (arms_begun or not field.startswith(_ARM_FIELDS))
-    ]
-    if differing:
-      raise CheckpointError(
-        f'{str(session.workdir)!r} holds a run of another config, {"; ".join(differing)};'
-        ' give another --workdir, or the same config.'
-      )
-    if saved['data']['fingerprint'] != dataset.fingerprint:
-      raise CheckpointError(
-        f'{str(session.workdir)!r} holds a run on other training images of '
-        f'{dataset.name!r}; give another --workdir.'
-      )
+    fields, before = (_plain(c) for c in (session.config.to_dict(), saved['config']))
+    differing = [name for name in fields if fields[name] != before[name]]
+    _check_fields(session, differing, before, fields)
+    check_data(session, saved, dataset)
+    if not differing:
+      return
   if jax.process_index() == 0:
     content = {
       'config': session.config.to_dict(),
@@ -111,6 +96,41 @@ def claim(session, dataset):
         f'The workdir {str(session.workdir)!r} cannot be written ({error.strerror}); '
         'choose another --workdir.'
       ) from None
+
+
+def _plain(config):
+  """{field: value} as JSON keeps it."""
+  return json.loads(json.dumps(config_lib.flatten(config_lib.from_dict(config))))
+
+
+def _check_fields(session, differing, before, fields):
+  """Refuses other fields where something trained in the workdir hangs on them."""
+  gan_begun, arms_begun = (session.path(part).exists() for part in ('gan', 'arms'))
+  fixed = [
+    f'{name} ({before[name]!r} there, {fields[name]!r} now)'
+    for name in differing
+    if not name.startswith(_MAY_DIFFER)
+    and (arms_begun or (gan_begun and not name.startswith(_ARM_FIELDS)))
+  ]
+  if fixed:
+    raise CheckpointError(
+      f'{str(session.workdir)!r} holds a run of another config, {"; ".join(fixed)}; give '
+      'another --workdir, or the same config.'
+    )
+
+
+def check_data(session, saved, dataset):
+  """Checks that a run's saved config.json is of these training images.
+
+  Raises:
+    CheckpointError: if something was trained there on others.
+  """
+  begun = any(session.path(part).exists() for part in ('gan', 'arms'))
+  if begun and saved['data']['fingerprint'] != dataset.fingerprint:
+    raise CheckpointError(
+      f'{str(session.workdir)!r} holds a run on other training images of '
+      f'{dataset.name!r}; give another --workdir.'
+    )
 
 
 def read_json(path):

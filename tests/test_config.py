@@ -88,7 +88,7 @@ BAD = {
   'classifier.precision': 'f32',
   'distributed.num_processes': -1,
   'distributed.process_id': -2,
-  'profile.steps': '100-110',
+  'profile.steps': '110:100',
   'log.every_steps': 0,
 }
 
@@ -109,6 +109,8 @@ def test_bad_values_are_named(field, value):
   [
     ({'data.image_size': 28}, 'data.image_size=28'),  # the dcgan doubles from 4
     ({'augment.crop': 32}, 'augment.crop=32'),
+    ({'classifier.features': (4,) * 6}, 'halves images 6 times'),
+    ({'steps_per_call': 30}, 'log.every_steps=50'),
     ({'mix.ratio': 0.001}, 'mix.ratio=0.001'),  # no image of a batch of 128
     ({'arms': ()}, 'arms=()'),
     ({'distributed.coordinator': 'a:1'}, 'distributed.num_processes=0'),
@@ -120,6 +122,14 @@ def test_bad_combinations_are_named(fields, named):
   bad.update_from_flattened_dict(fields)
   with pytest.raises(ConfigError, match=named.replace('(', r'\(').replace(')', r'\)')):
     config.validate(bad)
+
+
+def test_a_gan_that_is_not_trained_is_not_checked():
+  fields = config.default()
+  fields.data.image_size, fields.arms = 28, ('real_only',)
+  config.validate(fields)
+  with pytest.raises(ConfigError, match=r'data\.image_size=28'):
+    config.validate(fields, trains_gan=True)
 
 
 def test_every_field_is_checked_or_needs_no_check():

@@ -76,10 +76,41 @@ def test_fingerprint_sees_one_pixel_and_one_label(mnist5k):
 def test_resize_handles_any_size_and_mixed_sizes():
   rng = np.random.default_rng(0)
   images = [rng.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((60, 50), (20, 90))]
-  resized = data.resize(images, 32)
+  resized = data.resize(data._stack(images), 32)
   assert resized.shape == (2, 32, 32, 3) and resized.dtype == np.uint8
   flat = np.full((1, 64, 64, 1), 77, np.uint8)
   np.testing.assert_array_equal(data.resize(flat, 16), np.full((1, 16, 16, 1), 77))
+
+
+def _source(images, labels, num_classes=2):
+  split = data.Split(images, np.asarray(labels))
+  return lambda: (split, split, list('ab')[:num_classes])
+
+
+def test_a_dataset_of_mixed_sizes_is_split_and_resized(monkeypatch):
+  rng = np.random.default_rng(0)
+  images = [rng.integers(0, 256, (9 + i, 12, 3), np.uint8) for i in range(8)]
+  source = _source(data._stack(images), [0, 1] * 4)
+  monkeypatch.setitem(data._SOURCES, 'mixed', source)
+  options = {**OPTIONS, 'image_size': 8, 'val_fraction': 0.25}
+  loaded = data.load_dataset('mixed', **options)
+  assert loaded.train.images.shape == (6, 8, 8, 3) and len(loaded.val) == 2
+
+
+@pytest.mark.parametrize(
+  ('images', 'labels', 'message'),
+  [
+    (np.zeros((4, 8, 8, 3), np.float32), [0, 1, 0, 1], 'float32 with 3'),
+    (np.zeros((4, 8, 8, 4), np.uint8), [0, 1, 0, 1], 'uint8 with 4'),
+    (np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, -1], 'without a label'),
+    (np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, 2], 'without a label'),
+    (np.zeros((4, 8, 8, 3), np.uint8), [0, 0, 0, 1], "'b' .* has 1 training images"),
+  ],
+)
+def test_what_is_no_labelled_image_is_refused(images, labels, message, monkeypatch):
+  monkeypatch.setitem(data._SOURCES, 'odd', _source(images, labels))
+  with pytest.raises(DataError, match=message):
+    data.load_dataset('odd', **OPTIONS)
 
 
 @pytest.mark.parametrize(

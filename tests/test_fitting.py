@@ -1,11 +1,14 @@
 """Steps a call, precision and traces."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gan_aug_jax import fitting, loop, sharding
+from gan_aug_jax import config as config_lib, fitting, loop, realdata, sharding, workdir
+from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.models import layers
 from tests import tiny
 
@@ -20,9 +23,96 @@ def test_steps_a_call_are_the_fastest_of_those_measured():
   assert fitting.choose_steps_per_call([1], refuse) == 1
 
 
-def test_candidates_divide_every_cadence():
-  assert fitting._candidates(loop.Cadence(1000, 50, 100, 200)) == [1, 5, 10, 25, 50]
-  assert fitting._candidates(loop.Cadence(1000, 20, 100, 200)) == [1, 5, 10]
+class Steps(NamedTuple):
+  """A step that counts the real examples it takes, and a feed of a small set."""
+
+  toy: object
+  layout: sharding.Layout
+  count: int = 8
+
+  def feed(self):
+    feed = tiny.feed(self.layout.place, self.toy)
+    return lambda first, count: (feed(first, count),)
+
+  def step(self, state, data):
+    place = state['step'] * self.count + jnp.arange(self.count)
+    _, labels = realdata.take(data, place)
+    rows = data.order[place - data.start]
+    return {
+      'step': state['step'] + 1,
+      'seen': state['seen'].at[rows].add(1),
+    }, {'loss': jnp.mean(labels.astype(jnp.float32))}
+
+
+@pytest.mark.parametrize(
+  ('per_call', 'num_steps'), [(1, 45), (5, 45), (10, 45), (10, 40), (50, 20)]
+)
+def test_any_steps_a_call_take_the_same_examples(toy, tmp_path, per_call, num_steps):
+  """Small sets, and lengths that do not divide: one window serves every program."""
+  layout = tiny.layout('jit', 1)
+  steps = Steps(toy, layout)
+  config = config_lib.default()
+  config.steps_per_call = per_call
+  config_lib.validate(config)
+  session = workdir.Session(config, tmp_path, layout, quiet=True)
+  state = {'step': np.int32(0), 'seen': np.zeros(len(toy.train), np.int32)}
+  fitted = fitting.fit(
+    session,
+    tmp_path,
+    'test',
+    step=steps.step,
+    state=state,
+    num_steps=num_steps,
+    count=steps.count,
+    feed=steps.feed(),
+    fingerprint='f',
+    evaluate=None,
+  )
+  assert int(fitted.state['step']) == num_steps
+  taken = num_steps * steps.count
+  orders = [realdata.epoch_order(0, epoch, len(toy.train)) for epoch in range(20)]
+  expected = np.bincount(np.concatenate(orders)[:taken], minlength=len(toy.train))
+  np.testing.assert_array_equal(fitted.state['seen'], expected)
+
+
+def test_training_begun_on_other_images_is_refused(toy, tmp_path):
+  layout = tiny.layout('jit', 1)
+  steps = Steps(toy, layout)
+  session = workdir.Session(config_lib.default(), tmp_path, layout, quiet=True)
+  state = {'step': np.int32(0), 'seen': np.zeros(len(toy.train), np.int32)}
+
+  def fit(fingerprint):
+    fitting.fit(
+      session,
+      tmp_path,
+      'test',
+      step=steps.step,
+      state=state,
+      num_steps=3,
+      count=steps.count,
+      feed=steps.feed(),
+      fingerprint=fingerprint,
+      evaluate=None,
+    )
+
+  fit('one')
+  fit('one')
+  with pytest.raises(CheckpointError, match='other images'):
+    fit('another')
+
+
+def test_candidates_divide_every_cadence_and_fit(toy, tmp_path, monkeypatch):
+  config = config_lib.default()
+  session = workdir.Session(config, tmp_path, tiny.layout('jit', 1))
+  cadence = loop.Cadence(1000, 50, 100, 200)
+  assert fitting._candidates(session, cadence, 10) == [1]  # on CPU, whatever was chosen
+  monkeypatch.setattr(fitting, '_on_cpu', lambda session: False)
+  assert fitting._candidates(session, cadence, 0) == [1, 10, 50]
+  assert fitting._candidates(session, cadence, 10) == [10]
+  assert fitting._candidates(session, loop.Cadence(20, 50, 100, 200), 0) == [1, 10]
+  assert fitting._candidates(session, loop.Cadence(1000, 20, 100, 200), 0) == [1, 10]
+  config.steps_per_call = 5
+  assert fitting._candidates(session, cadence, 10) == [5]
 
 
 @pytest.mark.parametrize('backend', ['jit', 'pmap'])

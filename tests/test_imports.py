@@ -10,7 +10,9 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'gan_aug_jax'
 LAYERS = [
   {'__init__', 'errors'},
   {'config', 'rng', 'losses', 'realdata', 'metrics', 'models', 'progress', 'pictures'},
-  {'augment', 'mixing', 'sampler', 'sharding', 'data', 'checkpoint', 'devices', 'loop'},
+  {'augment', 'mixing', 'sampler', 'sharding', 'data', 'checkpoint', 'devices'},
+  {'signals'},
+  {'loop'},
   {'gan', 'classifier', 'workdir', 'report'},
   {'fitting'},
   {'gan_training', 'arms'},

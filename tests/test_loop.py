@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gan_aug_jax import checkpoint, loop, progress, sharding
-from gan_aug_jax.errors import ConfigError, NonFiniteError
+from gan_aug_jax import checkpoint, loop, progress, sharding, signals
+from gan_aug_jax.errors import CheckpointError, NonFiniteError
 
 WHERE = sharding.make_layout('jit', jax.devices()[:1])
 
@@ -36,7 +36,10 @@ def _train(
       stop(step)
     return (jnp.float32(np.nan if step == bad_at else 1),)
 
-  with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
+  with (
+    checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints,
+    signals.deferred() as stopped,
+  ):
     restored = checkpoints.restore(state)
     state, host = restored or (state, host)
     start = host['step']
@@ -50,6 +53,8 @@ def _train(
       checkpoints=checkpoints,
       metrics_file=loop.MetricsFile(path, after_step=start),
       progress=progress.Progress('test', num_steps, quiet=True),
+      stopped=stopped,
+      tracer=loop.Tracer(''),
       evaluate=lambda step, state: {'val': float(state['x'])},
     )
     checkpoints.save(num_steps, state=state, host=host)
@@ -130,13 +135,36 @@ def test_non_finite_metric_stops_and_keeps_the_checkpoint(tmp_path):
   assert host['step'] == 35 and np.isfinite(state['x'])
 
 
+def test_non_finite_state_is_never_saved(tmp_path):
+  """Saves fall between the lines that are checked."""
+  with pytest.raises(NonFiniteError, match=r'loss is nan at step 14'):
+    _train(tmp_path, bad_at=12, log_every=50)
+  with checkpoint.Checkpoints(tmp_path / 'checkpoints') as checkpoints:
+    template = WHERE.place({'x': np.float32(0), 'step': np.int32(0)})
+    _, host = checkpoints.restore(template)
+  assert host['step'] == 7
+
+
+def test_checkpoints_of_another_model_are_kept_and_named(tmp_path):
+  with pytest.raises(Crash):
+    _train(tmp_path, stop=_crash_at(40))
+  before = sorted(path.name for path in (tmp_path / 'checkpoints').iterdir())
+  with checkpoint.Checkpoints(tmp_path / 'checkpoints') as checkpoints:
+    other = WHERE.place({'weights': np.zeros(3, np.float32)})
+    with pytest.raises(CheckpointError, match='can be read'):
+      checkpoints.restore(other)
+    with pytest.raises(CheckpointError, match='Checkpoint 99'):
+      checkpoints.restore_step(99, other)
+  assert sorted(path.name for path in (tmp_path / 'checkpoints').iterdir()) == before
+
+
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_signal_saves_at_the_next_step(tmp_path, number):
   def stop(step):
     if step == 12:
       os.kill(os.getpid(), number)
 
-  with pytest.raises(loop.Interrupted, match=r'step 13 of 100') as caught:
+  with pytest.raises(signals.Interrupted, match=r'step 13 of 100') as caught:
     _train(tmp_path, stop=stop)
   assert caught.value.exit_code == 75
   state, start = _train(tmp_path)
@@ -146,13 +174,11 @@ def test_signal_saves_at_the_next_step(tmp_path, number):
   assert _rows(tmp_path) == _rows(tmp_path.parent / f'{tmp_path.name}-whole')
 
 
-def test_cadences_are_multiples_of_the_call():
-  cadence = loop.make_cadence(
-    1000, steps_per_call=30, log_every=60, eval_every=0, save_every=0
-  )
+def test_automatic_cadences_are_multiples_of_the_lines():
+  cadence = loop.make_cadence(1000, log_every=60, eval_every=0, save_every=0)
   assert cadence == loop.Cadence(1000, 60, 60, 180)
-  with pytest.raises(ConfigError, match=r'log\.every_steps=50 .* steps_per_call=30'):
-    loop.make_cadence(1000, steps_per_call=30, log_every=50, eval_every=0, save_every=0)
+  short = loop.make_cadence(20, log_every=60, eval_every=5, save_every=0)
+  assert short == loop.Cadence(20, 60, 5, 60)
 
 
 def test_writing_is_atomic(tmp_path, monkeypatch):

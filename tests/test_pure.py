@@ -34,17 +34,16 @@ def test_streams_steps_and_substeps_have_keys_of_their_own():
   assert len(data) == 24
 
 
-def test_cross_entropy_equals_numpy_for_hard_and_soft_labels():
+def test_cross_entropy_equals_numpy():
   logits = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
   labels = np.array([0, 1, 2, 3, 0, 1])
   expected = -scipy.special.log_softmax(logits, -1)[np.arange(6), labels]
   np.testing.assert_allclose(losses.cross_entropy(logits, labels), expected, rtol=1e-5)
-  soft = np.eye(4)[labels]
-  np.testing.assert_allclose(losses.cross_entropy(logits, soft), expected, rtol=1e-5)
 
 
 def test_gan_losses_equal_their_definitions():
-  real, fake = np.array([-2.0, 0.3, 1.7]), np.array([-0.4, 0.0, 3.0])
+  real = np.array([-2.0, 0.3, 1.7], np.float32)
+  fake = np.array([-0.4, 0.0, 3.0], np.float32)
   sigmoid, log = scipy.special.expit, np.log
   discriminator, generator = losses.make_gan_losses('non_saturating', real_label=0.9)
   expected = (

@@ -5,7 +5,6 @@ statistics, for models that have them; neither is read outside training.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from gan_aug_jax.models import layers
@@ -47,12 +46,10 @@ class MLP(nn.Module):
 
 def _head(model, x, train, keys):
   """Fully connected layers of `model.hidden`, dropout after each, then the logits."""
-  fold = jax.vmap(jax.random.fold_in, (0, None))
   x = x.reshape(x.shape[0], -1)
   for i, features in enumerate(model.hidden):
     x = nn.relu(layers.dense(features, dtype=model.dtype)(x))
-    if train and model.dropout:
-      x = layers.ExampleDropout(model.dropout)(x, fold(keys, i), train=train)
+    x = layers.ExampleDropout(model.dropout, i)(x, keys, train=train)
   return layers.dense(model.num_classes, dtype=model.dtype)(x)
 
 

@@ -5,6 +5,7 @@ synthetic batches do not leak into each other and there is nothing to synchronis
 """
 
 import functools
+import math
 
 import flax.linen as nn
 import jax
@@ -41,7 +42,9 @@ class DCGANDiscriminator(nn.Module):
       features = self.width * 2**i
       x = conv(features, use_bias=False)(x)
       x = nn.GroupNorm(
-        min(8, features), dtype=self.dtype, param_dtype=layers.param_dtype(self.dtype)
+        math.gcd(8, features),
+        dtype=self.dtype,
+        param_dtype=layers.param_dtype(self.dtype),
       )(x)
       x = nn.leaky_relu(x, 0.2)
     x = x.reshape(x.shape[0], -1)

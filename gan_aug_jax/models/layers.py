@@ -84,9 +84,11 @@ class ExampleDropout(nn.Module):
 
   Attributes:
     rate: probability of dropping, in [0, 1).
+    substep: folded into the keys, so that layers drop apart from each other.
   """
 
   rate: float
+  substep: int = 0
 
   @nn.compact
   def __call__(self, x, keys, *, train):
@@ -94,7 +96,8 @@ class ExampleDropout(nn.Module):
     if not train or self.rate == 0:
       return x
     drop = nn.Dropout(self.rate, deterministic=False)
-    return jax.vmap(lambda row, key: drop(row, rng=key))(x, keys)
+    fold = lambda key: jax.random.fold_in(key, self.substep)
+    return jax.vmap(lambda row, key: drop(row, rng=fold(key)))(x, keys)
 
 
 def max_pool_2x2(x):
