@@ -14,7 +14,7 @@ import os
 
 import numpy as np
 
-from gan_aug_jax.errors import DataError
+from gan_aug_jax.errors import DataError, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,8 +227,11 @@ def _prepare(builder):
 
   tf.config.set_visible_devices([], 'GPU')  # or it takes the accelerator's memory
   try:
+    logging.getLogger('urllib3').setLevel(logging.ERROR)  # it warns at every retry
     builder.download_and_prepare(file_format='array_record')
-  except Exception as error:
+  except UserError:
+    raise
+  except Exception as error:  # of the network, the disk, the dataset's own code
     reason = str(error).strip().splitlines()[0][:160] if str(error) else type(error)
     raise DataError(
       f'{builder.name!r} could not be downloaded and prepared in {where!r} ({reason}); '
