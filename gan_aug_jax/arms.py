@@ -19,7 +19,7 @@ from gan_aug_jax import (
 )
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.models import classifiers
-from gan_aug_jax.workdir import describe_devices, read_json, versions
+from gan_aug_jax.workdir import describe_devices, read_result, versions
 
 _EVAL_BATCH = 500
 
@@ -39,8 +39,9 @@ def train_arm(session, dataset, name, generator, evaluator):
   """
   directory = session.path('arms', name)
   finished = directory / 'result.json'
-  if finished.exists():
-    return read_json(finished)
+  result = read_result(finished)
+  if result and (directory / 'predictions.npz').exists():
+    return result
   model, evaluate = evaluator
   config = session.config
   num_steps = config_lib.num_steps_of(config, 'classifier', len(dataset.train))
@@ -252,7 +253,7 @@ def evaluate_arms(session, dataset):
   scores = {}
   for name in session.config.arms:
     directory = session.path('arms', name)
-    if not (directory / 'result.json').exists():
+    if not read_result(directory / 'result.json'):
       continue
     num_steps = config_lib.num_steps_of(session.config, 'classifier', len(dataset.train))
     optimizer = _optimizer(session, num_steps)

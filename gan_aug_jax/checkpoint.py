@@ -20,6 +20,10 @@ from gan_aug_jax.errors import CheckpointError
 _LOG = logging.getLogger('gan_aug_jax')
 
 
+class UnreadableGenerator(CheckpointError):
+  """A frozen generator that is missing, damaged or of another model."""
+
+
 class Checkpoints:
   """The checkpoints of one training, the newest two of them kept."""
 
@@ -29,8 +33,8 @@ class Checkpoints:
     Raises:
       CheckpointError: if it cannot be written.
     """
-    # orbax logs every save at a level that absl prints.
-    logging.getLogger('absl').setLevel(logging.ERROR)
+    # orbax logs every save, and what it finds damaged, at levels that absl prints.
+    logging.getLogger('absl').setLevel(logging.CRITICAL)
     self.directory = pathlib.Path(directory).absolute()
     try:
       options = ocp.CheckpointManagerOptions(max_to_keep=2)
@@ -82,7 +86,7 @@ class Checkpoints:
       restored = self._read(step, state)
       if restored:
         for damaged in steps[:i]:
-          self._set_aside(damaged, step)
+          self.set_aside(damaged)
         return restored
     if steps:
       raise CheckpointError(
@@ -101,8 +105,8 @@ class Checkpoints:
     restored = self._read(step, state)
     if not restored:
       raise CheckpointError(
-        f'Checkpoint {step} in {str(self.directory)!r} is missing or damaged; delete '
-        f'{str(self.directory.parent)!r} and run again.'
+        f'Checkpoint {step} in {str(self.directory)!r} is missing or damaged; move '
+        f'{str(self.directory.parent)!r} away and run again.'
       )
     return restored[0]
 
@@ -133,7 +137,7 @@ class Checkpoints:
       sharding: where to put the arrays.
 
     Raises:
-      CheckpointError: if there is none, or it is damaged or of another model.
+      UnreadableGenerator: if it cannot be read.
     """
     step = self._manager.latest_step()
     abstract = jax.tree.map(
@@ -143,23 +147,22 @@ class Checkpoints:
     try:
       return self._manager.restore(step, args=items).generator
     except Exception as error:  # orbax raises many kinds on damaged files
-      raise CheckpointError(
-        f'The generator of checkpoint {step} in {str(self.directory)!r} cannot be read '
-        f'({type(error).__name__}); delete {str(self.directory.parent)!r} and train it '
-        'again.'
+      raise UnreadableGenerator(
+        f'The generator of checkpoint {step} in {str(self.directory)!r} cannot be read; '
+        'run or train-gan with the same --config and --workdir mends it.'
       ) from error
 
-  def _set_aside(self, step, restored):
+  def set_aside(self, step):
+    """Renames a checkpoint that cannot be read, with a warning."""
     names = (f'{step}.damaged{n or ""}' for n in itertools.count())
     target = next(path for n in names if not (path := self.directory / n).exists())
-    if jax.process_index() == 0:
+    if jax.process_index() == 0 and (self.directory / str(step)).exists():
       os.replace(self.directory / str(step), target)
       _LOG.warning(
-        'Checkpoint %d in %s cannot be read; going back to that of step %d. It is kept '
-        'as %s.',
+        'Checkpoint %d in %s cannot be read; going back to the one before. It is kept as '
+        '%s.',
         step,
         self.directory,
-        restored,
         target.name,
       )
     if jax.process_count() > 1:

@@ -1,15 +1,20 @@
 """The commands of `python -m gan_aug_jax`, also installed as `gan-aug-jax`."""
 
-import contextlib
+import difflib
+import os
 import pathlib
-import signal
+import re
+import runpy
 import sys
+import traceback
 import warnings
 
 from absl import flags
+import ml_collections
 from ml_collections import config_flags
 
-from gan_aug_jax import config as config_lib
+import gan_aug_jax
+from gan_aug_jax import config as config_lib, signals
 from gan_aug_jax.errors import ConfigError, UserError
 
 _HELP = """\
@@ -34,8 +39,10 @@ the workdir holds; the last three need only --workdir.
   python -m gan_aug_jax run --config=configs/mlp.py:updated --workdir=runs/mlp
   python -m gan_aug_jax sample --workdir=runs/first --seed=7
 
-Exit codes: 0 done, 2 usage, 3 data or environment, 75 stopped by a signal with the state
-saved (run the same command to go on).
+Tuples are written --config.arms="('real_only','augmented')".
+
+Exit codes: 0 done, 1 a defect of ours (--debug shows where), 2 usage, 3 data or
+environment, 75 stopped by a signal with the state saved (run the same command to go on).
 """
 
 _TRAINING = ('run', 'train-gan', 'train-classifier')
@@ -47,25 +54,28 @@ def main(argv=None):
   argv = list(sys.argv if argv is None else argv)
   warnings.filterwarnings('ignore')
   try:
-    _dispatch(argv)
-  except (UserError, KeyboardInterrupt) as error:
+    with signals.watched():
+      _dispatch(argv)
+  except Exception as error:
     if '--debug' in argv:
       raise
-    if isinstance(error, KeyboardInterrupt):
-      error = _interrupted()
-    print(f'gan_aug_jax: {error}', file=sys.stderr)
-    return error.exit_code
+    if isinstance(error, UserError):
+      print(f'gan_aug_jax: {error}', file=sys.stderr)
+      return error.exit_code
+    print(
+      f'gan_aug_jax: {_explain(error)} ({type(error).__name__}; this is a defect of ours '
+      'or of the machine: --debug shows where.)',
+      file=sys.stderr,
+    )
+    return 1
   return 0
-
-
-def _interrupted():
-  from gan_aug_jax import signals
-
-  return signals.Interrupted('Stopped by Ctrl-C; run the same command to go on.')
 
 
 def _dispatch(argv):
   command = argv[1] if len(argv) > 1 else '--help'
+  if command == '--version':
+    print(gan_aug_jax.__version__)
+    return
   if command in ('--help', '-h', '-help', 'help') or '--help' in argv:
     print(_HELP)
     return
@@ -82,29 +92,66 @@ def _dispatch(argv):
 
 def _parse(command, argv):
   """Parses flags: an absl FlagValues with workdir, config, seed and debug."""
+  argv = _join_config(argv)
+  _check_flags(command, argv)
+  argv = [_find_config(arg) for arg in argv]
+  paths = [arg for arg in argv if re.match(r'--?config=', arg)]
+  file = paths[-1].partition('=')[2].partition(':')[0] if paths else None
+  if file:
+    _check_config_file(file)
   values = flags.FlagValues()
   flags.DEFINE_string('workdir', None, 'Directory of the run.', flag_values=values)
   flags.DEFINE_integer('seed', 0, 'Of the samples to draw.', flag_values=values)
   flags.DEFINE_bool('debug', False, 'Show tracebacks.', flag_values=values)
-  argv = [_find_config(arg) for arg in _join_config(argv)]
   config_flags.DEFINE_config_file(
     'config', None, 'Config file.', flag_values=values, sys_argv=argv
   )
   try:
     rest = values(argv)[1:]
+    config = values.config
   except UserError:
     raise
   except Exception as error:  # absl and ml_collections raise many kinds
-    raise ConfigError(_explain(error)) from None
+    raise ConfigError(_explain(error, file)) from error
   if rest:
     raise ConfigError(f'{rest[0]!r} is not a flag; flags are written --name=value.')
   if not values.workdir:
     raise ConfigError('--workdir is missing; name a directory, such as runs/first.')
-  if command in _TRAINING and values.config is None:
-    raise ConfigError('--config is missing; name a file, such as configs/mnist5k.py.')
-  if command in _LATER and values.config is not None:
-    raise ConfigError(f'{command} takes its config from --workdir; leave --config out.')
+  if values.seed < 0:
+    raise ConfigError(f'--seed={values.seed} must be at least 0.')
+  if command in _TRAINING and not isinstance(config, ml_collections.ConfigDict):
+    raise ConfigError(
+      f'get_config() of the config file returned {type(config).__name__}; it must return '
+      'a config that starts from gan_aug_jax.config.default().'
+    )
+  if any(arg.startswith('--config.') for arg in argv) and config:
+    config.duration = ''  # which was that of the config as it stands
   return values
+
+
+def _check_flags(command, argv):
+  """Refuses what absl and ml_collections would refuse with less help."""
+  fields = config_lib.flatten(config_lib.default())
+  has_config = any(re.match(r'--?config=', arg) for arg in argv)
+  if command in _TRAINING and not has_config:
+    raise ConfigError('--config is missing; name a file, such as configs/mnist5k.py.')
+  if command in _LATER and any(re.match(r'--?config[=.]', arg) for arg in argv):
+    raise ConfigError(f'{command} takes its config from --workdir; leave --config out.')
+  for arg in argv[1:]:
+    name = arg.lstrip('-').partition('=')[0]
+    if name in fields and name != 'seed':
+      raise ConfigError(f'--{name} is a field of the config: write --config.{name}.')
+    if name == 'seed' and command != 'sample':
+      raise ConfigError('--seed belongs to sample; a run has --config.seed.')
+    if not name.startswith('config.'):
+      continue
+    field = name.removeprefix('config.')
+    if any(known.startswith(f'{field}.') for known in fields):
+      raise ConfigError(f'{field} is a group of fields; set one, as in --{name}.NAME.')
+    if field not in fields:
+      close = difflib.get_close_matches(field, fields, n=1)
+      hint = f'did you mean {close[0]}?' if close else 'see gan_aug_jax/config.py.'
+      raise ConfigError(f'There is no config field {field!r}; {hint}')
 
 
 def _join_config(argv):
@@ -128,10 +175,34 @@ def _find_config(arg):
   raise ConfigError(f'There is no config file {file!r}; see configs/ for those shipped.')
 
 
-def _explain(error):
-  """The last line of what a parser raised, as a sentence."""
-  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-  text = lines[-1] if lines else type(error).__name__
+def _check_config_file(file):
+  """Runs a config file by itself, where errors can still be told from others.
+
+  Raises:
+    ConfigError: if it cannot be run, or has no get_config.
+  """
+  try:
+    content = runpy.run_path(file)
+  except SyntaxError as error:
+    raise ConfigError(f'In {file}, line {error.lineno}: {error.msg}.') from None
+  except Exception as error:
+    raise ConfigError(_explain(error, file)) from error
+  if not callable(content.get('get_config')):
+    raise ConfigError(f'{file} has no get_config(); see configs/ for examples.')
+
+
+def _explain(error, file=None):
+  """What a parser or a config file raised, as a sentence."""
+  text = ' '.join(str(part) for part in error.args) or type(error).__name__
+  lines = [line.strip() for line in text.splitlines() if line.strip()]
+  text = re.sub(r'^[\w.]+(Error|Exception): ', '', lines[-1])
+  inside = [
+    frame.lineno
+    for frame in traceback.extract_tb(error.__traceback__)
+    if file and frame.filename == file
+  ]
+  if inside:
+    text = f'In {file}, line {inside[-1]}: {text}'
   return text if text.endswith(('.', '?')) else f'{text}.'
 
 
@@ -152,11 +223,10 @@ def _train(command, options):
   config = options.config
   only_gan = command == 'train-gan'
   session = _start(config, options.workdir, trains_gan=only_gan or None)
-  from gan_aug_jax import experiment, gan_training, signals, workdir
+  from gan_aug_jax import experiment, gan_training, workdir
 
-  with contextlib.suppress(ValueError):  # not the main thread
-    signal.signal(signal.SIGTERM, signals.raise_interrupted)
   dataset = experiment.load_data(config)
+  signals.check()
   workdir.claim(session, dataset)
   print(experiment.announce(session, dataset), flush=True)
   generator = None
@@ -170,6 +240,7 @@ def _train(command, options):
     else:
       generator = gan_training.load_generator(session, dataset)
   results = experiment.train_arms(session, dataset, generator)
+  signals.check()
   _show(session, results)
 
 
@@ -188,11 +259,13 @@ def _reopen(options):
   """The session and config.json of a finished run."""
   from gan_aug_jax import workdir
 
-  run = workdir.read_json(pathlib.Path(options.workdir, 'config.json'))
+  run = workdir.read_json(pathlib.Path(options.workdir, 'config.json'), 'config', 'data')
   config, here = config_lib.from_dict(run['config']), config_lib.default()
   # Where it was trained is not where it is looked at.
   for field in ('platform', 'num_cpu_devices', 'distributed'):
     config[field] = here[field]
+  if config.data.data_dir and not os.path.isdir(config.data.data_dir):
+    config.data.data_dir = ''  # TFDS_DATA_DIR may say where it is now
   return _start(config, options.workdir), run
 
 
@@ -204,6 +277,9 @@ def _evaluate(options):
   workdir.check_data(session, run, dataset)
   scores = arms.evaluate_arms(session, dataset)
   report.print_scores(scores)
+  missing = [arm for arm in session.config.arms if arm not in scores]
+  if missing:
+    print(f'Not trained yet: {", ".join(missing)}.')
 
 
 def _sample(options):
@@ -217,6 +293,6 @@ def _report(options):
   from gan_aug_jax import report, workdir
 
   directory = pathlib.Path(options.workdir)
-  run = workdir.read_json(directory / 'config.json')
-  results = workdir.read_json(directory / 'results.json')
+  run = workdir.read_json(directory / 'config.json', 'config', 'data')
+  results = workdir.read_json(directory / 'results.json', 'arms', 'gan', 'versions')
   print(f'Report: {report.render(directory, run, results)}')

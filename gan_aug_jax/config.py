@@ -138,7 +138,7 @@ _RULES = {
   'seed': _whole(0),
   'backend': _one_of('jit', 'pmap'),
   'platform': _one_of('', 'cpu', 'gpu', 'tpu'),
-  'num_cpu_devices': _whole(0),
+  'num_cpu_devices': (lambda n: 0 <= n <= 256, 'from 0 to 256'),
   'steps_per_call': _whole(0),
   'precision': _one_of(*_PRECISIONS),
   'arms': (
@@ -235,6 +235,9 @@ def validate(config, *, trains_gan=None):
     ConfigError: the first field that is wrong, its value and what is allowed.
   """
   fields = flatten(config)
+  unknown = set(fields) - set(flatten(default()))
+  if unknown:
+    raise ConfigError(f'There is no config field {min(unknown)!r}; see {__name__}.')
   for field, (allowed, description) in _RULES.items():
     if field not in fields:
       raise ConfigError(f'The config lacks the field {field}; start from default().')

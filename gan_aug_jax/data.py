@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import logging
 import os
+import re
 
 import numpy as np
 
@@ -194,6 +195,11 @@ def _load_tfds(name, data_dir):
 
 
 def _tfds_builder(name, data_dir):
+  if not re.fullmatch(r'\w+(/[\w.-]+)?(:[\d.*]+)?', name):
+    raise DataError(
+      f'data.name={name!r} is no name of a dataset; write mnist5k, or NAME, NAME/CONFIG '
+      'or NAME:VERSION of TFDS.'
+    )
   # TFDS warns of every directory it looks into.
   logging.getLogger('absl').setLevel(logging.ERROR)
   import tensorflow_datasets as tfds
@@ -211,7 +217,7 @@ def _tfds_builder(name, data_dir):
     )
     raise DataError(f'There is no dataset data.name={name!r}; {hint}') from None
   except (AssertionError, ValueError, ImportError) as error:
-    reason = str(error).splitlines()[-1].removesuffix('.')
+    reason = str(error).strip().splitlines()[0].removesuffix('.')
     raise DataError(f'TFDS cannot load {name!r}: {reason}.') from None
 
 
@@ -219,7 +225,7 @@ def _prepare(builder):
   where = os.path.dirname(os.path.dirname(builder.data_dir))
   advice = (
     'set data.data_dir or TFDS_DATA_DIR to the directory where it is, or prepare it on a '
-    "machine with a network and `pip install 'gan-aug-jax[tensorflow]'`"
+    "machine with a network and this package's extra 'tensorflow'"
   )
   if importlib.util.find_spec('tensorflow') is None:
     raise DataError(f'{builder.name!r} is not prepared in {where!r}; {advice}.')

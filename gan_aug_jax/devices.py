@@ -74,8 +74,8 @@ def _find(jax, asked):
     devices = []
   if not devices or (asked and devices[0].platform != asked):
     raise DeviceError(
-      f'platform={asked!r} was asked for and JAX finds no such device; install its JAX '
-      "(pip install 'gan-aug-jax[cuda]' or '[tpu]'), or leave --config.platform out."
+      f'platform={asked!r} was asked for and JAX finds no such device; install this '
+      "package's extra 'cuda' or 'tpu', or leave --config.platform out."
     )
   return devices
 

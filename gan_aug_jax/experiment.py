@@ -36,6 +36,8 @@ def announce(session, dataset):
   parts.append(f'{len(config.arms)} x a {config.classifier.arch}, {steps:,} steps each')
   sizes = f'{len(dataset.train):,} / {len(dataset.val):,} / {len(dataset.test):,}'
   duration = f' Expect {config.duration}.' if config.duration else ''
+  if config.steps_per_call > 1 and session.layout.on_cpu:
+    duration += ' Several steps a call are slow on a CPU: steps_per_call=1 is faster.'
   return (
     f'{dataset.name}: {sizes} training / validation / test images.\n'
     f'Training {" and ".join(parts)}, on {describe_devices(session.layout)}.{duration}'

@@ -192,17 +192,13 @@ def _candidates(session, cadence, chosen):
   """Numbers of steps a call to choose from; `chosen` is what a checkpoint says, or 0."""
   if session.config.steps_per_call:
     return [min(session.config.steps_per_call, cadence.num_steps)]
-  if _on_cpu(session):
+  if session.layout.on_cpu:
     return [1]
   if chosen:
     return [chosen]
   every = (cadence.log_every, cadence.eval_every, cadence.save_every)
   fitting = [n for n in (10, 50) if not any(steps % n for steps in every)]
   return [1, *(n for n in fitting if n <= cadence.num_steps)]
-
-
-def _on_cpu(session):
-  return session.layout.mesh.devices.flat[0].platform == 'cpu'
 
 
 def choose_steps_per_call(candidates, seconds_a_step):

@@ -21,9 +21,10 @@ from gan_aug_jax import (
   rng,
   sampler,
 )
+from gan_aug_jax.checkpoint import UnreadableGenerator
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.models import discriminators, generators
-from gan_aug_jax.workdir import describe_data, read_json
+from gan_aug_jax.workdir import describe_data, read_result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +53,16 @@ def train_gan(session, dataset):
     The `FrozenGenerator`.
   """
   directory, info = session.path('gan'), describe_data(dataset)
-  if (directory / 'result.json').exists():
-    return _load_generator(session, info)
+  finished = read_result(directory / 'result.json')
+  if finished:
+    try:
+      generator = _load_generator(session, info)
+    except UnreadableGenerator:
+      with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
+        checkpoints.set_aside(finished['num_steps'])
+    else:
+      _write_samples(session, dataset, generator)
+      return generator
   config = session.config.gan
   seed = config_lib.seed_of(session.config, 'gan')
   num_steps = config_lib.num_steps_of(session.config, 'gan', len(dataset.train))
@@ -104,13 +113,22 @@ def train_gan(session, dataset):
     'peak_bytes': fitted.host['peak_bytes'],
     'step_ms_median': loop.median_step_ms(fitted.rows),
   }
+  generator = FrozenGenerator(sample, variables, result)
+  _write_samples(session, dataset, generator)
   if jax.process_index() == 0:
-    picture = pictures.sample_grid(
-      dataset.class_names, draw(variables, 8), _real_examples(dataset, 8)
-    )
-    loop.write_atomically(directory / 'samples.png', picture)
     loop.write_atomically(directory / 'result.json', json.dumps(result, indent=1))
-  return FrozenGenerator(sample, variables, result)
+  return generator
+
+
+def _write_samples(session, dataset, generator):
+  """gan/samples.png, unless it is there: real images and the generator's first draws."""
+  path = session.path('gan', 'samples.png')
+  if path.exists() or jax.process_index():
+    return
+  draw = _make_grid_sampler(dataset.num_classes, generator.sample)
+  grid = draw(generator.variables, 8)
+  picture = pictures.sample_grid(dataset.class_names, grid, _real_examples(dataset, 8))
+  loop.write_atomically(path, picture)
 
 
 def _real_examples(dataset, count):
@@ -186,12 +204,12 @@ def load_generator(session, dataset):
 
 def _load_generator(session, info):
   directory = session.path('gan')
-  if not (directory / 'result.json').exists():
+  result = read_result(directory / 'result.json')
+  if not result:
     raise CheckpointError(
       f'There is no trained generator in {str(session.workdir)!r}; run train-gan with '
       'the same --config and --workdir first, or set --config.mix.ratio=0.'
     )
-  result = read_json(directory / 'result.json')
   if result['fingerprint'] != info['fingerprint']:
     raise CheckpointError(
       f'The generator in {str(session.workdir)!r} was trained on other images and may '

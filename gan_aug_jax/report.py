@@ -8,6 +8,7 @@ import base64
 import importlib.resources
 import math
 import pathlib
+import zipfile
 
 import jinja2
 import numpy as np
@@ -15,6 +16,7 @@ import rich.console
 import rich.table
 
 from gan_aug_jax import config as config_lib, loop, pictures
+from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.progress import format_seconds
 
 # (field of an arm, heading, format)
@@ -53,7 +55,7 @@ def print_table(results, file=None):
 def print_scores(scores, file=None):
   """Prints {arm: {split: scores}} of `arms.evaluate_arms` as a table."""
   names = ('accuracy', 'precision', 'recall', 'f1', 'loss')
-  table = rich.table.Table('arm', 'split', *names)
+  table = rich.table.Table(rich.table.Column('arm', no_wrap=True), 'split', *names)
   for arm, splits in scores.items():
     for split, values in splits.items():
       table.add_row(arm, split, *(f'{values[name]:.4f}' for name in names))
@@ -100,19 +102,26 @@ def compare(treatment, control, labels):
   }
 
 
+def _predictions(workdir, arm):
+  path = pathlib.Path(workdir, 'arms', arm, 'predictions.npz')
+  try:
+    with np.load(path) as saved:
+      return saved['test_predictions'], saved['test_labels']
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    raise CheckpointError(
+      f'{str(path)!r} is missing or damaged; move it away and start the run again: it '
+      'makes a new one from the checkpoint.'
+    ) from None
+
+
 def findings(workdir, results):
   """(verdict, paragraph) for each pair of arms with and without synthetic images."""
   lines = []
   for treatment, control in _PAIRS:
     if not {treatment, control} <= set(results['arms']):
       continue
-    with (
-      np.load(pathlib.Path(workdir, 'arms', treatment, 'predictions.npz')) as mine,
-      np.load(pathlib.Path(workdir, 'arms', control, 'predictions.npz')) as theirs,
-    ):
-      paired = compare(
-        mine['test_predictions'], theirs['test_predictions'], mine['test_labels']
-      )
+    mine, labels = _predictions(workdir, treatment)
+    paired = compare(mine, _predictions(workdir, control)[0], labels)
     arms = results['arms']
     before, after = arms[control], arms[treatment]
     if paired['low'] > 0:
@@ -203,7 +212,9 @@ def render(workdir, run, results):
   }
   if results['gan']:
     embedded['gan_curves'] = _gan_curves(workdir)
-    embedded['samples'] = (workdir / 'gan' / 'samples.png').read_bytes()
+    samples = workdir / 'gan' / 'samples.png'
+    if samples.exists():
+      embedded['samples'] = samples.read_bytes()
   source = importlib.resources.files('gan_aug_jax').joinpath('report.html.j2').read_text()
   template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
   html = template.from_string(source).render(

@@ -37,6 +37,10 @@ class Layout:
     return len(self.mesh.local_devices)
 
   @property
+  def on_cpu(self):
+    return self.mesh.devices.flat[0].platform == 'cpu'
+
+  @property
   def axis_name(self):
     """Name of the mapped axis inside the step, or None under `jit`."""
     return _AXIS if self.backend == 'pmap' else None

@@ -75,7 +75,7 @@ def claim(session, dataset):
   """
   path = session.path('config.json')
   if path.exists():
-    saved = read_json(path)
+    saved = read_json(path, 'config', 'data')
     fields, before = (_plain(c) for c in (session.config.to_dict(), saved['config']))
     differing = [name for name in fields if fields[name] != before[name]]
     _check_fields(session, differing, before, fields)
@@ -133,18 +133,32 @@ def check_data(session, saved, dataset):
     )
 
 
-def read_json(path):
-  """Reads a JSON file of a run.
+def read_json(path, *keys):
+  """Reads a JSON object of a run.
+
+  Args:
+    path: of the file.
+    *keys: that it must have.
 
   Raises:
-    CheckpointError: if it is missing or not JSON.
+    CheckpointError: if it is missing, not JSON, or lacks a key.
   """
-  try:
-    return json.loads(pathlib.Path(path).read_text())
-  except (OSError, ValueError):
+  content = read_result(path)
+  if content is None or not set(keys) <= set(content):
     raise CheckpointError(
-      f'{str(path)!r} is missing or damaged; give the --workdir of a run.'
-    ) from None
+      f'{str(path)!r} is missing or damaged; if this is the --workdir of a run, move '
+      'that file away and run again: it makes a new one from what is there.'
+    )
+  return content
+
+
+def read_result(path):
+  """The JSON object in a file, or None where it is missing or damaged."""
+  try:
+    content = json.loads(pathlib.Path(path).read_text())
+  except (OSError, ValueError):
+    return None
+  return content if isinstance(content, dict) else None
 
 
 def versions():

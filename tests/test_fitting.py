@@ -106,7 +106,7 @@ def test_candidates_divide_every_cadence_and_fit(toy, tmp_path, monkeypatch):
   session = workdir.Session(config, tmp_path, tiny.layout('jit', 1))
   cadence = loop.Cadence(1000, 50, 100, 200)
   assert fitting._candidates(session, cadence, 10) == [1]  # on CPU, whatever was chosen
-  monkeypatch.setattr(fitting, '_on_cpu', lambda session: False)
+  monkeypatch.setattr(sharding.Layout, 'on_cpu', False)
   assert fitting._candidates(session, cadence, 0) == [1, 10, 50]
   assert fitting._candidates(session, cadence, 10) == [10]
   assert fitting._candidates(session, loop.Cadence(20, 50, 100, 200), 0) == [1, 10]

@@ -222,7 +222,14 @@ def test_usage_errors_are_one_sentence(config_file, tmp_path, capsys):
     (['run', config], '--workdir is missing'),
     (['run', workdir], '--config is missing'),
     (['run', '--config=configs/none.py', workdir], "no config file 'configs/none.py'"),
-    (['run', config, workdir, '--config.mix.rattio=0.5'], 'rattio'),
+    (['run', config, workdir, '--config.mix.rattio=0.5'], 'did you mean mix.ratio?'),
+    (['run', config, workdir, '--config.mix=0.5'], 'mix is a group of fields'),
+    (['run', config, workdir, '--mix.ratio=0.5'], 'write --config.mix.ratio'),
+    (['run', config, workdir, '--seed=3'], '--seed belongs to sample'),
+    (['run', workdir, '--config.gan.num_steps=4'], '--config is missing'),
+    (['sample', workdir, '--config.gan.width=3'], 'leave --config out'),
+    (['sample', workdir, '--seed=-1'], '--seed=-1'),
+    (['run', config, workdir, '--config.augment.flip=maybe'], 'maybe'),
     (['run', config, workdir, '--config.mix.ratio=lots'], 'lots'),
     (['run', config, workdir, '--config.mix.ratio=1.5'], 'mix.ratio=1.5'),
     (['run', config, workdir, '--config.gan.num_steps=2.5'], '2.5'),
@@ -239,6 +246,89 @@ def test_usage_errors_are_one_sentence(config_file, tmp_path, capsys):
   assert not (tmp_path / 'w' / 'results.json').exists()
 
 
+@pytest.mark.parametrize(
+  ('text', 'named'),
+  [
+    ('def get_config(:', 'line 1'),
+    ('x = 1', 'no get_config()'),
+    ('def get_config():\n  return 1 / 0', 'line 2: division by zero'),
+    ('import nopkg', "No module named 'nopkg'"),
+    ('def get_config():\n  return None', 'returned NoneType'),
+    ('def get_config():\n  return {}', 'returned dict'),
+    (CONFIG.replace('  return', '  config.unlock()\n  config.gan.foo = 1\n  return'),
+     "no config field 'gan.foo'"),
+  ],
+)  # fmt: skip
+def test_bad_config_files_are_one_sentence(text, named, tmp_path, capsys):
+  file = tmp_path / 'bad.py'
+  file.write_text(text)
+  flags = [f'--config={file}', f'--workdir={tmp_path / "w"}']
+  assert named in _refused(capsys, 2, 'run', *flags)
+  assert not (tmp_path / 'w').exists()
+
+
+def _damage(path):
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+
+
+@pytest.mark.parametrize(
+  'name', ['config.json', 'results.json', 'arms/augmented/predictions.npz']
+)
+@pytest.mark.parametrize('damage', ['truncate', 'empty object', 'delete'])
+def test_damaged_files_are_named_and_mended(
+  finished, config_file, tmp_path, capsys, name, damage
+):
+  """By starting the run again, which makes them from what is there."""
+  workdir = shutil.copytree(finished[0], tmp_path / 'copy')
+  path = workdir / name
+  if damage == 'truncate':
+    _damage(path)
+  elif damage == 'empty object':
+    path.write_text('{}')
+  else:
+    path.unlink()
+  assert name in _refused(capsys, 3, 'report', f'--workdir={workdir}')
+  path.unlink(missing_ok=True)
+  assert run('run', f'--config={config_file}', f'--workdir={workdir}') == 0
+  before, after = (
+    json.loads((place / 'results.json').read_text())['arms']['augmented']
+    for place in (finished[0], workdir)
+  )
+  assert after['eval_loss'] == before['eval_loss']
+  assert after['num_steps'] == before['num_steps'] == 20
+
+
+def test_damaged_results_of_parts_are_made_again(finished, config_file, tmp_path):
+  workdir = shutil.copytree(finished[0], tmp_path / 'copy')
+  _damage(workdir / 'arms' / 'augmented' / 'result.json')
+  _damage(workdir / 'gan' / 'result.json')
+  (workdir / 'gan' / 'samples.png').unlink()
+  assert run('run', f'--config={config_file}', f'--workdir={workdir}') == 0
+  before, after = (
+    json.loads((place / 'results.json').read_text()) for place in (finished[0], workdir)
+  )
+  assert after['gan'] == before['gan']
+  assert (workdir / 'gan' / 'samples.png').exists()
+
+
+def test_damaged_generator_is_made_again_from_the_checkpoint_before(
+  finished, config_file, tmp_path, capsys
+):
+  workdir = shutil.copytree(finished[0], tmp_path / 'copy')
+  final = workdir / 'gan' / 'checkpoints' / '20'
+  for path in [path for path in final.rglob('*') if path.is_file()]:
+    _damage(path)
+  assert 'run or train-gan' in _refused(capsys, 3, 'sample', f'--workdir={workdir}')
+  assert run('run', f'--config={config_file}', f'--workdir={workdir}') == 0
+  assert (workdir / 'gan' / 'checkpoints' / '20.damaged').exists()
+  rows = [
+    (place / 'gan' / 'metrics.jsonl').read_text().splitlines()
+    for place in (finished[0], workdir)
+  ]
+  last = [json.loads(lines[-1]) for lines in rows]
+  assert last[0]['generator_loss'] == last[1]['generator_loss']
+
+
 def test_environment_errors_are_one_sentence(finished, config_file, tmp_path, capsys):
   workdir, _ = finished
   config, here = f'--config={config_file}', f'--workdir={workdir}'
@@ -249,8 +339,9 @@ def test_environment_errors_are_one_sentence(finished, config_file, tmp_path, ca
     (['train-classifier', config, there], 'no trained generator'),
     (['run', config, here, '--config.gan.width=16'], 'gan.width (8 there, 16 now)'),
     (['run', config, here, '--config.mix.ratio=0.5'], 'mix.ratio (0.25 there, 0.5 now)'),
-    (['evaluate', there.replace('/w', '/none')], 'give the --workdir of a run'),
-    (['report', there.replace('/w', '/none')], 'give the --workdir of a run'),
+    (['evaluate', there.replace('/w', '/none')], 'config.json'),
+    (['report', there.replace('/w', '/none')], 'config.json'),
+    (['run', config, there, '--config.data.name=My-Data'], 'no name of a dataset'),
     (['run', config, '--workdir=/proc/none'], 'cannot be written'),
   ]
   before = (workdir / 'results.json').read_text()
