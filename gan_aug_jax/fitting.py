@@ -90,7 +90,10 @@ def fit(
   if evaluate_at_saves:
     cadence = dataclasses.replace(cadence, eval_every=cadence.save_every)
   state = session.layout.place(state)
-  host = {**loop.new_host(), 'fingerprint': fingerprint}
+  host = loop.new_host() | {
+    'fingerprint': fingerprint,
+    'config': session.config.to_dict(),
+  }
   writes = jax.process_index() == 0
   quiet = session.quiet or not writes
   with (

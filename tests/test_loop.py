@@ -1,5 +1,6 @@
 """The host loop and checkpoints: resume, cadence, damage, non-finite losses, signals."""
 
+import contextlib
 import json
 import os
 import signal
@@ -179,6 +180,20 @@ def test_automatic_cadences_are_multiples_of_the_lines():
   assert cadence == loop.Cadence(1000, 60, 60, 180)
   short = loop.make_cadence(20, log_every=60, eval_every=5, save_every=0)
   assert short == loop.Cadence(20, 60, 5, 60)
+
+
+def test_signal_whose_raise_was_lost_still_stops():
+  """Python drops what is raised in a callback of the garbage collector."""
+  with signals.watched():
+    with contextlib.suppress(signals.Interrupted):
+      os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(signals.Interrupted, match='SIGTERM'):
+      signals.check()
+    with pytest.raises(signals.Interrupted), signals.deferred():
+      pass
+  assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+  with signals.deferred() as stopped:  # by itself, as in a notebook
+    assert stopped(True) is None
 
 
 def test_writing_is_atomic(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Both steps lower for accelerators that are not here: one device and eight."""
 
+import re
+
 import jax
 import pytest
 
@@ -35,4 +37,5 @@ def test_steps_lower_for(toy, platform, num_devices, per_call):
     text = exported.mlir_module()
     assert 'stablehlo.convolution' in text
     assert ('stablehlo.while' in text) == (per_call > 1)
-    assert 'custom_call @xla_python' not in text  # no callback to the host
+    targets = set(re.findall(r'custom_call @(\w+)', text))
+    assert targets <= {'Sharding', 'cu_threefry2x32_ffi', 'annotate_device_placement'}
