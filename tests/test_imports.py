@@ -11,17 +11,21 @@ LAYERS = [
   {'__init__', 'errors'},
   {'config', 'rng', 'losses', 'realdata', 'metrics', 'models', 'progress', 'pictures'},
   {'augment', 'mixing', 'sampler', 'sharding', 'data', 'checkpoint', 'devices'},
-  {'signals'},
+  {'signals', 'selection'},
   {'loop'},
-  {'gan', 'classifier', 'workdir', 'report'},
+  {'gan', 'classifier', 'fidelity', 'workdir', 'report'},
+  {'evaluation'},
   {'fitting'},
+  {'probe'},
+  {'candidates'},
   {'gan_training', 'arms'},
   {'experiment'},
+  {'scoring'},
   {'cli'},
   {'__main__'},
 ]
 PURE = {'rng', 'losses', 'realdata', 'models', 'augment', 'mixing', 'sampler'}
-PURE |= {'sharding', 'gan', 'classifier', 'metrics'}
+PURE |= {'sharding', 'gan', 'classifier', 'fidelity', 'metrics'}
 
 
 def _imports():
