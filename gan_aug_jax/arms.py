@@ -11,17 +11,15 @@ from gan_aug_jax import (
   checkpoint,
   classifier,
   config as config_lib,
+  evaluation,
   fitting,
   loop,
   metrics,
   mixing,
-  sharding,
 )
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.models import classifiers
 from gan_aug_jax.workdir import describe_devices, read_result, versions
-
-_EVAL_BATCH = 500
 
 
 def train_arm(session, dataset, name, generator, evaluator):
@@ -141,7 +139,7 @@ def _arm_result(session, scores, dataset, plan, fitted):
   return result | {
     'eval_runtime': test['seconds'],
     'eval_samples_per_second': len(dataset.test) / test['seconds'],
-    'eval_steps_per_second': -(-len(dataset.test) // _EVAL_BATCH) / test['seconds'],
+    'eval_steps_per_second': -(-len(dataset.test) // evaluation.BATCH) / test['seconds'],
     'epoch': host['step'] * plan.num_real / len(dataset.train),
     'num_steps': host['step'],
     'confusion_matrix': test['confusion'].tolist(),
@@ -181,13 +179,7 @@ def _write_predictions(path, scores, dataset):
 
 
 def make_evaluator(session, num_classes):
-  """Returns the classifier and its evaluation of a split.
-
-  Returns:
-    `(model, evaluate)`, with `evaluate(variables, split) -> dict`: the metrics of
-    `metrics.summarize`, 'loss' (mean, nats), 'confusion', 'predictions' int32 [N] and
-    'seconds'. It is compiled once, at the first call.
-  """
+  """Returns the classifier and its evaluation of a split, see `evaluation`."""
   config = session.config.classifier
   model = classifiers.build_classifier(
     config.arch,
@@ -197,46 +189,7 @@ def make_evaluator(session, num_classes):
     hidden=config.hidden,
     dtype=session.dtype('classifier'),
   )
-  step = classifier.make_eval_step(
-    model=model,
-    layout=session.layout,
-    batch_size=_EVAL_BATCH,
-    num_classes=num_classes,
-    dtype=session.image_dtype('classifier'),
-  )
-  program = None
-
-  def chunk(split, start):
-    count = min(_EVAL_BATCH, len(split) - start)
-    pad = _EVAL_BATCH - count
-    images = np.pad(
-      split.images[start : start + count], [(0, pad), (0, 0), (0, 0), (0, 0)]
-    )
-    labels = np.pad(split.labels[start : start + count], (0, pad))
-    return session.layout.place((images, labels, np.int32(count)))
-
-  def evaluate(variables, split):
-    nonlocal program
-    if program is None:
-      program = sharding.compile_step(
-        step, session.layout, variables, *chunk(split, 0), donate=()
-      )
-    began = time.perf_counter()
-    parts = [
-      jax.device_get(program(variables, *chunk(split, start)))
-      for start in range(0, len(split), _EVAL_BATCH)
-    ]
-    confusion = sum(part['confusion'] for part in parts)
-    predictions = [part['predictions'][:_EVAL_BATCH] for part in parts]
-    return {
-      **metrics.summarize(confusion),
-      'loss': float(sum(part['loss'] for part in parts)) / len(split),
-      'confusion': confusion,
-      'predictions': np.concatenate(predictions)[: len(split)],
-      'seconds': time.perf_counter() - began,
-    }
-
-  return model, evaluate
+  return model, evaluation.make_evaluate(session, model, num_classes)
 
 
 def evaluate_arms(session, dataset):

@@ -1,8 +1,8 @@
 """Checkpoints on disk; the only module that imports orbax.
 
 A checkpoint is one atomic save of items: 'state', the arrays a run needs to go on;
-'host', what the loop keeps beside them (JSON); and, of a finished GAN, 'generator', the
-frozen variables, which are restored without the rest.
+'host', what the loop keeps beside them (JSON); and, of a GAN, 'generators', the frozen
+variables that are kept by name, which are restored without the rest.
 """
 
 import itertools
@@ -51,39 +51,41 @@ class Checkpoints:
   def __exit__(self, *_):
     self._manager.close()
 
-  def save(self, step, *, state, host, generator=None):
+  def save(self, step, *, state, host, generators=None):
     """Saves in the background; a save of the same step is not repeated.
 
     Args:
       step: the step that the state has taken.
       state: pytree of arrays, the same on every process.
       host: JSON-serialisable dict.
-      generator: variables of the frozen generator, when there is one.
+      generators: {name: variables} of frozen generators, when there are any.
     """
     if step == self._manager.latest_step():
       return
     items = {'state': ocp.args.StandardSave(state), 'host': ocp.args.JsonSave(host)}
-    if generator is not None:
-      items['generator'] = ocp.args.StandardSave(generator)
+    if generators:
+      items['generators'] = ocp.args.StandardSave(generators)
     self._manager.save(step, args=ocp.args.Composite(**items))
 
-  def restore(self, state):
-    """Restores the newest checkpoint that can be read.
+  def restore(self, state, generators=None):
+    """Restores the newest checkpoint that can be read, all of it.
 
     Damaged ones after it are set aside, with a warning.
 
     Args:
       state: pytree of placed arrays, like the saved one.
+      generators: `host -> {name: shapes}`, the generators that must have been saved with
+        it, or None for none.
 
     Returns:
-      `(state, host)`, or None where there is no checkpoint.
+      `(state, host, {name: variables})`, or None where there is no checkpoint.
 
     Raises:
       CheckpointError: if there are checkpoints and none can be read.
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
     for i, step in enumerate(steps):
-      restored = self._read(step, state)
+      restored = self._read(step, state, generators)
       if restored:
         for damaged in steps[:i]:
           self.set_aside(damaged)
@@ -110,17 +112,20 @@ class Checkpoints:
       )
     return restored[0]
 
-  def _read(self, step, state):
-    """`(state, host)`, or None unless every process can read them."""
+  def _read(self, step, state, generators=None):
+    """What `restore` returns, or None unless every process can read it."""
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )
+    sharding = jax.tree.leaves(state)[0].sharding
     items = ocp.args.Composite(
       state=ocp.args.StandardRestore(abstract), host=ocp.args.JsonRestore()
     )
     try:
       restored = self._manager.restore(step, args=items)
-      result = restored.state, restored.host
+      shapes = generators(restored.host) if generators else {}
+      kept = self._read_generators(step, shapes, sharding) if shapes else {}
+      result = restored.state, restored.host, kept
     except Exception as error:  # orbax raises many kinds on damaged files
       _LOG.debug('checkpoint %d: %s', step, error)
       result = None
@@ -129,27 +134,30 @@ class Checkpoints:
       result = result if np.all(read) else None
     return result
 
-  def restore_generator(self, shapes, sharding):
-    """The frozen generator of the newest checkpoint.
-
-    Args:
-      shapes: pytree of shapes and types, like the saved variables.
-      sharding: where to put the arrays.
-
-    Raises:
-      UnreadableGenerator: if it cannot be read.
-    """
-    step = self._manager.latest_step()
+  def _read_generators(self, step, shapes, sharding):
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
     )
-    items = ocp.args.Composite(generator=ocp.args.StandardRestore(abstract))
+    items = ocp.args.Composite(generators=ocp.args.StandardRestore(abstract))
+    return self._manager.restore(step, args=items).generators
+
+  def restore_generators(self, step, shapes, sharding):
+    """The frozen generators of one step.
+
+    Args:
+      step: of the checkpoint.
+      shapes: {name: pytree of shapes and types}, of all that were saved.
+      sharding: where to put the arrays.
+
+    Raises:
+      UnreadableGenerator: if they cannot be read.
+    """
     try:
-      return self._manager.restore(step, args=items).generator
+      return self._read_generators(step, shapes, sharding)
     except Exception as error:  # orbax raises many kinds on damaged files
       raise UnreadableGenerator(
-        f'The generator of checkpoint {step} in {str(self.directory)!r} cannot be read; '
-        'run or train-gan with the same --config and --workdir mends it.'
+        f'The generators of checkpoint {step} in {str(self.directory)!r} are missing or '
+        'damaged; run or train-gan with the same --config and --workdir mends it.'
       ) from error
 
   def set_aside(self, step):

@@ -27,11 +27,12 @@ usage: python -m gan_aug_jax COMMAND --workdir=DIR [--config=FILE] [--config.FIE
   train-classifier  train the arms with the GAN that the workdir holds
   evaluate          evaluate the workdir's trained classifiers again, on val and test
   sample            draw a grid of images by class from the workdir's generator
+  score             score the workdir's generators; write score/
   report            make the workdir's report.html again
 
 A config is a Python file, see configs/. Any of its fields can be changed on the command
 line, and all of them stand in gan_aug_jax/config.py. Commands that train go on from what
-the workdir holds; the last three need only --workdir.
+the workdir holds; the last four need only --workdir.
 
   python -m gan_aug_jax run --config=configs/mnist5k.py --workdir=runs/first
   python -m gan_aug_jax run --config=configs/mnist5k.py --workdir=runs/half \\
@@ -46,7 +47,7 @@ environment, 75 stopped by a signal with the state saved (run the same command t
 """
 
 _TRAINING = ('run', 'train-gan', 'train-classifier')
-_LATER = ('evaluate', 'sample', 'report')
+_LATER = ('evaluate', 'sample', 'score', 'report')
 
 
 def main(argv=None):
@@ -87,7 +88,8 @@ def _dispatch(argv):
   if command in _TRAINING:
     _train(command, options)
   else:
-    {'evaluate': _evaluate, 'sample': _sample, 'report': _report}[command](options)
+    later = {'evaluate': _evaluate, 'sample': _sample, 'score': _score, 'report': _report}
+    later[command](options)
 
 
 def _parse(command, argv):
@@ -228,7 +230,7 @@ def _train(command, options):
   dataset = experiment.load_data(config)
   signals.check()
   workdir.claim(session, dataset)
-  print(experiment.announce(session, dataset), flush=True)
+  print(experiment.announce(session, dataset, only_gan=only_gan), flush=True)
   generator = None
   if only_gan:
     gan_training.train_gan(session, dataset)
@@ -238,7 +240,8 @@ def _train(command, options):
     if command == 'run':
       generator = gan_training.train_gan(session, dataset)
     else:
-      generator = gan_training.load_generator(session, dataset)
+      info = workdir.describe_data(dataset)
+      generator = gan_training.load_generator(session, info)
   results = experiment.train_arms(session, dataset, generator)
   signals.check()
   _show(session, results)
@@ -287,6 +290,14 @@ def _sample(options):
   from gan_aug_jax import gan_training
 
   print(f'Samples: {gan_training.write_samples(session, run["data"], options.seed)}')
+
+
+def _score(options):
+  session, run = _reopen(options)
+  from gan_aug_jax import report, scoring
+
+  report.print_generators(scoring.score_generators(session, run))
+  print(f'Pictures: {session.path("score")}')
 
 
 def _report(options):

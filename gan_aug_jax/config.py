@@ -43,20 +43,29 @@ def default():
   data.seed = -1  # of the subset, the validation split and the order
 
   config.gan = gan = ml_collections.ConfigDict()
-  gan.arch = 'dcgan'  # 'dcgan' or 'mlp'
-  gan.loss = 'non_saturating'  # or 'hinge'
+  gan.arch = 'dcgan'  # 'dcgan', 'mlp', 'sngan' or 'resnet'
+  gan.upsampling = 'subpixel'  # or 'nearest', 'transposed'; subpixel is fastest on CPU
+  gan.loss = 'non_saturating'  # or 'hinge', 'relativistic'
   gan.seed = -1
   gan.precision = ''  # '' follows the root's; parameters are never below float32
   gan.num_epochs = 200
   gan.num_steps = 0  # above 0 it overrides num_epochs
   gan.batch_size = 64
-  gan.learning_rate = 2e-4  # Adam, generator and discriminator
+  gan.learning_rate = 2e-4  # Adam, of the generator
+  gan.discriminator_learning_rate = 0.0  # 0: the generator's
+  gan.d_steps = 1  # updates of the discriminator for one of the generator
   gan.beta1 = 0.5
   gan.beta2 = 0.999
   gan.latent_dim = 100
   gan.width = 64  # features at the image's end of both networks
   gan.real_label = 0.9  # one-sided label smoothing; 1 for none
+  gan.diffaug = ()  # some of 'color', 'translation', 'cutout', 'flip', in training
+  gan.r1 = 0.0  # weight of the gradient penalty at real images
+  gan.r2 = 0.0  # and at synthetic ones
+  gan.lecam = 0.0  # weight of the LeCam regulariser
   gan.ema_decay = 0.999  # moving average of the generator, which is what is sampled
+  gan.select = 'cas'  # freeze the best saved generator by 'cas', 'frechet'; or the 'last'
+  gan.select_steps = 200  # of a probe that 'cas' trains on each of them
 
   config.classifier = classifier = ml_collections.ConfigDict()
   classifier.arch = 'cnn'  # 'cnn' or 'mlp'
@@ -83,7 +92,15 @@ def default():
   augment.flip = True  # mirror left to right, in the classical arms
 
   config.sampler = sampler = ml_collections.ConfigDict()
+  sampler.checkpoints = ()  # generators to draw from: 'step:N' and 'seed:N'; (): the best
   sampler.precision = ''  # the frozen generator computes in; '' follows gan.precision
+
+  config.score = score = ml_collections.ConfigDict()
+  score.width = 24  # of the probes, the small CNNs that generators are judged by
+  score.extractor_steps = 2000  # of the one trained on real images
+  score.cas_steps = 600  # of those trained on synthetic images alone
+  score.num_samples = 5000  # synthetic images, and real ones at the most
+  score.neighbours = 5  # k of precision, recall, density and coverage
 
   config.distributed = distributed = ml_collections.ConfigDict()
   distributed.auto = False  # several processes, as the cluster's environment says
@@ -103,6 +120,13 @@ def default():
 
 def _one_of(*allowed):
   return lambda value: value in allowed, 'one of ' + ', '.join(map(repr, allowed))
+
+
+def _some_of(*allowed):
+  return (
+    lambda values: len(values) == len(set(values)) and set(values) <= set(allowed),
+    f'some of {allowed}, each once',
+  )
 
 
 def _within(low, high, *, low_open=False, high_open=False):
@@ -128,6 +152,11 @@ def _is_range(value):
   return match and int(match[1]) <= int(match[2])
 
 
+def _are_checkpoints(names):
+  named = [re.fullmatch(r'step:[1-9]\d{,8}|seed:(0|[1-9]\d{,8})', x) for x in names]
+  return all(named) and len(names) == len(set(names))
+
+
 _POSITIVE = (lambda value: 0 < value < math.inf, 'a positive number')
 _NOT_NEGATIVE = (lambda value: 0 <= value < math.inf, 'a number of at least 0')
 
@@ -149,19 +178,26 @@ _RULES = {
   'data.per_class': (lambda n: n == 0 or n >= 2, '0 (all), or at least 2'),
   'data.val_fraction': _within(0, 1, low_open=True, high_open=True),
   'data.seed': _whole(-1),
-  'gan.arch': _one_of('dcgan', 'mlp'),
-  'gan.loss': _one_of('non_saturating', 'hinge'),
+  'gan.arch': _one_of('dcgan', 'mlp', 'sngan', 'resnet'),
+  'gan.upsampling': _one_of('subpixel', 'nearest', 'transposed'),
+  'gan.loss': _one_of('non_saturating', 'hinge', 'relativistic'),
   'gan.seed': _whole(-1),
   'gan.precision': _one_of('', *_PRECISIONS),
   'gan.num_epochs': _whole(1),
   'gan.num_steps': _whole(0),
   'gan.batch_size': _whole(1),
   'gan.learning_rate': _POSITIVE,
+  'gan.discriminator_learning_rate': _NOT_NEGATIVE,
+  'gan.d_steps': _whole(1),
   'gan.beta1': _within(0, 1, high_open=True),
   'gan.beta2': _within(0, 1, high_open=True),
   'gan.latent_dim': _whole(1),
   'gan.width': _whole(8),
   'gan.real_label': _within(0, 1, low_open=True),
+  'gan.diffaug': _some_of('color', 'translation', 'cutout', 'flip'),
+  'gan.r1': _NOT_NEGATIVE,
+  'gan.r2': _NOT_NEGATIVE,
+  'gan.lecam': _NOT_NEGATIVE,
   'gan.ema_decay': _within(0, 1, high_open=True),
   'classifier.arch': _one_of('cnn', 'mlp'),
   'classifier.seed': _whole(-1),
@@ -180,6 +216,17 @@ _RULES = {
   'mix.ratio': _within(0, 1),
   'mix.mode': _one_of('replace', 'add'),
   'augment.crop': _whole(0),
+  'gan.select': _one_of('cas', 'frechet', 'last'),
+  'gan.select_steps': _whole(1),
+  'sampler.checkpoints': (
+    _are_checkpoints,
+    "of the form 'step:N' or 'seed:N', each once",
+  ),
+  'score.width': _whole(1),
+  'score.extractor_steps': _whole(1),
+  'score.cas_steps': _whole(1),
+  'score.num_samples': _whole(10),
+  'score.neighbours': _whole(1),
   'sampler.precision': _one_of('', *_PRECISIONS),
   'distributed.num_processes': _whole(0),
   'distributed.process_id': _whole(-1),
@@ -255,10 +302,10 @@ def validate(config, *, trains_gan=None):
 
 def _validate_gan(config):
   size = config.data.image_size
-  if config.gan.arch == 'dcgan' and size not in (8, 16, 32, 64, 128):
+  if config.gan.arch != 'mlp' and size not in (8, 16, 32, 64, 128):
     raise ConfigError(
-      f"data.image_size={size} must be 8, 16, 32, 64 or 128 for gan.arch='dcgan'; the "
-      'mlp takes any.'
+      f'data.image_size={size} must be 8, 16, 32, 64 or 128 for gan.arch='
+      f"{config.gan.arch!r}; the 'mlp' takes any."
     )
 
 
@@ -283,6 +330,11 @@ def _validate_classifier(config):
 
 
 def _validate_run(config):
+  if config.score.neighbours >= config.score.num_samples:
+    raise ConfigError(
+      f'score.neighbours={config.score.neighbours} must be below score.num_samples='
+      f'{config.score.num_samples}.'
+    )
   for name, every in config.log.items():
     if config.steps_per_call and every % config.steps_per_call:
       raise ConfigError(
@@ -298,6 +350,16 @@ def _validate_run(config):
       f'{distributed.num_processes} of at least 1 and distributed.process_id='
       f'{distributed.process_id} from 0 to one less.'
     )
+
+
+def members_of(config):
+  """The generators that are drawn from, [(seed, step)]; step 0 is the best one."""
+  own = seed_of(config, 'gan')
+  named = [name.split(':') for name in config.sampler.checkpoints]
+  members = [
+    (own, int(number)) if kind == 'step' else (int(number), 0) for kind, number in named
+  ]
+  return members or [(own, 0)]
 
 
 def needs_generator(config):
@@ -319,8 +381,15 @@ def precision_of(config, part):
 def num_steps_of(config, part, num_examples):
   """Optimizer steps of 'gan' or 'classifier' over a training set.
 
-  Epochs count batches of the asked size, whatever part of them is synthetic, so that
-  every arm takes the same number of steps.
+  Epochs count batches of the asked size (`count_of`), whatever part of them is synthetic,
+  so that every arm takes the same number of steps.
   """
+  examples = count_of(config, part)
   part = config[part]
-  return part.num_steps or math.ceil(part.num_epochs * num_examples / part.batch_size)
+  return part.num_steps or math.ceil(part.num_epochs * num_examples / examples)
+
+
+def count_of(config, part):
+  """Examples of the asked batches that a step of 'gan' or 'classifier' takes."""
+  times = config.gan.d_steps if part == 'gan' else 1
+  return times * config[part].batch_size

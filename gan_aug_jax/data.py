@@ -31,6 +31,11 @@ class Split:
   def rows(self, index):
     return Split(self.images[index], self.labels[index])
 
+  def some(self, count, seed):
+    """Up to `count` examples drawn at random, in their order here."""
+    order = np.random.default_rng(seed).permutation(len(self))
+    return self.rows(np.sort(order[:count]))
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:

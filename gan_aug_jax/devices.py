@@ -80,17 +80,22 @@ def _find(jax, asked):
   return devices
 
 
+def cache_directory():
+  """Where the user's cache keeps what any run can use again."""
+  home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+  return os.path.join(home, 'gan_aug_jax')
+
+
 def _keep_compiled_programs(jax):
   """Persistent compilation cache, unless JAX_COMPILATION_CACHE_DIR names one already."""
   if jax.config.jax_compilation_cache_dir:
     return
-  home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
   # A program compiled for one kind of CPU may use instructions that another lacks.
   kind = platform.machine() + platform.processor()
   with contextlib.suppress(OSError), open('/proc/cpuinfo') as file:
     kind += next((line for line in file if line.startswith('flags')), '')
   kind = hashlib.sha256(kind.encode()).hexdigest()[:8]
-  directory = os.path.join(home, 'gan_aug_jax', f'xla-{kind}')
+  directory = os.path.join(cache_directory(), f'xla-{kind}')
   with contextlib.suppress(OSError):
     os.makedirs(directory, exist_ok=True)
     jax.config.update('jax_compilation_cache_dir', directory)

@@ -25,15 +25,17 @@ def load_data(config):
   )
 
 
-def announce(session, dataset):
+def announce(session, dataset, *, only_gan=False):
   """One paragraph on what a run will do."""
   config = session.config
   parts = []
-  if config_lib.needs_generator(config):
+  if only_gan or config_lib.needs_generator(config):
     steps = config_lib.num_steps_of(config, 'gan', len(dataset.train))
-    parts.append(f'a {config.gan.arch} GAN, {steps:,} steps')
-  steps = config_lib.num_steps_of(config, 'classifier', len(dataset.train))
-  parts.append(f'{len(config.arms)} x a {config.classifier.arch}, {steps:,} steps each')
+    number = len({seed for seed, _ in config_lib.members_of(config)})
+    parts.append(f'{number} x a {config.gan.arch} GAN, {steps:,} steps')
+  if not only_gan:
+    steps = config_lib.num_steps_of(config, 'classifier', len(dataset.train))
+    parts.append(f'{len(config.arms)} x a {config.classifier.arch}, {steps:,} steps each')
   sizes = f'{len(dataset.train):,} / {len(dataset.val):,} / {len(dataset.test):,}'
   duration = f' Expect {config.duration}.' if config.duration else ''
   if config.steps_per_call > 1 and session.layout.on_cpu:

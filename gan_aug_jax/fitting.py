@@ -30,13 +30,11 @@ class Fitted:
   Attributes:
     state: the state after the last step.
     host: steps and seconds, see `loop.new_host`.
-    frozen: what `freeze` made of the state, or None.
     rows: the lines of metrics.jsonl.
   """
 
   state: object
   host: dict
-  frozen: dict | None
   rows: list
 
 
@@ -51,9 +49,9 @@ def fit(
   count,
   feed,
   fingerprint,
-  evaluate,
-  freeze=None,
-  evaluate_at_saves=False,
+  evaluate=None,
+  selection=None,
+  generator_shapes=None,
 ):
   """Trains to the last step from wherever the directory's checkpoints are.
 
@@ -68,9 +66,10 @@ def fit(
     feed: `(first, count) -> inputs`, the inputs of a call that takes `count` elements of
       the stream of real examples from `first` on.
     fingerprint: of the training images, kept with the state.
-    evaluate: `(step, state) -> {name: float}`.
-    freeze: `state -> variables` to save with the last step as the frozen generator.
-    evaluate_at_saves: evaluate when saving, rather than at its own cadence.
+    evaluate: `(step, state) -> {name: float}`, or None.
+    selection: a `Selection` of generators, in the place of `evaluate`: it considers the
+      state wherever a save is due, and what it keeps is saved with the state.
+    generator_shapes: shapes of the variables of a generator that it keeps.
 
   Returns:
     A `Fitted`.
@@ -80,15 +79,10 @@ def fit(
     CheckpointError: if what is there was trained on other images, or cannot be read.
   """
   directory.mkdir(parents=True, exist_ok=True)
-  log = session.config.log
-  cadence = loop.make_cadence(
-    num_steps,
-    log_every=log.every_steps,
-    eval_every=log.eval_every_steps,
-    save_every=log.save_every_steps,
-  )
-  if evaluate_at_saves:
+  cadence = cadence_of(session, num_steps)
+  if selection:
     cadence = dataclasses.replace(cadence, eval_every=cadence.save_every)
+    evaluate = selection.consider
   state = session.layout.place(state)
   host = loop.new_host() | {
     'fingerprint': fingerprint,
@@ -100,9 +94,16 @@ def fit(
     checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints,
     signals.deferred() as stopped,
   ):
-    restored = checkpoints.restore(state)
-    if restored:
-      state, host = restored
+    save, shapes = checkpoints.save, None
+    if selection:
+      save = _save_selection(checkpoints, selection)
+      shapes = lambda host: dict.fromkeys(
+        selection.names(host['selection']), generator_shapes
+      )
+    if restored := checkpoints.restore(state, shapes):
+      state, host, kept = restored
+      if selection:
+        selection.resume(host['selection'], kept)
     if host['fingerprint'] != fingerprint:
       raise CheckpointError(
         f'The training in {str(directory)!r} was begun on other images; give another '
@@ -121,21 +122,41 @@ def fit(
         host=host,
         feed=inputs,
         cadence=cadence,
-        checkpoints=checkpoints,
+        save=save,
         metrics_file=loop.MetricsFile(path, after_step=start, active=writes),
         progress=display,
         stopped=stopped,
         tracer=_tracer(session, directory),
         evaluate=evaluate,
       )
-    frozen = freeze(state) if freeze else None
-    checkpoints.save(num_steps, state=state, host=host, generator=frozen)
+    save(num_steps, state=state, host=host)
     if caught := stopped(True):
       raise signals.Interrupted(
         f'Stopped by {caught} when {name} was trained and saved; run the same command to '
         'go on.'
       )
-  return Fitted(state, host, frozen, loop.read_metrics(path))
+  return Fitted(state, host, loop.read_metrics(path))
+
+
+def _save_selection(checkpoints, selection):
+  """Returns the `save` of checkpoints that hold a selection."""
+
+  def save(step, *, state, host):
+    host = {**host, 'selection': list(selection.history)}
+    checkpoints.save(step, state=state, host=host, generators=selection.kept)
+
+  return save
+
+
+def cadence_of(session, num_steps):
+  """The `loop.Cadence` that a config asks for."""
+  log = session.config.log
+  return loop.make_cadence(
+    num_steps,
+    log_every=log.every_steps,
+    eval_every=log.eval_every_steps,
+    save_every=log.save_every_steps,
+  )
 
 
 def _describe(host, start):

@@ -1,11 +1,14 @@
 """The class-conditional GAN and its training step."""
 
+import dataclasses
+import functools
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
-from gan_aug_jax import realdata, rng, sampler
+from gan_aug_jax import losses, realdata, rng, sampler
 from gan_aug_jax.sharding import flatten
 
 
@@ -20,6 +23,8 @@ class GanState:
     generator_stats: the generator's running batch statistics.
     ema: exponential moving average of the generator's parameters.
     discriminator: parameters.
+    discriminator_stats: vectors of its spectral normalisation, if it has any.
+    logit_means: moving averages of the discriminator's logits, real and synthetic [2].
     generator_opt: the generator's optimizer state.
     discriminator_opt: the discriminator's.
   """
@@ -30,6 +35,8 @@ class GanState:
   generator_stats: dict
   ema: dict
   discriminator: dict
+  discriminator_stats: dict
+  logit_means: jax.Array
   generator_opt: optax.OptState
   discriminator_opt: optax.OptState
 
@@ -52,7 +59,7 @@ def init_gan(
   discriminator_key = rng.stream_key(seed, 'gan_init', substep=1)
   variables = generator.init(generator_key, latent, labels, train=False)
   images = jnp.zeros((2, *generator.image_shape))
-  critic = discriminator.init(discriminator_key, images, labels)['params']
+  critic = discriminator.init(discriminator_key, images, labels)
   return GanState(
     step=jnp.int32(0),
     seed=jnp.int32(seed),
@@ -60,113 +67,199 @@ def init_gan(
     generator_stats=variables.get('batch_stats', {}),
     # A copy: two donated trees must not share a buffer.
     ema=jax.tree.map(jnp.copy, variables['params']),
-    discriminator=critic,
+    discriminator=critic['params'],
+    discriminator_stats=critic.get('spectral', {}),
+    logit_means=jnp.zeros(2),
     generator_opt=generator_tx.init(variables['params']),
-    discriminator_opt=discriminator_tx.init(critic),
+    discriminator_opt=discriminator_tx.init(critic['params']),
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class Regularisation:
+  """Weights of what is added to the discriminator's loss; 0 for none.
+
+  Attributes:
+    r1: of the squared gradient at real images, halved (Mescheder et al. 2018, arXiv
+      1801.04406, equation 9), as the discriminator sees them, augmented.
+    r2: of the same at synthetic images.
+    lecam: of `losses.lecam`.
+  """
+
+  r1: float = 0.0
+  r2: float = 0.0
+  lecam: float = 0.0
+
+
+def make_critic(*, discriminator, loss, batch_size, diffaug=None, regularisation=None):
+  """Returns the losses of both networks, as the discriminator gives them.
+
+  Args:
+    discriminator: linen module.
+    loss: a `losses.GanLoss`.
+    batch_size: global batch size.
+    diffaug: from `augment.make_diffaug`, or None.
+    regularisation: a `Regularisation`, or None.
+
+  Returns:
+    `(discriminator_loss, generator_loss)`, both sums over one's own examples divided by
+    the global batch size. `discriminator_loss(params, state, pair, labels, keys) ->
+    (loss, (stats, sums))` with real and synthetic images [groups, share, H, W, C] as the
+    pair, the statistics of spectral normalisation and {name: sum} to add up over the
+    devices; `generator_loss(fake, state, images, labels, keys) -> loss`. `keys(number)`
+    gives per-example keys, [groups, share].
+  """
+  extra = regularisation or Regularisation()
+
+  def seen(images, keys, number):
+    """What the discriminator sees of a batch [groups, share, ...]."""
+    if diffaug is None:
+      return images
+    return diffaug(flatten(keys(number)), flatten(images)).reshape(images.shape)
+
+  def penalty(params, stats, images, labels):
+    variables = {'params': params, 'spectral': stats}
+    total = lambda x: jnp.sum(discriminator.apply(variables, x, labels))
+    return jnp.sum(jnp.square(jax.grad(total)(flatten(images))))
+
+  def discriminator_loss(params, state, pair, labels, keys):
+    images, fake = (seen(side, keys, number) for number, side in enumerate(pair))
+    # Joined within each device's share: joined along the batch, they would be gathered.
+    both = flatten(jnp.concatenate([images, fake], axis=1))
+    twice = flatten(jnp.concatenate([labels, labels], axis=1))
+    variables = {'params': params, 'spectral': state.discriminator_stats}
+    logits, updated = discriminator.apply(
+      variables, both, twice, train=True, mutable=['spectral']
+    )
+    stats = updated.get('spectral', state.discriminator_stats)
+    real_logits, fake_logits = jnp.split(logits.reshape(len(images), -1), 2, axis=1)
+    value = jnp.sum(loss.discriminator(real_logits, fake_logits)) / batch_size
+    # A paired loss leaves the logits' zero open: each is held against its partner.
+    zeros = (fake_logits, real_logits) if loss.paired else (0, 0)
+    sums = {
+      'real_accuracy': jnp.sum(real_logits > zeros[0]) / batch_size,
+      'fake_accuracy': jnp.sum(fake_logits < zeros[1]) / batch_size,
+      'real_logit': jnp.sum(real_logits) / batch_size,
+      'fake_logit': jnp.sum(fake_logits) / batch_size,
+    }
+    for weight, side in ((extra.r1, images), (extra.r2, fake)):
+      if weight:
+        value += 0.5 * weight * penalty(params, stats, side, flatten(labels)) / batch_size
+    if extra.lecam:
+      distance = losses.lecam(real_logits, fake_logits, state.logit_means)
+      value += extra.lecam * jnp.sum(distance) / batch_size
+    return value, (stats, {'discriminator_loss': value, **sums})
+
+  def generator_loss(fake, state, images, labels, keys):
+    variables = {'params': state.discriminator, 'spectral': state.discriminator_stats}
+    logits = lambda x: discriminator.apply(variables, flatten(x), flatten(labels))
+    fake_logits = logits(seen(fake, keys, 2))
+    real_logits = logits(seen(images, keys, 3)) if loss.paired else None
+    return jnp.sum(loss.generator(fake_logits, real_logits)) / batch_size
+
+  return discriminator_loss, generator_loss
 
 
 def make_gan_step(
   *,
   generator,
-  discriminator,
+  critic,
   generator_tx,
   discriminator_tx,
-  discriminator_loss,
-  generator_loss,
   layout,
   batch_size,
   latent_dim,
   ema_decay,
+  d_steps=1,
   dtype=jnp.float32,
 ):
-  """Returns one update of the discriminator and then of the generator.
+  """Returns some updates of the discriminator and then one of the generator.
 
-  Both updates use the same synthetic batch, as in the alternating scheme of Radford et
-  al. 2015: the generator runs forward once, and its gradient comes back through the
-  updated discriminator. Synthetic images carry the labels of the real batch, so that the
-  discriminator sees one class distribution.
+  The generator's update uses the synthetic batch of the last of them, as in the
+  alternating scheme of Radford et al. 2015: the generator runs forward once, and its
+  gradient comes back through the updated discriminator. Synthetic images carry the labels
+  of the real batch, so that the discriminator sees one class distribution.
 
   Args:
-    generator, discriminator: linen modules.
+    generator: linen module.
+    critic: `(discriminator_loss, generator_loss)` from `make_critic`.
     generator_tx, discriminator_tx: optax transformations.
-    discriminator_loss, generator_loss: per example, see `losses.make_gan_losses`.
     layout: where the step runs.
     batch_size: global batch size, a multiple of the devices.
     latent_dim: size of the latent.
     ema_decay: of the generator's moving average, in [0, 1); it is ramped up to.
+    d_steps: updates of the discriminator, each on a real batch of its own.
     dtype: of the images and latents, float32 or wider.
 
   Returns:
     `step(state, data) -> (state, metrics)` with `data` a `RealData`; metrics are scalars:
-    discriminator_loss, generator_loss, and the share of real and of synthetic images
-    that the discriminator gets right (real_accuracy, fake_accuracy).
+    discriminator_loss (with its regularisation), generator_loss, the discriminator's
+    mean logits (real_logit, fake_logit) and the share of real and of synthetic images
+    that it gets right (real_accuracy, fake_accuracy).
   """
+  discriminator_loss, generator_loss = critic
 
-  def generate(params, stats, latents, labels):
+  def generate(params, stats, keys, labels):
+    latents = sampler.draw_latents(flatten(keys), latent_dim, dtype)
     variables = {'params': params, 'batch_stats': stats}
     fake, updated = generator.apply(
-      variables, latents, labels, train=True, mutable=['batch_stats']
+      variables, latents, flatten(labels), train=True, mutable=['batch_stats']
     )
+    fake = fake.reshape(*labels.shape, *fake.shape[1:]).astype(dtype)
     return fake, updated.get('batch_stats', stats)
 
-  def critic_loss(params, images, fake, labels):
-    # Joined within each device's share: joined along the batch, they would be gathered.
-    both = flatten(jnp.concatenate([images, fake], axis=1))
-    twice = flatten(jnp.concatenate([labels, labels], axis=1))
-    logits = discriminator.apply({'params': params}, both, twice)
-    real_logits, fake_logits = jnp.split(logits.reshape(len(images), -1), 2, axis=1)
-    loss = jnp.sum(discriminator_loss(real_logits, fake_logits)) / batch_size
-    return loss, {
-      'discriminator_loss': loss,
-      'real_accuracy': jnp.sum(real_logits > 0) / batch_size,
-      'fake_accuracy': jnp.sum(fake_logits < 0) / batch_size,
-    }
-
-  def image_loss(fake, critic, labels):
-    logits = discriminator.apply({'params': critic}, fake, labels)
-    return jnp.sum(generator_loss(logits)) / batch_size
+  def update_discriminator(state, pair, labels, keys):
+    grad_fn = jax.grad(discriminator_loss, has_aux=True)
+    grads, (stats, sums) = grad_fn(state.discriminator, state, pair, labels, keys)
+    grads, metrics = layout.sum((grads, sums))
+    params, opt_state = _apply(
+      discriminator_tx, grads, state.discriminator_opt, state.discriminator
+    )
+    means = jnp.stack([metrics['real_logit'], metrics['fake_logit']])
+    state = state.replace(
+      discriminator=params,
+      discriminator_opt=opt_state,
+      discriminator_stats=stats,
+      logit_means=optax.incremental_update(means, state.logit_means, 0.01),
+    )
+    return state, metrics
 
   def gan_step(state, data):
     position = layout.positions(batch_size)
-    images, labels = realdata.take(data, state.step * batch_size + position, dtype)
-    key = rng.stream_key(state.seed, 'gan_latent', state.step)
-    latent_keys = flatten(rng.example_keys(key, position))
-    latents = sampler.draw_latents(latent_keys, latent_dim, dtype)
-    fake, pull_back, stats = jax.vjp(
-      lambda params: generate(params, state.generator_stats, latents, flatten(labels)),
-      state.generator,
-      has_aux=True,
+    for substep in range(d_steps):
+      keys = functools.partial(_keys, state.seed, state.step, substep, position)
+      first = (state.step * d_steps + substep) * batch_size
+      images, labels = realdata.take(data, first + position, dtype)
+      draw = functools.partial(
+        generate, stats=state.generator_stats, keys=keys('gan_latent'), labels=labels
+      )
+      fake, pull_back, stats = jax.vjp(draw, state.generator, has_aux=True)
+      augment_keys = functools.partial(keys, 'diffaug')
+      state, metrics = update_discriminator(state, (images, fake), labels, augment_keys)
+      state = state.replace(generator_stats=stats)
+    loss, image_grads = jax.value_and_grad(generator_loss)(
+      fake, state, images, labels, augment_keys
     )
-    grouped = fake.reshape(images.shape).astype(dtype)
-    grads, sums = jax.grad(critic_loss, has_aux=True)(
-      state.discriminator, images, grouped, labels
-    )
-    grads, critic_metrics = layout.sum((grads, sums))
-    critic, discriminator_opt = _apply(
-      discriminator_tx, grads, state.discriminator_opt, state.discriminator
-    )
-    loss, image_grads = jax.value_and_grad(image_loss)(fake, critic, flatten(labels))
-    (grads,) = pull_back(image_grads)
-    grads, loss = layout.sum((grads, loss))
+    grads, loss = layout.sum((pull_back(image_grads)[0], loss))
+    params, opt_state = _apply(generator_tx, grads, state.generator_opt, state.generator)
     # Ramped up, or the average of a short training would be mostly its initialisation.
     ramp = (1 + state.step) / (10 + state.step)
     decay = jnp.minimum(ema_decay, ramp).astype(dtype)
-    params, generator_opt = _apply(
-      generator_tx, grads, state.generator_opt, state.generator
-    )
     state = state.replace(
       step=state.step + 1,
       generator=params,
-      generator_stats=stats,
       ema=optax.incremental_update(params, state.ema, 1 - decay),
-      discriminator=critic,
-      generator_opt=generator_opt,
-      discriminator_opt=discriminator_opt,
+      generator_opt=opt_state,
     )
-    return state, {'generator_loss': loss, **critic_metrics}
+    return state, {'generator_loss': loss, **metrics}
 
   return gan_step
+
+
+def _keys(seed, step, substep, position, stream, number=0):
+  """Keys [groups, share] of one of up to four draws from a stream in a substep."""
+  key = rng.stream_key(seed, stream, step, 4 * substep + number)
+  return rng.example_keys(key, position)
 
 
 def _apply(tx, grads, opt_state, params):

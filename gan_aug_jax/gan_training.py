@@ -1,16 +1,21 @@
-"""The GAN of a run: trained into gan/, frozen, loaded, drawn from."""
+"""The GANs of a run: trained into gan/, chosen, frozen, loaded, drawn from."""
 
+import copy
 import dataclasses
 import functools
 import json
+import logging
 
 from clu import parameter_overview
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from gan_aug_jax import (
+  augment,
+  candidates,
   checkpoint,
   config as config_lib,
   fitting,
@@ -22,113 +27,195 @@ from gan_aug_jax import (
   sampler,
 )
 from gan_aug_jax.checkpoint import UnreadableGenerator
-from gan_aug_jax.errors import CheckpointError
+from gan_aug_jax.errors import CheckpointError, ConfigError
 from gan_aug_jax.models import discriminators, generators
+from gan_aug_jax.selection import Selection
 from gan_aug_jax.workdir import describe_data, read_result
+
+_LOG = logging.getLogger('gan_aug_jax')
+_SECONDS = ('train_seconds', 'compile_seconds', 'eval_seconds')
 
 
 @dataclasses.dataclass(frozen=True)
 class FrozenGenerator:
-  """A generator to draw from.
+  """What the fused step draws from: one generator, or several stacked.
 
   Attributes:
     sample: `(variables, keys [B], labels [B]) -> images`, see `sampler`.
-    variables: its variables, on the devices.
-    info: what it was trained on and how long: fingerprint, steps, seconds.
+    variables: of one, or stacked, on the devices.
+    members: {name: variables} of each.
+    info: what it was trained on and how long: fingerprint, steps, seconds, selection.
   """
 
   sample: object
   variables: dict
-  info: dict
+  members: dict = dataclasses.field(default_factory=dict)
+  info: dict = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Training:
+  """One GAN of the run: its session, with the seed set; its directory; the steps kept."""
+
+  session: object
+  directory: object
+  steps: tuple
+
+
+def _trainings(session):
+  """The GANs that are drawn from; the first one is in gan/, the others in gan-seedN/."""
+  steps = {}
+  for seed, step in config_lib.members_of(session.config):
+    steps.setdefault(seed, []).append(step)
+  trainings = []
+  for seed, wanted in steps.items():
+    config = copy.deepcopy(session.config)
+    config.gan.seed = seed
+    directory = session.path(f'gan-seed{seed}' if trainings else 'gan')
+    one = dataclasses.replace(session, config=config)
+    trainings.append(_Training(one, directory, tuple(filter(None, wanted))))
+  return trainings
 
 
 def train_gan(session, dataset):
-  """Trains the GAN, or goes on, or finds it finished.
+  """Trains every GAN that is drawn from, or goes on, or finds it finished.
 
   Args:
     session: the run's.
-    dataset: what to train on; only its training split is read.
+    dataset: what to train on; its test split is not read.
 
   Returns:
     The `FrozenGenerator`.
+
+  Raises:
+    ConfigError: if `sampler.checkpoints` asks for a step that is not saved.
   """
-  directory, info = session.path('gan'), describe_data(dataset)
-  finished = read_result(directory / 'result.json')
-  if finished:
+  _check_steps(session, dataset)
+  for training in _trainings(session):
+    _train(training, dataset)
+  generator = load_generator(session, describe_data(dataset))
+  _write_samples(session, dataset, generator)
+  return generator
+
+
+def _check_steps(session, dataset):
+  num_steps = config_lib.num_steps_of(session.config, 'gan', len(dataset.train))
+  every = fitting.cadence_of(session, num_steps).save_every
+  for _, step in config_lib.members_of(session.config):
+    if step > num_steps or (step % every and step != num_steps):
+      raise ConfigError(
+        f'sampler.checkpoints asks for step {step}, at which the GAN is not saved; it is '
+        f'at multiples of {every} (see log.save_every_steps) and at {num_steps}.'
+      )
+
+
+def _train(training, dataset):
+  """Trains one GAN into its directory, unless it is finished and can be read."""
+  session, directory = training.session, training.directory
+  info = describe_data(dataset)
+  if finished := _read_result(directory):
     try:
-      generator = _load_generator(session, info)
+      _load(training, info)
     except UnreadableGenerator:
       with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
         checkpoints.set_aside(finished['num_steps'])
+      _finish_on_all(lambda: (directory / 'result.json').unlink(missing_ok=True))
     else:
-      _write_samples(session, dataset, generator)
-      return generator
-  config = session.config.gan
-  seed = config_lib.seed_of(session.config, 'gan')
-  num_steps = config_lib.num_steps_of(session.config, 'gan', len(dataset.train))
-  plain = _build_generator(session, info)
-  freeze = gan.make_freeze(
-    plain, latent_dim=config.latent_dim, num_classes=dataset.num_classes
-  )
-  sample = make_sampler(session, info)
-  draw = _make_grid_sampler(dataset.num_classes, sample)
-
-  def frozen(state):
-    local = jax.tree.map(np.asarray, (state.ema, state.generator_stats))
-    return session.layout.place(freeze(*local, seed))
-
-  def write_grid(step, state):
-    grid = draw(frozen(state), 8)
-    if jax.process_index() == 0:
-      picture = pictures.sample_grid(dataset.class_names, grid)
-      loop.write_atomically(directory / 'samples' / f'{step:07d}.png', picture)
-    return {}
-
+      return
+  config = session.config
+  num_steps = config_lib.num_steps_of(config, 'gan', len(dataset.train))
+  selection = _make_selection(training, dataset, num_steps)
   step, state = make_step(session, dataset)
   fitted = fitting.fit(
     session,
     directory,
-    'GAN',
+    'GAN' if directory.name == 'gan' else directory.name,
     step=step,
     state=state,
     num_steps=num_steps,
-    count=config.batch_size,
+    count=config_lib.count_of(config, 'gan'),
     feed=fitting.make_feed(session, dataset),
     fingerprint=dataset.fingerprint,
-    evaluate=write_grid,
-    evaluate_at_saves=True,
-    freeze=frozen,
+    selection=selection,
+    generator_shapes=_shapes(session, info),
   )
-  variables = fitted.frozen
   result = {
     'fingerprint': dataset.fingerprint,
-    'arch': config.arch,
-    'seed': seed,
+    'arch': config.gan.arch,
+    'seed': config_lib.seed_of(config, 'gan'),
     'num_steps': num_steps,
-    'num_params': int(parameter_overview.count_parameters(variables['params'])),
-    'train_seconds': fitted.host['train_seconds'],
-    'compile_seconds': fitted.host['compile_seconds'],
-    'eval_seconds': fitted.host['eval_seconds'],
-    'steps_per_call': fitted.host['steps_per_call'],
-    'peak_bytes': fitted.host['peak_bytes'],
+    'num_params': int(parameter_overview.count_parameters(state.generator)),
+    'num_discriminator_params': int(
+      parameter_overview.count_parameters(state.discriminator)
+    ),
+    'select': config.gan.select,
+    'chosen_step': selection.chosen['step'],
+    'candidates': selection.history,
+    'kept': sorted(selection.kept),
+    'warnings': candidates.warnings(fitted.rows, selection.history[-1], num_steps),
+    **{name: fitted.host[name] for name in (*_SECONDS, 'steps_per_call', 'peak_bytes')},
     'step_ms_median': loop.median_step_ms(fitted.rows),
   }
-  generator = FrozenGenerator(sample, variables, result)
-  _write_samples(session, dataset, generator)
+  content = json.dumps(result, indent=1)
+  _finish_on_all(lambda: loop.write_atomically(directory / 'result.json', content))
+
+
+def _finish_on_all(action):
+  """Does something on process 0 while the others wait for it, as they read it next."""
   if jax.process_index() == 0:
-    loop.write_atomically(directory / 'result.json', json.dumps(result, indent=1))
-  return generator
+    action()
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices('gan result')
+
+
+def _read_result(directory):
+  """A GAN's result.json, or None where it is missing, damaged or of an older version."""
+  result = read_result(directory / 'result.json')
+  needed = {'fingerprint', 'num_steps', 'seed', 'chosen_step', 'kept', 'warnings'}
+  return result if result and needed <= set(result) else None
+
+
+def _make_selection(training, dataset, num_steps):
+  """Returns the `Selection` of one training; it draws a grid of each candidate too."""
+  session, directory = training.session, training.directory
+  config, num_classes = session.config, dataset.num_classes
+  info = describe_data(dataset)
+  measure = gan.make_freeze(
+    _build_generator(session, info),
+    latent_dim=config.gan.latent_dim,
+    num_classes=num_classes,
+  )
+  sample = make_sampler(session, info)
+  scores = candidates.make_scores(session, directory, dataset, sample)
+  draw = _make_grid_sampler(session, info)
+
+  def freeze(state):
+    local = jax.tree.map(np.asarray, (state.ema, state.generator_stats))
+    return session.layout.place(measure(*local, config_lib.seed_of(config, 'gan')))
+
+  def score(step, variables):
+    if jax.process_index() == 0:
+      picture = pictures.grid(dataset.class_names, {'generated': draw(variables, 8)})
+      loop.write_atomically(directory / 'samples' / f'{step:07d}.png', picture)
+    found = scores(variables)
+    rows = loop.read_metrics(directory / 'metrics.jsonl')
+    for warning in candidates.warnings(rows, {'step': step, **found}, num_steps):
+      _LOG.warning('%s: %s', directory.name, warning)
+    return found
+
+  return Selection(config.gan.select, freeze, score, training.steps)
 
 
 def _write_samples(session, dataset, generator):
-  """gan/samples.png, unless it is there: real images and the generator's first draws."""
+  """gan/samples.png, unless it is there: real images and the generators' first draws."""
   path = session.path('gan', 'samples.png')
   if path.exists() or jax.process_index():
     return
-  draw = _make_grid_sampler(dataset.num_classes, generator.sample)
-  grid = draw(generator.variables, 8)
-  picture = pictures.sample_grid(dataset.class_names, grid, _real_examples(dataset, 8))
-  loop.write_atomically(path, picture)
+  draw = _make_grid_sampler(session, describe_data(dataset))
+  panels = {'real': _real_examples(dataset, 8)}
+  for name, variables in generator.members.items():
+    panels['generated' if len(generator.members) == 1 else name] = draw(variables, 8)
+  loop.write_atomically(path, pictures.grid(dataset.class_names, panels))
 
 
 def _real_examples(dataset, count):
@@ -149,28 +236,34 @@ def make_step(session, dataset):
     width=config.width,
     dtype=session.dtype('gan'),
   )
-  adam = optax.adam(config.learning_rate, config.beta1, config.beta2)
-  discriminator_loss, generator_loss = losses.make_gan_losses(
-    config.loss, real_label=config.real_label
+  rates = (config.learning_rate, config.discriminator_learning_rate)
+  generator_tx, discriminator_tx = (
+    optax.adam(rate or config.learning_rate, config.beta1, config.beta2) for rate in rates
+  )
+  critic = gan.make_critic(
+    discriminator=discriminator,
+    loss=losses.make_gan_loss(config.loss, real_label=config.real_label),
+    batch_size=config.batch_size,
+    diffaug=augment.make_diffaug(config.diffaug) if config.diffaug else None,
+    regularisation=gan.Regularisation(config.r1, config.r2, config.lecam),
   )
   step = gan.make_gan_step(
     generator=generator,
-    discriminator=discriminator,
-    generator_tx=adam,
-    discriminator_tx=adam,
-    discriminator_loss=discriminator_loss,
-    generator_loss=generator_loss,
+    critic=critic,
+    generator_tx=generator_tx,
+    discriminator_tx=discriminator_tx,
     layout=session.layout,
     batch_size=config.batch_size,
     latent_dim=config.latent_dim,
     ema_decay=config.ema_decay,
+    d_steps=config.d_steps,
     dtype=session.image_dtype('gan'),
   )
   state = gan.init_gan(
     generator,
     discriminator,
-    generator_tx=adam,
-    discriminator_tx=adam,
+    generator_tx=generator_tx,
+    discriminator_tx=discriminator_tx,
     seed=config_lib.seed_of(session.config, 'gan'),
     latent_dim=config.latent_dim,
   )
@@ -186,51 +279,81 @@ def _build_generator(session, info, *, part='gan', axis_name=None):
     width=config.gan.width,
     axis_name=axis_name,
     dtype=session.dtype(part),
+    upsampling=config.gan.upsampling,
   )
 
 
-def load_generator(session, dataset):
-  """Loads the frozen generator of a working directory.
+def load_generator(session, info):
+  """Loads the frozen generators of a working directory.
 
   Args:
     session: the run's.
-    dataset: the `Dataset` it was trained on.
+    info: {'fingerprint', 'image_shape', 'class_names'} of what they were trained on, see
+      `workdir.describe_data`.
+
+  Returns:
+    The `FrozenGenerator`.
 
   Raises:
-    CheckpointError: if there is no finished GAN, or it was trained on other images.
+    CheckpointError: if one is not finished, or was trained on other images.
   """
-  return _load_generator(session, describe_data(dataset))
+  members, infos = {}, []
+  for training in _trainings(session):
+    kept, result = _load(training, info)
+    infos.append(result)
+    for seed, step in config_lib.members_of(session.config):
+      if seed == result['seed']:
+        name = f'seed {seed}, step {step or result["chosen_step"]}'
+        members[name] = kept[f'step{step}' if step else 'chosen']
+  sample = make_sampler(session, info)
+  seconds = {name: sum(result[name] for result in infos) for name in _SECONDS}
+  warnings = [
+    warning if len(infos) == 1 else f'seed {result["seed"]}: {warning}'
+    for result in infos
+    for warning in result['warnings']
+  ]
+  info = infos[0] | seconds | {'members': list(members), 'warnings': warnings}
+  if len(members) == 1:
+    return FrozenGenerator(sample, *members.values(), members, info)
+  stacked = jax.tree.map(lambda *x: np.stack(x), *jax.device_get(list(members.values())))
+  sample = sampler.make_ensemble_sampler(sample, len(members), session.layout)
+  return FrozenGenerator(sample, session.layout.place(stacked), members, info)
 
 
-def _load_generator(session, info):
-  directory = session.path('gan')
-  result = read_result(directory / 'result.json')
+def _load(training, info):
+  """The kept generators {name: variables} of one training, and its result.json."""
+  session, directory = training.session, training.directory
+  result = _read_result(directory)
   if not result:
     raise CheckpointError(
-      f'There is no trained generator in {str(session.workdir)!r}; run train-gan with '
-      'the same --config and --workdir first, or set --config.mix.ratio=0.'
+      f'There is no trained generator in {str(directory)!r}; run train-gan with the same '
+      '--config and --workdir first, or set --config.mix.ratio=0.'
     )
   if result['fingerprint'] != info['fingerprint']:
     raise CheckpointError(
-      f'The generator in {str(session.workdir)!r} was trained on other images and may '
-      'have seen some of the test split; train one in another --workdir.'
+      f'The generator in {str(directory)!r} was trained on other images and may have '
+      'seen some of the test split; train one in another --workdir.'
     )
-  config = session.config.gan
-  generator = _build_generator(session, info)  # of the type it was saved in
+  shapes = dict.fromkeys(result['kept'], _shapes(session, info))
+  with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
+    replicated = session.layout.replicated
+    return checkpoints.restore_generators(result['num_steps'], shapes, replicated), result
+
+
+def _shapes(session, info):
+  """Shapes of a generator's variables, of the type that they are saved in."""
+  generator = _build_generator(session, info)
   shapes = jax.eval_shape(
     functools.partial(generator.init, train=False),
     rng.stream_key(0, 'gan_init'),
-    jax.ShapeDtypeStruct((1, config.latent_dim), jnp.float32),
+    jax.ShapeDtypeStruct((1, session.config.gan.latent_dim), jnp.float32),
     jax.ShapeDtypeStruct((1,), jnp.int32),
   )
-  variables = {name: shapes.get(name, {}) for name in ('params', 'batch_stats')}
-  with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
-    variables = checkpoints.restore_generator(variables, session.layout.replicated)
-  return FrozenGenerator(make_sampler(session, info), variables, result)
+  return {name: shapes.get(name, {}) for name in ('params', 'batch_stats')}
 
 
 def make_sampler(session, info):
-  """Returns the config's `sample(variables, keys, labels)`, see `sampler`.
+  """Returns the config's `sample(variables, keys, labels)` of one generator.
 
   Args:
     session: the run's.
@@ -240,6 +363,11 @@ def make_sampler(session, info):
   return sampler.make_sampler(generator, session.config.gan.latent_dim)
 
 
+def make_render(session, info):
+  """Returns the config's `render(variables, latents, labels)`, see `sampler`."""
+  return sampler.make_render(_build_generator(session, info, part='sampler'))
+
+
 def write_samples(session, info, seed, per_class=10):
   """Draws a grid of images by class into samples-SEED.png.
 
@@ -247,22 +375,32 @@ def write_samples(session, info, seed, per_class=10):
     session: the run's.
     info: the 'data' of config.json.
     seed: of the draw.
-    per_class: images a class.
+    per_class: images a class, of each generator.
 
   Returns:
     The path of the picture.
   """
-  generator = _load_generator(session, info)
-  draw = _make_grid_sampler(len(info['class_names']), generator.sample)
+  generator = load_generator(session, info)
+  draw = _make_grid_sampler(session, info)
   path = session.path(f'samples-{seed}.png')
-  images = draw(generator.variables, per_class, seed)
-  loop.write_atomically(path, pictures.sample_grid(info['class_names'], images))
+  panels = {
+    name: draw(variables, per_class, seed)
+    for name, variables in generator.members.items()
+  }
+  loop.write_atomically(path, pictures.grid(info['class_names'], panels))
   return path
 
 
-def _make_grid_sampler(num_classes, sample):
+@functools.cache
+def _compiled_sampler(generator, latent_dim):
+  return jax.jit(sampler.make_sampler(generator, latent_dim))
+
+
+def _make_grid_sampler(session, info):
   """Returns `draw(variables, n, seed=0) -> images uint8 [classes, n, H, W, C]`."""
-  draw = jax.jit(sample)
+  generator = _build_generator(session, info, part='sampler')
+  draw = _compiled_sampler(generator, session.config.gan.latent_dim)
+  num_classes = len(info['class_names'])
 
   def grid(variables, n, seed=0):
     numbers = jnp.arange(num_classes * n)

@@ -147,7 +147,7 @@ def train(
   host,
   feed: Callable,
   cadence: Cadence,
-  checkpoints,
+  save: Callable,
   metrics_file,
   progress,
   stopped: Callable,
@@ -164,7 +164,7 @@ def train(
     host: from `new_host` or a checkpoint.
     feed: `step -> inputs`.
     cadence: see `Cadence`.
-    checkpoints: a `Checkpoints`.
+    save: `(step, *, state, host)`, which must copy what it keeps.
     metrics_file: a `MetricsFile`.
     progress: a `Progress`.
     stopped: from `signals.deferred`.
@@ -189,11 +189,11 @@ def train(
         state, metrics = programs[length](state, *feed(step))
       pending.append(metrics)
       step += length
-      log, evaluation, save = (
+      log, evaluation, saving = (
         step % every == 0 or step == cadence.num_steps
         for every in (cadence.log_every, cadence.eval_every, cadence.save_every)
       )
-      due = log or evaluation or save
+      due = log or evaluation or saving
       caught = stopped(due)
       if not (due or caught):
         continue
@@ -217,9 +217,9 @@ def train(
         host['eval_seconds'] += time.perf_counter() - eval_began
       if row:
         metrics_file.write_scalars(step, row)
-      if (save or caught) and step < cadence.num_steps:
+      if (saving or caught) and step < cadence.num_steps:
         # A copy: it is written in the background, and the list grows on.
-        checkpoints.save(step, state=state, host={**host, 'pending': list(pending)})
+        save(step, state=state, host={**host, 'pending': list(pending)})
       if caught and step < cadence.num_steps:
         raise Interrupted(
           f'Stopped at step {step} of {cadence.num_steps} by {caught}; the state is '

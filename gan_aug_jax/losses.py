@@ -3,6 +3,9 @@
 A mean taken here would be a mean over one device's share (see `sharding`).
 """
 
+from collections.abc import Callable
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -22,45 +25,89 @@ def cross_entropy(logits, labels):
   return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
-def _non_saturating_discriminator(real_logits, fake_logits, real_label):
-  real = optax.sigmoid_binary_cross_entropy(real_logits, real_label)
-  return real + jax.nn.softplus(fake_logits)
+@dataclasses.dataclass(frozen=True)
+class GanLoss:
+  """The adversarial losses, one value an example.
+
+  Attributes:
+    discriminator: `(real_logits, fake_logits) -> losses`, of any one shape.
+    generator: `(fake_logits, real_logits) -> losses`; the real ones are None unless
+      `paired`.
+    paired: whether the generator's loss reads the logits of real images, which then have
+      to be computed for it.
+  """
+
+  discriminator: Callable
+  generator: Callable
+  paired: bool = False
 
 
-def _hinge_discriminator(real_logits, fake_logits, real_label):
-  del real_label  # Smoothing belongs to the cross-entropy.
-  return jax.nn.relu(1 - real_logits) + jax.nn.relu(1 + fake_logits)
+def _non_saturating(real_label):
+  """Goodfellow et al. 2014 (arXiv 1406.2661), section 3.
+
+  With the one-sided label smoothing of Salimans et al. 2016 (1606.03498), section 3.4.
+  """
+
+  def discriminator(real, fake):
+    smoothed = optax.sigmoid_binary_cross_entropy(real, real_label)
+    return smoothed + jax.nn.softplus(fake)
+
+  return GanLoss(discriminator, lambda fake, _: jax.nn.softplus(-fake))
 
 
-# (discriminator loss, generator loss). Goodfellow et al. 2014 (arXiv 1406.2661), section
-# 3, with the one-sided label smoothing of Salimans et al. 2016 (1606.03498), 3.4; hinge:
-# Lim & Ye 2017 (1705.02894).
-_GAN_LOSSES = {
-  'non_saturating': (_non_saturating_discriminator, lambda fake: jax.nn.softplus(-fake)),
-  'hinge': (_hinge_discriminator, lambda fake: -fake),
+def _hinge(real_label):
+  """Lim & Ye 2017 (arXiv 1705.02894); there is no target to smooth."""
+  del real_label
+  return GanLoss(
+    lambda real, fake: jax.nn.relu(1 - real) + jax.nn.relu(1 + fake),
+    lambda fake, _: -fake,
+  )
+
+
+def _relativistic(real_label):
+  """Relativistic pairing: Jolicoeur-Martineau 2018 (arXiv 1807.00734), section 4.
+
+  With penalties on both gradients it is R3GAN's loss (Huang et al. 2025, 2501.05441).
+  """
+  del real_label
+  return GanLoss(
+    lambda real, fake: jax.nn.softplus(fake - real),
+    lambda fake, real: jax.nn.softplus(real - fake),
+    paired=True,
+  )
+
+
+GAN_LOSSES = {
+  'non_saturating': _non_saturating,
+  'hinge': _hinge,
+  'relativistic': _relativistic,
 }
 
 
-def make_gan_losses(name, *, real_label=1.0):
-  """Returns the pair of adversarial losses called `name`.
+def make_gan_loss(name, *, real_label=1.0):
+  """Returns the `GanLoss` called `name`.
 
   Args:
-    name: 'non_saturating' or 'hinge'.
-    real_label: the discriminator's target for real images, in (0, 1]; below 1 it is
-      one-sided label smoothing. The hinge loss has no target and ignores it.
-
-  Returns:
-    `discriminator_loss(real_logits [B], fake_logits [B]) -> [B]` and
-    `generator_loss(fake_logits [B]) -> [B]`.
+    name: 'non_saturating', 'hinge' or 'relativistic'.
+    real_label: of 'non_saturating', the discriminator's target for real images, in
+      (0, 1]; below 1 it is one-sided label smoothing.
 
   Raises:
     ValueError: if there is no such loss.
   """
-  if name not in _GAN_LOSSES:
-    raise ValueError(f'GAN loss {name!r} is unknown; known: {", ".join(_GAN_LOSSES)}.')
-  discriminator_loss, generator_loss = _GAN_LOSSES[name]
+  if name not in GAN_LOSSES:
+    raise ValueError(f'GAN loss {name!r} is unknown; known: {", ".join(GAN_LOSSES)}.')
+  return GAN_LOSSES[name](real_label)
 
-  def smoothed(real_logits, fake_logits):
-    return discriminator_loss(real_logits, fake_logits, real_label)
 
-  return smoothed, generator_loss
+def lecam(real_logits, fake_logits, means):
+  """LeCam regulariser (Tseng et al. 2021, arXiv 2104.03310, equation 3), an example.
+
+  Args:
+    real_logits, fake_logits: of any one shape.
+    means: moving averages of the logits of real and of synthetic images, [2].
+
+  Returns:
+    Squared distances of each side's logits to the other side's average, added up.
+  """
+  return jnp.square(real_logits - means[1]) + jnp.square(fake_logits - means[0])

@@ -27,25 +27,21 @@ def _tile(images):
   return picture[:-1, :-1]
 
 
-def sample_grid(class_names, synthetic, real=None):
-  """A row a class: real images on the left, synthetic ones on the right.
+def grid(class_names, panels):
+  """Images in a row a class, panels of them side by side.
 
   Args:
     class_names: one a class.
-    synthetic: uint8 [classes, n, H, W, C].
-    real: uint8 [classes, m, H, W, C], or None.
+    panels: {title: uint8 [classes, n, H, W, C]}.
 
   Returns:
     PNG bytes; of more than 20 classes, the first 20.
   """
-  panels = [('generated', synthetic)]
-  if real is not None:
-    panels.insert(0, ('real', real))
   rows = min(len(class_names), _MAX_CLASSES)
-  columns = [images.shape[1] for _, images in panels]
+  columns = [images.shape[1] for images in panels.values()]
   figure = Figure(figsize=(0.55 * sum(columns) + 1, 0.55 * rows + 0.4))
   axes = figure.subplots(1, len(panels), width_ratios=columns, squeeze=False)[0]
-  for ax, (title, images) in zip(axes, panels, strict=True):
+  for ax, (title, images) in zip(axes, panels.items(), strict=True):
     picture = _tile(images[:rows])
     grey = picture.shape[-1] == 1
     ax.imshow(

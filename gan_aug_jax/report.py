@@ -6,6 +6,7 @@ time, and shows nothing that is not on disk.
 
 import base64
 import importlib.resources
+import json
 import math
 import pathlib
 import zipfile
@@ -60,6 +61,85 @@ def print_scores(scores, file=None):
     for split, values in splits.items():
       table.add_row(arm, split, *(f'{values[name]:.4f}' for name in names))
   rich.console.Console(file=file).print(table)
+
+
+# (field of a generator's scores, heading, format)
+_SCORES = (
+  ('frechet', 'Fréchet', '{:.2f}'),
+  ('kernel', 'kernel', '{:.4f}'),
+  ('precision', 'precision', '{:.3f}'),
+  ('recall', 'recall', '{:.3f}'),
+  ('density', 'density', '{:.3f}'),
+  ('coverage', 'coverage', '{:.3f}'),
+  ('cas', 'CAS', '{:.2%}'),
+  ('gan_test', 'GAN-test', '{:.2%}'),
+  ('memorised', 'memorised', '{:.1%}'),
+  ('duplicates', 'duplicates', '{:.1%}'),
+)
+
+
+def _score_rows(scores):
+  """(name, cells) of each set of images; those of another size say it."""
+  rows = []
+  for name, row in scores['rows'].items():
+    fewer = row['count'] != scores['num_generated']
+    values = {**row, **(row['copies'] or {})}
+    cells = [
+      template.format(values[field]) if field in values else 'n/a'
+      for field, _, template in _SCORES
+    ]
+    rows.append((f'{name} ({row["count"]:,} only)' if fewer else name, cells))
+  return rows
+
+
+def print_generators(scores, file=None):
+  """Prints the content of score/scores.json as a table."""
+  console = rich.console.Console(file=file)
+  if not console.is_terminal:
+    console.width = 160
+  table = rich.table.Table(title=f'{scores["dataset"]}: what the generators are worth')
+  table.add_column('images', no_wrap=True)
+  for _, heading, _ in _SCORES:
+    table.add_column(heading, justify='right')
+  for name, cells in _score_rows(scores):
+    table.add_row(name, *cells)
+  console.print(table)
+  for line in score_notes(scores):
+    console.print(line, highlight=False, soft_wrap=True)
+
+
+def score_notes(scores):
+  """Sentences that say what the scores are, and what they warn of."""
+  extractor = scores['extractor']
+  notes = [
+    f'{scores["num_generated"]:,} images against {scores["num_held_out"]:,} real ones '
+    f'that the generators did not train on ({scores["num_train"]:,} they did), by an '
+    f'extractor of our own: accuracy {extractor["accuracy"]:.2%}, hash '
+    f'{extractor["hash"]}. Real training images are the ceiling, noise is the floor; of '
+    'fewer images all but CAS and GAN-test come out worse. '
+    'CAS: accuracy on real images of a classifier trained on these alone. GAN-test: '
+    'share that a classifier trained on real images gives the label asked for.'
+  ]
+  if scores['held_out_chose']:
+    notes.append(
+      'There is no label budget, so these real images are the validation split, by which '
+      'the checkpoint was chosen: CAS flatters a little.'
+    )
+  for name, row in scores['rows'].items():
+    if name == 'noise' or not row['copies']:
+      continue
+    copies = row['copies']
+    if copies['memorised'] > 0.1:
+      notes.append(
+        f'{name}: {copies["memorised"]:.0%} lie closer to a training image than the '
+        'closest 1 % of fresh real ones: it copies its training set.'
+      )
+    if copies['duplicates'] > 0.1:
+      notes.append(
+        f'{name}: {copies["duplicates"]:.0%} lie closer to another generated image than '
+        'the closest 1 % of real ones to one another: it repeats itself.'
+      )
+  return notes
 
 
 def _cells(arm):
@@ -191,6 +271,27 @@ def _per_class(results, class_names):
   ]
 
 
+def _read_scores(workdir):
+  """The content of score/scores.json, or None where it is missing or damaged."""
+  try:
+    scores = json.loads((workdir / 'score' / 'scores.json').read_text())
+  except (OSError, ValueError):
+    return None
+  return scores if {'rows', 'extractor', 'held_out_chose'} <= set(scores) else None
+
+
+def _choice(gan_info):
+  """The generators that were chosen from: headings, and (cells, chosen) of each."""
+  candidates = gan_info.get('candidates', [])
+  names = list(candidates[0]) if candidates else []
+  rows = [
+    [f'{row["step"]:,}', *(f'{row.get(name, math.nan):.4f}' for name in names[1:])]
+    for row in candidates
+  ]
+  chosen = [row['step'] == gan_info['chosen_step'] for row in candidates]
+  return {'headings': names, 'rows': list(zip(rows, chosen, strict=True))}
+
+
 def render(workdir, run, results):
   """Writes report.html, one self-contained file.
 
@@ -203,6 +304,11 @@ def render(workdir, run, results):
     The path of the report.
   """
   workdir = pathlib.Path(workdir)
+  if results['gan'] and 'candidates' not in results['gan']:
+    raise CheckpointError(
+      f'The results in {str(workdir)!r} are of an older version; run again in another '
+      '--workdir.'
+    )
   embedded = {
     'arm_curves': _arm_curves(workdir, results['arms']),
     'confusions': pictures.confusion_matrices(
@@ -215,6 +321,7 @@ def render(workdir, run, results):
     samples = workdir / 'gan' / 'samples.png'
     if samples.exists():
       embedded['samples'] = samples.read_bytes()
+  scores = _read_scores(workdir)
   source = importlib.resources.files('gan_aug_jax').joinpath('report.html.j2').read_text()
   template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
   html = template.from_string(source).render(
@@ -224,6 +331,10 @@ def render(workdir, run, results):
     rows=[(name, _cells(arm)) for name, arm in results['arms'].items()],
     findings=findings(workdir, results),
     costs=_costs(results),
+    choice=_choice(results['gan']),
+    score_headings=[heading for _, heading, _ in _SCORES],
+    score_rows=_score_rows(scores) if scores else [],
+    score_notes=score_notes(scores) if scores else [],
     images={name: base64.b64encode(png).decode() for name, png in embedded.items()},
     fields=_changed_fields(run['config']),
     per_class=_per_class(results, run['data']['class_names']),

@@ -20,6 +20,8 @@ _STREAMS = {
   'gan_latent': 6,
   'gan_statistics': 7,
   'show': 8,
+  'diffaug': 9,
+  'score': 10,
 }
 
 

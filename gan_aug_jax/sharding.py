@@ -73,6 +73,30 @@ class Layout:
       x, NamedSharding(self.mesh, PartitionSpec(_AXIS))
     )
 
+  def per_device(self, function):
+    """Makes a function run on each device's share by itself.
+
+    Args:
+      function: of a replicated tree and then arrays whose first axis is the flattened
+        [groups, share]; inside it, `device_index` tells the devices apart.
+    """
+    if self.axis_name:
+      return function
+
+    def spread(replicated, *arrays):
+      data = PartitionSpec(_AXIS)
+      specs = (PartitionSpec(), *(data for _ in arrays))
+      mapped = jax.shard_map(
+        function, mesh=self.mesh, in_specs=specs, out_specs=data, check_vma=False
+      )
+      return mapped(replicated, *arrays)
+
+    return spread
+
+  def device_index(self):
+    """The device's place in the mesh, where each runs by itself."""
+    return jax.lax.axis_index(_AXIS)
+
   def sum(self, tree):
     """Adds sums over one's own examples up over the devices."""
     return jax.lax.psum(tree, _AXIS) if self.axis_name else tree

@@ -3,7 +3,9 @@
 WORKDIR/
   config.json    the whole config, versions, fingerprint of the data
   gan/           checkpoints/, metrics.jsonl, samples/, samples.png, result.json
+  gan-seedN/     the same, of a further GAN
   arms/NAME/     checkpoints/, metrics.jsonl, predictions.npz, result.json
+  score/         scores.json, grid.png, neighbours.png, interpolation.png
   results.json  report.html
 """
 
@@ -23,6 +25,7 @@ from gan_aug_jax.errors import CheckpointError
 # Fields that change where a run is, not what it is; and those that only arms hang on.
 _MAY_DIFFER = ('platform', 'num_cpu_devices', 'data.data_dir', 'duration')
 _MAY_DIFFER += ('compilation_cache', 'distributed.', 'profile.')
+_MAY_DIFFER += ('score.neighbours', 'score.cas_steps')
 _ARM_FIELDS = ('arms', 'classifier.', 'mix.', 'augment.')
 
 
@@ -106,11 +109,15 @@ def _plain(config):
 def _check_fields(session, differing, before, fields):
   """Refuses other fields where something trained in the workdir hangs on them."""
   gan_begun, arms_begun = (session.path(part).exists() for part in ('gan', 'arms'))
+  # The probes that choose a generator hang on some of the arms' fields, too.
+  gan_finished = read_result(session.path('gan', 'result.json')) is not None
+  may_differ = _MAY_DIFFER
+  if gan_finished and not arms_begun:
+    may_differ += _ARM_FIELDS
   fixed = [
     f'{name} ({before[name]!r} there, {fields[name]!r} now)'
     for name in differing
-    if not name.startswith(_MAY_DIFFER)
-    and (arms_begun or (gan_begun and not name.startswith(_ARM_FIELDS)))
+    if not name.startswith(may_differ) and (gan_begun or arms_begun)
   ]
   if fixed:
     raise CheckpointError(

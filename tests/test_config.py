@@ -5,12 +5,14 @@ import pathlib
 
 import pytest
 
-from gan_aug_jax import classifier, config, losses
+from gan_aug_jax import augment, classifier, config, losses, selection
 from gan_aug_jax.errors import ConfigError
-from gan_aug_jax.models import classifiers, discriminators, generators
+from gan_aug_jax.models import classifiers, discriminators, generators, layers
 
 ROOT = pathlib.Path(__file__).parent.parent
 VARIANTS = ['mnist5k', 'mnist', 'cifar10', 'mlp:original', 'mlp:updated']
+VARIANTS += ['generators:mnist500-dcgan', 'generators:cifar5000-sngan-diffaug']
+VARIANTS += ['generators:cifar-resnet-diffaug']
 
 
 def load(name):
@@ -66,6 +68,21 @@ BAD = {
   'gan.num_steps': -1,
   'gan.batch_size': 0,
   'gan.learning_rate': 0.0,
+  'gan.upsampling': 'bicubic',
+  'gan.discriminator_learning_rate': -1e-4,
+  'gan.d_steps': 0,
+  'gan.diffaug': ('cutout', 'cutout'),
+  'gan.r1': -1.0,
+  'gan.r2': float('inf'),
+  'gan.lecam': -0.1,
+  'gan.select': 'fid',
+  'gan.select_steps': 0,
+  'sampler.checkpoints': ('step:100', 'last'),
+  'score.width': 0,
+  'score.extractor_steps': 0,
+  'score.cas_steps': 0,
+  'score.num_samples': 1,
+  'score.neighbours': 0,
   'gan.beta1': 1.0,
   'gan.beta2': -0.1,
   'gan.latent_dim': 0,
@@ -115,6 +132,10 @@ def test_bad_values_are_named(field, value):
     ({'arms': ()}, 'arms=()'),
     ({'distributed.coordinator': 'a:1'}, 'distributed.num_processes=0'),
     ({'arms': ('augmented', 'augmented')}, 'each once'),
+    ({'score.neighbours': 50, 'score.num_samples': 50}, 'score.neighbours=50'),
+    ({'sampler.checkpoints': ('seed:7', 'seed:07')}, 'seed:07'),
+    ({'sampler.checkpoints': ('step:0',)}, 'step:0'),
+    ({'gan.arch': 'resnet', 'data.image_size': 28}, 'data.image_size=28'),
   ],
 )
 def test_bad_combinations_are_named(fields, named):
@@ -147,7 +168,11 @@ def test_choices_are_those_that_can_be_built():
 
   allowed('gan.arch', generators.GENERATORS)
   assert set(generators.GENERATORS) == set(discriminators.DISCRIMINATORS)
-  allowed('gan.loss', losses._GAN_LOSSES)
+  allowed('gan.loss', losses.GAN_LOSSES)
+  allowed('gan.upsampling', layers.UPSAMPLINGS)
+  assert config._RULES['gan.diffaug'][0](tuple(augment._DIFFERENTIABLE))
+  for select in selection._RANKS:
+    assert config._RULES['gan.select'][0](select)
   allowed('classifier.arch', classifiers.CLASSIFIERS)
   for name in ('sgd', 'adam'):
     for schedule in ('constant', 'cosine'):
@@ -161,9 +186,19 @@ def test_seeds_follow_the_root_unless_set():
   assert seeds == [5, 7, 5]
 
 
+def test_members_are_the_best_of_the_own_gan_unless_named():
+  fields = config.default()
+  fields.seed = 4
+  assert config.members_of(fields) == [(4, 0)]
+  fields.sampler.checkpoints = ('step:200', 'seed:7', 'step:100')
+  assert config.members_of(fields) == [(4, 200), (7, 0), (4, 100)]
+
+
 def test_steps_override_epochs():
   fields = config.default()
   fields.classifier.num_epochs, fields.classifier.batch_size = 3, 64
   assert config.num_steps_of(fields, 'classifier', 100) == 5  # ceil(3 * 100 / 64)
+  fields.gan.num_epochs, fields.gan.batch_size, fields.gan.d_steps = 3, 10, 2
+  assert config.num_steps_of(fields, 'gan', 100) == 15  # each takes 2 batches
   fields.classifier.num_steps = 17
   assert config.num_steps_of(fields, 'classifier', 100) == 17

@@ -16,6 +16,7 @@ STEPS = 50
 # Float64 to rounding accumulated over the steps. In float32 a rounding of a sum, 1e-7,
 # may tip a ReLU or a maximum and grow over the steps.
 TOLERANCE = {jnp.float64: 1e-9, jnp.float32: 2e-3}
+FEW_PLACES = [('jit', 1), ('pmap', 4)]
 PLACES = [('jit', 1), ('jit', 2), ('jit', 4), ('pmap', 1), ('pmap', 2), ('pmap', 4)]
 
 
@@ -61,14 +62,28 @@ def test_fused_step_is_the_same_on_any_devices_and_backend(toy, dtype, options):
     assert tiny.difference(first, other) < TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize('dtype', [jnp.float64, jnp.float32])
-def test_gan_step_is_the_same_on_any_devices_and_backend(toy, dtype):
+DIFFAUG = ('color', 'translation', 'cutout', 'flip')
+SNGAN = {'arch': 'sngan', 'loss': 'hinge', 'diffaug': DIFFAUG, 'd_steps': 2, 'lecam': 0.1}
+RESNET = {'arch': 'resnet', 'loss': 'relativistic', 'diffaug': DIFFAUG, 'r1': 1, 'r2': 1}
+
+
+@pytest.mark.parametrize(
+  ('options', 'dtype', 'places'),
+  [
+    pytest.param({}, jnp.float64, PLACES, id='dcgan-float64'),
+    pytest.param({}, jnp.float32, PLACES, id='dcgan-float32'),
+    pytest.param(SNGAN, jnp.float64, FEW_PLACES, id='sngan-float64'),
+    pytest.param(RESNET, jnp.float64, FEW_PLACES, id='resnet-float64'),
+  ],
+)
+def test_gan_step_is_the_same_on_any_devices_and_backend(toy, options, dtype, places):
   with jax.enable_x64(dtype == jnp.float64):
     results = []
-    for backend, num_devices in PLACES:
+    for backend, num_devices in places:
       where = tiny.layout(backend, num_devices)
-      step, state = tiny.gan_step(where, dtype=dtype)
-      results.append(tiny.run(where, step, state, toy, count=12, num_steps=STEPS))
+      step, state = tiny.gan_step(where, dtype=dtype, **options)
+      count = 12 * options.get('d_steps', 1)
+      results.append(tiny.run(where, step, state, toy, count=count, num_steps=STEPS))
   for other in results[1:]:
     assert tiny.difference(results[0], other) < TOLERANCE[dtype]
 
@@ -111,10 +126,11 @@ def test_fused_step_communicates_by_all_reduce_only(toy, backend, mode, batch_no
   assert set(COLLECTIVE.findall(text)) == {'all-reduce'}
 
 
-def test_gan_step_communicates_by_all_reduce_only(toy):
+@pytest.mark.parametrize('options', [{}, SNGAN, RESNET], ids=['dcgan', 'sngan', 'resnet'])
+def test_gan_step_communicates_by_all_reduce_only(toy, options):
   where = tiny.layout()
-  step, state = tiny.gan_step(where)
-  data = tiny.feed(where.place, toy)(0, 12)
+  step, state = tiny.gan_step(where, **options)
+  data = tiny.feed(where.place, toy)(0, 12 * options.get('d_steps', 1))
   text = sharding.lower_step(step, where, where.place(state), data).compile().as_text()
   assert set(COLLECTIVE.findall(text)) == {'all-reduce'}
 

@@ -42,7 +42,7 @@ def _train(
     signals.deferred() as stopped,
   ):
     restored = checkpoints.restore(state)
-    state, host = restored or (state, host)
+    state, host, _ = restored or (state, host, {})
     start = host['step']
     path = directory / 'metrics.jsonl'
     state, host = loop.train(
@@ -51,7 +51,7 @@ def _train(
       host=host,
       feed=feed,
       cadence=cadence,
-      checkpoints=checkpoints,
+      save=checkpoints.save,
       metrics_file=loop.MetricsFile(path, after_step=start),
       progress=progress.Progress('test', num_steps, quiet=True),
       stopped=stopped,
@@ -132,7 +132,7 @@ def test_non_finite_metric_stops_and_keeps_the_checkpoint(tmp_path):
     _train(tmp_path, bad_at=36)
   with checkpoint.Checkpoints(tmp_path / 'checkpoints') as checkpoints:
     template = WHERE.place({'x': np.float32(0), 'step': np.int32(0)})
-    state, host = checkpoints.restore(template)
+    state, host, _ = checkpoints.restore(template)
   assert host['step'] == 35 and np.isfinite(state['x'])
 
 
@@ -142,7 +142,7 @@ def test_non_finite_state_is_never_saved(tmp_path):
     _train(tmp_path, bad_at=12, log_every=50)
   with checkpoint.Checkpoints(tmp_path / 'checkpoints') as checkpoints:
     template = WHERE.place({'x': np.float32(0), 'step': np.int32(0)})
-    _, host = checkpoints.restore(template)
+    _, host, _ = checkpoints.restore(template)
   assert host['step'] == 7
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from gan_aug_jax import sharding
 from tests import tiny
+from tests.test_engine import RESNET, SNGAN
 
 
 def _export(step, where, per_call, platform, *args):
@@ -29,8 +30,9 @@ def test_steps_lower_for(toy, platform, num_devices, per_call):
   )
   data = tiny.feed(lambda tree: tree, toy)(0, plan.num_real * per_call)
   fused = _export(step, where, per_call, platform, state, data, generator)
-  step, state = tiny.gan_step(where, batch_size=16)
-  data = tiny.feed(lambda tree: tree, toy)(0, 16 * per_call)
+  options = SNGAN if per_call == 1 else RESNET
+  step, state = tiny.gan_step(where, batch_size=16, **options)
+  data = tiny.feed(lambda tree: tree, toy)(0, 32 * per_call)
   gan = _export(step, where, per_call, platform, state, data)
   for exported in (fused, gan):
     assert exported.platforms == (platform,) and exported.nr_devices == num_devices

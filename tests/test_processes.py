@@ -28,6 +28,8 @@ def get_config():
   config.classifier.features, config.classifier.hidden = (4, 4), (8,)
   config.classifier.dropout, config.mix.ratio = 0.2, 0.4
   config.augment.crop = 1
+  config.gan.select_steps, config.score.width, config.score.num_samples = 3, 4, 60
+  config.score.extractor_steps = 20
   config.log.every_steps, config.log.save_every_steps = 10, 15
   return config
 """
@@ -93,10 +95,12 @@ def _assert_same_run(mine, whole, *, tolerance=0.0):
     assert [row['step'] for row in a] == [row['step'] for row in b]
     for x, y in zip(a, b, strict=True):
       assert x == pytest.approx(y, rel=0, abs=tolerance)
-  results = [
-    json.loads((run / 'results.json').read_text())['arms']['augmented_classical']
-    for run in (mine, whole)
-  ]
+  results = [json.loads((run / 'results.json').read_text()) for run in (mine, whole)]
+  chosen = [result['gan'] for result in results]
+  assert chosen[0]['chosen_step'] == chosen[1]['chosen_step']
+  for a, b in zip(chosen[0]['candidates'], chosen[1]['candidates'], strict=True):
+    assert a == pytest.approx(b, rel=0, abs=tolerance)
+  results = [result['arms']['augmented_classical'] for result in results]
   assert results[0]['eval_loss'] == pytest.approx(results[1]['eval_loss'], abs=tolerance)
   assert results[0]['confusion_matrix'] == results[1]['confusion_matrix']
 
@@ -196,6 +200,7 @@ def test_two_processes_of_two_devices_equal_one_of_four(launch, tmp_path, backen
     '--config.precision=float64',
     '--config.gan.num_steps=60',
     '--config.classifier.num_steps=60',
+    f'--config.gan.select={"frechet" if backend == "pmap" else "cas"}',
   ]
   _finish(launch(tmp_path / 'one', *flags, '--config.num_cpu_devices=4'))
   first, second = _finish(*_launch_pair(launch, tmp_path / 'two', *flags))

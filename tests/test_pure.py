@@ -45,18 +45,30 @@ def test_gan_losses_equal_their_definitions():
   real = np.array([-2.0, 0.3, 1.7], np.float32)
   fake = np.array([-0.4, 0.0, 3.0], np.float32)
   sigmoid, log = scipy.special.expit, np.log
-  discriminator, generator = losses.make_gan_losses('non_saturating', real_label=0.9)
+  loss = losses.make_gan_loss('non_saturating', real_label=0.9)
   expected = (
     -0.9 * log(sigmoid(real)) - 0.1 * log(1 - sigmoid(real)) - log(1 - sigmoid(fake))
   )
-  np.testing.assert_allclose(discriminator(real, fake), expected, rtol=1e-5)
-  np.testing.assert_allclose(generator(fake), -log(sigmoid(fake)), rtol=1e-5)
-  discriminator, generator = losses.make_gan_losses('hinge')
+  np.testing.assert_allclose(loss.discriminator(real, fake), expected, rtol=1e-5)
+  np.testing.assert_allclose(loss.generator(fake, None), -log(sigmoid(fake)), rtol=1e-5)
+  loss = losses.make_gan_loss('hinge')
   expected = np.maximum(0, 1 - real) + np.maximum(0, 1 + fake)
-  np.testing.assert_allclose(discriminator(real, fake), expected, rtol=1e-6)
-  np.testing.assert_allclose(generator(fake), -fake)
-  with pytest.raises(ValueError, match='non_saturating, hinge'):
-    losses.make_gan_losses('wasserstein')
+  np.testing.assert_allclose(loss.discriminator(real, fake), expected, rtol=1e-6)
+  np.testing.assert_allclose(loss.generator(fake, None), -fake)
+  loss = losses.make_gan_loss('relativistic')
+  expected = -log(sigmoid(real - fake))
+  np.testing.assert_allclose(loss.discriminator(real, fake), expected, rtol=1e-5)
+  expected = -log(sigmoid(fake - real))
+  np.testing.assert_allclose(loss.generator(fake, real), expected, rtol=1e-5)
+  assert loss.paired
+  with pytest.raises(ValueError, match='non_saturating, hinge, relativistic'):
+    losses.make_gan_loss('wasserstein')
+
+
+def test_lecam_pulls_each_side_to_the_average_of_the_other():
+  means = jnp.array([2.0, -1.0])  # of real and of synthetic logits
+  distances = losses.lecam(jnp.array([-1.0, 1.0]), jnp.array([2.0, 5.0]), means)
+  np.testing.assert_allclose(distances, [0, 2**2 + 3**2])
 
 
 def test_random_crop_shows_a_window_of_the_mirrored_image():

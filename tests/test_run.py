@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from gan_aug_jax import cli, data
+from gan_aug_jax import cli, data, loop
+from gan_aug_jax.signals import Interrupted
 from tests.conftest import make_dataset
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -30,6 +31,9 @@ def get_config():
   config.classifier.features, config.classifier.hidden = (4, 4), (8,)
   config.classifier.learning_rate, config.mix.ratio = 0.05, 0.25
   config.augment.crop, config.log.every_steps = 1, 5
+  config.gan.select_steps, config.score.width = 5, 4
+  config.score.extractor_steps, config.score.cas_steps = 40, 20
+  config.score.num_samples = 60
   return config
 """
 EXPECTED_FIELDS = [
@@ -135,8 +139,9 @@ def test_run_learns_the_toy(finished):
 def test_each_program_is_compiled_once(finished):
   _, compiled = finished
   counts = {name: compiled.count(name) for name in set(compiled)}
-  assert counts['jit(once)'] == 5  # the GAN's step and one for each arm
-  assert counts['jit(eval_step)'] == 1
+  # The GAN's step, one for each arm, and the probe that chooses a generator.
+  assert counts['jit(once)'] == 5 and counts['jit(fused_step)'] == 1
+  assert counts['jit(eval_step)'] == 2  # of the arms and of the probe
   assert counts['jit(measure)'] == 1  # the statistics of the frozen generator
   assert counts['jit(sample)'] == 1
 
@@ -205,6 +210,66 @@ def test_parts_give_the_numbers_of_a_whole_run(finished, config_file, tmp_path, 
   )
   assert mine['eval_loss'] == pytest.approx(whole['eval_loss'], rel=1e-3)
   assert mine['effective_ratio'] == 0.25
+
+
+def test_score_sets_generators_between_real_images_and_noise(
+  finished, tmp_path, monkeypatch, capsys
+):
+  workdir = shutil.copytree(finished[0], tmp_path / 'copy')
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  assert run('score', f'--workdir={workdir}') == 0
+  shown = capsys.readouterr().out
+  scores = json.loads((workdir / 'score' / 'scores.json').read_text())
+  names = list(scores['rows'])
+  assert names[0] == 'real training images' and names[-1] == 'noise' and len(names) == 3
+  # The reference are the validation images: all that the run did not train on.
+  assert scores['num_held_out'] == scores['num_generated'] == 12
+  real, _, noise = scores['rows'].values()
+  assert real['frechet'] < noise['frechet'] and real['cas'] > noise['cas']
+  assert scores['held_out_chose'] and 'flatters' in shown
+  assert real['copies'] is None and 0 <= noise['copies']['memorised'] <= 1
+  for row in scores['rows'].values():
+    assert all(np.isfinite(row[name]) for name in ('kernel', 'density', 'gan_test'))
+    for name in ('frechet', 'manifold', 'cas', 'gan_test'):
+      assert len(row['per_class'][name]) == 3
+  assert scores['extractor']['hash'] in shown and f'{noise["cas"]:.2%}' in shown
+  for name in ('grid', 'neighbours', 'interpolation'):
+    assert (workdir / 'score' / f'{name}.png').read_bytes().startswith(b'\x89PNG')
+  assert len(list((tmp_path / 'cache').rglob('*.msgpack'))) == 1
+  assert run('report', f'--workdir={workdir}') == 0
+  assert scores['extractor']['hash'] in (workdir / 'report.html').read_text()
+
+
+def test_several_generators_by_step_and_seed(config_file, tmp_path, monkeypatch, capsys):
+  """Chosen by a Fréchet distance whose extractor saw the run's own images only."""
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  workdir = tmp_path / 'w'
+  flags = [f'--config={config_file}', f'--workdir={workdir}']
+  flags += ["--config.arms=('augmented',)", '--config.gan.select=frechet']
+  flags += ["--config.sampler.checkpoints=('step:10','step:20','seed:7')"]
+  assert run('run', *flags) == 0
+  results = json.loads((workdir / 'results.json').read_text())
+  other = json.loads((workdir / 'gan-seed7' / 'result.json').read_text())
+  best = min(other['candidates'], key=lambda row: row['frechet'])['step']
+  assert other['chosen_step'] == best
+  assert results['gan']['members'] == [
+    'seed 0, step 10',
+    'seed 0, step 20',
+    f'seed 7, step {best}',
+  ]
+  own = json.loads((workdir / 'gan' / 'result.json').read_text())
+  both = own['train_seconds'] + other['train_seconds']
+  assert results['gan']['train_seconds'] == pytest.approx(both)
+  assert results['arms']['augmented']['effective_ratio'] == 0.25
+  assert len(list((workdir / 'gan' / 'extractor').iterdir())) == 1
+  assert not list((tmp_path / 'cache').rglob('*.msgpack'))
+  assert run('score', f'--workdir={workdir}') == 0
+  rows = json.loads((workdir / 'score' / 'scores.json').read_text())['rows']
+  assert 'all together' in rows and len(rows) == 6
+  assert run('sample', f'--workdir={workdir}') == 0
+  flags[-1] = "--config.sampler.checkpoints=('step:7',)"
+  there = [f'--workdir={tmp_path / "v"}', *flags[2:]]
+  assert 'step 7, at which' in _refused(capsys, 2, 'run', flags[0], *there)
 
 
 def _refused(capsys, code, *argv):
@@ -311,16 +376,34 @@ def test_damaged_results_of_parts_are_made_again(finished, config_file, tmp_path
   assert (workdir / 'gan' / 'samples.png').exists()
 
 
+def _interrupt(**_):
+  raise Interrupted('Stopped.')
+
+
+@pytest.mark.parametrize('damage', ['damage', 'remove'])
 def test_damaged_generator_is_made_again_from_the_checkpoint_before(
-  finished, config_file, tmp_path, capsys
+  finished, config_file, tmp_path, capsys, monkeypatch, damage
 ):
   workdir = shutil.copytree(finished[0], tmp_path / 'copy')
   final = workdir / 'gan' / 'checkpoints' / '20'
-  for path in [path for path in final.rglob('*') if path.is_file()]:
-    _damage(path)
+  if damage == 'damage':
+    for path in [path for path in final.rglob('*') if path.is_file()]:
+      _damage(path)
+  else:
+    shutil.rmtree(final)  # there is a generator in the one before, too
   assert 'run or train-gan' in _refused(capsys, 3, 'sample', f'--workdir={workdir}')
-  assert run('run', f'--config={config_file}', f'--workdir={workdir}') == 0
-  assert (workdir / 'gan' / 'checkpoints' / '20.damaged').exists()
+  flags = [f'--config={config_file}', f'--workdir={workdir}']
+  with monkeypatch.context() as patch:
+    patch.setattr(loop, 'train', _interrupt)
+    _refused(capsys, 75, 'run', *flags)
+  assert 'no trained generator' in _refused(capsys, 3, 'sample', f'--workdir={workdir}')
+  assert run('run', *flags) == 0
+  assert (workdir / 'gan' / 'checkpoints' / '20.damaged').exists() == (damage == 'damage')
+  before, after = (
+    json.loads((place / 'gan' / 'result.json').read_text())
+    for place in (finished[0], workdir)
+  )
+  assert after['candidates'] == before['candidates']
   rows = [
     (place / 'gan' / 'metrics.jsonl').read_text().splitlines()
     for place in (finished[0], workdir)

@@ -62,12 +62,17 @@ def fused(
   dtype=jnp.float32,
   batch_norm=False,
   compute=None,
+  num_members=1,
 ):
   """The fused step, its initial state (unplaced), its plan and generator.
 
   Parameters and images are of `dtype`, the models compute in `compute` (default: it).
   """
   sample, variables = frozen_generator(dtype, compute=compute)
+  if num_members > 1:
+    members = [frozen_generator(dtype, seed)[1] for seed in range(num_members)]
+    variables = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    sample = sampler.make_ensemble_sampler(sample, num_members, where)
   plan = mixing.plan_batch(batch_size, ratio=ratio, mode=mode)
   model = classifiers.build_classifier(
     arch,
@@ -116,8 +121,11 @@ def gan_step(
   batch_size=12,
   arch='dcgan',
   loss='non_saturating',
+  diffaug=(),
+  d_steps=1,
   dtype=jnp.float32,
   compute=None,
+  **regularisation,
 ):
   """The GAN's step and its initial state, unplaced."""
   generator = generators.build_generator(
@@ -132,18 +140,23 @@ def gan_step(
     arch, num_classes=CLASSES, width=8, dtype=compute or dtype
   )
   adam = optax.adam(2e-4, 0.5)
-  discriminator_loss, generator_loss = losses.make_gan_losses(loss, real_label=0.9)
+  critic = gan.make_critic(
+    discriminator=discriminator,
+    loss=losses.make_gan_loss(loss, real_label=0.9),
+    batch_size=batch_size,
+    diffaug=augment.make_diffaug(diffaug) if diffaug else None,
+    regularisation=gan.Regularisation(**regularisation),
+  )
   step = gan.make_gan_step(
     generator=generator,
-    discriminator=discriminator,
+    critic=critic,
     generator_tx=adam,
     discriminator_tx=adam,
-    discriminator_loss=discriminator_loss,
-    generator_loss=generator_loss,
     layout=where,
     batch_size=batch_size,
     latent_dim=LATENT,
     ema_decay=0.9,
+    d_steps=d_steps,
     dtype=dtype,
   )
   state = gan.init_gan(

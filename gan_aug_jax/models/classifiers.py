@@ -1,7 +1,8 @@
 """Classifiers: `(images [B, H, W, C], train, keys, weights) -> logits [B, num_classes]`.
 
 The softmax is in the loss. `keys` [B] feed dropout and `weights` [B] the batch
-statistics, for models that have them; neither is read outside training.
+statistics, for models that have them; neither is read outside training. What goes into
+the last layer is sown as 'embedding' into the collection 'intermediates'.
 """
 
 import flax.linen as nn
@@ -50,6 +51,7 @@ def _head(model, x, train, keys):
   for i, features in enumerate(model.hidden):
     x = nn.relu(layers.dense(features, dtype=model.dtype)(x))
     x = layers.ExampleDropout(model.dropout, i)(x, keys, train=train)
+  model.sow('intermediates', 'embedding', x)
   return layers.dense(model.num_classes, dtype=model.dtype)(x)
 
 

@@ -1,7 +1,8 @@
-"""Class-conditional discriminators: `(images [B, H, W, C], labels [B]) -> logits [B]`.
+"""Class-conditional discriminators: `(images [B, H, W, C], labels [B], train) -> [B]`.
 
 Logits are float32 or wider. They normalise within an example, if at all, so that real and
-synthetic batches do not leak into each other and there is nothing to synchronise.
+synthetic batches do not leak into each other and there is nothing to synchronise; `train`
+keeps the step of the power iteration, where there is spectral normalisation.
 """
 
 import functools
@@ -16,6 +17,36 @@ from gan_aug_jax.models import layers
 _INIT = nn.initializers.normal(0.02)
 
 
+def _num_halvings(images):
+  """Halvings of the images' side down to 4."""
+  return (images.shape[1] // 4).bit_length() - 1
+
+
+def _project(x, labels, num_classes, *, dtype, train):
+  """The projection head: `v x + y V x` of the features x of a whole image.
+
+  (Miyato & Koyama 2018, arXiv 1802.05637, equation 3.) They sum the features over the
+  image first; small networks, which see it in patches, then cannot tell where things are:
+  on MNIST the samples collapsed to one blot a class.
+
+  Args:
+    x: features [B, H, W, F].
+    labels: int32 [B].
+    num_classes: number of classes.
+    dtype: type to compute in.
+    train: see `layers.spectral`.
+
+  Returns:
+    Logits [B], float32 or wider.
+  """
+  x = x.reshape(x.shape[0], -1)
+  logits = layers.spectral(layers.dense(1, dtype=dtype), x, train=train)[:, 0]
+  one_hot = jax.nn.one_hot(labels, num_classes, dtype=dtype)
+  embed = layers.dense(x.shape[-1], dtype=dtype, use_bias=False)
+  projection = jnp.sum(layers.spectral(embed, one_hot, train=train) * x, axis=-1)
+  return (logits + projection).astype(layers.param_dtype(dtype))
+
+
 class DCGANDiscriminator(nn.Module):
   """The mirror of `DCGANGenerator`: 4 x 4 convolutions with stride 2 down to 4 x 4.
 
@@ -28,7 +59,8 @@ class DCGANDiscriminator(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, images, labels):
+  def __call__(self, images, labels, *, train=False):
+    del train
     x = images.astype(self.dtype)
     maps = jax.nn.one_hot(labels, self.num_classes, dtype=self.dtype)
     maps = jnp.broadcast_to(maps[:, None, None], (*x.shape[:3], self.num_classes))
@@ -36,9 +68,8 @@ class DCGANDiscriminator(nn.Module):
     conv = functools.partial(
       layers.conv, kernel=(4, 4), strides=(2, 2), dtype=self.dtype, kernel_init=_INIT
     )
-    num_halvings = (images.shape[1] // 4).bit_length() - 1
     x = nn.leaky_relu(conv(self.width)(x), 0.2)
-    for i in range(1, num_halvings):
+    for i in range(1, _num_halvings(images)):
       features = self.width * 2**i
       x = conv(features, use_bias=False)(x)
       x = nn.GroupNorm(
@@ -52,6 +83,62 @@ class DCGANDiscriminator(nn.Module):
     return logits.astype(layers.param_dtype(self.dtype))
 
 
+class SNGANDiscriminator(nn.Module):
+  """Spectrally normalised and as small as `DCGANDiscriminator`.
+
+  4 x 4 convolutions with stride 2 down to 4 x 4, and the projection head. Table 3 of
+  Miyato et al. 2018 (arXiv 1802.05957) has 3 x 3 convolutions between them, which take
+  four times as long.
+  """
+
+  num_classes: int
+  width: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, images, labels, *, train=False):
+    x = images.astype(self.dtype)
+    for i in range(_num_halvings(images)):
+      layer = layers.conv(self.width * 2**i, (4, 4), strides=(2, 2), dtype=self.dtype)
+      x = nn.leaky_relu(layers.spectral(layer, x, train=train), 0.1)
+    return _project(x, labels, self.num_classes, dtype=self.dtype, train=train)
+
+
+class ResNetDiscriminator(nn.Module):
+  """The residual discriminator of Miyato et al. 2018 (arXiv 1802.05957), table 4.
+
+  Residual blocks of one depth, halving down to 8 x 8, then two that do not; spectral
+  normalisation and the projection head. The paper's width is 128.
+  """
+
+  num_classes: int
+  width: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, images, labels, *, train=False):
+    x = images.astype(self.dtype)
+    x = self._block(x, train, halve=True, first=True)
+    for _ in range(_num_halvings(images) - 2):
+      x = self._block(x, train, halve=True)
+    for _ in range(2):
+      x = self._block(x, train, halve=False)
+    return _project(nn.relu(x), labels, self.num_classes, dtype=self.dtype, train=train)
+
+  def _block(self, x, train, *, halve, first=False):
+    def conv(x, kernel):
+      layer = layers.conv(self.width, kernel, dtype=self.dtype)
+      return layers.spectral(layer, x, train=train)
+
+    pool = layers.avg_pool_2x2 if halve else lambda x: x
+    # The 1 x 1 convolution commutes with the pooling, and is cheaper after it.
+    skip = conv(pool(x), (1, 1)) if halve else x
+    if not first:  # of pixels there is nothing to rectify
+      x = nn.relu(x)
+    x = nn.relu(conv(x, (3, 3)))
+    return skip + pool(conv(x, (3, 3)))
+
+
 class MLPDiscriminator(nn.Module):
   """Fully connected: four times `width`, twice and once, on pixels and one-hot label."""
 
@@ -60,7 +147,8 @@ class MLPDiscriminator(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, images, labels):
+  def __call__(self, images, labels, *, train=False):
+    del train
     one_hot = jax.nn.one_hot(labels, self.num_classes, dtype=self.dtype)
     pixels = images.reshape(images.shape[0], -1).astype(self.dtype)
     x = jnp.concatenate([pixels, one_hot], axis=-1)
@@ -70,16 +158,21 @@ class MLPDiscriminator(nn.Module):
     return logits.astype(layers.param_dtype(self.dtype))
 
 
-DISCRIMINATORS = {'dcgan': DCGANDiscriminator, 'mlp': MLPDiscriminator}
+DISCRIMINATORS = {
+  'dcgan': DCGANDiscriminator,
+  'mlp': MLPDiscriminator,
+  'sngan': SNGANDiscriminator,
+  'resnet': ResNetDiscriminator,
+}
 
 
 def build_discriminator(arch, *, num_classes, width, dtype=jnp.float32):
-  """Builds a discriminator, called with (images, labels).
+  """Builds a discriminator, called with (images, labels, train=bool).
 
   Args:
-    arch: 'dcgan' or 'mlp'.
+    arch: 'dcgan', 'mlp', 'sngan' or 'resnet'.
     num_classes: number of classes.
-    width: features of the first convolution ('dcgan'), of the last layer ('mlp').
+    width: features of the first convolution, of the last layer of an 'mlp'.
     dtype: type to compute in.
 
   Raises:

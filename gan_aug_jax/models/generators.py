@@ -1,8 +1,7 @@
-"""Class-conditional generators: `(latent [B, L], labels [B]) -> images [B, H, W, C]`.
+"""Class-conditional generators: `(latent [B, Z], labels [B], train) -> images`.
 
-Images are in (-1, 1). The one-hot label is joined to the latent (Mirza & Osindero 2014,
-arXiv 1411.1784). No layer before a normalisation has a bias: its gradient would be zero
-up to rounding, and Adam would blow that rounding up.
+Images are in (-1, 1). No convolution before a normalisation has a bias, be it further on
+a residual stream: its gradient would be zero up to rounding, and Adam would blow that up.
 """
 
 import functools
@@ -18,16 +17,20 @@ _INIT = nn.initializers.normal(0.02)
 
 
 def _condition(latent, labels, num_classes, dtype):
+  """Joins the one-hot label to the latent (Mirza & Osindero 2014, arXiv 1411.1784)."""
   one_hot = jax.nn.one_hot(labels, num_classes, dtype=dtype)
   return jnp.concatenate([latent.astype(dtype), one_hot], axis=-1)
 
 
 class DCGANGenerator(nn.Module):
-  """The generator of Radford et al. 2015 with sub-pixel upsampling.
+  """The generator of Radford et al. 2015, label joined to the latent.
 
   4 x 4 features, doubled in size and halved in depth until the image's size: for 32 x 32
-  pixels and width 64, depths 256, 128, 64. On CPU sub-pixel upsampling takes about a
-  third of the time of the paper's transposed convolutions.
+  pixels and width 64, depths 256, 128, 64.
+
+  Attributes:
+    conditional_norm: each class scales and shifts the normalised features itself, as in
+      the `sngan` (Miyato & Koyama 2018, arXiv 1802.05637).
   """
 
   image_shape: tuple[int, int, int]
@@ -35,26 +38,67 @@ class DCGANGenerator(nn.Module):
   width: int
   axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
+  upsampling: str = 'subpixel'
+  conditional_norm: bool = False
 
   @nn.compact
   def __call__(self, latent, labels, *, train):
     size, channels = self.image_shape[0], self.image_shape[-1]
     num_doublings = (size // 4).bit_length() - 1
-    conv = functools.partial(layers.conv, dtype=self.dtype, kernel_init=_INIT)
-    norm = functools.partial(layers.BatchNorm, self.axis_name, self.dtype)
+    options = {'dtype': self.dtype, 'kernel_init': _INIT}
+    upsample = functools.partial(layers.UPSAMPLINGS[self.upsampling], **options)
+    classes = self.num_classes if self.conditional_norm else 0
+    norm = functools.partial(layers.BatchNorm, self.axis_name, self.dtype, classes)
 
     depth = self.width * 2 ** (num_doublings - 1)
     x = _condition(latent, labels, self.num_classes, self.dtype)
-    x = layers.dense(4 * 4 * depth, dtype=self.dtype, use_bias=False, kernel_init=_INIT)(
-      x
-    )
+    x = layers.dense(4 * 4 * depth, use_bias=False, **options)(x)
     x = x.reshape(-1, 4, 4, depth)
-    x = nn.relu(norm()(x, train=train))
+    x = nn.relu(norm()(x, train=train, labels=labels))
     for _ in range(num_doublings - 1):
       depth //= 2
-      x = layers.depth_to_space(conv(4 * depth, (3, 3), use_bias=False)(x))
-      x = nn.relu(norm()(x, train=train))
-    return nn.tanh(layers.depth_to_space(conv(4 * channels, (3, 3))(x)))
+      x = upsample(x, depth, use_bias=False)
+      x = nn.relu(norm()(x, train=train, labels=labels))
+    return nn.tanh(upsample(x, channels))
+
+
+class ResNetGenerator(nn.Module):
+  """The residual generator of Miyato et al. 2018 (arXiv 1802.05957), table 4.
+
+  4 x 4 features, a residual block for each doubling, all of the same depth, conditional
+  batch normalisation. The paper's width is 256, twice the discriminator's.
+  """
+
+  image_shape: tuple[int, int, int]
+  num_classes: int
+  width: int
+  axis_name: str | None = None
+  dtype: jnp.dtype = jnp.float32
+  upsampling: str = 'subpixel'
+
+  @nn.compact
+  def __call__(self, latent, labels, *, train):
+    size, channels = self.image_shape[0], self.image_shape[-1]
+    norm = functools.partial(layers.BatchNorm, self.axis_name, self.dtype)
+    x = layers.dense(4 * 4 * self.width, dtype=self.dtype)(latent.astype(self.dtype))
+    x = x.reshape(-1, 4, 4, self.width)
+    for _ in range((size // 4).bit_length() - 1):
+      x = self._block(x, labels, train)
+    x = nn.relu(norm()(x, train=train))
+    return nn.tanh(layers.conv(channels, (3, 3), dtype=self.dtype)(x))
+
+  def _block(self, x, labels, train):
+    norm = functools.partial(
+      layers.BatchNorm, self.axis_name, self.dtype, self.num_classes
+    )
+    conv = functools.partial(layers.conv, self.width, dtype=self.dtype, use_bias=False)
+    # The 1 x 1 convolution commutes with the doubling, and is cheaper before it.
+    skip = layers.repeat_2x2(conv((1, 1))(x))
+    x = nn.relu(norm()(x, train=train, labels=labels))
+    upsample = layers.UPSAMPLINGS[self.upsampling]
+    x = upsample(x, self.width, dtype=self.dtype, use_bias=False)
+    x = nn.relu(norm()(x, train=train, labels=labels))
+    return skip + conv((3, 3))(x)
 
 
 class MLPGenerator(nn.Module):
@@ -65,6 +109,7 @@ class MLPGenerator(nn.Module):
   width: int
   axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
+  upsampling: str = 'subpixel'  # of no meaning here
 
   @nn.compact
   def __call__(self, latent, labels, *, train):
@@ -78,28 +123,52 @@ class MLPGenerator(nn.Module):
     return nn.tanh(x).reshape(-1, height, width, channels)
 
 
-GENERATORS = {'dcgan': DCGANGenerator, 'mlp': MLPGenerator}
+GENERATORS = {
+  'dcgan': DCGANGenerator,
+  'mlp': MLPGenerator,
+  'sngan': functools.partial(DCGANGenerator, conditional_norm=True),
+  'resnet': ResNetGenerator,
+}
 
 
 def build_generator(
-  arch, *, image_shape, num_classes, width, axis_name=None, dtype=jnp.float32
+  arch,
+  *,
+  image_shape,
+  num_classes,
+  width,
+  axis_name=None,
+  dtype=jnp.float32,
+  upsampling='subpixel',
 ):
   """Builds a generator.
 
   Args:
-    arch: 'dcgan' or 'mlp'.
-    image_shape: (height, width, channels).
+    arch: 'dcgan', 'mlp', 'sngan' or 'resnet'.
+    image_shape: (height, width, channels); all but 'mlp' need a side of 8, 16, 32...
     num_classes: number of classes.
-    width: features of the last hidden convolution ('dcgan'), of the first layer ('mlp').
+    width: features of the last hidden convolution, of the first layer of an 'mlp'.
     axis_name: mapped axis that batch statistics are summed over, or None.
     dtype: type to compute in.
+    upsampling: 'subpixel' (Shi et al. 2016), 'nearest' (and a 3 x 3 convolution) or
+      'transposed' (4 x 4 convolutions, as in Radford et al.).
 
   Returns:
     A linen module, called with (latent, labels, train=bool).
 
   Raises:
-    ValueError: if the architecture is unknown.
+    ValueError: if the architecture or the upsampling is unknown.
   """
   if arch not in GENERATORS:
     raise ValueError(f'Generator {arch!r} is unknown; known: {", ".join(GENERATORS)}.')
-  return GENERATORS[arch](tuple(image_shape), num_classes, width, axis_name, dtype)
+  if upsampling not in layers.UPSAMPLINGS:
+    known = ', '.join(layers.UPSAMPLINGS)
+    raise ValueError(f'Upsampling {upsampling!r} is unknown; known: {known}.')
+  return GENERATORS[arch](
+    tuple(image_shape),
+    num_classes,
+    width,
+    axis_name=axis_name,
+    dtype=dtype,
+    upsampling=upsampling,
+  )

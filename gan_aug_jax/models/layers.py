@@ -33,21 +33,35 @@ class BatchNorm(nn.Module):
   Attributes:
     axis_name: mapped axis to sum over, or None.
     dtype: type of the result; the statistics are float32 or wider.
+    num_classes: above 0 each class has a scale and bias of its own: conditional batch
+      normalisation (Dumoulin et al. 2017, arXiv 1610.07629, section 2.2).
     momentum: share of the old running statistics that an update keeps.
     epsilon: added to the variance.
   """
 
   axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
+  num_classes: int = 0
   momentum: float = 0.9
   epsilon: float = 1e-5
 
   @nn.compact
-  def __call__(self, x, *, train, weights=None):
-    """Normalises x [B, ..., F], with `weights` [B] (default 1) when training."""
+  def __call__(self, x, *, train, weights=None, labels=None):
+    """Normalises x [B, ..., F], with `weights` [B] (default 1) when training.
+
+    `labels` [B] are read where there is a scale and bias a class.
+    """
     features, wide = x.shape[-1], param_dtype(self.dtype)
-    scale = self.param('scale', nn.initializers.ones, (features,), wide)
-    bias = self.param('bias', nn.initializers.zeros, (features,), wide)
+    shape = (self.num_classes, features) if self.num_classes else (features,)
+    scale = self.param('scale', nn.initializers.ones, shape, wide)
+    bias = self.param('bias', nn.initializers.zeros, shape, wide)
+    if self.num_classes:
+      # A product with one-hot rows: the gradient of a lookup is a scatter, which adds up
+      # in any order on a GPU.
+      one_hot = jax.nn.one_hot(labels, self.num_classes, dtype=wide)
+      rows = (-1, *(1,) * (x.ndim - 2), features)
+      look_up = lambda table: jnp.matmul(one_hot, table, precision='highest')
+      scale, bias = (look_up(table).reshape(rows) for table in (scale, bias))
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (features,), wide)
     running_var = self.variable('batch_stats', 'var', jnp.ones, (features,), wide)
     if train:
@@ -100,6 +114,23 @@ class ExampleDropout(nn.Module):
     return jax.vmap(lambda row, key: drop(row, rng=fold(key)))(x, keys)
 
 
+def spectral(layer, x, *, train):
+  """Applies a layer with its kernel divided by its largest singular value.
+
+  By one step of the power iteration from vectors in the collection 'spectral' (Miyato et
+  al. 2018, arXiv 1802.05957, algorithm 1).
+
+  Args:
+    layer: linen module with a kernel.
+    x: its input.
+    train: whether to keep the vectors that the step gives.
+  """
+  normalised = nn.SpectralNorm(
+    layer, param_dtype=layer.param_dtype, collection_name='spectral'
+  )
+  return normalised(x, update_stats=train)
+
+
 def max_pool_2x2(x):
   """2x2 max-pooling with stride 2; an odd last row or column is left out.
 
@@ -131,3 +162,33 @@ def depth_to_space(x):
   x = x.reshape(batch, height, width, 2, 2, depth // 4)
   x = x.transpose(0, 1, 3, 2, 4, 5)
   return x.reshape(batch, 2 * height, 2 * width, depth // 4)
+
+
+def avg_pool_2x2(x):
+  """Mean over 2x2 blocks: [B, H, W, F] to [B, H // 2, W // 2, F], H and W even."""
+  batch, height, width, features = x.shape
+  return x.reshape(batch, height // 2, 2, width // 2, 2, features).mean((2, 4))
+
+
+def repeat_2x2(x):
+  """Nearest-neighbour upsampling: [B, H, W, F] to [B, 2 * H, 2 * W, F]."""
+  return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
+def _subpixel(x, features, **kwargs):
+  return depth_to_space(conv(4 * features, (3, 3), **kwargs)(x))
+
+
+def _nearest(x, features, **kwargs):
+  return conv(features, (3, 3), **kwargs)(repeat_2x2(x))
+
+
+def _transposed(x, features, *, dtype, **kwargs):
+  layer = nn.ConvTranspose(
+    features, (4, 4), (2, 2), dtype=dtype, param_dtype=param_dtype(dtype), **kwargs
+  )
+  return layer(x)
+
+
+# Doubling and convolving, `(x [B, H, W, F], features, **conv) -> [B, 2H, 2W, features]`.
+UPSAMPLINGS = {'subpixel': _subpixel, 'nearest': _nearest, 'transposed': _transposed}

@@ -1,0 +1,265 @@
+"""Small classifiers that are trained in seconds to judge generators by.
+
+Trained on real images a probe is the feature extractor, and what GAN-test asks; trained
+on synthetic images alone, its accuracy on real ones is the classification accuracy score
+(Ravuri & Vinyals 2019, arXiv 1905.10887, section 3; GAN-train and GAN-test: Shmelkov et
+al. 2018, arXiv 1807.09499). Width and seed differ from the evaluated classifier's.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+
+import flax.serialization
+import jax
+from jax.experimental import multihost_utils
+import jax.numpy as jnp
+import numpy as np
+
+from gan_aug_jax import (
+  augment,
+  classifier,
+  config as config_lib,
+  data,
+  evaluation,
+  fitting,
+  loop,
+  mixing,
+  realdata,
+  rng,
+  sharding,
+)
+from gan_aug_jax.models import classifiers
+
+_BATCH = 128
+_OPTIMIZER = {'learning_rate': 0.02, 'schedule': 'cosine', 'momentum': 0.9}
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+  """A trained probe.
+
+  Attributes:
+    variables: of the classifier that `build_probe` gives.
+    accuracy: on held-out real images, or None.
+    hash: of the variables: hex, 16 digits.
+  """
+
+  variables: dict
+  accuracy: float | None
+  hash: str
+
+
+def build_probe(session, num_classes):
+  """The probe's linen module: a CNN whose first convolution is `score.width` wide."""
+  width = session.config.score.width
+  return classifiers.build_classifier(
+    'cnn',
+    num_classes=num_classes,
+    features=(width, 2 * width, 4 * width),
+    hidden=(64,),
+    dtype=session.dtype('classifier'),
+  )
+
+
+def make_trainer(session, dataset, *, num_steps, sample=None, variant=0):
+  """Returns `train(generator=None) -> variables` of a probe.
+
+  The fused step at a synthetic ratio of 0 or 1, with classical augmentation, compiled
+  once for all the generators it is called with.
+
+  Args:
+    session: the run's.
+    dataset: what to train on where nothing is synthetic.
+    num_steps: optimizer steps of 128 images.
+    sample: `(variables, keys, labels) -> images`, to train on synthetic images alone.
+    variant: of the seed, which is never the classifier's; what reports has another than
+      what chooses.
+  """
+  layout, config = session.layout, session.config
+  plan = mixing.plan_batch(_BATCH, ratio=1.0 if sample else 0.0, mode='replace')
+  model = build_probe(session, dataset.num_classes)
+  optimizer = classifier.make_optimizer('sgd', num_steps=num_steps, **_OPTIMIZER)
+  compose = classifier.make_compose(
+    layout=layout,
+    plan=plan,
+    sample=sample,
+    augment=augment.make_augment(crop=config.augment.crop, flip=config.augment.flip),
+    num_classes=dataset.num_classes,
+    dtype=session.image_dtype('classifier'),
+  )
+  step = classifier.make_fused_step(
+    model=model, optimizer=optimizer, layout=layout, plan=plan, compose=compose
+  )
+  seed = config_lib.seed_of(config, 'classifier') ^ (2**30 >> variant)
+  # Where all is synthetic, one image stands in for those that are never looked at.
+  first = dataset.train.rows(slice(0, 1))
+  real = dataclasses.replace(dataset, train=first) if sample else dataset
+  program = None
+
+  def train(generator=None):
+    nonlocal program
+    feed = fitting.make_feed(session, real, generator or {})
+    state = classifier.init_classifier(
+      model, optimizer, seed=seed, image_shape=dataset.image_shape
+    )
+    state = layout.place(state)
+    count = max(plan.num_real, 1)
+    if program is None:
+      program = sharding.compile_step(step, layout, state, *feed(0, count))
+    for number in range(num_steps):
+      state, metrics = program(state, *feed(number * plan.num_real, count))
+      if number % 20 == 0:  # or a fast host would fill the devices' queues
+        jax.block_until_ready(metrics)
+    return state.variables
+
+  return train
+
+
+def train_extractor(session, dataset, held_out, *, num_steps, directory):
+  """Trains the extractor on real images, or reads it from where it was kept.
+
+  Args:
+    session: the run's.
+    dataset: its training split is what the extractor learns from.
+    held_out: real images to measure its accuracy on, or None.
+    num_steps: optimizer steps.
+    directory: where extractors are kept, by fingerprint of all that they depend on.
+
+  Returns:
+    A `Probe`.
+  """
+  config = session.config
+  depends = {
+    'images': dataset.fingerprint,
+    'num_steps': num_steps,
+    'seed': config_lib.seed_of(config, 'classifier'),
+    'precision': config_lib.precision_of(config, 'classifier'),
+    'model': repr(build_probe(session, dataset.num_classes)),
+    'augment': config.augment.to_dict(),
+    'optimizer': _OPTIMIZER,
+  }
+  digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
+  path = directory / f'{digest[:16]}.msgpack'
+  model = build_probe(session, dataset.num_classes)
+  variables = _read(path, _shapes(model, dataset.image_shape))
+  # All processes train it or none does.
+  if not np.all(multihost_utils.process_allgather(np.int32(variables is not None))):
+    variables = jax.device_get(make_trainer(session, dataset, num_steps=num_steps)())
+    if jax.process_index() == 0:
+      _keep(path, flax.serialization.msgpack_serialize(variables))
+  variables, accuracy = session.layout.place(variables), None
+  if held_out is not None:
+    evaluate = evaluation.make_evaluate(session, model, dataset.num_classes)
+    accuracy = evaluate(variables, held_out)['accuracy']
+  return Probe(variables, accuracy, _hash(variables))
+
+
+def _shapes(model, image_shape):
+  images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  init = functools.partial(model.init, train=False)
+  return {'batch_stats': {}} | jax.eval_shape(init, rng.stream_key(0, 'init'), images)
+
+
+def _read(path, shapes):
+  """The variables in a file, or None where it is missing, damaged or of another model."""
+  try:
+    variables = flax.serialization.msgpack_restore(path.read_bytes())
+    same = jax.tree.map(lambda x, y: x.shape == y.shape, variables, shapes)
+  except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    return None
+  return variables if jax.tree.all(same) else None
+
+
+def _keep(path, content):
+  """Writes a file of a cache that others may write too; what cannot be kept is lost."""
+  with contextlib.suppress(OSError):
+    own = path.with_name(f'{path.name}.{os.getpid()}')
+    loop.write_atomically(own, content)
+    os.replace(own, path)
+
+
+def _hash(variables):
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree.leaves_with_path(jax.device_get(variables)):
+    digest.update(jax.tree_util.keystr(path).encode())
+    digest.update(np.ascontiguousarray(leaf))
+  return digest.hexdigest()[:16]
+
+
+def make_embed(session, num_classes):
+  """Returns `embed(variables, split) -> (features, predictions)` of a probe.
+
+  Features are float32 [N, 64], what goes into the last layer; predictions int32 [N].
+  """
+  model, layout = build_probe(session, num_classes), session.layout
+  dtype = session.image_dtype('classifier')
+
+  def embed_step(variables, images, labels, count):
+    del labels, count
+    position = layout.positions(evaluation.BATCH)
+    x = realdata.normalize(images.at[position].get(mode='clip'), dtype)
+    logits, sown = model.apply(
+      variables, sharding.flatten(x), train=False, mutable=['intermediates']
+    )
+    features = sown['intermediates']['embedding'][0].astype(jnp.float32)
+    predicted = jnp.argmax(logits, -1).astype(jnp.int32)
+    return [
+      layout.gather(y.reshape(*position.shape, *y.shape[1:]))
+      for y in (features, predicted)
+    ]
+
+  program = None
+
+  def embed(variables, split):
+    nonlocal program
+    parts = []
+    for chunk in evaluation.chunks(session, split):
+      if program is None:
+        program = sharding.compile_step(embed_step, layout, variables, *chunk, donate=())
+      features, predicted = jax.device_get(program(variables, *chunk))
+      parts.append((features[: evaluation.BATCH], predicted[: evaluation.BATCH]))
+    features, predicted = (
+      np.concatenate(part)[: len(split)] for part in zip(*parts, strict=True)
+    )
+    return features, predicted
+
+  return embed
+
+
+def make_draw(session, sample, num_classes):
+  """Returns `draw(variables, count, seed=0) -> Split` of synthetic images.
+
+  Each run of num_classes images has one of each class; pixels are rounded to uint8, as
+  those of real images are.
+  """
+  layout = session.layout
+  # Turned on with every run, or with several generators, position by position, each would
+  # draw classes of its own.
+  label_of = lambda number: (number + number // num_classes) % num_classes
+
+  def draw_step(variables, seed, first):
+    position = first + layout.positions(evaluation.BATCH)
+    keys = rng.example_keys(rng.stream_key(seed, 'score'), position)
+    labels = sharding.flatten(label_of(position))
+    images = sample(variables, sharding.flatten(keys), labels).astype(jnp.float32)
+    pixels = jnp.rint((images + 1) * 127.5).astype(jnp.uint8)
+    return layout.gather(pixels.reshape(*position.shape, *pixels.shape[1:]))
+
+  program = None
+
+  def draw(variables, count, seed=0):
+    nonlocal program
+    parts = []
+    for first in range(0, count, evaluation.BATCH):
+      arguments = (variables, *layout.place((np.int32(seed), np.int32(first))))
+      if program is None:
+        program = sharding.compile_step(draw_step, layout, *arguments, donate=())
+      parts.append(np.asarray(program(*arguments))[: evaluation.BATCH])
+    labels = label_of(np.arange(count, dtype=np.int32))
+    return data.Split(np.concatenate(parts)[:count], labels)
+
+  return draw

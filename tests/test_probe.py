@@ -1,0 +1,158 @@
+"""The classification accuracy score and its kin, on generators with known answers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gan_aug_jax import config as config_lib, data, evaluation, fidelity, probe, workdir
+from tests import tiny
+from tests.conftest import make_dataset
+
+
+@pytest.fixture(scope='module')
+def session(tmp_path_factory):
+  config = config_lib.default()
+  config.data.image_size, config.score.width = 8, 4
+  config.augment.crop, config.augment.flip = 1, False
+  where = tiny.layout('jit', 2)
+  return workdir.Session(config, tmp_path_factory.mktemp('probe'), where, quiet=True)
+
+
+@pytest.fixture(scope='module')
+def dataset():
+  return make_dataset(per_class=40)
+
+
+def replay(dataset):
+  """A generator that shows a training image of the class asked for; its variables."""
+  train = dataset.train
+
+  def sample(variables, keys, labels):
+    scores = jax.vmap(lambda key: jax.random.uniform(key, (len(train),)))(keys)
+    own = variables['labels'] == labels[:, None]
+    chosen = jnp.argmax(jnp.where(own, scores, -1), axis=1)
+    return variables['images'][chosen].astype(jnp.float32) / 127.5 - 1
+
+  return sample, {
+    'images': jnp.asarray(train.images),
+    'labels': jnp.asarray(train.labels),
+  }
+
+
+def _accuracy(session, variables):
+  """On 300 fresh images, a hundred of each class."""
+  model = probe.build_probe(session, 3)
+  evaluate = evaluation.make_evaluate(session, model, 3)
+  return evaluate(variables, make_dataset(per_class=100, seed=7).train)['accuracy']
+
+
+def test_score_of_a_replayed_training_set_is_that_of_real_images(session, dataset):
+  """And at chance with shuffled labels: StudioGAN's own score failed at such a case."""
+  sample, variables = replay(dataset)
+  real = probe.make_trainer(session, dataset, num_steps=150)()
+  train = probe.make_trainer(session, dataset, num_steps=150, sample=sample)
+  place = session.layout.place
+  replayed = train(place(variables))
+  shuffled = dict(variables, labels=jax.random.permutation(jax.random.key(1), 120) % 3)
+  mislabelled = train(place(shuffled))
+  found = [_accuracy(session, trained) for trained in (real, replayed, mislabelled)]
+  assert found[0] > 0.9
+  assert found[1] == pytest.approx(found[0], abs=0.05)
+  assert found[2] < 0.5  # chance is a third, and 120 labels give a hint by accident
+
+
+def test_replayed_training_set_is_flagged_as_memorised(session, dataset, tmp_path):
+  sample, variables = replay(dataset)
+  extractor = probe.train_extractor(
+    session, dataset, dataset.val, num_steps=60, directory=tmp_path
+  )
+  embed = probe.make_embed(session, dataset.num_classes)
+  draw = probe.make_draw(session, sample, dataset.num_classes)
+  drawn = draw(session.layout.place(variables), 18)
+  features = {
+    name: embed(extractor.variables, split)[0]
+    for name, split in (
+      ('train', dataset.train),
+      ('test', dataset.test),
+      ('drawn', drawn),
+      ('fresh', make_dataset(per_class=40, seed=9).test),
+    )
+  }
+  found = [
+    fidelity.memorisation(
+      features[name], features['train'], features['test'], layout=session.layout
+    )['memorised']
+    for name in ('drawn', 'fresh')
+  ]
+  assert found[0] == 1 and found[1] < 0.3
+
+
+def test_draws_are_balanced_rounded_and_belong_to_their_numbers(session, dataset):
+  sample, variables = replay(dataset)
+  draw = probe.make_draw(session, sample, dataset.num_classes)
+  variables = session.layout.place(variables)
+  drawn = draw(variables, 601)
+  assert drawn.images.dtype == np.uint8 and len(drawn) == 601
+  assert np.ptp(np.bincount(drawn.labels)) <= 1
+  assert all(len(set(drawn.labels[i : i + 3])) == 3 for i in range(0, 600, 3))
+  # A replayed image is exactly one of the training images of its class.
+  train = {
+    (image.tobytes(), int(label))
+    for image, label in zip(dataset.train.images, dataset.train.labels, strict=True)
+  }
+  pairs = zip(drawn.images, drawn.labels, strict=True)
+  assert all((image.tobytes(), int(label)) in train for image, label in pairs)
+  np.testing.assert_array_equal(draw(variables, 20).images, drawn.images[:20])
+  assert np.any(draw(variables, 20, seed=1).images != drawn.images[:20])
+
+
+@pytest.mark.parametrize(('num_classes', 'num_members'), [(3, 3), (10, 2), (10, 5)])
+def test_every_generator_of_several_draws_every_class(session, num_classes, num_members):
+  """Position p is of generator p mod G: classes must not follow the same beat."""
+  draw = probe.make_draw(
+    session, lambda _, keys, labels: jnp.zeros((len(labels), 2, 2, 1)), num_classes
+  )
+  labels = draw({}, 300).labels
+  pairs = set(zip(np.arange(300) % num_members, labels.tolist(), strict=True))
+  assert len(pairs) == num_classes * num_members
+
+
+def test_extractor_is_kept_by_what_it_depends_on(session, dataset, tmp_path):
+  train = lambda steps, data=dataset: probe.train_extractor(
+    session, data, data.val, num_steps=steps, directory=tmp_path
+  )
+  first = train(5)
+  (path,) = tmp_path.iterdir()
+  written = path.stat().st_mtime_ns
+  assert train(5).hash == first.hash and path.stat().st_mtime_ns == written
+  whole = path.read_bytes()
+  for damaged in (whole[:100], b'', whole.replace(b'Conv_1', b'Conv_7')):
+    path.write_bytes(damaged)
+    assert train(5).hash == first.hash  # trained again, to the same
+    assert path.read_bytes() == whole
+  assert train(6).hash != first.hash
+  other = make_dataset(per_class=40, seed=5)
+  assert train(5, other).hash != first.hash
+  assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_class_diversity_is_the_ratio_of_variances():
+  rng = np.random.default_rng(0)
+  labels = np.repeat([0, 1], 400)
+  centres = 5.0 * labels[:, None]
+  real = centres + rng.normal(size=(800, 6))
+  narrow = centres + 0.5 * rng.normal(size=(800, 6))
+  spread = fidelity.class_diversity(real, labels, narrow, labels)
+  assert spread == pytest.approx(0.25, rel=0.1)
+  collapsed = fidelity.class_diversity(real, labels, centres, labels)
+  assert collapsed == 0
+  assert fidelity.class_diversity(real, labels, real, labels) == pytest.approx(1)
+
+
+def test_some_examples_are_drawn_over_the_whole_split():
+  split = data.Split(np.arange(100)[:, None, None, None], np.arange(100))
+  some = split.some(10, seed=0)
+  assert len(some) == 10 and len(set(some.labels)) == 10 and np.ptp(some.labels) > 40
+  np.testing.assert_array_equal(some.images[:, 0, 0, 0], some.labels)
+  assert len(split.some(1000, seed=0)) == 100

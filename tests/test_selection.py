@@ -1,0 +1,144 @@
+"""Which generators are kept, and drawing from several of them."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gan_aug_jax import candidates, rng, sampler, sharding
+from gan_aug_jax.selection import Selection
+from tests import tiny
+from tests.test_engine import COLLECTIVE
+
+SCORES = {
+  10: {'cas': 0.5, 'cas_loss': 2.0, 'frechet': 9.0},
+  20: {'cas': 0.7, 'cas_loss': 1.5, 'frechet': 3.0},
+  30: {'cas': 0.7, 'cas_loss': 1.1, 'frechet': 5.0},
+  40: {'cas': 0.6, 'cas_loss': 0.9, 'frechet': 3.0},
+}
+
+
+def _select(by, steps=()):
+  return Selection(
+    by,
+    freeze=lambda state: {'params': state},
+    score=lambda step, variables: SCORES[step],
+    steps=steps,
+  )
+
+
+@pytest.mark.parametrize(('by', 'best'), [('cas', 30), ('frechet', 20), ('last', 40)])
+def test_the_most_useful_is_kept_and_all_are_recorded(by, best):
+  selection = _select(by, steps=(10, 40))
+  for step in SCORES:
+    selection.consider(step, f'state {step}')
+  assert selection.chosen['step'] == best
+  assert selection.kept == {
+    'chosen': {'params': f'state {best}'},
+    'step10': {'params': 'state 10'},
+    'step40': {'params': 'state 40'},
+  }
+  assert selection.history == [{'step': step, **SCORES[step]} for step in SCORES]
+
+
+@pytest.mark.parametrize('by', ['cas', 'frechet', 'last'])
+@pytest.mark.parametrize('stop', [0, 1, 2, 3, 4])
+def test_resumed_selection_equals_an_uninterrupted_one(by, stop):
+  whole, first, second = (_select(by, steps=(10,)) for _ in range(3))
+  for step in SCORES:
+    whole.consider(step, step)
+  for step in list(SCORES)[:stop]:
+    first.consider(step, step)
+  assert first.names(first.history) == sorted(first.kept)
+  second.resume(json.loads(json.dumps(first.history)), first.kept)
+  for step in list(SCORES)[stop:]:
+    second.consider(step, step)
+  assert (second.kept, second.history) == (whole.kept, whole.history)
+
+
+def test_a_discriminator_that_wins_for_long_and_a_collapse_are_reported():
+  def rows(*accuracies):
+    return [
+      {'step': 10 * (i + 1), 'real_accuracy': real, 'fake_accuracy': fake}
+      for i, (real, fake) in enumerate(accuracies)
+    ]
+
+  def warnings(found, diversity=1.0, step=100):
+    return candidates.warnings(found, {'step': step, 'diversity': diversity}, 100)
+
+  wins, balanced = (1.0, 0.995), (1.0, 0.9)
+  (warning,) = warnings(rows(balanced, wins, wins, wins))
+  assert 'won outright since step 20' in warning
+  assert not warnings(rows(wins, wins, wins, balanced))  # it has recovered
+  assert not warnings(rows(balanced, balanced, wins, wins))  # not for a fifth of the run
+  between = [{'step': 15, 'cas': 0.5}]  # a line of scores alone is no defeat
+  lines = rows(balanced, wins, wins, wins)
+  assert len(warnings(lines[:2] + between + lines[2:])) == 1
+  (warning,) = warnings([], diversity=0.1)
+  assert 'at step 100 the images of a class differ 0.10 times' in warning
+  assert not warnings([], diversity=0.1, step=20)  # early images are all alike
+
+
+def _members(count):
+  """Generators that paint their own number, and what is drawn from each."""
+  variables = {'params': {'number': jnp.arange(count, dtype=jnp.float32)}}
+
+  def sample(variables, keys, labels):
+    noise = jax.vmap(lambda key: jax.random.uniform(key, (2, 2, 1)))(keys)
+    return variables['params']['number'] + 0.1 * labels[:, None, None, None] + 0 * noise
+
+  return sample, variables
+
+
+@pytest.mark.parametrize('num_members', [2, 3, 4])
+@pytest.mark.parametrize(
+  ('backend', 'num_devices'), [('jit', 1), ('jit', 2), ('jit', 3), ('pmap', 4)]
+)
+def test_position_p_is_drawn_from_generator_p_mod_g(backend, num_devices, num_members):
+  where = tiny.layout(backend, num_devices)
+  sample, variables = _members(num_members)
+  together = sampler.make_ensemble_sampler(sample, num_members, where)
+
+  def draw(variables):
+    position = where.positions(14)
+    keys = sharding.flatten(rng.example_keys(rng.stream_key(0, 'latent'), position))
+    labels = sharding.flatten(position % 3)
+    images = together(variables, keys, labels)
+    return where.gather(images.reshape(*position.shape, *images.shape[1:]))
+
+  program = sharding.compile_step(draw, where, where.place(variables), donate=())
+  painted = np.asarray(program(where.place(variables)))[:14, 0, 0, 0]
+  position = np.arange(14)
+  np.testing.assert_allclose(painted, position % num_members + 0.1 * (position % 3))
+
+
+def test_each_device_runs_generators_on_its_share_only():
+  where, calls = tiny.layout('jit', 4), []
+  sample, variables = _members(2)
+
+  def counting(variables, keys, labels):
+    calls.append(len(labels))
+    return sample(variables, keys, labels)
+
+  together = sampler.make_ensemble_sampler(counting, 2, where)
+  keys = jax.random.split(jax.random.key(0), 12)
+  jax.jit(together).lower(variables, keys, jnp.zeros(12, jnp.int32))
+  assert sum(calls) == 12 / 4  # the other devices run the same program
+
+
+@pytest.mark.parametrize('backend', ['jit', 'pmap'])
+def test_fused_step_with_several_generators(toy, backend):
+  """The same numbers on 1 and 4 devices, and no communication but all-reduces."""
+  results = []
+  for num_devices in (1, 4):
+    where = tiny.layout(backend, num_devices)
+    step, state, plan, stacked = tiny.fused(where, ratio=0.5, num_members=3)
+    arguments = {'count': plan.num_real, 'num_steps': 10, 'extra': (stacked,)}
+    results.append(tiny.run(where, step, state, toy, **arguments))
+  assert tiny.difference(*results) < 1e-4
+  data = tiny.feed(where.place, toy)(0, plan.num_real)
+  arguments = (where.place(state), data, where.place(stacked))
+  text = sharding.lower_step(step, where, *arguments).compile().as_text()
+  assert set(COLLECTIVE.findall(text)) == {'all-reduce'}
