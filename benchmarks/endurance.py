@@ -74,7 +74,7 @@ def main(_):
   info = workdir.describe_data(dataset)
   variables = {'params': state.ema, 'batch_stats': state.generator_stats}
   generator = gan_training.FrozenGenerator(
-    gan_training.make_sampler(session, info), layout.place(variables), {}
+    gan_training.make_sampler(session, info), layout.place(variables)
   )
   model, _ = arms.make_evaluator(session, dataset.num_classes)
   plan, step, state = arms.make_step(

@@ -1,0 +1,85 @@
+"""Trains and scores the GANs of configs/generators.py, one after the other; a table.
+
+    python -m benchmarks.generators --variants=mnist500-dcgan,mnist500-sngan-diffaug \\
+        --workdir=runs/generators
+
+What is finished in the workdir is not done again. Arguments after `--` are passed to
+train-gan, such as `-- --config.gan.num_steps=300`. `--grids` copies the grids of samples
+to a directory.
+"""
+
+import itertools
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+from absl import app, flags
+
+_ALL = [
+  f'{data}-{arch}{extra}'
+  for data in ('mnist500', 'cifar5000')
+  for arch, extra in itertools.product(('dcgan', 'sngan', 'resnet'), ('', '-diffaug'))
+]
+VARIANTS = flags.DEFINE_list('variants', _ALL, 'Of configs/generators.py.')
+WORKDIR = flags.DEFINE_string('workdir', 'runs/generators', 'Where the runs are.')
+GRIDS = flags.DEFINE_string('grids', '', 'Directory for the grids of samples.')
+
+COLUMNS = (
+  ('Fréchet', '{:.2f}', 'frechet'),
+  ('precision', '{:.3f}', 'precision'),
+  ('recall', '{:.3f}', 'recall'),
+  ('CAS', '{:.2%}', 'cas'),
+  ('GAN-test', '{:.2%}', 'gan_test'),
+)
+
+
+def command(*arguments):
+  """Runs a command of the package, its output into ours; stops where it fails."""
+  process = subprocess.run([sys.executable, '-m', 'gan_aug_jax', *arguments])
+  if process.returncode:
+    sys.exit(process.returncode)
+
+
+def finish(variant, extra):
+  """Trains and scores a variant, unless it is; returns (GAN's result, scores)."""
+  workdir = pathlib.Path(WORKDIR.value, variant)
+  here = f'--workdir={workdir}'
+  if not (workdir / 'gan' / 'result.json').exists():
+    command('train-gan', f'--config=configs/generators.py:{variant}', here, *extra)
+  if not (workdir / 'score' / 'scores.json').exists():
+    command('score', here)
+  if GRIDS.value:
+    pathlib.Path(GRIDS.value).mkdir(parents=True, exist_ok=True)
+    shutil.copy(
+      workdir / 'score' / 'grid.png', pathlib.Path(GRIDS.value, f'{variant}.png')
+    )
+  paths = (workdir / 'gan' / 'result.json', workdir / 'score' / 'scores.json')
+  return [json.loads(path.read_text()) for path in paths]
+
+
+def print_row(name, scores, *rest):
+  cells = [template.format(scores[field]) for _, template, field in COLUMNS]
+  print(f'| {" | ".join([name, *cells, *rest])} |', flush=True)
+
+
+def main(argv):
+  headings = ['images', *(heading for heading, _, _ in COLUMNS)]
+  headings += ['step kept', 'parameters']
+  finished = {variant: finish(variant, argv[1:]) for variant in VARIANTS.value}
+  print(f'| {" | ".join(headings)} |\n|{"---|" * len(headings)}')
+  bounds = {}
+  for variant, (gan, scores) in finished.items():
+    data, _, name = variant.partition('-')
+    for bound in ('real training images', 'noise'):
+      bounds[f'{data}: {bound}'] = scores['rows'][bound]
+    (row,) = [scores['rows'][member] for member in scores['rows'] if 'seed' in member]
+    params = gan['num_params'] + gan['num_discriminator_params']
+    print_row(f'{data}: {name}', row, f'{gan["chosen_step"]:,}', f'{params:,}')
+  for name, row in bounds.items():
+    print_row(name, row, '', '')
+
+
+if __name__ == '__main__':
+  app.run(main)
