@@ -23,6 +23,7 @@ from gan_aug_jax import (
   loop,
   losses,
   pictures,
+  realdata,
   rng,
   sampler,
 )
@@ -406,8 +407,8 @@ def _make_grid_sampler(session, info):
     numbers = jnp.arange(num_classes * n)
     keys = rng.example_keys(rng.stream_key(seed, 'show'), numbers)
     # On this process's own device, whatever the run is spread over.
-    images = np.asarray(draw(jax.device_get(variables), keys, numbers // n), np.float64)
-    images = np.rint((images + 1) * 127.5).astype(np.uint8)
+    images = draw(jax.device_get(variables), keys, numbers // n)
+    images = np.asarray(realdata.to_pixels(images))
     return images.reshape(num_classes, n, *images.shape[1:])
 
   return grid

@@ -83,7 +83,8 @@ def write_atomically(path, content):
   """Writes text or bytes to a temporary file and renames it."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(path.name + '.tmp')
+  # A name of one's own: several processes may write one file of a cache.
+  temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
   binary = isinstance(content, bytes)
   with open(temporary, 'wb' if binary else 'w') as file:
     file.write(content)

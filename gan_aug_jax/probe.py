@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 
 import flax.serialization
 import jax
@@ -150,7 +149,8 @@ def train_extractor(session, dataset, held_out, *, num_steps, directory):
   if not np.all(multihost_utils.process_allgather(np.int32(variables is not None))):
     variables = jax.device_get(make_trainer(session, dataset, num_steps=num_steps)())
     if jax.process_index() == 0:
-      _keep(path, flax.serialization.msgpack_serialize(variables))
+      with contextlib.suppress(OSError):  # what cannot be kept is trained again
+        loop.write_atomically(path, flax.serialization.msgpack_serialize(variables))
   variables, accuracy = session.layout.place(variables), None
   if held_out is not None:
     evaluate = evaluation.make_evaluate(session, model, dataset.num_classes)
@@ -172,14 +172,6 @@ def _read(path, shapes):
   except (OSError, ValueError, KeyError, TypeError, AttributeError):
     return None
   return variables if jax.tree.all(same) else None
-
-
-def _keep(path, content):
-  """Writes a file of a cache that others may write too; what cannot be kept is lost."""
-  with contextlib.suppress(OSError):
-    own = path.with_name(f'{path.name}.{os.getpid()}')
-    loop.write_atomically(own, content)
-    os.replace(own, path)
 
 
 def _hash(variables):
@@ -245,8 +237,7 @@ def make_draw(session, sample, num_classes):
     position = first + layout.positions(evaluation.BATCH)
     keys = rng.example_keys(rng.stream_key(seed, 'score'), position)
     labels = sharding.flatten(label_of(position))
-    images = sample(variables, sharding.flatten(keys), labels).astype(jnp.float32)
-    pixels = jnp.rint((images + 1) * 127.5).astype(jnp.uint8)
+    pixels = realdata.to_pixels(sample(variables, sharding.flatten(keys), labels))
     return layout.gather(pixels.reshape(*position.shape, *pixels.shape[1:]))
 
   program = None

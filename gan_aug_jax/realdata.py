@@ -35,6 +35,11 @@ def normalize(images, dtype=jnp.float32):
   return images.astype(dtype) / 127.5 - 1
 
 
+def to_pixels(images):
+  """Maps floats [..., H, W, C] in [-1, 1] to uint8 in 0..255, the nearest."""
+  return jnp.rint((images.astype(jnp.float32) + 1) * 127.5).astype(jnp.uint8)
+
+
 def take(data, index, dtype=jnp.float32):
   """Gathers elements of the stream.
 

@@ -27,6 +27,7 @@ from gan_aug_jax import (
   metrics,
   pictures,
   probe,
+  realdata,
   rng,
   sampler,
   workdir,
@@ -65,7 +66,8 @@ def score_generators(session, run):
   embed = functools.partial(
     probe.make_embed(session, dataset.num_classes), extractor.variables
   )
-  judge = _make_judge(session, dataset, held_out, embed)
+  train = embed(dataset.train)[0]
+  judge = _make_judge(session, dataset, held_out, embed, train)
   splits, rows = _splits(session, dataset, generator, len(held_out)), {}
   for name, (split, sample, variables) in splits.items():
     rows[name] = judge(split, sample, variables, is_train=name == _REAL)
@@ -74,8 +76,9 @@ def score_generators(session, run):
     'num_train': len(dataset.train),
     'num_held_out': len(held_out),
     'num_generated': len(held_out),
-    # Where there is no label budget, that is the split that a checkpoint was chosen on.
-    'held_out_chose': not session.config.data.per_class,
+    # Where there is no label budget, that is the validation split.
+    'held_out_chose': session.config.gan.select == 'cas'
+    and not session.config.data.per_class,
     'extractor': {
       'accuracy': extractor.accuracy,
       'hash': extractor.hash,
@@ -88,7 +91,7 @@ def score_generators(session, run):
     'versions': workdir.versions(),
     'device': workdir.describe_devices(session.layout),
   }
-  _draw_pictures(session, dataset, generator, embed)
+  _draw_pictures(session, dataset, generator, embed, train)
   loop.write_atomically(
     session.path('score', 'scores.json'), json.dumps(result, indent=1)
   )
@@ -141,13 +144,13 @@ def _noise(_, keys, labels, shape):
   return jax.vmap(lambda key: jax.random.uniform(key, shape, minval=-1, maxval=1))(keys)
 
 
-def _make_judge(session, dataset, held_out, embed):
+def _make_judge(session, dataset, held_out, embed, train):
   """Returns `judge(split, sample, variables, is_train) -> scores` of some images."""
   config, num_classes = session.config.score, dataset.num_classes
   evaluate = evaluation.make_evaluate(
     session, probe.build_probe(session, num_classes), num_classes
   )
-  (real, _), (train, _) = embed(held_out), embed(dataset.train)
+  real, _ = embed(held_out)
   manifold = functools.partial(
     fidelity.manifold_scores, k=config.neighbours, layout=session.layout
   )
@@ -199,7 +202,7 @@ def _hits_by_class(hits, labels, num_classes):
   return [float(r / n) if n else None for r, n in zip(right, counts, strict=True)]
 
 
-def _draw_pictures(session, dataset, generator, embed):
+def _draw_pictures(session, dataset, generator, embed, train):
   """score/grid.png, neighbours.png and interpolation.png, of the first generator."""
   info, num_classes = workdir.describe_data(dataset), dataset.num_classes
   variables = next(iter(generator.members.values()))
@@ -207,7 +210,7 @@ def _draw_pictures(session, dataset, generator, embed):
   drawn = probe.make_draw(session, sample, num_classes)(variables, 10 * num_classes)
   drawn = drawn.rows(np.argsort(drawn.labels, kind='stable'))
   firsts = drawn.rows(slice(0, None, 10))
-  (features, _), (train, _) = embed(firsts), embed(dataset.train)
+  features, _ = embed(firsts)
   count = min(5, len(train))
   _, nearest = fidelity.nearest(features, train, count, layout=session.layout)
   grid = drawn.images.reshape(num_classes, 10, *drawn.images.shape[1:])
@@ -236,6 +239,6 @@ def _interpolate(session, info, variables, count=10):
   latents = jnp.tile(jnp.cos(angle) * first + jnp.sin(angle) * last, (num_classes, 1))
   labels = jnp.repeat(jnp.arange(num_classes), count)
   render = jax.jit(gan_training.make_render(session, info))
-  images = np.asarray(render(jax.device_get(variables), latents, labels), np.float32)
-  pixels = np.rint((images + 1) * 127.5).astype(np.uint8)
+  images = render(jax.device_get(variables), latents, labels)
+  pixels = np.asarray(realdata.to_pixels(images))
   return pixels.reshape(num_classes, count, *pixels.shape[1:])
