@@ -7,6 +7,7 @@ os.environ['NPROC'] = '32'  # more threads than devices, or collectives deadlock
 import jax
 
 jax.config.update('jax_num_cpu_devices', 8)
+jax.devices()  # now, or a run in the first test would start JAX with fewer
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
