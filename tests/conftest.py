@@ -7,6 +7,8 @@ os.environ['NPROC'] = '32'  # more threads than devices, or collectives deadlock
 import jax
 
 jax.config.update('jax_num_cpu_devices', 8)
+# Most of the time of tiny models is compilation.
+jax.config.update('jax_disable_most_optimizations', True)
 jax.devices()  # now, or a run in the first test would start JAX with fewer
 
 import numpy as np  # noqa: E402
