@@ -16,6 +16,7 @@ import time
 from absl import app, flags
 from ml_collections import config_flags
 
+from benchmarks import untrained
 from gan_aug_jax import config as config_lib, devices
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/mnist5k.py')
@@ -57,7 +58,15 @@ def main(_):
   config = CONFIG.value
   config_lib.validate(config)
   found = devices.start(config)
-  from gan_aug_jax import arms, experiment, fitting, gan_training, sharding, workdir
+  from gan_aug_jax import (
+    arms,
+    experiment,
+    fitting,
+    gan_training,
+    policies,
+    sharding,
+    workdir,
+  )
 
   layout = sharding.make_layout(config.backend, found)
   session = workdir.Session(config, pathlib.Path('unused'), layout, quiet=True)
@@ -71,16 +80,13 @@ def main(_):
   program = sharding.compile_step(step, layout, placed, *feed(0, count))
   results['gan'] = measure('GAN', program, placed, feed, count, STEPS.value)
 
-  info = workdir.describe_data(dataset)
-  variables = {'params': state.ema, 'batch_stats': state.generator_stats}
-  generator = gan_training.FrozenGenerator(
-    gan_training.make_sampler(session, info), layout.place(variables)
-  )
+  generator = untrained.frozen_generator(session, dataset)
+  source = policies.prepare(session, dataset, generator)
   model, _ = arms.make_evaluator(session, dataset.num_classes)
   plan, step, state = arms.make_step(
-    session, dataset, 'augmented_classical', generator, model, STEPS.value
+    session, dataset, 'augmented_classical', source, model, STEPS.value
   )
-  feed = fitting.make_feed(session, dataset, generator.variables)
+  feed = fitting.make_feed(session, dataset, source.frozen)
   state, count = layout.place(state), plan.num_real
   program = sharding.compile_step(step, layout, state, *feed(0, count))
   results['fused'] = measure('fused', program, state, feed, count, STEPS.value)

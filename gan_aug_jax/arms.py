@@ -15,21 +15,22 @@ from gan_aug_jax import (
   fitting,
   loop,
   metrics,
-  mixing,
+  policies,
+  synthesis,
 )
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.models import classifiers
 from gan_aug_jax.workdir import describe_devices, read_result, versions
 
 
-def train_arm(session, dataset, name, generator, evaluator):
+def train_arm(session, dataset, name, prepare, evaluator):
   """Trains one arm, or goes on, or finds it finished; evaluates it once.
 
   Args:
     session: the run's.
     dataset: the data.
     name: one of `config.ARMS`.
-    generator: a `FrozenGenerator`, or None for arms that draw nothing.
+    prepare: gives the `policies.Source` that it draws from, when it draws.
     evaluator: from `make_evaluator`.
 
   Returns:
@@ -38,13 +39,16 @@ def train_arm(session, dataset, name, generator, evaluator):
   directory = session.path('arms', name)
   finished = directory / 'result.json'
   result = read_result(finished)
-  if result and (directory / 'predictions.npz').exists():
+  # One of an older version has no source.
+  if result and 'source' in result and (directory / 'predictions.npz').exists():
     return result
   model, evaluate = evaluator
   config = session.config
-  num_steps = config_lib.num_steps_of(config, 'classifier', len(dataset.train))
-  plan, step, state = make_step(session, dataset, name, generator, model, num_steps)
-  inputs = generator.variables if plan.num_synthetic else {}
+  synthetic = config_lib.ARMS[name][0] and config.mix.ratio > 0
+  num_steps = policies.num_steps_of_arm(config, len(dataset.train), synthetic=synthetic)
+  source = prepare() if synthetic else None
+  plan, step, state = make_step(session, dataset, name, source, model, num_steps)
+  cycle = config.sampler.refresh_every if synthetic else 1
   # Compiled here, so that it counts as compilation and not as evaluation.
   began = time.perf_counter()
   evaluate(session.layout.place(state.variables), dataset.val.rows(slice(0, 1)))
@@ -52,7 +56,11 @@ def train_arm(session, dataset, name, generator, evaluator):
 
   def validate(_, state):
     scores = evaluate(state.variables, dataset.val)
-    return {'val_loss': scores['loss'], 'val_accuracy': scores['accuracy']}
+    found = {'val_loss': scores['loss'], 'val_accuracy': scores['accuracy']}
+    return found | {
+      f'acceptance/{class_name}': rate
+      for class_name, rate in _acceptance(state, dataset).items()
+    }
 
   fitted = fitting.fit(
     session,
@@ -62,14 +70,19 @@ def train_arm(session, dataset, name, generator, evaluator):
     state=state,
     num_steps=num_steps,
     count=plan.num_real,
-    feed=fitting.make_feed(session, dataset, inputs),
+    feed=fitting.make_feed(session, dataset, source.frozen if source else {}),
     fingerprint=dataset.fingerprint,
+    real_before=plan.real_before,
     evaluate=validate,
+    pool=make_pool(session, dataset, plan) if cycle > 1 else None,
+    cycle=cycle,
   )
   state = fitted.state
   splits = {'train': dataset.train, 'val': dataset.val, 'eval': dataset.test}
   scores = {prefix: evaluate(state.variables, split) for prefix, split in splits.items()}
   result = _arm_result(session, scores, dataset, plan, fitted)
+  result['acceptance'] = _acceptance(state, dataset)
+  result['source'] = source.info if source else {}
   result['compile_seconds'] += compile_seconds
   if jax.process_index() == 0:
     _write_predictions(directory / 'predictions.npz', scores, dataset)
@@ -77,31 +90,73 @@ def train_arm(session, dataset, name, generator, evaluator):
   return result
 
 
-def make_step(session, dataset, name, generator, model, num_steps):
-  """Returns the plan, the fused step and the initial state of one arm."""
+def make_step(session, dataset, name, source, model, num_steps):
+  """Returns the plan, the fused step and the initial state of one arm.
+
+  Args:
+    session: the run's.
+    dataset: the data.
+    name: of the arm.
+    source: the `policies.Source` to draw from, or None to draw nothing.
+    model: the classifier.
+    num_steps: of the training.
+  """
   config = session.config
-  synthetic, classical = config_lib.ARMS[name]
-  plan = mixing.plan_batch(
-    config.classifier.batch_size,
-    ratio=config.mix.ratio if synthetic else 0.0,
-    mode=config.mix.mode,
-  )
+  classical = config_lib.ARMS[name][1]
+  plan, weight = policies.make_plan(config, num_steps, synthetic=source is not None)
+  synthesize, memory = None, ()
+  if source:
+    synthesize = policies.make_synthesize(session, dataset, source, plan, model)
+    memory = policies.memory_of(config)
   compose = classifier.make_compose(
     layout=session.layout,
     plan=plan,
-    sample=generator.sample if generator else None,
-    augment=augment.make_augment(
-      crop=config.augment.crop if classical else 0,
-      flip=config.augment.flip and classical,
-    ),
+    synthesize=synthesize,
+    augmentation=_augmentation(config.augment) if classical else _NO_AUGMENTATION,
     num_classes=dataset.num_classes,
+    weight=weight,
+    on_reject=config.sampler.on_reject if config.sampler.min_confidence else 'drop',
     dtype=session.image_dtype('classifier'),
   )
   optimizer = _optimizer(session, num_steps)
   step = classifier.make_fused_step(
     model=model, optimizer=optimizer, layout=session.layout, plan=plan, compose=compose
   )
-  return plan, step, _init_classifier(session, dataset, model, optimizer)
+  return plan, step, _init_classifier(session, dataset, model, optimizer, memory)
+
+
+_NO_AUGMENTATION = classifier.Augmentation()
+
+
+def _augmentation(config):
+  return classifier.Augmentation(
+    transform=augment.make_augment(
+      crop=config.crop, flip=config.flip, color=config.color, cutout=config.cutout
+    ),
+    mix=augment.make_mix(mixup=config.mixup, cutmix=config.cutmix),
+    partner=config.partner,
+    on=config.on,
+  )
+
+
+def make_pool(session, dataset, plan):
+  """The empty pool of an arm whose synthetic images last for several steps."""
+  return synthesis.init_pool(
+    session.layout,
+    plan,
+    image_shape=dataset.image_shape,
+    num_classes=dataset.num_classes,
+    dtype=session.image_dtype('classifier'),
+  )
+
+
+def _acceptance(state, dataset):
+  """{class name: share of its synthetic images that the filter accepted}."""
+  if 'asked' not in state.policy:
+    return {}
+  asked, accepted = (np.asarray(state.policy[name]) for name in ('asked', 'accepted'))
+  rates = zip(dataset.class_names, asked, accepted, strict=True)
+  return {name: float(n / all_) for name, all_, n in rates if all_}
 
 
 def _optimizer(session, num_steps):
@@ -116,12 +171,13 @@ def _optimizer(session, num_steps):
   )
 
 
-def _init_classifier(session, dataset, model, optimizer):
+def _init_classifier(session, dataset, model, optimizer, memory=()):
   return classifier.init_classifier(
     model,
     optimizer,
     seed=config_lib.seed_of(session.config, 'classifier'),
     image_shape=dataset.image_shape,
+    policy=memory,
   )
 
 
@@ -135,12 +191,12 @@ def _arm_result(session, scores, dataset, plan, fitted):
     for name in names
   }
   train_accuracy = scores['train']['accuracy']
-  measured = [row['synthetic_ratio'] for row in rows if 'synthetic_ratio' in row]
+  mean = lambda name: float(np.mean([row[name] for row in rows if name in row]))
   return result | {
     'eval_runtime': test['seconds'],
     'eval_samples_per_second': len(dataset.test) / test['seconds'],
     'eval_steps_per_second': -(-len(dataset.test) // evaluation.BATCH) / test['seconds'],
-    'epoch': host['step'] * plan.num_real / len(dataset.train),
+    'epoch': int(plan.real_before(host['step'])) / len(dataset.train),
     'num_steps': host['step'],
     'confusion_matrix': test['confusion'].tolist(),
     'val_confusion_matrix': scores['val']['confusion'].tolist(),
@@ -162,8 +218,9 @@ def _arm_result(session, scores, dataset, plan, fitted):
     'steps_per_call': host['steps_per_call'],
     'peak_bytes': host['peak_bytes'],
     'step_ms_median': loop.median_step_ms(rows),
-    # What the weights in the step really gave, not what was asked for.
-    'effective_ratio': float(np.mean(measured)),
+    # What the classifier was given, not what was asked for.
+    'effective_ratio': mean('synthetic_ratio'),
+    'asked_ratio': mean('asked_ratio'),
   }
 
 
@@ -188,6 +245,9 @@ def make_evaluator(session, num_classes):
     features=config.features,
     hidden=config.hidden,
     dtype=session.dtype('classifier'),
+    axis_name=session.layout.axis_name,
+    blocks=config.blocks,
+    batch_norm=config.batch_norm,
   )
   return model, evaluation.make_evaluate(session, model, num_classes)
 
@@ -208,9 +268,12 @@ def evaluate_arms(session, dataset):
     directory = session.path('arms', name)
     if not read_result(directory / 'result.json'):
       continue
-    num_steps = config_lib.num_steps_of(session.config, 'classifier', len(dataset.train))
+    config = session.config
+    synthetic = config_lib.ARMS[name][0] and config.mix.ratio > 0
+    num_steps = policies.num_steps_of_arm(config, len(dataset.train), synthetic=synthetic)
     optimizer = _optimizer(session, num_steps)
-    state = _init_classifier(session, dataset, model, optimizer)
+    memory = policies.memory_of(config) if synthetic else ()
+    state = _init_classifier(session, dataset, model, optimizer, memory)
     with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
       state = checkpoints.restore_step(num_steps, session.layout.place(state))
     scores[name] = {

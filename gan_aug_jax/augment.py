@@ -1,11 +1,15 @@
-"""Classical augmentation, and DiffAugment, one key an image.
+"""Classical augmentation, mixing of images, and DiffAugment, one key an image.
 
 Each function takes keys [B] and images [B, H, W, C], so what happens to an image depends
-on its key alone and not on the batch or device it is in.
+on its key alone and not on the batch or device it is in. Written here and not taken from
+dm_pix or augmax: neither mixes images or cuts them out, and for a batch of small images
+their flips and crops are no faster (docs/design.md).
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import scipy.stats
 
 
 def random_flip(keys, images):
@@ -45,40 +49,169 @@ def random_crop(keys, images, padding):
   return jax.vmap(crop)(padded, offsets)
 
 
-def make_augment(*, crop=0, flip=False):
+def random_color(keys, images, brightness, saturation, contrast):
+  """Changes brightness, then saturation, then contrast, about the image's own mean.
+
+  Args:
+    keys: key array [B].
+    images: float [B, H, W, C].
+    brightness: largest change, in units of the pixels.
+    saturation, contrast: largest change as a part of what is there.
+
+  Returns:
+    Images of the same shape, not clipped.
+  """
+  dtype = images.dtype
+  about = lambda number, middle, most: _uniform(
+    _fold(keys, number), middle - most, middle + most, dtype
+  )
+  images = images + about(0, 0.0, brightness)
+  grey = jnp.mean(images, axis=3, keepdims=True)
+  images = grey + (images - grey) * about(1, 1.0, saturation)
+  level = jnp.mean(images, axis=(1, 2, 3), keepdims=True)
+  return level + (images - level) * about(2, 1.0, contrast)
+
+
+def random_cutout(keys, images, side):
+  """Sets a rectangle to zero, mid-grey; its centre is anywhere, so some of it may be off.
+
+  DeVries & Taylor 2017 (arXiv 1708.04552), section 3.
+
+  Args:
+    keys: key array [B].
+    images: float [B, H, W, C].
+    side: (height, width) of the rectangle in pixels.
+
+  Returns:
+    Images of the same shape.
+  """
+  limits = jnp.array(images.shape[1:3]) + 1
+  centres = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, limits))(keys)
+  sides = jnp.broadcast_to(jnp.array(side), centres.shape)
+  return jnp.where(_boxes(centres, sides, images), 0, images)
+
+
+def _boxes(centres, sides, images):
+  """Which pixels of images lie in boxes: bool [B, H, W, 1].
+
+  Args:
+    centres, sides: int32 [B, 2], down and across.
+    images: [B, H, W, C].
+  """
+
+  def inside(axis):
+    at = jnp.arange(images.shape[1 + axis])
+    low = (centres[:, axis] - sides[:, axis] // 2)[:, None]
+    return (at >= low) & (at < low + sides[:, axis, None])
+
+  return (inside(0)[:, :, None] & inside(1)[:, None, :])[..., None]
+
+
+def make_augment(*, crop=0, flip=False, color=0.0, cutout=0):
   """Returns `augment(keys [B], images [B, H, W, C]) -> images`.
 
   Args:
     crop: largest shift in pixels; 0 for none.
     flip: whether to mirror at random.
+    color: largest change of brightness, saturation and contrast, in [0, 1]; 0 for none.
+    cutout: side in pixels of a square that is blanked; 0 for none.
   """
 
   def augment(keys, images):
-    fold = jax.vmap(jax.random.fold_in, (0, None))
     if crop:
-      images = random_crop(fold(keys, 0), images, crop)
+      images = random_crop(_fold(keys, 0), images, crop)
     if flip:
-      images = random_flip(fold(keys, 1), images)
+      images = random_flip(_fold(keys, 1), images)
+    if color:
+      images = random_color(_fold(keys, 2), images, color, color, color)
+      images = jnp.clip(images, -1, 1)
+    if cutout:
+      images = random_cutout(_fold(keys, 3), images, (cutout, cutout))
     return images
 
   return augment
+
+
+def make_mix(*, mixup=0.0, cutmix=0.0):
+  """Returns the function that mixes each image with a partner, or None if nothing does.
+
+  MixUp (Zhang et al. 2017, arXiv 1710.09412, section 2) blends the two; CutMix (Yun et
+  al. 2019, 1905.04899, section 3.1) puts a rectangle of the partner into the image. With
+  both, each image gets one of them by chance. The partner's part is the smaller one, as
+  in MixMatch (Berthelot et al. 2019, 1905.02249, equation 9), so that a synthetic image
+  with a real partner stays mostly synthetic.
+
+  Args:
+    mixup, cutmix: alpha of Beta(alpha, alpha), from which the parts come; 0 for none.
+
+  Returns:
+    `mix(keys [B], (images, targets), (partners, partner_targets)) -> (images, targets)`,
+    images [B, H, W, C] and targets [B, num_classes].
+  """
+  if not (mixup or cutmix):
+    return None
+
+  parts = {alpha: _smaller_parts(alpha) for alpha in (mixup, cutmix) if alpha}
+
+  def draw_part(keys, alpha, dtype):
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, (), dtype))(keys)
+    return parts[alpha](uniform)
+
+  def cut(keys, images):
+    """Where the partner shows: bool [B, H, W, 1]."""
+    height, width = images.shape[1:3]
+    limits = jnp.array([height, width])
+    part = jnp.sqrt(draw_part(_fold(keys, 1), cutmix, images.dtype))
+    sides = jnp.rint(part[:, None] * limits).astype(jnp.int32)
+    draw = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, limits))
+    return _boxes(draw(_fold(keys, 2)), sides, images)
+
+  def mix(keys, one, other):
+    (images, targets), (partners, partner_targets) = one, other
+    part = jnp.zeros((len(images), 1, 1, 1), images.dtype)
+    if mixup:
+      part = draw_part(_fold(keys, 0), mixup, images.dtype)[:, None, None, None]
+    if cutmix:
+      shown = cut(keys, images)
+      if mixup:
+        coin = jax.vmap(jax.random.bernoulli)(_fold(keys, 3))[:, None, None, None]
+        part = jnp.where(coin, shown, part)
+      else:
+        part = shown.astype(images.dtype)
+    share = jnp.mean(part, axis=(1, 2, 3))[:, None]
+    mixed = images + part * (partners - images)
+    return mixed, targets + share * (partner_targets - targets)
+
+  return mix
+
+
+def _smaller_parts(alpha, size=1024):
+  """Returns the quantiles of min(x, 1 - x), x of Beta(alpha, alpha), as a function.
+
+  From a table: drawing from a Beta distribution is a loop that ends when the last example
+  of all devices has, which they would have to tell each other at every turn.
+  """
+  table = scipy.stats.beta.ppf(np.linspace(0, 0.5, size + 1), alpha, alpha)
+
+  def quantile(uniform):
+    heights = jnp.asarray(table, uniform.dtype)
+    place = uniform * size
+    below = jnp.clip(place.astype(jnp.int32), 0, size - 1)
+    low, high = heights[below], heights[below + 1]
+    return low + (place - below) * (high - low)
+
+  return quantile
+
+
+def _fold(keys, number):
+  """Keys [B] of one of several draws for each image."""
+  return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
 def _uniform(keys, low, high, dtype):
   """A number an image, [B, 1, 1, 1]."""
   drawn = jax.vmap(lambda key: jax.random.uniform(key, (), dtype, low, high))(keys)
   return drawn[:, None, None, None]
-
-
-def _color(keys, images):
-  """Brightness +-0.5, saturation up to twice, contrast +-50 %, about the mean."""
-  fold = jax.vmap(jax.random.fold_in, (0, None))
-  dtype = images.dtype
-  images = images + _uniform(fold(keys, 0), -0.5, 0.5, dtype)
-  grey = jnp.mean(images, axis=3, keepdims=True)
-  images = grey + (images - grey) * _uniform(fold(keys, 1), 0.0, 2.0, dtype)
-  level = jnp.mean(images, axis=(1, 2, 3), keepdims=True)
-  return level + (images - level) * _uniform(fold(keys, 2), 0.5, 1.5, dtype)
 
 
 def _translation(keys, images):
@@ -100,24 +233,15 @@ def _translation(keys, images):
   return jnp.einsum('byh,bxw,bhwc->byxc', rows, columns, images, precision='highest')
 
 
-def _cutout(keys, images):
-  """Sets a square of half the side, its centre anywhere, to zero."""
-  height, width = images.shape[1:3]
-
-  def outside(key):
-    centre = jax.random.randint(key, (2,), 0, jnp.array([height, width]) + 1)
-    inside = lambda at, c, side: (at >= c - side // 4) & (at < c - side // 4 + side // 2)
-    rows = inside(jnp.arange(height), centre[0], height)
-    columns = inside(jnp.arange(width), centre[1], width)
-    return ~(rows[:, None] & columns)
-
-  return images * jax.vmap(outside)(keys)[..., None].astype(images.dtype)
+def _half(images):
+  """Half of the sides of images, (height, width)."""
+  return images.shape[1] // 2, images.shape[2] // 2
 
 
 _DIFFERENTIABLE = {
-  'color': _color,
+  'color': lambda keys, images: random_color(keys, images, 0.5, 1.0, 0.5),
   'translation': _translation,
-  'cutout': _cutout,
+  'cutout': lambda keys, images: random_cutout(keys, images, _half(images)),
   'flip': random_flip,
 }
 
@@ -143,7 +267,7 @@ def make_diffaug(policy):
   def augment(keys, images):
     for number, (name, transform) in enumerate(_DIFFERENTIABLE.items()):
       if name in policy:
-        images = transform(jax.vmap(jax.random.fold_in, (0, None))(keys, number), images)
+        images = transform(_fold(keys, number), images)
     return images
 
   return augment

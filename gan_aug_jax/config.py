@@ -40,6 +40,8 @@ def default():
   data.image_size = 32  # side in pixels, padded or resized to
   data.per_class = 0  # label budget: images a class, validation included; 0: all
   data.val_fraction = 0.1  # of the training split (or the budget), stratified
+  data.imbalance = 1.0  # times fewer images of the rarest class, validation included
+  data.imbalance_shape = 'exponential'  # a long tail; or 'step', half of the classes rare
   data.seed = -1  # of the subset, the validation split and the order
 
   config.gan = gan = ml_collections.ConfigDict()
@@ -68,32 +70,59 @@ def default():
   gan.select_steps = 200  # of a probe that 'cas' trains on each of them
 
   config.classifier = classifier = ml_collections.ConfigDict()
-  classifier.arch = 'cnn'  # 'cnn' or 'mlp'
+  classifier.arch = 'cnn'  # 'cnn', 'mlp' or 'resnet'
   classifier.seed = -1
   classifier.precision = ''
   classifier.num_epochs = 50  # steps of num_epochs * N / batch_size for every arm
   classifier.num_steps = 0  # above 0 it overrides num_epochs
+  classifier.budget = 'steps'  # equal for all arms; or real examples seen, 'exposure'
   classifier.batch_size = 128
   classifier.optimizer = 'sgd'  # with momentum, or 'adam'
   classifier.learning_rate = 1e-3
   classifier.momentum = 0.9  # of sgd
   classifier.weight_decay = 0.0
   classifier.schedule = 'constant'  # or 'cosine', to 0
-  classifier.dropout = 0.0  # after each hidden layer
-  classifier.features = ()  # channels of the cnn's convolutions; (): (32, 64, 128)
+  classifier.dropout = 0.0  # after each hidden layer, and the resnet's pooling
+  classifier.features = ()  # channels; (): (32, 64, 128) for cnn, (16, 32, 64) for resnet
   classifier.hidden = ()  # fully connected layers; (): (128,) for cnn, (128, 64) for mlp
+  classifier.blocks = 1  # of the resnet, residual blocks for each of features
+  classifier.batch_norm = 'shared'  # of the resnet; or synthetic 'split' off, 'real_only'
 
   config.mix = mix = ml_collections.ConfigDict()
   mix.ratio = 0.2  # synthetic images / batch size, in the augmented arms
   mix.mode = 'replace'  # 'replace' real ones, or 'add' to them
+  mix.ratio_schedule = 'constant'  # or rising to the ratio, 'linear' or 'cosine'
+  mix.warmup = 0.0  # share of the steps, the first ones, without synthetic images
+  mix.off = 0.0  # and the last ones
+  mix.weight = 1.0  # of a synthetic image in the loss, beside 1 of a real one
+  mix.weight_schedule = 'constant'  # or rising to the weight, 'linear' or 'cosine'
 
   config.augment = augment = ml_collections.ConfigDict()
-  augment.crop = 4  # largest shift in pixels, in the classical arms
-  augment.flip = True  # mirror left to right, in the classical arms
+  augment.on = 'both'  # in the classical arms: 'both', or 'real' or 'synthetic' images
+  augment.crop = 4  # largest shift in pixels
+  augment.flip = True  # mirror left to right
+  augment.color = 0.0  # largest change of brightness, saturation and contrast, up to 1
+  augment.cutout = 0  # side in pixels of a square that is blanked
+  augment.mixup = 0.0  # alpha; blends with a real training image
+  augment.cutmix = 0.0  # alpha; a rectangle from a real training image
+  augment.partner = 'any'  # real training image for these two; or of the 'same' class
 
   config.sampler = sampler = ml_collections.ConfigDict()
   sampler.checkpoints = ()  # generators to draw from: 'step:N' and 'seed:N'; (): the best
   sampler.precision = ''  # the frozen generator computes in; '' follows gan.precision
+  sampler.candidates = 1  # drawn for each synthetic position, the best of them kept
+  sampler.score = 'teacher'  # best by 'teacher', 'discriminator', 'hard' or 'random'
+  sampler.min_confidence = 0.0  # of an accepted image: the teacher's, or discriminator's
+  sampler.on_reject = 'real'  # a 'real' image of the class instead; or 'drop', weight 0
+  sampler.teacher_steps = 1000  # of the teacher, a probe trained on real images
+  sampler.labels = 'hard'  # targets; or 'smoothed', or the 'teacher' probabilities
+  sampler.smoothing = 0.1  # of 'smoothed'
+  sampler.classes = 'uniform'  # or 'train', 'inverse', 'balance', 'feedback'
+  sampler.latent_std = 1.0  # standard deviation of the latents
+  sampler.truncation = 0.0  # in standard deviations; 0 for none
+  sampler.interpolation = 0.0  # up to this part of the way from one latent to another
+  sampler.refresh_every = 1  # steps that a synthetic image is kept, augmented anew
+  sampler.offline = 0  # above 0: images a class, drawn once and written, to draw from
 
   config.score = score = ml_collections.ConfigDict()
   score.width = 24  # of the probes, the small CNNs that generators are judged by
@@ -143,6 +172,10 @@ def _whole(low):
   return lambda value: low <= value < 2**31, f'a whole number from {low} to 2^31 - 1'
 
 
+def _within_whole(low, high):
+  return lambda value: low <= value <= high, f'from {low} to {high}'
+
+
 def _sizes(value):
   return all(isinstance(size, int) and size > 0 for size in value)
 
@@ -167,7 +200,7 @@ _RULES = {
   'seed': _whole(0),
   'backend': _one_of('jit', 'pmap'),
   'platform': _one_of('', 'cpu', 'gpu', 'tpu'),
-  'num_cpu_devices': (lambda n: 0 <= n <= 256, 'from 0 to 256'),
+  'num_cpu_devices': _within_whole(0, 256),
   'steps_per_call': _whole(0),
   'precision': _one_of(*_PRECISIONS),
   'arms': (
@@ -178,6 +211,8 @@ _RULES = {
   'data.per_class': (lambda n: n == 0 or n >= 2, '0 (all), or at least 2'),
   'data.val_fraction': _within(0, 1, low_open=True, high_open=True),
   'data.seed': _whole(-1),
+  'data.imbalance': _within(1, 1e6),
+  'data.imbalance_shape': _one_of('exponential', 'step'),
   'gan.arch': _one_of('dcgan', 'mlp', 'sngan', 'resnet'),
   'gan.upsampling': _one_of('subpixel', 'nearest', 'transposed'),
   'gan.loss': _one_of('non_saturating', 'hinge', 'relativistic'),
@@ -199,11 +234,12 @@ _RULES = {
   'gan.r2': _NOT_NEGATIVE,
   'gan.lecam': _NOT_NEGATIVE,
   'gan.ema_decay': _within(0, 1, high_open=True),
-  'classifier.arch': _one_of('cnn', 'mlp'),
+  'classifier.arch': _one_of('cnn', 'mlp', 'resnet'),
   'classifier.seed': _whole(-1),
   'classifier.precision': _one_of('', *_PRECISIONS),
   'classifier.num_epochs': _whole(1),
   'classifier.num_steps': _whole(0),
+  'classifier.budget': _one_of('steps', 'exposure'),
   'classifier.batch_size': _whole(1),
   'classifier.optimizer': _one_of('sgd', 'adam'),
   'classifier.learning_rate': _POSITIVE,
@@ -213,9 +249,22 @@ _RULES = {
   'classifier.dropout': _within(0, 1, high_open=True),
   'classifier.features': (_sizes, 'positive whole numbers'),
   'classifier.hidden': (_sizes, 'positive whole numbers'),
+  'classifier.blocks': _whole(1),
+  'classifier.batch_norm': _one_of('shared', 'split', 'real_only'),
   'mix.ratio': _within(0, 1),
   'mix.mode': _one_of('replace', 'add'),
+  'mix.ratio_schedule': _one_of('constant', 'linear', 'cosine'),
+  'mix.warmup': _within(0, 1, high_open=True),
+  'mix.off': _within(0, 1, high_open=True),
+  'mix.weight': _POSITIVE,
+  'mix.weight_schedule': _one_of('constant', 'linear', 'cosine'),
+  'augment.on': _one_of('both', 'real', 'synthetic'),
   'augment.crop': _whole(0),
+  'augment.color': _within(0, 1),
+  'augment.cutout': _whole(0),
+  'augment.mixup': _NOT_NEGATIVE,
+  'augment.cutmix': _NOT_NEGATIVE,
+  'augment.partner': _one_of('any', 'same'),
   'gan.select': _one_of('cas', 'frechet', 'last'),
   'gan.select_steps': _whole(1),
   'sampler.checkpoints': (
@@ -228,6 +277,19 @@ _RULES = {
   'score.num_samples': _whole(10),
   'score.neighbours': _whole(1),
   'sampler.precision': _one_of('', *_PRECISIONS),
+  'sampler.candidates': _within_whole(1, 64),
+  'sampler.score': _one_of('teacher', 'discriminator', 'hard', 'random'),
+  'sampler.min_confidence': _within(0, 1, high_open=True),
+  'sampler.on_reject': _one_of('real', 'drop'),
+  'sampler.teacher_steps': _whole(1),
+  'sampler.labels': _one_of('hard', 'smoothed', 'teacher'),
+  'sampler.smoothing': _within(0, 1),
+  'sampler.classes': _one_of('uniform', 'train', 'inverse', 'balance', 'feedback'),
+  'sampler.latent_std': _POSITIVE,
+  'sampler.truncation': _NOT_NEGATIVE,
+  'sampler.interpolation': _within(0, 1),
+  'sampler.refresh_every': _whole(1),
+  'sampler.offline': _whole(0),
   'distributed.num_processes': _whole(0),
   'distributed.process_id': _whole(-1),
   'profile.steps': (
@@ -297,6 +359,8 @@ def validate(config, *, trains_gan=None):
   if needs_generator(config) if trains_gan is None else trains_gan:
     _validate_gan(config)
   _validate_classifier(config)
+  if needs_generator(config):
+    _validate_policies(config)
   _validate_run(config)
 
 
@@ -317,9 +381,16 @@ def _validate_classifier(config):
       f'classifier.features={classifier.features!r} halves images {num_poolings} times, '
       f'too often for data.image_size={size}.'
     )
-  if config.augment.crop >= size:
+  for field in ('crop', 'cutout'):
+    if config.augment[field] >= size:
+      raise ConfigError(
+        f'augment.{field}={config.augment[field]} must be smaller than data.image_size='
+        f'{size}.'
+      )
+  if classifier.batch_norm != 'shared' and classifier.arch != 'resnet':
     raise ConfigError(
-      f'augment.crop={config.augment.crop} must be smaller than data.image_size={size}.'
+      f'classifier.batch_norm={classifier.batch_norm!r} is for classifier.arch='
+      f"'resnet'; {classifier.arch!r} has no batch normalisation."
     )
   batch_size, ratio = classifier.batch_size, config.mix.ratio
   if 0 < ratio < 0.5 / batch_size:
@@ -329,11 +400,93 @@ def _validate_classifier(config):
     )
 
 
+def _validate_policies(config):
+  """Refuses policies of sampling and mixing that cannot go together."""
+  mix, sampler, classifier = config.mix, config.sampler, config.classifier
+  rejects = sampler.min_confidence > 0
+  refusals = [
+    (
+      mix.warmup + mix.off >= 1,
+      f'mix.warmup={mix.warmup} and mix.off={mix.off} leave no step with synthetic '
+      'images; together they must be below 1',
+    ),
+    (
+      rejects and sampler.score == 'random',
+      f'sampler.min_confidence={sampler.min_confidence} needs a score that has one; '
+      "sampler.score='random' has none",
+    ),
+    (
+      rejects and sampler.score == 'discriminator' and config.gan.loss == 'relativistic',
+      'sampler.min_confidence needs a logit whose zero means something; gan.loss='
+      "'relativistic' leaves it open: choose sampler.score='teacher'",
+    ),
+    (
+      sampler.offline > 0 and sampler.refresh_every > 1,
+      f'sampler.offline={sampler.offline} draws from images that are there already; '
+      'leave sampler.refresh_every at 1',
+    ),
+    (
+      sampler.offline > 0
+      and sampler.score == 'discriminator'
+      and (rejects or sampler.candidates > 1)
+      and len(members_of(config)) > 1,
+      "sampler.score='discriminator' with several generators has to know which drew an "
+      'image; sampler.offline does not keep it: use one generator, or another score',
+    ),
+    (
+      classifier.budget == 'exposure' and rejects and sampler.on_reject == 'real',
+      "classifier.budget='exposure' counts real examples in advance; with "
+      "sampler.min_confidence choose sampler.on_reject='drop'",
+    ),
+    (
+      classifier.budget == 'exposure' and (config.augment.mixup or config.augment.cutmix),
+      "classifier.budget='exposure' does not count the partners of augment.mixup and "
+      "augment.cutmix, which are real examples too; use classifier.budget='steps'",
+    ),
+    (
+      config.augment.on == 'synthetic' and 'real_classical' in config.arms,
+      "augment.on='synthetic' leaves the arm real_classical without any augmentation, "
+      'the same as real_only; leave it out of arms',
+    ),
+  ]
+  if mix.mode == 'replace' and mix.ratio * classifier.batch_size + 0.5 >= (
+    classifier.batch_size
+  ):
+    no_real = f'mix.ratio={mix.ratio} replaces every real image'
+    refusals += [
+      (
+        classifier.batch_norm != 'shared',
+        f'{no_real}, and classifier.batch_norm={classifier.batch_norm!r} needs some',
+      ),
+      (
+        classifier.budget == 'exposure',
+        f"{no_real}: with classifier.budget='exposure' training would never end",
+      ),
+      (
+        sampler.classes == 'feedback',
+        f"{no_real}: sampler.classes='feedback' goes by their loss",
+      ),
+      (
+        rejects and sampler.on_reject == 'drop',
+        f"{no_real}: with sampler.on_reject='drop' a batch may have no image at all",
+      ),
+    ]
+  for refused, why in refusals:
+    if refused:
+      raise ConfigError(f'{why}.')
+
+
 def _validate_run(config):
   if config.score.neighbours >= config.score.num_samples:
     raise ConfigError(
       f'score.neighbours={config.score.neighbours} must be below score.num_samples='
       f'{config.score.num_samples}.'
+    )
+  every = config.sampler.refresh_every
+  if config.log.save_every_steps % every:
+    raise ConfigError(
+      f'log.save_every_steps={config.log.save_every_steps} must be a multiple of '
+      f'sampler.refresh_every={every}: a pool is not saved.'
     )
   for name, every in config.log.items():
     if config.steps_per_call and every % config.steps_per_call:

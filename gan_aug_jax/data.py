@@ -72,7 +72,17 @@ class Dataset:
     return digest.hexdigest()[:16]
 
 
-def load_dataset(name, *, image_size, seed, val_fraction, per_class=0, data_dir=''):
+def load_dataset(
+  name,
+  *,
+  image_size,
+  seed,
+  val_fraction,
+  per_class=0,
+  imbalance=1.0,
+  imbalance_shape='exponential',
+  data_dir='',
+):
   """Loads, subsets, splits and sizes a dataset.
 
   Args:
@@ -82,6 +92,8 @@ def load_dataset(name, *, image_size, seed, val_fraction, per_class=0, data_dir=
     seed: of the subset and of the validation split.
     val_fraction: part of the training split (or of the subset) held out, in (0, 1).
     per_class: label budget, images a class, validation included; 0 for all.
+    imbalance: how many times fewer images the rarest class keeps, see `imbalanced`.
+    imbalance_shape: 'exponential' or 'step'.
     data_dir: of TFDS; empty for TFDS_DATA_DIR or TFDS's own default.
 
   Returns:
@@ -110,6 +122,9 @@ def load_dataset(name, *, image_size, seed, val_fraction, per_class=0, data_dir=
         f'({present.min()} training images); ask for fewer.'
       )
     pool = pool.rows(_draw_per_class(pool.labels, [per_class] * len(class_names), rng))
+  if imbalance > 1:
+    kept = imbalanced(np.bincount(pool.labels), imbalance, imbalance_shape)
+    pool = pool.rows(_draw_per_class(pool.labels, kept, rng))
   counts = np.bincount(pool.labels)
   held_out = np.clip(np.rint(val_fraction * counts).astype(int), 1, counts - 1)
   val = _draw_per_class(pool.labels, held_out, rng)
@@ -121,6 +136,25 @@ def load_dataset(name, *, image_size, seed, val_fraction, per_class=0, data_dir=
   return Dataset(
     name, tuple(class_names), sized(pool.rows(rest)), sized(pool.rows(val)), sized(test)
   )
+
+
+def imbalanced(counts, imbalance, shape):
+  """Images that each class keeps of a training set made unequal.
+
+  Args:
+    counts: what each has, [num_classes].
+    imbalance: times fewer of the rarest class, above 1.
+    shape: 'exponential', each class rarer than the one before it by the same factor (Cui
+      et al. 2019, arXiv 1901.05555, section 5.1); or 'step', the second half of the
+      classes rare (Buda et al. 2017, 1710.05381, section 3.3).
+
+  Returns:
+    int [num_classes], at least 2 each.
+  """
+  place = np.linspace(0, 1, len(counts))
+  if shape == 'step':
+    place = (place > 0.5).astype(float)
+  return np.maximum(np.rint(counts / imbalance**place), 2).astype(int)
 
 
 def _draw_per_class(labels, counts, rng):

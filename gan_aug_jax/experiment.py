@@ -4,11 +4,19 @@ Every function here goes on from what a working directory holds, and does nothin
 already done.
 """
 
+import functools
 import json
 
 import jax
+import numpy as np
 
-from gan_aug_jax import arms, config as config_lib, data as data_lib, loop
+from gan_aug_jax import (
+  arms,
+  config as config_lib,
+  data as data_lib,
+  loop,
+  policies,
+)
 from gan_aug_jax.workdir import describe_devices
 
 
@@ -21,6 +29,8 @@ def load_data(config):
     seed=config_lib.seed_of(config, 'data'),
     val_fraction=data.val_fraction,
     per_class=data.per_class,
+    imbalance=data.imbalance,
+    imbalance_shape=data.imbalance_shape,
     data_dir=data.data_dir,
   )
 
@@ -34,8 +44,9 @@ def announce(session, dataset, *, only_gan=False):
     number = len({seed for seed, _ in config_lib.members_of(config)})
     parts.append(f'{number} x a {config.gan.arch} GAN, {steps:,} steps')
   if not only_gan:
-    steps = config_lib.num_steps_of(config, 'classifier', len(dataset.train))
-    parts.append(f'{len(config.arms)} x a {config.classifier.arch}, {steps:,} steps each')
+    steps = sorted({_check_arm(config, dataset, name) for name in config.arms})
+    each = ' or '.join(f'{number:,}' for number in steps)
+    parts.append(f'{len(config.arms)} x a {config.classifier.arch}, {each} steps each')
   sizes = f'{len(dataset.train):,} / {len(dataset.val):,} / {len(dataset.test):,}'
   duration = f' Expect {config.duration}.' if config.duration else ''
   if config.steps_per_call > 1 and session.layout.on_cpu:
@@ -44,6 +55,14 @@ def announce(session, dataset, *, only_gan=False):
     f'{dataset.name}: {sizes} training / validation / test images.\n'
     f'Training {" and ".join(parts)}, on {describe_devices(session.layout)}.{duration}'
   )
+
+
+def _check_arm(config, dataset, name):
+  """The steps of an arm; refuses a schedule that cannot be before anything is trained."""
+  synthetic = config_lib.ARMS[name][0] and config.mix.ratio > 0
+  steps = policies.num_steps_of_arm(config, len(dataset.train), synthetic=synthetic)
+  policies.make_plan(config, steps, synthetic=synthetic)
+  return steps
 
 
 _SECONDS = ('train_seconds', 'compile_seconds', 'eval_seconds', 'eval_runtime')
@@ -56,8 +75,10 @@ def train_arms(session, dataset, generator):
     The content of results.json.
   """
   evaluator = arms.make_evaluator(session, dataset.num_classes)
+  # Once for all arms, and not where all are finished.
+  prepare = functools.cache(lambda: policies.prepare(session, dataset, generator))
   trained = {
-    name: arms.train_arm(session, dataset, name, generator, evaluator)
+    name: arms.train_arm(session, dataset, name, prepare, evaluator)
     for name in session.config.arms
   }
   first = trained[session.config.arms[0]]
@@ -68,9 +89,14 @@ def train_arms(session, dataset, generator):
     for name in _SECONDS
     if name in part
   )
+  # The arms draw from one source; read back after an interruption it takes no time.
+  total += max(arm['source'].get('seconds', 0) for arm in trained.values())
   results = {
     'dataset': dataset.name,
     'seed': session.config.seed,
+    'train_counts': np.bincount(
+      dataset.train.labels, minlength=dataset.num_classes
+    ).tolist(),
     # Of the training, which may have been another day on another machine.
     'versions': first['versions'],
     'device': first['device'],

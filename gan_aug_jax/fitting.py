@@ -49,9 +49,12 @@ def fit(
   count,
   feed,
   fingerprint,
+  real_before=None,
   evaluate=None,
   selection=None,
   generator_shapes=None,
+  pool=None,
+  cycle=1,
 ):
   """Trains to the last step from wherever the directory's checkpoints are.
 
@@ -62,14 +65,17 @@ def fit(
     step: `(state, *inputs) -> (state, metrics)`.
     state: the initial state, on the host.
     num_steps: length of training.
-    count: real examples that a step takes.
+    count: the most real examples that a step takes.
     feed: `(first, count) -> inputs`, the inputs of a call that takes `count` elements of
       the stream of real examples from `first` on.
     fingerprint: of the training images, kept with the state.
+    real_before: `step -> place` in that stream where a step begins; None: step * count.
     evaluate: `(step, state) -> {name: float}`, or None.
     selection: a `Selection` of generators, in the place of `evaluate`: it considers the
       state wherever a save is due, and what it keeps is saved with the state.
     generator_shapes: shapes of the variables of a generator that it keeps.
+    pool: placed arrays for `state.pool`, which are not saved, or None for none.
+    cycle: steps after which they are made anew: only then is a state saved.
 
   Returns:
     A `Fitted`.
@@ -79,7 +85,8 @@ def fit(
     CheckpointError: if what is there was trained on other images, or cannot be read.
   """
   directory.mkdir(parents=True, exist_ok=True)
-  cadence = cadence_of(session, num_steps)
+  cadence = cadence_of(session, num_steps, cycle)
+  real_before = real_before or (lambda step: step * count)
   if selection:
     cadence = dataclasses.replace(cadence, eval_every=cadence.save_every)
     evaluate = selection.consider
@@ -104,6 +111,8 @@ def fit(
       state, host, kept = restored
       if selection:
         selection.resume(host['selection'], kept)
+    if pool is not None:
+      state, save = dataclasses.replace(state, pool=pool), _save_without_pool(save)
     if host['fingerprint'] != fingerprint:
       raise CheckpointError(
         f'The training in {str(directory)!r} was begun on other images; give another '
@@ -112,7 +121,8 @@ def fit(
     start = host['step']
     programs, inputs = {}, None
     if start < num_steps:
-      programs, inputs = _programs(session, step, state, host, cadence, count, feed)
+      stream = lambda at, steps: feed(int(real_before(at)), steps * count)
+      programs, inputs = _programs(session, step, state, host, cadence, stream)
     path = directory / 'metrics.jsonl'
     with progress.Progress(name, num_steps, start=start, quiet=quiet) as display:
       display.say(f'{name}: {_describe(host, start)}')
@@ -128,6 +138,7 @@ def fit(
         stopped=stopped,
         tracer=_tracer(session, directory),
         evaluate=evaluate,
+        cycle=cycle,
       )
     save(num_steps, state=state, host=host)
     if caught := stopped(True):
@@ -148,14 +159,24 @@ def _save_selection(checkpoints, selection):
   return save
 
 
-def cadence_of(session, num_steps):
-  """The `loop.Cadence` that a config asks for."""
+def _save_without_pool(save):
+  """Returns a `save` of states whose pool is about to be made anew."""
+
+  def save_rest(step, *, state, host):
+    save(step, state=dataclasses.replace(state, pool=()), host=host)
+
+  return save_rest
+
+
+def cadence_of(session, num_steps, cycle=1):
+  """The `loop.Cadence` that a config asks for, saves at multiples of `cycle`."""
   log = session.config.log
   return loop.make_cadence(
     num_steps,
     log_every=log.every_steps,
     eval_every=log.eval_every_steps,
     save_every=log.save_every_steps,
+    cycle=cycle,
   )
 
 
@@ -172,10 +193,11 @@ def _tracer(session, directory):
   return loop.Tracer(session.config.profile.steps, directory / 'profile' / process)
 
 
-def _programs(session, step, state, host, cadence, count, feed):
+def _programs(session, step, state, host, cadence, stream):
   """Compiles the step for one and for several steps a call, those that are needed.
 
   Notes in `host` the steps a call, the seconds of compilation and the peak memory.
+  `stream(step, count)` gives the inputs of that many steps.
 
   Returns:
     `(programs, inputs)`, see `loop.train`.
@@ -183,7 +205,7 @@ def _programs(session, step, state, host, cadence, count, feed):
   began, start = time.perf_counter(), host['step']
   candidates = _candidates(session, cadence, host['steps_per_call'])
   # One window for all of them, or they would be programs of different shapes.
-  inputs = lambda at: feed(at * count, max(candidates) * count)
+  inputs = lambda at: stream(at, max(candidates))
   compiled = {}
 
   def program(length):

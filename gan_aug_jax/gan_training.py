@@ -1,5 +1,6 @@
 """The GANs of a run: trained into gan/, chosen, frozen, loaded, drawn from."""
 
+from collections.abc import Callable
 import copy
 import dataclasses
 import functools
@@ -42,16 +43,18 @@ class FrozenGenerator:
   """What the fused step draws from: one generator, or several stacked.
 
   Attributes:
-    sample: `(variables, keys [B], labels [B]) -> images`, see `sampler`.
+    sample: `(variables, keys [B, ...], labels [B]) -> images`, see `sampler`.
     variables: of one, or stacked, on the devices.
     members: {name: variables} of each.
     info: what it was trained on and how long: fingerprint, steps, seconds, selection.
+    discriminator: the variables of the discriminator, or of several stacked.
   """
 
-  sample: object
+  sample: Callable
   variables: dict
   members: dict = dataclasses.field(default_factory=dict)
   info: dict = dataclasses.field(default_factory=dict)
+  discriminator: dict = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +156,7 @@ def _train(training, dataset):
     'chosen_step': selection.chosen['step'],
     'candidates': selection.history,
     'kept': sorted(selection.kept),
+    'networks': ['generator', 'discriminator'],  # of each that is kept
     'warnings': candidates.warnings(fitted.rows, selection.history[-1], num_steps),
     **{name: fitted.host[name] for name in (*_SECONDS, 'steps_per_call', 'peak_bytes')},
     'step_ms_median': loop.median_step_ms(fitted.rows),
@@ -172,7 +176,7 @@ def _finish_on_all(action):
 def _read_result(directory):
   """A GAN's result.json, or None where it is missing, damaged or of an older version."""
   result = read_result(directory / 'result.json')
-  needed = {'fingerprint', 'num_steps', 'seed', 'chosen_step', 'kept', 'warnings'}
+  needed = {'fingerprint', 'num_steps', 'seed', 'chosen_step', 'kept', 'networks'}
   return result if result and needed <= set(result) else None
 
 
@@ -192,9 +196,14 @@ def _make_selection(training, dataset, num_steps):
 
   def freeze(state):
     local = jax.tree.map(np.asarray, (state.ema, state.generator_stats))
-    return session.layout.place(measure(*local, config_lib.seed_of(config, 'gan')))
+    frozen = measure(*local, config_lib.seed_of(config, 'gan'))
+    judge = {'params': state.discriminator, 'spectral': state.discriminator_stats}
+    # Copies: the step takes the state's own buffers for itself.
+    kept = {'generator': frozen, 'discriminator': jax.tree.map(np.asarray, judge)}
+    return session.layout.place(kept)
 
-  def score(step, variables):
+  def score(step, kept):
+    variables = kept['generator']
     if jax.process_index() == 0:
       picture = pictures.grid(dataset.class_names, {'generated': draw(variables, 8)})
       loop.write_atomically(directory / 'samples' / f'{step:07d}.png', picture)
@@ -231,12 +240,7 @@ def make_step(session, dataset):
   """Returns the GAN's step and initial state."""
   config, info = session.config.gan, describe_data(dataset)
   generator = _build_generator(session, info, axis_name=session.layout.axis_name)
-  discriminator = discriminators.build_discriminator(
-    config.arch,
-    num_classes=dataset.num_classes,
-    width=config.width,
-    dtype=session.dtype('gan'),
-  )
+  discriminator = _build_discriminator(session, info)
   rates = (config.learning_rate, config.discriminator_learning_rate)
   generator_tx, discriminator_tx = (
     optax.adam(rate or config.learning_rate, config.beta1, config.beta2) for rate in rates
@@ -284,6 +288,16 @@ def _build_generator(session, info, *, part='gan', axis_name=None):
   )
 
 
+def _build_discriminator(session, info, *, part='gan'):
+  config = session.config.gan
+  return discriminators.build_discriminator(
+    config.arch,
+    num_classes=len(info['class_names']),
+    width=config.width,
+    dtype=session.dtype(part),
+  )
+
+
 def load_generator(session, info):
   """Loads the frozen generators of a working directory.
 
@@ -306,19 +320,23 @@ def load_generator(session, info):
       if seed == result['seed']:
         name = f'seed {seed}, step {step or result["chosen_step"]}'
         members[name] = kept[f'step{step}' if step else 'chosen']
-  sample = make_sampler(session, info)
   seconds = {name: sum(result[name] for result in infos) for name in _SECONDS}
   warnings = [
     warning if len(infos) == 1 else f'seed {result["seed"]}: {warning}'
     for result in infos
     for warning in result['warnings']
   ]
-  info = infos[0] | seconds | {'members': list(members), 'warnings': warnings}
+  about = infos[0] | seconds | {'members': list(members), 'warnings': warnings}
+  generators = {name: kept['generator'] for name, kept in members.items()}
   if len(members) == 1:
-    return FrozenGenerator(sample, *members.values(), members, info)
-  stacked = jax.tree.map(lambda *x: np.stack(x), *jax.device_get(list(members.values())))
-  sample = sampler.make_ensemble_sampler(sample, len(members), session.layout)
-  return FrozenGenerator(sample, session.layout.place(stacked), members, info)
+    (kept,) = members.values()
+  else:
+    stacked = jax.tree.map(lambda *x: np.stack(x), *jax.device_get([*members.values()]))
+    kept = session.layout.place(stacked)
+  sample = make_sampler(session, info, len(members))
+  return FrozenGenerator(
+    sample, kept['generator'], generators, about, kept['discriminator']
+  )
 
 
 def _load(training, info):
@@ -343,25 +361,46 @@ def _load(training, info):
 
 def _shapes(session, info):
   """Shapes of a generator's variables, of the type that they are saved in."""
-  generator = _build_generator(session, info)
-  shapes = jax.eval_shape(
-    functools.partial(generator.init, train=False),
-    rng.stream_key(0, 'gan_init'),
-    jax.ShapeDtypeStruct((1, session.config.gan.latent_dim), jnp.float32),
-    jax.ShapeDtypeStruct((1,), jnp.int32),
-  )
-  return {name: shapes.get(name, {}) for name in ('params', 'batch_stats')}
+  number = jax.ShapeDtypeStruct((1,), jnp.int32)
+  latent = jax.ShapeDtypeStruct((1, session.config.gan.latent_dim), jnp.float32)
+  image = jax.ShapeDtypeStruct((1, *info['image_shape']), jnp.float32)
+
+  def shapes(model, collections, *inputs):
+    init = functools.partial(model.init, train=False)
+    found = jax.eval_shape(init, rng.stream_key(0, 'gan_init'), *inputs, number)
+    return {name: found.get(name, {}) for name in collections}
+
+  generator, judge = _build_generator(session, info), _build_discriminator(session, info)
+  return {
+    'generator': shapes(generator, ('params', 'batch_stats'), latent),
+    'discriminator': shapes(judge, ('params', 'spectral'), image),
+  }
 
 
-def make_sampler(session, info):
-  """Returns the config's `sample(variables, keys, labels)` of one generator.
+def make_sampler(session, info, num_members=1, **latents):
+  """Returns the config's `sample(variables, keys, labels)`.
 
   Args:
     session: the run's.
     info: {'image_shape', 'class_names'}, see `workdir.describe_data`.
+    num_members: of generators; above 1 their variables are stacked.
+    **latents: see `sampler.draw_latents`.
   """
   generator = _build_generator(session, info, part='sampler')
-  return sampler.make_sampler(generator, session.config.gan.latent_dim)
+  sample = sampler.make_sampler(generator, session.config.gan.latent_dim, **latents)
+  return _of_members(session, sample, num_members)
+
+
+def make_judge(session, info, num_members=1):
+  """Returns the discriminators' `judge(variables, images, labels)`, see `sampler`."""
+  discriminator = _build_discriminator(session, info, part='sampler')
+  return _of_members(session, sampler.make_judge(discriminator), num_members)
+
+
+def _of_members(session, function, num_members):
+  if num_members == 1:
+    return function
+  return sampler.make_ensemble(function, num_members, session.layout)
 
 
 def make_render(session, info):

@@ -30,7 +30,7 @@ class Cadence:
   save_every: int
 
 
-def make_cadence(num_steps, *, log_every, eval_every, save_every):
+def make_cadence(num_steps, *, log_every, eval_every, save_every, cycle=1):
   """Fills automatic cadences in, as multiples of `log_every`.
 
   Args:
@@ -38,13 +38,18 @@ def make_cadence(num_steps, *, log_every, eval_every, save_every):
     log_every: steps between lines.
     eval_every: steps between evaluations; 0: about 20 a run.
     save_every: steps between saves; 0: about 5 a run.
+    cycle: of which automatic saves are a multiple, too.
   """
 
-  def automatic(times):
-    return max(1, num_steps // times // log_every) * log_every
+  def automatic(times, unit):
+    return max(1, num_steps // times // unit) * unit
 
+  both = math.lcm(log_every, cycle)
   return Cadence(
-    num_steps, log_every, eval_every or automatic(20), save_every or automatic(5)
+    num_steps,
+    log_every,
+    eval_every or automatic(20, log_every),
+    save_every or automatic(5, both if cycle == 1 or both <= num_steps // 5 else cycle),
   )
 
 
@@ -154,6 +159,7 @@ def train(
   stopped: Callable,
   tracer: Tracer,
   evaluate: Callable | None = None,
+  cycle: int = 1,
 ):
   """Trains from where the state is to the last step.
 
@@ -171,6 +177,7 @@ def train(
     stopped: from `signals.deferred`.
     tracer: a `Tracer`.
     evaluate: `(step, state) -> {name: float}`, or None.
+    cycle: after a signal, the state is saved at a multiple of that many steps.
 
   Returns:
     `(state, host)`; the last step is not saved here, so that the caller can save what
@@ -182,7 +189,7 @@ def train(
     Interrupted: after a signal before the last step, with the state saved.
   """
   step, pending = host['step'], host['pending']
-  began, since = time.perf_counter(), step
+  began, since, caught = time.perf_counter(), step, None
   with tracer:
     while step < cadence.num_steps:
       length = _length(programs, step, cadence.num_steps)
@@ -195,8 +202,9 @@ def train(
         for every in (cadence.log_every, cadence.eval_every, cadence.save_every)
       )
       due = log or evaluation or saving
-      caught = stopped(due)
-      if not (due or caught):
+      caught = caught or stopped(due)
+      ending = caught and step % cycle == 0
+      if not (due or ending):
         continue
       pending = host['pending'] = _fetch(pending)
       seconds = time.perf_counter() - began
@@ -218,10 +226,10 @@ def train(
         host['eval_seconds'] += time.perf_counter() - eval_began
       if row:
         metrics_file.write_scalars(step, row)
-      if (saving or caught) and step < cadence.num_steps:
+      if (saving or ending) and step < cadence.num_steps:
         # A copy: it is written in the background, and the list grows on.
         save(step, state=state, host={**host, 'pending': list(pending)})
-      if caught and step < cadence.num_steps:
+      if ending and step < cadence.num_steps:
         raise Interrupted(
           f'Stopped at step {step} of {cadence.num_steps} by {caught}; the state is '
           'saved: run the same command to go on.'

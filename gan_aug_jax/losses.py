@@ -11,18 +11,20 @@ import jax.numpy as jnp
 import optax
 
 
-def cross_entropy(logits, labels):
+def cross_entropy(logits, targets):
   """Softmax cross-entropy.
 
   Args:
     logits: float [B, num_classes].
-    labels: int32 [B].
+    targets: labels int32 [B], or probabilities [B, num_classes].
 
   Returns:
     Losses [B], in nats, float32 or wider.
   """
   logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-  return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  if targets.ndim == logits.ndim:
+    return optax.softmax_cross_entropy(logits, targets)
+  return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
 
 
 @dataclasses.dataclass(frozen=True)

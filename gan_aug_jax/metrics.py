@@ -41,15 +41,17 @@ def summarize(confusion):
 
   Returns:
     Dict of floats: 'accuracy', 'precision', 'recall', 'f1' (macro: the plain mean over
-    the classes) and 'precision_weighted', 'recall_weighted', 'f1_weighted' (by support).
+    the classes), 'precision_weighted', 'recall_weighted', 'f1_weighted' (by support) and
+    'worst_recall', the accuracy on the class where it is lowest, of those that are there.
   """
   scores = per_class(confusion)
   support = scores.pop('support')
-  total = support.sum()
+  total, there = support.sum(), support > 0
   summary = {'accuracy': float(np.trace(confusion) / total) if total else 0.0}
   for name, values in scores.items():
     summary[name] = float(values.mean())
     summary[f'{name}_weighted'] = float(values @ support / total) if total else 0.0
+  summary['worst_recall'] = float(scores['recall'][there].min()) if total else 0.0
   return summary
 
 

@@ -29,7 +29,9 @@ from gan_aug_jax import (
   mixing,
   realdata,
   rng,
+  sampler,
   sharding,
+  synthesis,
 )
 from gan_aug_jax.models import classifiers
 
@@ -82,13 +84,18 @@ def make_trainer(session, dataset, *, num_steps, sample=None, variant=0):
   plan = mixing.plan_batch(_BATCH, ratio=1.0 if sample else 0.0, mode='replace')
   model = build_probe(session, dataset.num_classes)
   optimizer = classifier.make_optimizer('sgd', num_steps=num_steps, **_OPTIMIZER)
+  num_classes, dtype = dataset.num_classes, session.image_dtype('classifier')
+  synthesize = sample and synthesis.make_synthesize(
+    sample=sampler.for_candidates(sample), num_classes=num_classes, dtype=dtype
+  )
+  transform = augment.make_augment(crop=config.augment.crop, flip=config.augment.flip)
   compose = classifier.make_compose(
     layout=layout,
     plan=plan,
-    sample=sample,
-    augment=augment.make_augment(crop=config.augment.crop, flip=config.augment.flip),
-    num_classes=dataset.num_classes,
-    dtype=session.image_dtype('classifier'),
+    synthesize=synthesize,
+    augmentation=classifier.Augmentation(transform),
+    num_classes=num_classes,
+    dtype=dtype,
   )
   step = classifier.make_fused_step(
     model=model, optimizer=optimizer, layout=layout, plan=plan, compose=compose
@@ -101,7 +108,7 @@ def make_trainer(session, dataset, *, num_steps, sample=None, variant=0):
 
   def train(generator=None):
     nonlocal program
-    feed = fitting.make_feed(session, real, generator or {})
+    feed = fitting.make_feed(session, real, {'generator': generator})
     state = classifier.init_classifier(
       model, optimizer, seed=seed, image_shape=dataset.image_shape
     )
@@ -138,7 +145,7 @@ def train_extractor(session, dataset, held_out, *, num_steps, directory):
     'seed': config_lib.seed_of(config, 'classifier'),
     'precision': config_lib.precision_of(config, 'classifier'),
     'model': repr(build_probe(session, dataset.num_classes)),
-    'augment': config.augment.to_dict(),
+    'augment': (config.augment.crop, config.augment.flip),
     'optimizer': _OPTIMIZER,
   }
   digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()

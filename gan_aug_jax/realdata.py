@@ -20,12 +20,16 @@ class RealData:
   Attributes:
     images: uint8 [N, H, W, C].
     labels: int32 [N].
-    order: int32 [window], indices into the above.
+    by_class: int32 [N], indices into the above sorted by label.
+    class_starts: int32 [num_classes + 1], where each class begins in `by_class`.
+    order: int32 [window], indices into the images.
     start: int32 scalar, the place of `order[0]` in the stream.
   """
 
   images: jax.Array
   labels: jax.Array
+  by_class: jax.Array
+  class_starts: jax.Array
   order: jax.Array
   start: jax.Array
 
@@ -40,6 +44,32 @@ def to_pixels(images):
   return jnp.rint((images.astype(jnp.float32) + 1) * 127.5).astype(jnp.uint8)
 
 
+def read(data, rows, dtype=jnp.float32):
+  """Images [..., H, W, C] in [-1, 1] and labels [...] of rows int32 [...] of the set."""
+  return normalize(data.images[rows], dtype), data.labels[rows]
+
+
+def draw_rows(data, keys, labels=None):
+  """Draws a row of the set for each key, uniformly.
+
+  Args:
+    data: a `RealData`.
+    keys: key array [...].
+    labels: int32 [...], to draw rows of these classes only; or None for any.
+
+  Returns:
+    int32 of the shape of `keys`. The draw is apart from the stream's order.
+  """
+  if labels is None:
+    first, last = jnp.zeros(keys.shape, jnp.int32), len(data.labels)
+  else:
+    first, last = data.class_starts[labels], data.class_starts[labels + 1]
+  count = jnp.broadcast_to(last - first, keys.shape)
+  draw = jax.vmap(lambda key, count: jax.random.randint(key, (), 0, count, jnp.int32))
+  drawn = first + draw(keys.reshape(-1), count.reshape(-1)).reshape(keys.shape)
+  return drawn if labels is None else data.by_class[drawn]
+
+
 def take(data, index, dtype=jnp.float32):
   """Gathers elements of the stream.
 
@@ -52,8 +82,7 @@ def take(data, index, dtype=jnp.float32):
   Returns:
     Images [..., H, W, C] in [-1, 1] and labels int32 [...].
   """
-  rows = data.order.at[index - data.start].get(mode='clip')
-  return normalize(data.images[rows], dtype), data.labels[rows]
+  return read(data, data.order.at[index - data.start].get(mode='clip'), dtype)
 
 
 def epoch_order(seed, epoch, num_examples):
@@ -76,7 +105,9 @@ def make_feed(images, labels, *, seed, place):
     renewed about once an epoch.
   """
   num_examples = len(images)
-  images, labels = place((images, labels.astype(np.int32)))
+  by_class = np.argsort(labels, kind='stable').astype(np.int32)
+  class_starts = np.concatenate([[0], np.cumsum(np.bincount(labels))]).astype(np.int32)
+  fixed = place((images, labels.astype(np.int32), by_class, class_starts))
   held, data = range(0), None
 
   def feed(first, count):
@@ -89,7 +120,7 @@ def make_feed(images, labels, *, seed, place):
       orders = [epoch_order(seed, epoch + i, num_examples) for i in range(num_epochs)]
       order, at = place((np.concatenate(orders), np.int32(start)))
       held = range(start, start + num_epochs * num_examples)
-      data = RealData(images, labels, order, at)
+      data = RealData(*fixed, order, at)
     return data
 
   return feed

@@ -26,6 +26,7 @@ _COLUMNS = (
   ('eval_precision', 'precision', '{:.4f}'),
   ('eval_recall', 'recall', '{:.4f}'),
   ('eval_f1', 'F1', '{:.4f}'),
+  ('eval_worst_recall', 'worst class', '{:.1%}'),
   ('eval_loss', 'test loss', '{:.4f}'),
   ('val_accuracy', 'val. accuracy', '{:.2%}'),
   ('generalization_gap', 'gap', '{:+.2%}'),
@@ -210,6 +211,12 @@ def findings(workdir, results):
       verdict = 'hurt'
     else:
       verdict = 'no difference shown'
+    steps = before['num_steps'], after['num_steps']
+    held = (
+      f'Both took {steps[0]:,} steps.'
+      if steps[0] == steps[1]
+      else f'Both saw as many real images, in {steps[1]:,} steps and in {steps[0]:,}.'
+    )
     slower = after['step_ms_median'] / before['step_ms_median'] - 1
     lines.append(
       (
@@ -218,7 +225,8 @@ def findings(workdir, results):
         f'{after["eval_accuracy"]:.2%}, without them {before["eval_accuracy"]:.2%}: '
         f'{100 * paired["difference"]:+.2f} points (95 % interval over the choice of '
         f'test images {100 * paired["low"]:+.2f} to {100 * paired["high"]:+.2f}; '
-        f'{paired["gained"]} images gained, {paired["lost"]} lost). The median step took '
+        f'{paired["gained"]} images gained, {paired["lost"]} lost). {held} '
+        'The median step took '
         f'{after["step_ms_median"]:.1f} ms against {before["step_ms_median"]:.1f} ms '
         f'({slower:+.0%}; the arms ran one after the other, so this is no benchmark).',
       )
@@ -264,11 +272,39 @@ def _changed_fields(config):
 
 
 def _per_class(results, class_names):
-  arms = results['arms']
+  """(class, training images, recall and F1 of each arm) of each class."""
+  arms = results['arms'].values()
   return [
-    (class_name, [arm['per_class']['f1'][i] for arm in arms.values()])
+    (
+      class_name,
+      results['train_counts'][i],
+      [(arm['per_class']['recall'][i], arm['per_class']['f1'][i]) for arm in arms],
+    )
     for i, class_name in enumerate(class_names)
   ]
+
+
+def _policies(results):
+  """Sentences on what the policies did, of each arm that has something to tell."""
+  lines = []
+  for name, arm in results['arms'].items():
+    source, rates = arm['source'], arm['acceptance']
+    if 'teacher_val_accuracy' in source:
+      lines.append(
+        f'{name}: the teacher, trained on the same real images, is right on '
+        f'{source["teacher_val_accuracy"]:.1%} of the validation images.'
+      )
+    if rates:
+      by_class = ', '.join(f'{label} {rate:.0%}' for label, rate in rates.items())
+      lines.append(
+        f'{name}: {arm["asked_ratio"]:.1%} of a batch were to be synthetic images, '
+        f'{arm["effective_ratio"]:.1%} were accepted; by class: {by_class}.'
+      )
+    if 'offline' in source:
+      lines.append(
+        f'{name}: drawn from {source["offline"]:,} images a class that were made before.'
+      )
+  return lines
 
 
 def _read_scores(workdir):
@@ -304,7 +340,7 @@ def render(workdir, run, results):
     The path of the report.
   """
   workdir = pathlib.Path(workdir)
-  if results['gan'] and 'candidates' not in results['gan']:
+  if 'train_counts' not in results:
     raise CheckpointError(
       f'The results in {str(workdir)!r} are of an older version; run again in another '
       '--workdir.'
@@ -338,6 +374,7 @@ def render(workdir, run, results):
     images={name: base64.b64encode(png).decode() for name, png in embedded.items()},
     fields=_changed_fields(run['config']),
     per_class=_per_class(results, run['data']['class_names']),
+    policies=_policies(results),
   )
   path = workdir / 'report.html'
   loop.write_atomically(path, html)

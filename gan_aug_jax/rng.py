@@ -22,6 +22,10 @@ _STREAMS = {
   'show': 8,
   'diffaug': 9,
   'score': 10,
+  'choice': 11,
+  'substitute': 12,
+  'partner': 13,
+  'mix': 14,
 }
 
 

@@ -5,16 +5,50 @@ over, they would be a constant in it: a larger executable, and one compilation f
 generator.
 """
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gan_aug_jax import realdata
 
-def draw_latents(keys, latent_dim, dtype=jnp.float32):
-  """Standard normal latents, one for each key: [B] to [B, latent_dim]."""
-  return jax.vmap(lambda key: jax.random.normal(key, (latent_dim,), dtype))(keys)
+
+def draw_latents(
+  keys, latent_dim, dtype=jnp.float32, *, std=1.0, truncation=0.0, interpolation=0.0
+):
+  """Normal latents, one for each key: [B] to [B, latent_dim].
+
+  Args:
+    keys: key array [B].
+    latent_dim: size of the latent.
+    dtype: its type.
+    std: standard deviation. GaFi (Dell'Acqua et al. 2023, arXiv 2305.10118) searches from
+      1 up; below 1 images are more typical and more alike.
+    truncation: largest size of a number in standard deviations, larger ones being drawn
+      again (Brock et al. 2018, 1809.11096, section 3.1); 0 for none.
+    interpolation: above 0, up to 1, a latent lies on the straight line between two, up to
+      that part of the way. (On a great circle its distribution would be what it was.)
+  """
+
+  def normal(key):
+    if truncation:
+      drawn = jax.random.truncated_normal(
+        key, -truncation, truncation, (latent_dim,), dtype
+      )
+    else:
+      drawn = jax.random.normal(key, (latent_dim,), dtype)
+    return drawn if std == 1 else std * drawn
+
+  def draw(key):
+    if not interpolation:
+      return normal(key)
+    ends = [normal(jax.random.fold_in(key, number)) for number in (0, 1)]
+    way = jax.random.uniform(jax.random.fold_in(key, 2), (), dtype, maxval=interpolation)
+    return ends[0] + way * (ends[1] - ends[0])
+
+  return jax.vmap(draw)(keys)
 
 
 def make_render(generator):
@@ -35,52 +69,102 @@ def make_render(generator):
   return render
 
 
-def make_sampler(generator, latent_dim):
-  """Returns `sample(variables, keys [B], labels [B]) -> images [B, H, W, C]`.
+def make_sampler(generator, latent_dim, **latents):
+  """Returns `sample(variables, keys [B, ...], labels [B]) -> images [B, ..., H, W, C]`.
 
   Args:
     generator: linen module, see `make_render`.
     latent_dim: size of the latent.
+    **latents: see `draw_latents`.
 
   Returns:
-    A pure function, see `make_render`.
+    A pure function, see `make_render`. With keys [B, m] it draws m images of each label.
   """
   render = make_render(generator)
 
   def sample(variables, keys, labels):
-    return render(variables, draw_latents(keys, latent_dim), labels)
+    return render(variables, draw_latents(keys, latent_dim, **latents), labels)
 
-  return sample
+  return for_candidates(sample)
 
 
-def make_ensemble_sampler(sample, num_members, layout):
-  """Returns a `sample` whose variables are those of several generators, stacked.
+def for_candidates(sample):
+  """Lets a `sample` of keys [B] take keys [B, ...], for several images of each label."""
 
-  Position p of a batch is drawn from generator p mod G, on any number of devices. Each
-  device runs a generator on its share only: with n devices, slot s of device d holds
-  position d + n s, so every G / gcd(n, G)-th slot belongs to the same generator.
+  @functools.wraps(sample)
+  def sample_all(variables, keys, labels):
+    each = _repeat(labels, keys.shape)
+    images = sample(variables, keys.reshape(-1), each)
+    return images.reshape(*keys.shape, *images.shape[1:])
+
+  return sample_all
+
+
+def _repeat(labels, shape):
+  """Labels [B] for each of [B, ...], flat."""
+  per_row = math.prod(shape[1:])
+  return jnp.broadcast_to(labels[:, None], (shape[0], per_row)).reshape(-1)
+
+
+def make_pool_sampler():
+  """Returns a `sample` that draws from images made beforehand, see `make_sampler`.
+
+  Its variables hold 'images', uint8 [num_classes, n, H, W, C].
+  """
+
+  def sample(variables, keys, labels):
+    images = variables['images']
+    draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, images.shape[1]))
+    return realdata.normalize(images[labels, draw(keys)])
+
+  return for_candidates(sample)
+
+
+def make_judge(discriminator):
+  """Returns `judge(variables, images [B, m, H, W, C], labels [B]) -> logits [B, m]`.
 
   Args:
-    sample: from `make_sampler`.
+    discriminator: linen module, called with (images, labels).
+
+  Returns:
+    A pure function; `variables` hold 'params' and 'spectral'.
+  """
+
+  def judge(variables, images, labels):
+    rows = images.reshape(-1, *images.shape[2:])
+    logits = discriminator.apply(variables, rows, _repeat(labels, images.shape[:2]))
+    return jax.lax.stop_gradient(logits.reshape(images.shape[:2]))
+
+  return judge
+
+
+def make_ensemble(function, num_members, layout):
+  """Spreads a function of one network's variables over several networks', stacked.
+
+  Position p of a batch belongs to network p mod G, on any number of devices. Each
+  device runs a network on its share only: with n devices, slot s of device d holds
+  position d + n s, so every G / gcd(n, G)-th slot belongs to the same network.
+
+  Args:
+    function: `(variables, *arrays [B, ...]) -> array [B, ...]`, from `make_sampler`, say.
     num_members: G.
     layout: where the step runs; the batch comes as `sharding.flatten` leaves it.
 
   Returns:
-    `sample(variables, keys [B], labels [B]) -> images`, each leaf of `variables` with a
-    leading axis [G].
+    `(variables, *arrays) -> array`, each leaf of `variables` with a leading axis [G].
   """
   num_devices = layout.num_devices
   period = num_members // math.gcd(num_devices, num_members)
 
-  def sample_share(variables, keys, labels):
-    parts = []
-    for first in range(min(period, len(labels))):
+  def share(variables, *arrays):
+    parts, size = [], len(arrays[0])
+    for first in range(min(period, size)):
       member = (layout.device_index() + num_devices * first) % num_members
       chosen = jax.tree.map(lambda x, member=member: x[member], variables)
-      parts.append(sample(chosen, keys[first::period], labels[first::period]))
+      parts.append(function(chosen, *(x[first::period] for x in arrays)))
     order = np.concatenate(
-      [np.arange(len(labels))[first::period] for first in range(len(parts))]
+      [np.arange(size)[first::period] for first in range(len(parts))]
     )
     return jnp.concatenate(parts)[np.argsort(order)]
 
-  return layout.per_device(sample_share)
+  return layout.per_device(share)

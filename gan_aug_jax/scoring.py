@@ -77,8 +77,7 @@ def score_generators(session, run):
     'num_held_out': len(held_out),
     'num_generated': len(held_out),
     # Where there is no label budget, that is the validation split.
-    'held_out_chose': session.config.gan.select == 'cas'
-    and not session.config.data.per_class,
+    'held_out_chose': session.config.gan.select == 'cas' and whole is dataset,
     'extractor': {
       'accuracy': extractor.accuracy,
       'hash': extractor.hash,
@@ -99,10 +98,11 @@ def score_generators(session, run):
 
 
 def _reference(session, dataset):
-  """The dataset without a label budget, and its images that the run did not train on."""
+  """The dataset with all its labels, and its images that the run did not train on."""
   config = session.config.copy_and_resolve_references()
-  config.data.per_class = 0
-  whole = experiment.load_data(config) if session.config.data.per_class else dataset
+  config.data.per_class, config.data.imbalance = 0, 1.0
+  limited = session.config.data != config.data
+  whole = experiment.load_data(config) if limited else dataset
   seen = {image.tobytes() for image in dataset.train.images}
   pool = data_lib.Split(
     np.concatenate([whole.train.images, whole.val.images]),

@@ -69,9 +69,7 @@ class Layout:
     """Keeps the groups of [groups, share, ...] on their devices."""
     if self.axis_name:
       return x
-    return jax.lax.with_sharding_constraint(
-      x, NamedSharding(self.mesh, PartitionSpec(_AXIS))
-    )
+    return jax.lax.with_sharding_constraint(x, self._by_device)
 
   def per_device(self, function):
     """Makes a function run on each device's share by itself.
@@ -117,6 +115,20 @@ class Layout:
       tree,
     )
 
+  def place_shares(self, shape, dtype):
+    """Zeros [share, ...] for each device's own group, which a step may carry along."""
+    groups = self.num_local_devices
+    zeros = np.zeros((groups, 1, *shape) if self.axis_name else (groups, *shape), dtype)
+    return jax.make_array_from_process_local_data(self._by_device, zeros)
+
+  def is_share(self, x):
+    """Whether an array comes from `place_shares`."""
+    return getattr(x, 'sharding', None) == self._by_device
+
+  @property
+  def _by_device(self):
+    return NamedSharding(self.mesh, PartitionSpec(_AXIS))
+
 
 def flatten(x):
   """Joins groups and shares to a batch: [groups, share, ...] to [groups * share, ...]."""
@@ -141,23 +153,32 @@ def lower_step(step, layout, *args, donate=(0,)):
   """Lowers a step for the layout's backend.
 
   Args:
-    step: function of replicated pytrees to replicated pytrees.
+    step: function of pytrees to pytrees: `(state, ...) -> (state, ...)` where the state
+      is donated.
     layout: where it runs.
-    *args: its arguments, or their shapes.
+    *args: its arguments, placed, or their shapes. What the layout has put on each device
+      by itself (`Layout.place_shares`) stays there, in the state that comes back too; all
+      else is replicated.
     donate: positions of the arguments whose buffers the results may take.
 
   Returns:
     A `jax.stages.Lowered`. Under `pmap` its first argument is a dummy array with an
     element a device: `pmap` has to map something.
   """
+  shared = [jax.tree.map(layout.is_share, arg) for arg in args]
   if not layout.axis_name:
-    jitted = jax.jit(step, donate_argnums=donate, out_shardings=layout.replicated)
+    placed = jax.tree.map(
+      lambda share: layout._by_device if share else layout.replicated, shared
+    )
+    outputs = (placed[0], layout.replicated) if donate else layout.replicated
+    jitted = jax.jit(step, donate_argnums=donate, out_shardings=outputs)
     return jitted.lower(*args)
+  axes = jax.tree.map(lambda share: 0 if share else None, shared)
   mapped = jax.pmap(
     lambda _, *rest: step(*rest),
     axis_name=_AXIS,
-    in_axes=(0,) + (None,) * len(args),
-    out_axes=None,
+    in_axes=(0, *axes),
+    out_axes=(axes[0], None) if donate else None,
     devices=list(layout.mesh.devices.flat),
     donate_argnums=tuple(i + 1 for i in donate),
   )
@@ -178,10 +199,8 @@ def compile_step(step, layout, *args, donate=(0,)):
 
 
 def _pmap_dummy(layout):
-  sharding = NamedSharding(layout.mesh, PartitionSpec(_AXIS))
   local = np.arange(layout.num_local_devices, dtype=np.int32)
-  dummy = jax.make_array_from_process_local_data(sharding, local)
-  return (dummy,)
+  return (jax.make_array_from_process_local_data(layout._by_device, local),)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 WORKDIR/
   config.json    the whole config, versions, fingerprint of the data
-  gan/           checkpoints/, metrics.jsonl, samples/, samples.png, result.json
+  gan/           checkpoints/, metrics.jsonl, samples/, samples.png, result.json, and
+                 teacher/ and offline-*.npz where they are asked for
   gan-seedN/     the same, of a further GAN
   arms/NAME/     checkpoints/, metrics.jsonl, predictions.npz, result.json
   score/         scores.json, grid.png, neighbours.png, interpolation.png
@@ -27,6 +28,12 @@ _MAY_DIFFER = ('platform', 'num_cpu_devices', 'data.data_dir', 'duration')
 _MAY_DIFFER += ('compilation_cache', 'distributed.', 'profile.')
 _MAY_DIFFER += ('score.neighbours', 'score.cas_steps')
 _ARM_FIELDS = ('arms', 'classifier.', 'mix.', 'augment.')
+# Of the sampler's, `checkpoints` says which GANs there are.
+_ARM_FIELDS += ('sampler.candidates', 'sampler.score', 'sampler.min_confidence')
+_ARM_FIELDS += ('sampler.on_reject', 'sampler.teacher_steps', 'sampler.labels')
+_ARM_FIELDS += ('sampler.smoothing', 'sampler.classes', 'sampler.latent_std')
+_ARM_FIELDS += ('sampler.truncation', 'sampler.interpolation', 'sampler.refresh_every')
+_ARM_FIELDS += ('sampler.offline',)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from gan_aug_jax import augment, classifier, config, losses, selection
+from gan_aug_jax import augment, classifier, config, losses, mixing, selection
 from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.models import classifiers, discriminators, generators, layers
 
@@ -62,6 +62,8 @@ BAD = {
   'data.per_class': 1,
   'data.val_fraction': 1.0,
   'data.seed': -2,
+  'data.imbalance': 0.5,
+  'data.imbalance_shape': 'linear',
   'gan.arch': 'biggan',
   'gan.loss': 'wasserstein',
   'gan.num_epochs': 0,
@@ -96,10 +98,38 @@ BAD = {
   'classifier.weight_decay': -1e-4,
   'classifier.schedule': 'step',
   'classifier.dropout': 1.0,
+  'classifier.budget': 'epochs',
+  'classifier.blocks': 0,
+  'classifier.batch_norm': 'none',
+  'classifier.hidden': (8, -1),
   'classifier.features': (32, 0),
   'mix.ratio': 1.5,
   'mix.mode': 'swap',
+  'mix.ratio_schedule': 'exponential',
+  'mix.warmup': 1.0,
+  'mix.off': -0.1,
+  'mix.weight': 0.0,
+  'mix.weight_schedule': 'step',
   'augment.crop': -1,
+  'augment.on': 'none',
+  'augment.color': 1.5,
+  'augment.cutout': -1,
+  'augment.mixup': -0.2,
+  'augment.cutmix': float('nan'),
+  'augment.partner': 'other',
+  'sampler.candidates': 0,
+  'sampler.score': 'best',
+  'sampler.min_confidence': 1.0,
+  'sampler.on_reject': 'retry',
+  'sampler.teacher_steps': 0,
+  'sampler.labels': 'soft',
+  'sampler.smoothing': 1.1,
+  'sampler.classes': 'balanced',
+  'sampler.latent_std': 0.0,
+  'sampler.truncation': -1.0,
+  'sampler.interpolation': 2.0,
+  'sampler.refresh_every': 0,
+  'sampler.offline': -1,
   'gan.precision': 'int8',
   'sampler.precision': 'half',
   'classifier.precision': 'f32',
@@ -136,6 +166,48 @@ def test_bad_values_are_named(field, value):
     ({'sampler.checkpoints': ('seed:7', 'seed:07')}, 'seed:07'),
     ({'sampler.checkpoints': ('step:0',)}, 'step:0'),
     ({'gan.arch': 'resnet', 'data.image_size': 28}, 'data.image_size=28'),
+    ({'augment.cutout': 32}, 'augment.cutout=32'),
+    ({'classifier.batch_norm': 'split'}, "batch_norm='split' is for"),
+    ({'mix.warmup': 0.5, 'mix.off': 0.5}, 'mix.warmup=0.5 and mix.off=0.5'),
+    (
+      {'sampler.min_confidence': 0.5, 'sampler.score': 'random'},
+      'min_confidence=0.5 needs a score',
+    ),
+    (
+      {
+        'sampler.min_confidence': 0.5,
+        'sampler.score': 'discriminator',
+        'gan.loss': 'relativistic',
+      },
+      "'relativistic' leaves it open",
+    ),
+    ({'sampler.offline': 9, 'sampler.refresh_every': 2}, 'sampler.offline=9'),
+    (
+      {
+        'sampler.offline': 9,
+        'sampler.candidates': 2,
+        'sampler.score': 'discriminator',
+        'sampler.checkpoints': ('seed:1', 'seed:2'),
+      },
+      'which drew an image',
+    ),
+    (
+      {'classifier.budget': 'exposure', 'sampler.min_confidence': 0.5},
+      "choose sampler.on_reject='drop'",
+    ),
+    (
+      {'mix.ratio': 1.0, 'classifier.arch': 'resnet', 'classifier.batch_norm': 'split'},
+      "batch_norm='split' needs some",
+    ),
+    ({'mix.ratio': 1.0, 'classifier.budget': 'exposure'}, 'would never end'),
+    ({'mix.ratio': 1.0, 'sampler.classes': 'feedback'}, 'goes by their loss'),
+    ({'classifier.budget': 'exposure', 'augment.cutmix': 1.0}, 'partners'),
+    ({'augment.on': 'synthetic'}, 'the same as real_only'),
+    (
+      {'mix.ratio': 1.0, 'sampler.min_confidence': 0.5, 'sampler.on_reject': 'drop'},
+      'no image at all',
+    ),
+    ({'sampler.refresh_every': 16, 'log.save_every_steps': 50}, 'refresh_every=16'),
   ],
 )
 def test_bad_combinations_are_named(fields, named):
@@ -143,6 +215,12 @@ def test_bad_combinations_are_named(fields, named):
   bad.update_from_flattened_dict(fields)
   with pytest.raises(ConfigError, match=named.replace('(', r'\(').replace(')', r'\)')):
     config.validate(bad)
+
+
+def test_policies_of_arms_that_draw_nothing_are_not_checked():
+  fields = config.default()
+  fields.mix.warmup, fields.mix.off, fields.arms = 0.6, 0.6, ('real_only',)
+  config.validate(fields)
 
 
 def test_a_gan_that_is_not_trained_is_not_checked():
@@ -174,6 +252,9 @@ def test_choices_are_those_that_can_be_built():
   for select in selection._RANKS:
     assert config._RULES['gan.select'][0](select)
   allowed('classifier.arch', classifiers.CLASSIFIERS)
+  for shape in mixing._SHAPES:
+    assert config._RULES['mix.ratio_schedule'][0](shape)
+    assert config._RULES['mix.weight_schedule'][0](shape)
   for name in ('sgd', 'adam'):
     for schedule in ('constant', 'cosine'):
       classifier.make_optimizer(name, learning_rate=1, num_steps=9, schedule=schedule)

@@ -50,6 +50,25 @@ def test_seed_moves_validation_and_never_the_test_split(mnist5k):
   assert again.fingerprint == mnist5k.fingerprint
 
 
+def test_imbalance_keeps_what_its_shape_says():
+  counts = np.full(10, 500)
+  tail = data.imbalanced(counts, 100, 'exponential')
+  np.testing.assert_array_equal(tail, np.rint(500 * 0.01 ** (np.arange(10) / 9)))
+  assert (tail[0], tail[-1]) == (500, 5)
+  step = data.imbalanced(counts, 10, 'step')
+  np.testing.assert_array_equal(step, [500] * 5 + [50] * 5)
+  assert data.imbalanced([20, 20, 20], 1000, 'exponential').min() == 2
+
+
+def test_imbalanced_budget_is_split_by_class_and_the_test_split_is_whole():
+  options = {'image_size': 28, 'seed': 1, 'val_fraction': 0.2, 'per_class': 100}
+  rare = data.load_dataset('mnist5k', imbalance=10, imbalance_shape='step', **options)
+  even = data.load_dataset('mnist5k', **options)
+  np.testing.assert_array_equal(np.bincount(rare.train.labels), [80] * 5 + [8] * 5)
+  np.testing.assert_array_equal(np.bincount(rare.val.labels), [20] * 5 + [2] * 5)
+  np.testing.assert_array_equal(rare.test.images, even.test.images)
+
+
 def test_per_class_is_the_whole_label_budget(mnist5k):
   small = data.load_dataset('mnist5k', **OPTIONS, per_class=14)
   np.testing.assert_array_equal(np.bincount(small.train.labels), [12] * 10)

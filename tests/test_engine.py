@@ -8,7 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gan_aug_jax import augment, classifier, mixing, realdata, rng, sharding
+from gan_aug_jax import (
+  augment,
+  classifier,
+  mixing,
+  realdata,
+  rng,
+  sharding,
+  synthesis,
+)
+from gan_aug_jax.mixing import Ramp
 from gan_aug_jax.models import classifiers
 from tests import tiny
 
@@ -20,9 +29,9 @@ FEW_PLACES = [('jit', 1), ('pmap', 4)]
 PLACES = [('jit', 1), ('jit', 2), ('jit', 4), ('pmap', 1), ('pmap', 2), ('pmap', 4)]
 
 
-def _fused_everywhere(toy, dtype, **options):
+def _fused_everywhere(toy, dtype, places, **options):
   results = []
-  for backend, num_devices in PLACES:
+  for backend, num_devices in places:
     where = tiny.layout(backend, num_devices)
     step, state, plan, generator = tiny.fused(where, dtype=dtype, **options)
     results.append(
@@ -42,21 +51,21 @@ def _fused_everywhere(toy, dtype, **options):
 # Batch 12: 3 synthetic on 4 devices, and 12 + 5, leave spare slots with weight 0.
 REPLACE = {'ratio': 0.25, 'mode': 'replace'}
 ADD = {'ratio': 0.4, 'mode': 'add'}
-NORM = {**ADD, 'batch_norm': True}
+NORM = {**ADD, 'arch': 'resnet'}
 
 
 @pytest.mark.parametrize(
-  ('options', 'dtype'),
+  ('options', 'dtype', 'places'),
   [
-    pytest.param(REPLACE, jnp.float64, id='replace-float64'),
-    pytest.param(ADD, jnp.float64, id='add-float64'),
-    pytest.param(NORM, jnp.float64, id='add-batch_norm-float64'),
-    pytest.param(NORM, jnp.float32, id='add-batch_norm-float32'),
+    pytest.param(REPLACE, jnp.float64, PLACES, id='replace-float64'),
+    pytest.param(ADD, jnp.float64, PLACES, id='add-float64'),
+    pytest.param(NORM, jnp.float64, FEW_PLACES, id='add-batch_norm-float64'),
+    pytest.param(NORM, jnp.float32, FEW_PLACES, id='add-batch_norm-float32'),
   ],
 )
-def test_fused_step_is_the_same_on_any_devices_and_backend(toy, dtype, options):
+def test_fused_step_is_the_same_on_any_devices_and_backend(toy, dtype, places, options):
   with jax.enable_x64(dtype == jnp.float64):
-    first, *others = _fused_everywhere(toy, dtype, **options)
+    first, *others = _fused_everywhere(toy, dtype, places, **options)
   assert np.ptp(first[1]['loss']) > 0.1  # it did train
   for other in others:
     assert tiny.difference(first, other) < TOLERANCE[dtype]
@@ -71,7 +80,7 @@ RESNET = {'arch': 'resnet', 'loss': 'relativistic', 'diffaug': DIFFAUG, 'r1': 1,
   ('options', 'dtype', 'places'),
   [
     pytest.param({}, jnp.float64, PLACES, id='dcgan-float64'),
-    pytest.param({}, jnp.float32, PLACES, id='dcgan-float32'),
+    pytest.param({}, jnp.float32, FEW_PLACES, id='dcgan-float32'),
     pytest.param(SNGAN, jnp.float64, FEW_PLACES, id='sngan-float64'),
     pytest.param(RESNET, jnp.float64, FEW_PLACES, id='resnet-float64'),
   ],
@@ -91,10 +100,14 @@ def test_gan_step_is_the_same_on_any_devices_and_backend(toy, options, dtype, pl
 @pytest.mark.parametrize('backend', ['jit', 'pmap'])
 def test_scanned_steps_equal_single_steps(toy, backend):
   where = tiny.layout(backend, 2)
-  step, state, plan, generator = tiny.fused(where, ratio=0.25)
+  # A pool of three steps begins and ends within calls of four.
+  policies = {'refresh_every': 3, 'classes': 'feedback', 'ramp': Ramp('linear', 0, 9)}
+  step, _, plan, generator = tiny.fused(where, ratio=0.25, **policies)
   options = {'count': plan.num_real, 'num_steps': 12, 'extra': (generator,)}
-  single = tiny.run(where, step, state, toy, **options)
-  scanned = tiny.run(where, step, state, toy, per_call=4, **options)
+  begin = lambda: tiny.fused(where, ratio=0.25, **policies)[1]
+  options['place'] = plan.real_before
+  single = tiny.run(where, step, begin(), toy, **options)
+  scanned = tiny.run(where, step, begin(), toy, per_call=4, **options)
   assert tiny.difference(single, scanned) < 1e-5
   step, state = tiny.gan_step(where)
   single = tiny.run(where, step, state, toy, count=12, num_steps=8)
@@ -118,10 +131,10 @@ COLLECTIVE = re.compile(
 
 @pytest.mark.parametrize('backend', ['jit', 'pmap'])
 @pytest.mark.parametrize('mode', ['replace', 'add'])
-@pytest.mark.parametrize('batch_norm', [False, True])
-def test_fused_step_communicates_by_all_reduce_only(toy, backend, mode, batch_norm):
+@pytest.mark.parametrize('arch', ['cnn', 'resnet'])
+def test_fused_step_communicates_by_all_reduce_only(toy, backend, mode, arch):
   where = tiny.layout(backend)
-  options = {'ratio': 0.4, 'mode': mode, 'batch_norm': batch_norm}
+  options = {'ratio': 0.4, 'mode': mode, 'arch': arch}
   text = _lower(where, toy, **options).compile().as_text()
   assert set(COLLECTIVE.findall(text)) == {'all-reduce'}
 
@@ -154,7 +167,7 @@ def test_generator_is_an_argument_not_donated_and_without_gradient(toy):
   assert all(x.is_deleted() for x in jax.tree.leaves(state) if x.size)
   assert tiny.difference(before, jax.device_get(generator)) == 0
   # Another generator through the same program changes the loss: it is no constant.
-  other = where.place(tiny.frozen_generator(seed=1)[1])
+  other = {**generator, 'generator': where.place(tiny.frozen_generator(seed=1)[1])}
   again = where.place(tiny.fused(where, ratio=0.5)[1])
   _, second = program(again, data, other)
   assert abs(float(first['loss']) - float(second['loss'])) > 1e-4
@@ -178,8 +191,8 @@ def test_ratio_zero_is_the_real_only_program(toy):
   compose = classifier.make_compose(
     layout=where,
     plan=plan,
-    sample=refuse,
-    augment=augment.make_augment(crop=2, flip=True),
+    synthesize=refuse,
+    augmentation=classifier.Augmentation(augment.make_augment(crop=2, flip=True)),
     num_classes=tiny.CLASSES,
   )
   model = classifiers.build_classifier(
@@ -199,6 +212,20 @@ def test_ratio_zero_is_the_real_only_program(toy):
   assert _stripped(mixed) != _stripped(real_only)
 
 
+def _synthesize(sample):
+  return synthesis.make_synthesize(sample=sample, num_classes=tiny.CLASSES)
+
+
+def _keys(stream, positions, substep=0):
+  return rng.example_keys(rng.stream_key(0, stream, 0, substep), positions)
+
+
+class _State:
+  """As much of a state as a batch is composed from."""
+
+  step, pool = jnp.int32(0), ()
+
+
 @pytest.mark.parametrize('backend', ['jit', 'pmap'])
 @pytest.mark.parametrize('num_devices', [1, 2, 4])
 @pytest.mark.parametrize('mode', ['replace', 'add'])
@@ -208,22 +235,20 @@ def test_effective_ratio_is_the_asked_one(toy, backend, num_devices, mode, ratio
   where = tiny.layout(backend, num_devices)
   plan = mixing.plan_batch(12, ratio=ratio, mode=mode)
   ones = np.full((10, 2, 2, 1), 255, np.uint8)
-  data = where.place(
-    realdata.RealData(ones, np.zeros(10, np.int32), np.arange(10), np.int32(0))
-  )
+  feed = realdata.make_feed(ones, np.zeros(10, np.int32), seed=0, place=where.place)
+  data = feed(0, 12)
   compose = classifier.make_compose(
     layout=where,
     plan=plan,
-    sample=lambda _, keys, labels: -jnp.ones((len(labels), 2, 2, 1)),
-    augment=lambda _, images: images,
-    num_classes=3,
+    synthesize=_synthesize(lambda _, keys, labels: -jnp.ones((*keys.shape, 2, 2, 1))),
+    augmentation=classifier.Augmentation(),
+    num_classes=tiny.CLASSES,
   )
 
   def count(data):
-    keys = lambda stream, p: rng.example_keys(rng.stream_key(0, stream), p)
-    images, _, weights, _ = compose(keys, jnp.int32(0), data, {})
-    synthetic = jnp.sum((images[..., 0, 0, 0] < 0) * weights)
-    return where.sum({'synthetic': synthetic, 'all': jnp.sum(weights)})
+    batch, _ = compose(_keys, _State(), data, {'generator': {}})
+    synthetic = jnp.sum((batch.images[..., 0, 0, 0] < 0) * batch.weights)
+    return where.sum({'synthetic': synthetic, 'all': jnp.sum(batch.weights)})
 
   counted = sharding.compile_step(count, where, data, donate=())(data)
   assert int(counted['synthetic']) == int(ratio * 12 + 0.5) == plan.num_synthetic
@@ -245,16 +270,15 @@ def test_each_device_synthesises_only_its_share(toy):
   compose = classifier.make_compose(
     layout=where,
     plan=plan,
-    sample=counting,
-    augment=lambda _, images: images,
+    synthesize=_synthesize(counting),
+    augmentation=classifier.Augmentation(),
     num_classes=tiny.CLASSES,
   )
   data = tiny.feed(where.place, toy)(0, 9)
 
   def program(data, v):
-    keys = lambda stream, p: rng.example_keys(rng.stream_key(0, stream), p)
-    images, *_ = compose(keys, jnp.int32(0), data, v)
-    return where.sum(jnp.sum(images))
+    batch, _ = compose(_keys, _State(), data, {'generator': v})
+    return where.sum(jnp.sum(batch.images))
 
   sharding.lower_step(program, where, data, where.place(variables), donate=())
   assert set(widths) == {(1,)}

@@ -122,7 +122,7 @@ def test_bfloat16_computes_low_and_keeps_float32(toy, backend):
   losses = {}
   for dtype in (jnp.float32, jnp.bfloat16):
     step, state, plan, generator = tiny.fused(
-      where, dtype=jnp.float32, compute=dtype, batch_norm=True, crop=0
+      where, dtype=jnp.float32, compute=dtype, arch='resnet', crop=0
     )
     state, metrics = tiny.run(
       where, step, state, toy, count=plan.num_real, num_steps=50, extra=(generator,)

@@ -11,6 +11,7 @@ LAYERS = [
   {'__init__', 'errors'},
   {'config', 'rng', 'losses', 'realdata', 'metrics', 'models', 'progress', 'pictures'},
   {'augment', 'mixing', 'sampler', 'sharding', 'data', 'checkpoint', 'devices'},
+  {'synthesis'},
   {'signals', 'selection'},
   {'loop'},
   {'gan', 'classifier', 'fidelity', 'workdir', 'report'},
@@ -18,14 +19,16 @@ LAYERS = [
   {'fitting'},
   {'probe'},
   {'candidates'},
-  {'gan_training', 'arms'},
+  {'gan_training'},
+  {'policies'},
+  {'arms'},
   {'experiment'},
   {'scoring'},
   {'cli'},
   {'__main__'},
 ]
 PURE = {'rng', 'losses', 'realdata', 'models', 'augment', 'mixing', 'sampler'}
-PURE |= {'sharding', 'gan', 'classifier', 'fidelity', 'metrics'}
+PURE |= {'sharding', 'synthesis', 'gan', 'classifier', 'fidelity', 'metrics'}
 
 
 def _imports():

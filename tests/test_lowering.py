@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from gan_aug_jax import sharding
+from gan_aug_jax.synthesis import Filter
 from tests import tiny
 from tests.test_engine import RESNET, SNGAN
 
@@ -26,7 +27,14 @@ def test_steps_lower_for(toy, platform, num_devices, per_call):
   where = tiny.layout('jit', num_devices)
   assert where.num_devices == num_devices
   step, state, plan, generator = tiny.fused(
-    where, ratio=0.4, mode='add', batch_size=16, batch_norm=True
+    where,
+    ratio=0.4,
+    mode='add',
+    batch_size=16,
+    arch='resnet',
+    batch_norm='split',
+    keep=Filter(2, 'hard', 0.3),
+    on_reject='real',
   )
   data = tiny.feed(lambda tree: tree, toy)(0, plan.num_real * per_call)
   fused = _export(step, where, per_call, platform, state, data, generator)

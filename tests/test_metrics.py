@@ -27,6 +27,9 @@ def test_scores_equal_scikit_learn(predicted_classes):
     for name, value in zip(('precision', 'recall', 'f1'), theirs[:3], strict=True):
       mine = by_class[name] if average is None else ours[name + suffix]
       np.testing.assert_allclose(mine, value, rtol=1e-12)
+  there = np.unique(true)
+  recalls = sklearn.metrics.recall_score(true, predicted, labels=there, average=None)
+  assert ours['worst_recall'] == pytest.approx(recalls.min(), rel=1e-12)
 
 
 @pytest.mark.parametrize('backend', ['jit', 'pmap'])

@@ -22,12 +22,15 @@ def get_config():
   config = base.default()
   config.arms = ('augmented_classical',)
   config.data.image_size, config.data.per_class, config.data.val_fraction = 8, 14, 0.25
-  config.gan.num_steps, config.gan.batch_size, config.gan.width = 300, 8, 8
+  config.gan.num_steps, config.gan.batch_size, config.gan.width = 150, 8, 8
   config.gan.latent_dim = 4
-  config.classifier.num_steps, config.classifier.batch_size = 300, 8
+  config.classifier.num_steps, config.classifier.batch_size = 150, 8
   config.classifier.features, config.classifier.hidden = (4, 4), (8,)
   config.classifier.dropout, config.mix.ratio = 0.2, 0.4
   config.augment.crop = 1
+  config.sampler.candidates, config.sampler.min_confidence = 2, 0.2
+  config.sampler.teacher_steps, config.sampler.classes = 20, 'feedback'
+  config.sampler.refresh_every = 5
   config.gan.select_steps, config.score.width, config.score.num_samples = 3, 4, 60
   config.score.extractor_steps = 20
   config.log.every_steps, config.log.save_every_steps = 10, 15
@@ -136,11 +139,11 @@ KILLS = {
   'before anything': lambda workdir: (workdir / 'config.json').exists(),
   'early in the GAN': _lines('gan', 1),
   'saving the GAN': _saving('gan', 30),
-  'late in the GAN': _lines('gan', 25),
-  'saving the finished GAN': _saving('gan', 300),
+  'late in the GAN': _lines('gan', 12),
+  'saving the finished GAN': _saving('gan', 150),
   'early in the arm': _lines('arms/augmented_classical', 3),
-  'saving the arm': _saving('arms/augmented_classical', 150),
-  'late in the arm': _lines('arms/augmented_classical', 29),
+  'saving the arm': _saving('arms/augmented_classical', 75),
+  'late in the arm': _lines('arms/augmented_classical', 14),
 }
 
 

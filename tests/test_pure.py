@@ -119,13 +119,13 @@ def test_depth_to_space_puts_each_feature_in_its_corner():
 def test_batch_norm_weights_examples_and_tracks_the_statistics():
   rng_ = np.random.default_rng(0)
   x = rng_.normal(3, 2, size=(8, 4, 4, 3)).astype(np.float32)
-  weights = np.array([1, 1, 1, 0, 0.5, 1, 0, 1], np.float32)
+  shown = np.array([1, 1, 1, 0, 1, 1, 0, 1], bool)
   norm = layers.BatchNorm(momentum=0.5)
   variables = norm.init(jax.random.key(0), x, train=False)
   result, updated = norm.apply(
-    variables, x, train=True, weights=weights, mutable=['batch_stats']
+    variables, x, train=True, shown=shown, mutable=['batch_stats']
   )
-  w = np.broadcast_to(weights[:, None, None, None], x.shape)
+  w = np.broadcast_to(shown[:, None, None, None], x.shape)
   mean = np.average(x, axis=(0, 1, 2), weights=w)
   var = np.average((x - mean) ** 2, axis=(0, 1, 2), weights=w)
   np.testing.assert_allclose(result, (x - mean) / np.sqrt(var + 1e-5), atol=2e-5)

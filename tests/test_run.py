@@ -280,6 +280,63 @@ def _refused(capsys, code, *argv):
   return line
 
 
+def test_policies_through_a_whole_run(config_file, tmp_path, monkeypatch):
+  """From the config to the report, and a second start finds all of it finished."""
+  flags = [f'--config={config_file}', f'--workdir={tmp_path / "run"}']
+  flags += ["--config.arms=('real_classical','augmented_classical')"]
+  policies = {
+    'data.imbalance': 3.0,
+    'classifier.arch': 'resnet',
+    'classifier.features': '(4,)',
+    'classifier.batch_norm': 'split',
+    'classifier.budget': 'exposure',
+    'mix.warmup': 0.2,
+    'mix.weight': 0.5,
+    'augment.cutout': 2,
+    'sampler.candidates': 2,
+    'sampler.score': 'hard',
+    'sampler.min_confidence': 0.3,
+    'sampler.on_reject': 'drop',
+    'sampler.teacher_steps': 20,
+    'sampler.classes': 'balance',
+    'sampler.offline': 6,
+  }
+  flags += [f'--config.{name}={value}' for name, value in policies.items()]
+  assert run('run', *flags) == 0
+  results = json.loads((tmp_path / 'run' / 'results.json').read_text())
+  # 16 a class, 16, 9 and 5 of them kept, a quarter held out.
+  assert results['train_counts'] == [12, 7, 4]
+  control, arm = results['arms'].values()
+  assert control['num_steps'] == 20 and control['acceptance'] == {}
+  # 8 real images in the first fifth of the steps, and 6 in the others: 24 steps show 160.
+  assert arm['num_steps'] == 25 and arm['epoch'] * 23 >= 160
+  assert arm['effective_ratio'] <= arm['asked_ratio'] < 0.25
+  assert set(arm['acceptance']) <= set('abc') and arm['acceptance']
+  assert 0 <= arm['source']['teacher_val_accuracy'] <= 1
+  assert len(list((tmp_path / 'run' / 'gan').glob('offline-*.npz'))) == 1
+  assert len(list((tmp_path / 'run' / 'gan' / 'teacher').iterdir())) == 1
+  html_text = (tmp_path / 'run' / 'report.html').read_text()
+  assert 'were accepted; by class' in html_text and 'as many real images' in html_text
+  monkeypatch.setattr(loop, 'train', None)  # nothing is trained again
+  assert run('run', *flags) == 0
+  assert json.loads((tmp_path / 'run' / 'results.json').read_text()) == results
+
+
+def test_images_drawn_beforehand_are_kept_and_made_again(
+  config_file, tmp_path, monkeypatch
+):
+  flags = [f'--config={config_file}', f'--workdir={tmp_path / "run"}']
+  flags += ["--config.arms=('augmented',)", '--config.sampler.offline=4']
+  assert run('run', *flags) == 0
+  (path,) = (tmp_path / 'run' / 'gan').glob('offline-*.npz')
+  images = np.load(path)['images']
+  assert images.shape == (3, 4, 8, 8, 1) and len(np.unique(images, axis=1)) == 3
+  path.write_bytes(path.read_bytes()[:100])
+  shutil.rmtree(tmp_path / 'run' / 'arms')
+  assert run('run', *flags) == 0
+  np.testing.assert_array_equal(np.load(path)['images'], images)
+
+
 def test_usage_errors_are_one_sentence(config_file, tmp_path, capsys):
   config, workdir = f'--config={config_file}', f'--workdir={tmp_path / "w"}'
   cases = [

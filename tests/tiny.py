@@ -14,6 +14,7 @@ from gan_aug_jax import (
   realdata,
   sampler,
   sharding,
+  synthesis,
 )
 from gan_aug_jax.models import classifiers, discriminators, generators
 
@@ -33,7 +34,7 @@ def cast(tree, dtype):
   )
 
 
-def frozen_generator(dtype=jnp.float32, seed=0, compute=None):
+def frozen_generator(dtype=jnp.float32, seed=0, compute=None, **latents):
   """A random generator: its sampler and variables."""
   module = generators.build_generator(
     'dcgan', image_shape=SHAPE, num_classes=CLASSES, width=8, dtype=compute or dtype
@@ -43,7 +44,29 @@ def frozen_generator(dtype=jnp.float32, seed=0, compute=None):
   )
   # Louder than its initialisation, so that its images differ from one another.
   variables = jax.tree.map(lambda x: 20 * x if x.ndim > 1 else x, variables)
-  return sampler.make_sampler(module, LATENT), cast(variables, dtype)
+  return sampler.make_sampler(module, LATENT, **latents), cast(variables, dtype)
+
+
+def frozen_discriminator(dtype=jnp.float32, seed=0):
+  """A random discriminator: its judge and variables."""
+  module = discriminators.build_discriminator(
+    'dcgan', num_classes=CLASSES, width=8, dtype=dtype
+  )
+  images = jnp.zeros((2, *SHAPE))
+  variables = module.init(jax.random.key(seed), images, jnp.zeros(2, jnp.int32))
+  variables = {'params': variables['params'], 'spectral': {}}
+  return sampler.make_judge(module), cast(variables, dtype)
+
+
+def teacher(dtype=jnp.float32, scale=1):
+  """A random classifier that is sure of something: its logits and variables."""
+  module = classifiers.build_classifier(
+    'cnn', num_classes=CLASSES, features=(4, 4), hidden=(8,), dtype=dtype
+  )
+  variables = module.init(jax.random.key(7), jnp.zeros((1, *SHAPE)), train=False)
+  variables = jax.tree.map(lambda x: scale * x, variables)
+  apply = lambda variables, images: module.apply(variables, images, train=False)
+  return apply, cast(variables, dtype)
 
 
 def feed(place, toy, seed=0):
@@ -60,59 +83,110 @@ def fused(
   dropout=0.3,
   arch='cnn',
   dtype=jnp.float32,
-  batch_norm=False,
+  batch_norm='shared',
   compute=None,
   num_members=1,
+  latents=(),
+  offline=False,
+  keep=None,
+  labels='hard',
+  classes='uniform',
+  ramp=None,
+  weight=lambda step: 1.0,
+  on_reject='drop',
+  color=0.0,
+  cutout=0,
+  mixup=0.0,
+  cutmix=0.0,
+  partner='any',
+  on='both',
+  refresh_every=1,
 ):
-  """The fused step, its initial state (unplaced), its plan and generator.
+  """The fused step, its initial state, its plan and what is frozen; all unplaced.
 
   Parameters and images are of `dtype`, the models compute in `compute` (default: it).
+  Classes are drawn as if the training set had 6, 3 and 1 of them.
   """
-  sample, variables = frozen_generator(dtype, compute=compute)
+  compute = compute or dtype
+  sample, variables = frozen_generator(dtype, compute=compute, **dict(latents))
+  judge, judge_variables = frozen_discriminator(dtype)
+  ask, teacher_variables = teacher(dtype, scale=3)
+  if offline:
+    sample = sampler.make_pool_sampler()
+    pixels = np.random.default_rng(1).integers(0, 256, (CLASSES, 5, *SHAPE), np.uint8)
+    variables = {'images': jnp.asarray(pixels)}
   if num_members > 1:
-    members = [frozen_generator(dtype, seed)[1] for seed in range(num_members)]
-    variables = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
-    sample = sampler.make_ensemble_sampler(sample, num_members, where)
-  plan = mixing.plan_batch(batch_size, ratio=ratio, mode=mode)
+    stack = lambda tree: jax.tree.map(
+      lambda x: jnp.stack([x * (1 + i) for i in range(num_members)]), tree
+    )
+    variables, judge_variables = stack(variables), stack(judge_variables)
+    sample, judge = (
+      sampler.make_ensemble(function, num_members, where) for function in (sample, judge)
+    )
+  plan = mixing.plan_batch(batch_size, ratio=ratio, mode=mode, ramp=ramp)
   model = classifiers.build_classifier(
     arch,
     num_classes=CLASSES,
     dropout=dropout,
-    features=(4, 4) if arch == 'cnn' else (),
-    hidden=(8,),
-    dtype=compute or dtype,
+    features={'cnn': (4, 4), 'mlp': (), 'resnet': (4, 6)}[arch],
+    hidden=() if arch == 'resnet' else (8,),
+    dtype=compute,
+    axis_name=where.axis_name,
+    batch_norm=batch_norm,
   )
-  if batch_norm:
-    model = NormalisedCNN(CLASSES, where.axis_name, compute or dtype)
   optimizer = classifier.make_optimizer('sgd', learning_rate=0.05, num_steps=50)
+  distribution = lambda state: None
+  if classes == 'feedback':
+    distribution = lambda state: mixing.feedback_distribution(state.policy['class_loss'])
+  elif classes != 'uniform':
+    shares = mixing.class_distribution(classes, [6, 3, 1], plan)
+    distribution = lambda state: shares
+  synthesize = synthesis.make_synthesize(
+    sample=sample,
+    num_classes=CLASSES,
+    dtype=dtype,
+    distribution=distribution,
+    keep=keep or synthesis.Filter(),
+    labels=labels,
+    smoothing=0.1,
+    teacher=ask,
+    judge=judge,
+    classifier=lambda variables, images: model.apply(variables, images, train=False),
+  )
+  if refresh_every > 1:
+    synthesize = synthesis.make_pooled(synthesize, refresh_every, where)
   compose = classifier.make_compose(
     layout=where,
     plan=plan,
-    sample=sample,
-    augment=augment.make_augment(crop=crop, flip=bool(crop)),
+    synthesize=synthesize,
+    augmentation=classifier.Augmentation(
+      augment.make_augment(crop=crop, flip=bool(crop), color=color, cutout=cutout),
+      augment.make_mix(mixup=mixup, cutmix=cutmix),
+      partner,
+      on,
+    ),
     num_classes=CLASSES,
+    weight=weight,
+    on_reject=on_reject,
     dtype=dtype,
   )
   step = classifier.make_fused_step(
     model=model, optimizer=optimizer, layout=where, plan=plan, compose=compose
   )
-  state = classifier.init_classifier(model, optimizer, seed=3, image_shape=SHAPE)
-  return step, cast(state, dtype), plan, variables
-
-
-class NormalisedCNN(classifiers.nn.Module):
-  """A classifier with batch statistics, weighted as the step weights examples."""
-
-  num_classes: int
-  axis_name: str | None
-  dtype: jnp.dtype
-
-  @classifiers.nn.compact
-  def __call__(self, images, *, train, keys=None, weights=None):
-    x = classifiers.layers.conv(4, (3, 3), dtype=self.dtype, use_bias=False)(images)
-    norm = classifiers.layers.BatchNorm(self.axis_name, self.dtype)
-    x = jax.nn.relu(norm(x, train=train, weights=weights)).mean((1, 2))
-    return classifiers.layers.dense(self.num_classes, dtype=self.dtype)(x)
+  memory = ('class_loss',) if classes == 'feedback' else ()
+  if keep and keep.min_confidence:
+    memory += ('asked', 'accepted')
+  state = classifier.init_classifier(
+    model, optimizer, seed=3, image_shape=SHAPE, policy=memory
+  )
+  state = cast(state, dtype)
+  if refresh_every > 1:
+    pool = synthesis.init_pool(
+      where, plan, image_shape=SHAPE, num_classes=CLASSES, dtype=dtype
+    )
+    state = state.replace(pool=pool)
+  frozen = {'generator': variables, 'discriminator': judge_variables}
+  return step, state, plan, {**frozen, 'teacher': teacher_variables}
 
 
 def gan_step(
@@ -170,11 +244,11 @@ def gan_step(
   return step, cast(state, dtype)
 
 
-def run(where, step, state, toy, *, count, num_steps, extra=(), per_call=1):
+def run(where, step, state, toy, *, count, num_steps, extra=(), per_call=1, place=None):
   """Takes steps; returns the state on the host and metrics as {name: [num_steps]}."""
-  take = feed(where.place, toy)
-  state, extra = where.place(state), where.place(extra)
-  inputs = lambda at: (take(at * count, max(1, count * per_call)), *extra)
+  take, place = feed(where.place, toy), place or (lambda step: step * count)
+  state, extra = put(where, state), where.place(extra)
+  inputs = lambda at: (take(int(place(at)), max(1, count * per_call)), *extra)
   program = sharding.compile_step(
     sharding.repeat_step(step, per_call), where, state, *inputs(0)
   )
@@ -184,6 +258,11 @@ def run(where, step, state, toy, *, count, num_steps, extra=(), per_call=1):
     rows.append(jax.device_get(metrics))
   joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
   return jax.device_get(state), joined
+
+
+def put(where, state):
+  """Places a state, but for a pool, which is placed already."""
+  return jax.tree.map(lambda x: x if where.is_share(x) else where.place(x), state)
 
 
 def difference(a, b):

@@ -1,8 +1,9 @@
-"""Classifiers: `(images [B, H, W, C], train, keys, weights) -> logits [B, num_classes]`.
+"""Classifiers: `(images [B, H, W, C], train, keys, ...) -> logits [B, num_classes]`.
 
-The softmax is in the loss. `keys` [B] feed dropout and `weights` [B] the batch
-statistics, for models that have them; neither is read outside training. What goes into
-the last layer is sown as 'embedding' into the collection 'intermediates'.
+The softmax is in the loss. In training `keys` [B] feed dropout; `shown` and `synthetic`,
+bool [B], say which examples count in batch statistics, for models that have them, and
+which of those are synthetic. What goes into the last layer is sown as 'embedding' into
+the collection 'intermediates'.
 """
 
 import flax.linen as nn
@@ -21,8 +22,8 @@ class CNN(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, images, *, train, keys=None, weights=None):
-    del weights  # No batch statistics.
+  def __call__(self, images, *, train, keys=None, shown=None, synthetic=None):
+    del shown, synthetic  # No batch statistics.
     x = images.astype(self.dtype)
     for features in self.features:
       x = layers.conv(features, (3, 3), dtype=self.dtype)(x)
@@ -40,9 +41,50 @@ class MLP(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, images, *, train, keys=None, weights=None):
-    del weights
+  def __call__(self, images, *, train, keys=None, shown=None, synthetic=None):
+    del shown, synthetic
     return _head(self, images.astype(self.dtype), train, keys)
+
+
+class ResNet(nn.Module):
+  """Pre-activation residual network for small images, and dropout before the classes.
+
+  He et al. 2016 (arXiv 1603.05027), figure 4 e; a stage for each of `features`, every
+  one but the first halving the image, and the mean over what is left of it.
+  """
+
+  num_classes: int
+  dropout: float = 0.0
+  features: tuple[int, ...] = (16, 32, 64)
+  hidden: tuple[int, ...] = ()
+  dtype: jnp.dtype = jnp.float32
+  axis_name: str | None = None
+  blocks: int = 1
+  batch_norm: str = 'shared'
+
+  @nn.compact
+  def __call__(self, images, *, train, keys=None, shown=None, synthetic=None):
+    def activate(x):
+      norm = layers.BatchNorm(self.axis_name, dtype=self.dtype, synthetic=self.batch_norm)
+      return nn.relu(norm(x, train=train, shown=shown, synthetic=synthetic))
+
+    def conv(features, size, stride):
+      return layers.conv(
+        features, (size, size), strides=(stride, stride), use_bias=False, dtype=self.dtype
+      )
+
+    x = conv(self.features[0], 3, 1)(images.astype(self.dtype))
+    for stage, features in enumerate(self.features):
+      for block in range(self.blocks):
+        stride = 2 if stage and not block else 1
+        active = activate(x)
+        if stride > 1 or x.shape[-1] != features:
+          x = conv(features, 1, stride)(active)
+        residual = activate(conv(features, 3, stride)(active))
+        x = x + conv(features, 3, 1)(residual)
+    x = jnp.mean(activate(x), axis=(1, 2))
+    x = layers.ExampleDropout(self.dropout, len(self.hidden))(x, keys, train=train)
+    return _head(self, x, train, keys)
 
 
 def _head(model, x, train, keys):
@@ -55,21 +97,33 @@ def _head(model, x, train, keys):
   return layers.dense(model.num_classes, dtype=model.dtype)(x)
 
 
-CLASSIFIERS = {'cnn': CNN, 'mlp': MLP}
+CLASSIFIERS = {'cnn': CNN, 'mlp': MLP, 'resnet': ResNet}
 
 
 def build_classifier(
-  arch, *, num_classes, dropout=0.0, features=(), hidden=(), dtype=jnp.float32
+  arch,
+  *,
+  num_classes,
+  dropout=0.0,
+  features=(),
+  hidden=(),
+  dtype=jnp.float32,
+  axis_name=None,
+  blocks=1,
+  batch_norm='shared',
 ):
   """Builds a classifier.
 
   Args:
-    arch: 'cnn' or 'mlp'.
+    arch: 'cnn', 'mlp' or 'resnet'.
     num_classes: number of classes.
-    dropout: rate after each hidden layer, in [0, 1).
+    dropout: rate after each hidden layer, and after the resnet's pooling, in [0, 1).
     features: channels of the convolutions; empty for the architecture's own.
     hidden: sizes of the fully connected layers; empty for the architecture's own.
     dtype: type to compute in.
+    axis_name: mapped axis of the devices, for batch statistics, or None.
+    blocks: of the resnet, residual blocks a stage.
+    batch_norm: of the resnet: 'shared', 'split' or 'real_only', see `layers.BatchNorm`.
 
   Raises:
     ValueError: if the architecture is unknown.
@@ -77,5 +131,7 @@ def build_classifier(
   if arch not in CLASSIFIERS:
     raise ValueError(f'Classifier {arch!r} is unknown; known: {", ".join(CLASSIFIERS)}.')
   sizes = {'features': tuple(features), 'hidden': tuple(hidden)}
-  sizes = {name: value for name, value in sizes.items() if value}
-  return CLASSIFIERS[arch](num_classes, dropout, dtype=dtype, **sizes)
+  options = {name: value for name, value in sizes.items() if value}
+  if arch == 'resnet':
+    options |= {'axis_name': axis_name, 'blocks': blocks, 'batch_norm': batch_norm}
+  return CLASSIFIERS[arch](num_classes, dropout, dtype=dtype, **options)

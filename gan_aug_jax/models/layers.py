@@ -25,10 +25,11 @@ def dense(features, *, dtype, **kwargs):
 
 
 class BatchNorm(nn.Module):
-  """Batch normalisation over the whole global batch, by weighted sums.
+  """Batch normalisation over the whole global batch, by sums over what it shows.
 
   flax's own averages local means, which is wrong, and NaN on a device without examples,
-  as soon as weights differ between devices. (Ioffe & Szegedy 2015, arXiv 1502.03167.)
+  as soon as devices show different numbers of them. (Ioffe & Szegedy 2015, arXiv
+  1502.03167.)
 
   Attributes:
     axis_name: mapped axis to sum over, or None.
@@ -37,6 +38,11 @@ class BatchNorm(nn.Module):
       normalisation (Dumoulin et al. 2017, arXiv 1610.07629, section 2.2).
     momentum: share of the old running statistics that an update keeps.
     epsilon: added to the variance.
+    synthetic: what synthetic examples do to the statistics of a batch: 'shared', they
+      count as real ones do; 'real_only', all are normalised by those of the real ones;
+      'split', each kind by its own, in the manner of Xie et al. 2019 (1911.09665, section
+      4.1), whose scale and bias are also apart. But for 'shared', the running ones are of
+      real examples.
   """
 
   axis_name: str | None = None
@@ -44,12 +50,15 @@ class BatchNorm(nn.Module):
   num_classes: int = 0
   momentum: float = 0.9
   epsilon: float = 1e-5
+  synthetic: str = 'shared'
 
   @nn.compact
-  def __call__(self, x, *, train, weights=None, labels=None):
-    """Normalises x [B, ..., F], with `weights` [B] (default 1) when training.
+  def __call__(self, x, *, train, shown=None, synthetic=None, labels=None):
+    """Normalises x [B, ..., F].
 
-    `labels` [B] are read where there is a scale and bias a class.
+    In training, `shown` bool [B] (default all) are the examples that count, and
+    `synthetic` bool [B] those of them that are synthetic. `labels` [B] are read where
+    there is a scale and bias a class.
     """
     features, wide = x.shape[-1], param_dtype(self.dtype)
     shape = (self.num_classes, features) if self.num_classes else (features,)
@@ -65,30 +74,51 @@ class BatchNorm(nn.Module):
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (features,), wide)
     running_var = self.variable('batch_stats', 'var', jnp.ones, (features,), wide)
     if train:
-      mean, var = self._batch_statistics(x.astype(wide), weights)
+      (mean, var), own = self._batch_statistics(x.astype(wide), shown, synthetic)
       if not self.is_initializing():
         keep = self.momentum
         running_mean.value = keep * running_mean.value + (1 - keep) * mean
         running_var.value = keep * running_var.value + (1 - keep) * var
+      if own:
+        is_synthetic = _column(synthetic, x)
+        pairs = zip(own, (mean, var), strict=True)
+        mean, var = (jnp.where(is_synthetic, *pair) for pair in pairs)
     else:
       mean, var = running_mean.value, running_var.value
     factor = scale * jax.lax.rsqrt(var + self.epsilon)
     return (x.astype(wide) * factor + (bias - mean * factor)).astype(self.dtype)
 
-  def _batch_statistics(self, x, weights):
-    axes = tuple(range(x.ndim - 1))
-    if weights is None:
-      weights = jnp.ones(x.shape[0], x.dtype)
-    w = weights.astype(x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
-    # One reduction for all three, so that there is one all-reduce.
-    per_example = x.size // (x.shape[0] * x.shape[-1])
-    total = jnp.sum(w, axes) * per_example
-    sums = (total, jnp.sum(w * x, axes), jnp.sum(w * jnp.square(x), axes))
+  def _batch_statistics(self, x, shown, synthetic):
+    """(mean, var) [F], and where synthetic examples have their own, theirs or None."""
+    shown = jnp.ones(x.shape[0], bool) if shown is None else shown
+    kinds = [shown]
+    if synthetic is not None and self.synthetic != 'shared':
+      kinds = [shown & ~synthetic, shown & synthetic]
+      kinds = kinds[: 2 if self.synthetic == 'split' else 1]
+    axes, per_example = tuple(range(x.ndim - 1)), x.size // (x.shape[0] * x.shape[-1])
+
+    def sums(kind):
+      w = _column(kind.astype(x.dtype), x)
+      total = jnp.sum(w, axes) * per_example
+      return total, jnp.sum(w * x, axes), jnp.sum(w * jnp.square(x), axes)
+
+    # All in one reduction, so that there is one all-reduce.
+    found = [sums(kind) for kind in kinds]
     if self.axis_name and not self.is_initializing():
-      sums = jax.lax.psum(sums, self.axis_name)
-    total, first, second = sums
-    mean = first / total
-    return mean, jnp.maximum(second / total - jnp.square(mean), 0)
+      found = jax.lax.psum(found, self.axis_name)
+
+    def moments(total, first, second):
+      total = jnp.maximum(total, 1)  # of a kind that the batch has none of
+      mean = first / total
+      return mean, jnp.maximum(second / total - jnp.square(mean), 0)
+
+    main, *own = (moments(*kind) for kind in found)
+    return main, own[0] if own else None
+
+
+def _column(rows, x):
+  """One value an example, [B], shaped to go with x [B, ...]."""
+  return rows.reshape(-1, *(1,) * (x.ndim - 1))
 
 
 class ExampleDropout(nn.Module):

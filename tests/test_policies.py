@@ -1,0 +1,625 @@
+"""Policies of sampling and mixing: what each is for, and that all keep the invariants."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from gan_aug_jax import (
+  augment,
+  classifier,
+  config as config_lib,
+  mixing,
+  policies,
+  realdata,
+  rng,
+  sampler,
+  sharding,
+  synthesis,
+)
+from gan_aug_jax.errors import ConfigError
+from gan_aug_jax.mixing import Ramp
+from gan_aug_jax.models import layers
+from gan_aug_jax.synthesis import Filter
+from tests import tiny
+from tests.test_engine import COLLECTIVE
+
+# Each policy and its settings, as options of `tiny.fused`; without any see test_engine.
+FACTORS = {
+  'filter': [
+    {'keep': Filter(2, 'teacher', 0.4), 'on_reject': 'real'},
+    {'keep': Filter(2, 'discriminator', 0.5), 'on_reject': 'drop'},
+    {'keep': Filter(3, 'hard', 0.2), 'on_reject': 'real'},
+    {'keep': Filter(2, 'random')},
+  ],
+  'labels': [{}, {'labels': 'smoothed'}, {'labels': 'teacher'}],
+  'classes': [{'classes': 'inverse'}, {'classes': 'balance'}, {'classes': 'feedback'}],
+  'source': [
+    {'latents': {'std': 1.5, 'truncation': 2.0, 'interpolation': 0.5}},
+    {'num_members': 3},
+    {'offline': True},
+  ],
+  'schedule': [{}, {'ramp': Ramp('linear', 1, 6)}],
+  'weight': [{}, {'weight': Ramp('cosine', 0, 9)}],
+  'mode': [{'mode': 'replace', 'ratio': 0.4}, {'mode': 'add', 'ratio': 0.4}],
+  'classifier': [
+    {'arch': 'cnn'},
+    {'arch': 'resnet', 'batch_norm': 'split'},
+    {'arch': 'resnet', 'batch_norm': 'real_only'},
+  ],
+  'augmentation': [
+    {'on': 'real', 'color': 0.4, 'cutout': 3},
+    {'on': 'synthetic', 'mixup': 0.8, 'partner': 'same'},
+    {'mixup': 1.0, 'cutmix': 1.0},
+  ],
+  'pool': [{}, {'refresh_every': 3}],
+}
+
+
+def _refused(row):
+  """Images drawn beforehand need no pool; the config refuses the two together."""
+  return {'offline', 'refresh_every'} <= {name for part in row for name in part}
+
+
+def _rows():
+  """Rows of settings in which every pair that may be combined occurs: greedy, seeded."""
+  factors, random = list(FACTORS.values()), np.random.default_rng(0)
+  choices = [range(len(settings)) for settings in factors]
+  pairs = {
+    (a, i, b, j)
+    for a, b in itertools.combinations(range(len(factors)), 2)
+    for i in choices[a]
+    for j in choices[b]
+    if not _refused([factors[a][i], factors[b][j]])
+  }
+  rows = []
+  while pairs:
+    a, i, b, j = min(pairs)
+    best, covered = None, set()
+    for _ in range(60):
+      row = [int(random.integers(len(settings))) for settings in factors]
+      row[a], row[b] = i, j
+      if _refused([factors[n][k] for n, k in enumerate(row)]):
+        continue
+      found = {
+        (m, row[m], n, row[n]) for m, n in itertools.combinations(range(len(row)), 2)
+      }
+      if len(found & pairs) > len(covered):
+        best, covered = row, found & pairs
+    rows.append(best)
+    pairs -= covered
+  return rows
+
+
+def _options(row):
+  settings = zip(FACTORS.values(), row, strict=True)
+  return {k: v for choices, i in settings for k, v in choices[i].items()}
+
+
+def _train(where, toy, num_steps, options):
+  """Takes steps twice: their metrics, the last state, the plan, the program's text."""
+  step, state, plan, frozen = tiny.fused(where, dtype=jnp.float64, **options)
+  frozen, take = where.place(frozen), tiny.feed(where.place, toy)
+  inputs = lambda at: (take(int(plan.real_before(at)), plan.num_real), frozen)
+  # The pool is made anew in the first step, so both trainings may begin with one.
+  host = jax.device_get(state.replace(pool=()))
+  program, runs = None, []
+  for _ in range(2):
+    now = where.place(host)
+    if jax.tree.leaves(state.pool):
+      pool = tiny.fused(where, dtype=jnp.float64, **options)[1].pool
+      now = now.replace(pool=pool)
+    program = program or sharding.compile_step(step, where, now, *inputs(0))
+    rows = []
+    for at in range(num_steps):
+      now, metrics = program(now, *inputs(at))
+      rows.append(jax.device_get(metrics))
+    runs.append((rows, jax.device_get(now.replace(pool=()))))
+  assert tiny.difference(*runs) == 0  # deterministic
+  return *runs[0], plan, program.compiled.as_text()
+
+
+@pytest.mark.parametrize('number', range(len(_rows())))
+def test_every_pair_of_policies_keeps_the_invariants(toy, number):
+  """Finite, deterministic, the same on any devices, the asked ratio, no gathers."""
+  options, steps = _options(_rows()[number]), 7
+  with jax.enable_x64(True):
+    rows, state, plan, _ = _train(tiny.layout('jit', 1), toy, steps, options)
+    backend = ('jit', 'pmap')[number % 2]
+    others, spread, _, text = _train(tiny.layout(backend, 4), toy, steps, options)
+  assert set(COLLECTIVE.findall(text)) == {'all-reduce'}
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves((rows, state)))
+  assert tiny.difference((rows, state), (others, spread)) < 1e-9
+  filtered = bool(getattr(options.get('keep'), 'min_confidence', 0))
+  for at, row in enumerate(rows):
+    asked = int(plan.synthetic_at(at))
+    assert row['asked_ratio'] == pytest.approx(asked / 12, abs=1e-6)
+    given = 12 * row['synthetic_ratio']
+    assert given == pytest.approx(round(given)) and given <= asked + 1e-9
+    assert filtered or round(given) == asked
+
+
+def test_rows_cover_every_pair():
+  rows = _rows()
+  for (a, one), (b, other) in itertools.combinations(enumerate(FACTORS.values()), 2):
+    for i, j in itertools.product(range(len(one)), range(len(other))):
+      seen = any(row[a] == i and row[b] == j for row in rows)
+      assert seen != _refused([one[i], other[j]])
+
+
+# What is drawn: each position by itself, so one device and one group are enough.
+
+SLOT = jnp.arange(60, dtype=jnp.int32)[None]
+
+
+def _keys(stream, positions, substep=0):
+  return rng.example_keys(rng.stream_key(5, stream, 0, substep), positions)
+
+
+class _State:
+  variables, policy = tiny.teacher(scale=-2)[1], {}  # another classifier than the teacher
+
+
+def _synthesize(keep, **options):
+  """What a filter keeps, and all candidates by the plain sampler: [60, m, ...]."""
+  sample, generator = tiny.frozen_generator()
+  judge, judge_variables = tiny.frozen_discriminator()
+  ask, teacher = tiny.teacher(scale=3)
+  frozen = {'generator': generator, 'discriminator': judge_variables, 'teacher': teacher}
+  synthesize = synthesis.make_synthesize(
+    sample=sample,
+    num_classes=tiny.CLASSES,
+    keep=keep,
+    teacher=ask,
+    judge=judge,
+    classifier=ask,
+    **options,
+  )
+  made = synthesize(_keys, SLOT, _State(), frozen)
+  made = jax.tree.map(lambda x: np.asarray(x[0]), made)
+  drawn = [
+    np.asarray(sample(generator, _keys('latent', SLOT[0], n), made.labels))
+    for n in range(keep.candidates)
+  ]
+  return made, np.stack(drawn, 1)
+
+
+def _ask(images, scale=3):
+  """Probabilities by the teacher (scale 3), or by the classifier of `_State` (-2)."""
+  ask, variables = tiny.teacher(scale=scale)
+  shares = jax.nn.softmax(ask(variables, images.reshape(-1, *tiny.SHAPE)))
+  return np.asarray(shares).reshape(*images.shape[:-3], tiny.CLASSES)
+
+
+def _of_label(shares, labels):
+  return np.take_along_axis(shares, labels[:, None, None], -1)[..., 0]
+
+
+def _kept(made, drawn):
+  """Which candidate was kept of each position."""
+  same = np.abs(drawn - made.images[:, None]).max((2, 3, 4)) < 1e-5
+  assert np.all(same.sum(1) == 1)
+  return same.argmax(1)
+
+
+def test_best_by_teacher_is_the_most_probable_of_its_label():
+  made, drawn = _synthesize(Filter(4, 'teacher'))
+  probable = _of_label(_ask(drawn), made.labels)
+  np.testing.assert_array_equal(_kept(made, drawn), probable.argmax(1))
+  assert probable.max(1).mean() > probable.mean() + 0.02
+  one, _ = _synthesize(Filter(1))
+  np.testing.assert_array_equal(one.images, drawn[:, 0])  # one candidate is the first
+
+
+def test_best_by_discriminator_has_the_highest_logit():
+  made, drawn = _synthesize(Filter(4, 'discriminator'))
+  judge, variables = tiny.frozen_discriminator()
+  logits = np.asarray(judge(variables, drawn, made.labels))
+  np.testing.assert_array_equal(_kept(made, drawn), logits.argmax(1))
+
+
+def test_hard_is_what_the_classifier_is_least_sure_of_where_the_teacher_agrees():
+  made, drawn = _synthesize(Filter(4, 'hard'))
+  agrees = _ask(drawn).argmax(-1) == made.labels[:, None]
+  mine = _ask(drawn, scale=-2).copy()
+  own = _of_label(mine, made.labels)
+  mine[np.arange(60), :, made.labels] = -1
+  margins, kept = own - mine.max(-1), _kept(made, drawn)
+  at = np.arange(60)
+  some = agrees.any(1)
+  assert some.sum() > 10 and (~some).any()  # both kinds of position occur
+  lowest = np.where(agrees, margins, np.inf).argmin(1)
+  np.testing.assert_array_equal(kept[some], lowest[some])
+  probable = _of_label(_ask(drawn), made.labels)
+  np.testing.assert_array_equal(kept[~some], probable.argmax(1)[~some])
+  choice = agrees.sum(1) > 1
+  average = np.nanmean(np.where(agrees, margins, np.nan)[choice], axis=1)
+  assert margins[at, kept][choice].mean() < average.mean()
+
+
+def test_random_keeps_any_candidate():
+  made, drawn = _synthesize(Filter(3, 'random'))
+  counts = np.bincount(_kept(made, drawn), minlength=3)
+  assert counts.min() >= 8  # 3.3 standard deviations below 20 of 60
+
+
+@pytest.mark.parametrize('score', ['teacher', 'discriminator'])
+def test_confidence_decides_what_is_accepted(score):
+  made, drawn = _synthesize(Filter(1, score, 0.5))
+  if score == 'teacher':
+    confidence = _of_label(_ask(drawn), made.labels)[:, 0]
+  else:
+    judge, variables = tiny.frozen_discriminator()
+    confidence = jax.nn.sigmoid(judge(variables, drawn, made.labels))[:, 0]
+  assert 0 < made.accepted.sum() < 60
+  np.testing.assert_array_equal(made.accepted, confidence >= 0.5)
+
+
+def test_targets_are_hard_smoothed_or_the_teachers():
+  made, _ = _synthesize(Filter(2, 'random'), labels='smoothed', smoothing=0.3)
+  one_hot = np.eye(tiny.CLASSES)[made.labels]
+  np.testing.assert_allclose(made.targets, 0.7 * one_hot + 0.1, rtol=1e-6)
+  for keep in (Filter(2, 'random'), Filter(2, 'teacher')):
+    made, _ = _synthesize(keep, labels='teacher')
+    np.testing.assert_allclose(made.targets, _ask(made.images), atol=1e-5)
+
+
+def test_latents_have_the_asked_distribution():
+  keys = jax.random.split(jax.random.key(0), 20000)
+  draw = functools.partial(sampler.draw_latents, keys, 3)
+  assert np.std(draw(std=1.6)) == pytest.approx(1.6, rel=0.02)
+  cut = np.abs(draw(truncation=1.5, std=2.0))
+  assert cut.max() <= 3.0 < np.abs(draw(std=2.0)).max()
+  # Of (1 - u) a + u b with u uniform up to t: 1 - t + 2 t^2 / 3.
+  for t in (0.5, 1.0):
+    assert np.var(draw(interpolation=t)) == pytest.approx(1 - t + 2 * t**2 / 3, rel=0.03)
+  np.testing.assert_array_equal(draw(), draw(std=1.0, truncation=0.0))
+
+
+def test_class_distributions_equal_their_definitions():
+  plan = mixing.plan_batch(100, ratio=0.2, mode='replace')
+  of = lambda kind, counts: mixing.class_distribution(kind, counts, plan)
+  counts = np.array([60, 30, 10])
+  np.testing.assert_allclose(of('uniform', counts), [1 / 3] * 3)
+  np.testing.assert_allclose(of('train', counts), [0.6, 0.3, 0.1])
+  np.testing.assert_allclose(of('inverse', counts), np.array([1, 2, 6]) / 9)
+  # 80 real ones are 48, 24 and 8; 20 more fill the last two up to 26 each.
+  np.testing.assert_allclose(of('balance', counts), [0, 0.1, 0.9], atol=1e-12)
+  # 48, 16 and 16 fill up to 26 the same; of equal ones each takes a third.
+  np.testing.assert_allclose(of('balance', [60, 20, 20]), [0, 0.5, 0.5], atol=1e-12)
+  np.testing.assert_allclose(of('balance', [5, 5, 5]), [1 / 3] * 3)
+  # Enough to balance all of them: 60 real of a batch of 120 that has 40 of each.
+  more = mixing.plan_batch(60, ratio=1.0, mode='add')
+  shares = mixing.class_distribution('balance', [3, 2, 1], more)
+  np.testing.assert_allclose(60 * shares, [10, 20, 30])
+
+
+def test_labels_are_drawn_by_their_distribution():
+  keys = rng.example_keys(rng.stream_key(0, 'label'), jnp.arange(6000))
+  labels = mixing.draw_labels(keys, 3, jnp.array([0.0, 0.25, 0.75]))
+  counts = np.bincount(labels, minlength=3)
+  assert counts[0] == 0 and abs(counts[1] - 1500) < 135  # 4 standard deviations
+
+
+def test_feedback_asks_for_the_classes_that_cost_most(toy):
+  shares = mixing.feedback_distribution(jnp.array([3.0, 1.0, 0.0]))
+  np.testing.assert_allclose(shares, 0.9 * np.array([0.75, 0.25, 0]) + 0.1 / 3, rtol=1e-5)
+  np.testing.assert_allclose(mixing.feedback_distribution(jnp.zeros(4)), 0.25)
+  where = tiny.layout('jit', 2)
+  options = {'ratio': 0.5, 'classes': 'feedback', 'crop': 0, 'dropout': 0.0}
+  step, state, plan, frozen = tiny.fused(where, **options)
+  first = state.policy['class_loss']
+  state, _ = tiny.run(
+    where, step, state, toy, count=plan.num_real, num_steps=1, extra=(frozen,)
+  )
+  np.testing.assert_allclose(first, np.log(3), rtol=1e-6)
+  model = tiny.classifiers.build_classifier(
+    'cnn', num_classes=3, features=(4, 4), hidden=(8,)
+  )
+  untrained = tiny.fused(where, **options)[1]
+  data = tiny.feed(where.place, toy)(0, plan.num_real)
+  images, labels = realdata.take(data, jnp.arange(plan.num_real))
+  logits = model.apply(untrained.variables, images, train=False)
+  nll = -np.asarray(jax.nn.log_softmax(logits))[np.arange(len(labels)), labels]
+  for c in range(3):
+    own = np.asarray(labels) == c
+    kept = 0.99 ** (own.sum() * 3 / 12)  # of a batch of 12, a third would be 4
+    expected = kept * first[c] + (1 - kept) * nll[own].mean()
+    assert state.policy['class_loss'][c] == pytest.approx(float(expected), rel=1e-5)
+
+
+# How batches are composed.
+
+
+@pytest.mark.parametrize('mode', ['replace', 'add'])
+@pytest.mark.parametrize('shape', ['constant', 'linear', 'cosine'])
+def test_scheduled_counts_are_exact_and_no_real_example_is_lost(mode, shape):
+  steps, ratio = 200, 0.3
+  ramp = mixing.make_ramp(shape, steps, warmup=0.1, off=0.25)
+  assert (ramp.start, ramp.stop) == (20, 150)
+  plan = mixing.plan_batch(40, ratio=ratio, mode=mode, ramp=ramp)
+  counts = jax.jit(lambda t: plan.synthetic_at(t))
+  progress = np.clip((np.arange(steps) - 20) / 129, 0, 1)
+  height = {
+    'constant': 1,
+    'linear': progress,
+    'cosine': (1 - np.cos(np.pi * progress)) / 2,
+  }
+  inside = (np.arange(steps) >= 20) & (np.arange(steps) < 150)
+  expected = np.where(inside, np.floor(12 * height[shape] + 0.5), 0).astype(int)
+  found = [int(counts(jnp.int32(t))) for t in range(steps)]
+  np.testing.assert_array_equal(found, expected)
+  assert found == [int(plan.synthetic_at(t)) for t in range(steps)]
+  assert max(found) == 12 and found[149] == 12 and found[150] == 0
+  # The stream of real examples goes on where the step before ended.
+  real = 40 - expected if mode == 'replace' else np.full(steps, 40)
+  places = np.concatenate([[0], np.cumsum(real)])
+  before = jax.jit(lambda t: plan.real_before(t))
+  for t in range(0, steps + 1, 7):
+    assert int(plan.real_before(t)) == int(before(jnp.int32(t))) == places[t]
+  assert plan.num_real == 40
+
+
+def _compose(toy, where=None, *, plan, made=None, **options):
+  """A composed batch of the first step, on the host in order of position."""
+  where = where or tiny.layout('jit', 1)
+
+  def synthesize(keys, slot, state, frozen):
+    """Images that are 2 everywhere, of class 1; every second one is accepted."""
+    shape = slot.shape
+    one_hot = jnp.broadcast_to(jnp.eye(tiny.CLASSES)[1], (*shape, tiny.CLASSES))
+    images = jnp.full((*shape, *tiny.SHAPE), 2.0)
+    return synthesis.Synthetic(
+      images,
+      jnp.ones(shape, jnp.int32),
+      one_hot,
+      made if made is not None else slot % 2 == 0,
+    )
+
+  options = {'augmentation': classifier.Augmentation(), **options}
+  compose = classifier.make_compose(
+    layout=where, plan=plan, synthesize=synthesize, num_classes=tiny.CLASSES, **options
+  )
+  data = tiny.feed(where.place, toy)(0, plan.num_real)
+
+  class State:
+    step, pool, policy = jnp.int32(0), (), {}
+
+  batch, _ = compose(_keys, State(), data, {})
+  names = ('images', 'targets', 'weights', 'synthetic', 'real')
+  rows = {name: np.asarray(getattr(batch, name))[0] for name in names}
+  return rows, (np.asarray(batch.asked), np.asarray(batch.accepted))
+
+
+def test_a_rejected_position_gets_a_real_image_of_the_class_or_no_weight(toy):
+  plan = mixing.plan_batch(20, ratio=0.5, mode='replace')
+  rows, (asked, accepted) = _compose(toy, plan=plan, on_reject='real')
+  real = {image.tobytes(): label for image, label in _toy_images(toy)}
+  for p in range(20):
+    label = rows['targets'][p].argmax()
+    if p < 10 and p % 2 == 0:
+      assert rows['synthetic'][p] and np.all(rows['images'][p] == 2)
+    else:
+      assert rows['real'][p] and real[rows['images'][p].tobytes()] == label
+      assert p >= 10 or label == 1
+  np.testing.assert_array_equal(rows['weights'], 1)
+  substitutes = {rows['images'][p].tobytes() for p in range(1, 10, 2)}
+  assert len(substitutes) > 2  # drawn, and not one and the same
+  np.testing.assert_array_equal(asked, [0, 10, 0])
+  np.testing.assert_array_equal(accepted, [0, 5, 0])
+  rows, _ = _compose(toy, plan=plan, on_reject='drop')
+  np.testing.assert_array_equal(rows['weights'], [1, 0] * 5 + [1] * 10)
+
+
+def _toy_images(toy):
+  images = np.asarray(realdata.normalize(jnp.asarray(toy.train.images)))
+  return zip(images, toy.train.labels, strict=True)
+
+
+def test_weight_of_synthetic_examples_in_the_loss(toy):
+  plan = mixing.plan_batch(8, ratio=0.5, mode='add')
+  rows, _ = _compose(
+    toy, plan=plan, made=jnp.ones((1, 4), bool), weight=lambda step: 0.25
+  )
+  np.testing.assert_array_equal(rows['weights'], [0.25] * 4 + [1] * 8)
+  ramp = Ramp('linear', 10, 21)
+  heights = [float(ramp(jnp.int32(t))) for t in (9, 10, 15, 20, 21)]
+  np.testing.assert_allclose(heights, [0, 0, 0.5, 1, 0])
+  # The loss is a mean by weight: with 0.25 it lies that far from real to synthetic.
+  losses = {}
+  where = tiny.layout('jit', 2)
+  for weight in (1e-9, 0.25, 1e9):
+    options = {
+      'mode': 'add',
+      'ratio': 0.5,
+      'dropout': 0.0,
+      'weight': lambda step, w=weight: w,
+    }
+    step, state, plan, frozen = tiny.fused(where, **options)
+    _, metrics = tiny.run(
+      where, step, state, toy, count=plan.num_real, num_steps=1, extra=(frozen,)
+    )
+    losses[weight] = float(metrics['loss'][0])
+  real, mixed, synthetic = losses.values()
+  assert abs(real - synthetic) > 1e-3
+  assert mixed == pytest.approx((12 * real + 0.25 * 6 * synthetic) / 13.5, rel=1e-5)
+
+
+@pytest.mark.parametrize('on', ['real', 'synthetic', 'both'])
+def test_augmentation_reaches_the_images_it_is_meant_for(toy, on):
+  plan = mixing.plan_batch(8, ratio=0.5, mode='replace')
+  negate = classifier.Augmentation(lambda keys, images: -images, on=on)
+  everything = jnp.ones((1, 4), bool)
+  plain, _ = _compose(toy, plan=plan, made=everything)
+  rows, _ = _compose(toy, plan=plan, made=everything, augmentation=negate)
+  changed = np.any(rows['images'] != plain['images'], axis=(1, 2, 3))
+  np.testing.assert_array_equal(changed, [on != 'real'] * 4 + [on != 'synthetic'] * 4)
+
+
+@pytest.mark.parametrize('partner', ['any', 'same'])
+def test_partners_are_real_images_drawn_apart_from_the_batch(toy, partner):
+  plan = mixing.plan_batch(40, ratio=0.5, mode='replace')
+  take_partner = lambda keys, one, other: other
+  augmentation = classifier.Augmentation(mix=take_partner, partner=partner)
+  everything = jnp.ones((1, 20), bool)
+  plain, _ = _compose(toy, plan=plan, made=everything)
+  rows, _ = _compose(toy, plan=plan, made=everything, augmentation=augmentation)
+  real = {image.tobytes(): label for image, label in _toy_images(toy)}
+  labels = [real[image.tobytes()] for image in rows['images']]
+  np.testing.assert_array_equal(rows['targets'].argmax(1), labels)
+  own = plain['targets'].argmax(1)
+  assert np.all(labels == own) == (partner == 'same')
+  assert len({image.tobytes() for image in rows['images']}) > 10
+
+
+def test_mixup_and_cutmix_mix_labels_as_they_mix_pixels():
+  keys = jax.random.split(jax.random.key(2), 300)
+  one = (jnp.zeros((300, 8, 6, 2)), jnp.tile(jnp.array([1.0, 0.0]), (300, 1)))
+  other = (jnp.ones((300, 8, 6, 2)), jnp.tile(jnp.array([0.0, 1.0]), (300, 1)))
+  mixed = {}
+  for name in ('mixup', 'cutmix'):
+    images, targets = augment.make_mix(**{name: 0.5})(keys, one, other)
+    mixed[name] = np.asarray(images)
+    targets = np.asarray(targets)
+    # What the partner gave of the pixels it gives of the label.
+    np.testing.assert_allclose(np.mean(images, (1, 2, 3)), targets[:, 1], atol=1e-6)
+    np.testing.assert_allclose(np.sum(targets, 1), 1, rtol=1e-6)
+  part = mixed['mixup'][:, 0, 0, 0]
+  assert np.all(mixed['mixup'] == part[:, None, None, None])
+  # The smaller of x and 1 - x, x of Beta(1/2, 1/2), is below y with twice the chance.
+  beta = scipy.stats.beta(0.5, 0.5)
+  assert scipy.stats.kstest(part, lambda y: 2 * beta.cdf(y)).pvalue > 0.01
+  assert part.max() <= 0.5 and np.all(targets[:, 0] >= 0.49)  # the image prevails
+  assert set(np.unique(mixed['cutmix'])) == {0, 1}
+  for image in mixed['cutmix'][:50, :, :, 0]:  # what is cut is a rectangle
+    rows, columns = image.any(1), image.any(0)
+    np.testing.assert_array_equal(image, np.outer(rows, columns))
+  both, _ = augment.make_mix(mixup=1.0, cutmix=1.0)(keys, one, other)
+  blended = np.any((np.asarray(both) > 0) & (np.asarray(both) < 1), axis=(1, 2, 3))
+  assert 110 < blended.sum() < 190  # a fair coin of 300, 4.6 standard deviations
+  assert augment.make_mix() is None
+
+
+def test_cutout_blanks_a_square_and_colour_stays_in_range():
+  keys = jax.random.split(jax.random.key(3), 100)
+  images = augment.make_augment(cutout=3)(keys, jnp.ones((100, 9, 9, 3)))
+  holes = np.asarray(images[..., 0]) == 0
+  sizes = holes.sum((1, 2))
+  assert sizes.max() == 9 and sizes.min() < 9  # whole ones, and some over the border
+  source = np.random.default_rng(0).uniform(-1, 1, (100, 9, 9, 3)).astype(np.float32)
+  colored = np.asarray(augment.make_augment(color=0.5)(keys, source))
+  assert np.abs(colored).max() <= 1 and np.abs(colored - source).mean() > 0.05
+
+
+def _normalise(kind, x, shown, synthetic):
+  norm = layers.BatchNorm(synthetic=kind, momentum=0.0)
+  variables = norm.init(jax.random.key(0), x, train=False)
+  return norm.apply(
+    variables, x, train=True, shown=shown, synthetic=synthetic, mutable=['batch_stats']
+  )
+
+
+def test_batch_statistics_of_synthetic_images_are_shared_split_or_left_out():
+  random = np.random.default_rng(0)
+  synthetic, shown = np.arange(12) < 6, np.arange(12) != 11
+  x = (
+    random.normal(0, 1, (12, 4, 4, 2)).astype(np.float32)
+    + 5 * synthetic[:, None, None, None]
+  )
+  real = x[~synthetic & shown].reshape(-1, 2)
+  everything = x[shown].reshape(-1, 2)
+  results = {
+    kind: _normalise(kind, x, shown, synthetic)
+    for kind in ('shared', 'split', 'real_only')
+  }
+  for kind, (result, updated) in results.items():
+    stats, source = updated['batch_stats'], everything if kind == 'shared' else real
+    np.testing.assert_allclose(stats['mean'], source.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(stats['var'], source.var(0), rtol=1e-3)
+    normal = (x - source.mean(0)) / np.sqrt(source.var(0) + 1e-5)
+    np.testing.assert_allclose(result[~synthetic], normal[~synthetic], atol=1e-3)
+    if kind == 'split':
+      own = x[synthetic].reshape(-1, 2)
+      normal = (x - own.mean(0)) / np.sqrt(own.var(0) + 1e-5)
+    np.testing.assert_allclose(result[synthetic], normal[synthetic], atol=2e-3)
+
+
+@pytest.mark.parametrize('backend', ['jit', 'pmap'])
+def test_a_pool_lasts_for_its_steps_and_stays_on_its_device(toy, backend):
+  where = tiny.layout(backend, 4)
+  step, state, plan, frozen = tiny.fused(where, ratio=0.4, refresh_every=3, crop=0)
+  state, take = tiny.put(where, state), tiny.feed(where.place, toy)
+  arguments = lambda at: (take(at * plan.num_real, plan.num_real), frozen)
+  frozen = where.place(frozen)
+  program = sharding.compile_step(step, where, state, *arguments(0))
+  assert 'conditional' in program.compiled.as_text()
+  pools = []
+  for at in range(7):
+    state, _ = program(state, *arguments(at))
+    assert all(where.is_share(x) for x in jax.tree.leaves(state.pool))
+    pools.append(np.asarray(state.pool.images))
+  same = [np.array_equal(a, b) for a, b in itertools.pairwise(pools)]
+  assert same == [True, True, False, True, True, False]
+
+
+def test_images_drawn_beforehand_are_those_of_the_label():
+  images = jnp.stack([jnp.full((5, 2, 2, 1), 10 * c, jnp.uint8) for c in range(3)])
+  keys = jax.random.split(jax.random.key(0), (30, 2))
+  labels = jnp.arange(30) % 3
+  drawn = sampler.make_pool_sampler()({'images': images}, keys, labels)
+  assert drawn.shape == (30, 2, 2, 2, 1)
+  expected = np.broadcast_to((10 * labels / 127.5 - 1)[:, None], (30, 2))
+  np.testing.assert_allclose(drawn[..., 0, 0, 0], expected, rtol=1e-5)
+
+
+# As the config asks.
+
+
+def test_equal_exposure_takes_the_steps_that_show_as_many_real_images():
+  config = config_lib.default()
+  config.classifier.num_steps, config.classifier.batch_size = 100, 40
+  config.mix.ratio = 0.25
+  steps = functools.partial(policies.num_steps_of_arm, config, 1000)
+  assert steps(synthetic=True) == steps(synthetic=False) == 100
+  config.classifier.budget = 'exposure'
+  assert steps(synthetic=False) == 100
+  assert steps(synthetic=True) == 134  # 30 real images a step: 133 are 10 short
+  config.mix.ratio_schedule = 'linear'
+  number = steps(synthetic=True)
+  shown = [
+    int(policies.make_plan(config, n, synthetic=True)[0].real_before(n))
+    for n in (number - 1, number)
+  ]
+  assert shown[0] < 4000 <= shown[1]
+  config.mix.mode = 'add'
+  assert steps(synthetic=True) == 100
+
+
+def test_a_schedule_without_a_step_is_refused():
+  config = config_lib.default()
+  config.mix.warmup, config.mix.off = 0.5, 0.49
+  with pytest.raises(ConfigError, match='of 20 steps leave no step'):
+    policies.make_plan(config, 20, synthetic=True)
+  plan, _ = policies.make_plan(config, 100, synthetic=True)  # one step has all
+  assert [int(plan.synthetic_at(t)) for t in (49, 50, 51)] == [0, 26, 0]
+  config.mix.ratio_schedule = 'linear'
+  plan, _ = policies.make_plan(config, 100, synthetic=True)
+  assert [int(plan.synthetic_at(t)) for t in (49, 50, 51)] == [0, 26, 0]
+
+
+def test_the_config_reaches_the_plan():
+  config = config_lib.default()
+  config.classifier.batch_size, config.mix.ratio = 40, 0.25
+  plan, weight = policies.make_plan(config, 100, synthetic=True)
+  assert plan.rises is None and plan.num_synthetic == 10 and weight(7) == 1.0
+  assert policies.make_plan(config, 100, synthetic=False)[0].num_synthetic == 0
+  config.mix.warmup, config.mix.off = 0.1, 0.2
+  config.mix.weight, config.mix.weight_schedule = 2.0, 'linear'
+  plan, weight = policies.make_plan(config, 100, synthetic=True)
+  counts = [int(plan.synthetic_at(t)) for t in (9, 10, 79, 80)]
+  assert counts == [0, 10, 10, 0]
+  assert [float(weight(t)) for t in (10, 79)] == [0.0, 2.0]
