@@ -1,0 +1,155 @@
+"""What each policy of sampling and mixing adds to a training step.
+
+    python -m benchmarks.policies --config=configs/cifar10.py
+
+Times the whole fused step under every policy, interleaved in one process, against plain
+mixing at the config's ratio. Images are noise and networks untrained, which changes no
+time. A policy may cost more in some steps than in others, so what is timed are runs of 16
+steps, whole cycles of every pool; printed are the median run as milliseconds a step, its
+quartiles, and the median of the ratios to the plain runs of the same round.
+"""
+
+import json
+import pathlib
+import time
+
+from absl import app, flags
+from ml_collections import config_flags
+import numpy as np
+
+from benchmarks import untrained
+from gan_aug_jax import config as config_lib, devices
+
+CONFIG = config_flags.DEFINE_config_file('config', 'configs/cifar10.py')
+CHANNELS = flags.DEFINE_integer('channels', 3, 'Of the images.')
+ROUNDS = flags.DEFINE_integer('rounds', 10, 'Runs of each policy that are timed.')
+ONLY = flags.DEFINE_list('only', [], 'Policies whose name contains any of these.')
+JSON = flags.DEFINE_string('json', '', 'File to write the figures to.')
+
+_PLAIN = 'plain'
+_CYCLE = 16
+_RESNET = {'classifier.arch': 'resnet'}
+
+
+def _best_of(count, score, **more):
+  return {'sampler.candidates': count, 'sampler.score': score, **more}
+
+
+POLICIES = {
+  _PLAIN: {},
+  'real only': {'mix.ratio': 0.0},
+  'random, 2': _best_of(2, 'random'),
+  'random, 4': _best_of(4, 'random'),
+  'teacher, threshold': _best_of(1, 'teacher', **{'sampler.min_confidence': 0.5}),
+  'teacher, 2': _best_of(2, 'teacher'),
+  'teacher, 4': _best_of(4, 'teacher'),
+  'discriminator, 2': _best_of(2, 'discriminator'),
+  'discriminator, 4': _best_of(4, 'discriminator'),
+  'hard, 2': _best_of(2, 'hard'),
+  'hard, 4': _best_of(4, 'hard'),
+  'refresh 4': {'sampler.refresh_every': 4},
+  'refresh 16': {'sampler.refresh_every': 16},
+  'teacher, 4, refresh 4': _best_of(4, 'teacher', **{'sampler.refresh_every': 4}),
+  'teacher, 4, refresh 16': _best_of(4, 'teacher', **{'sampler.refresh_every': 16}),
+  'drawn beforehand': {'sampler.offline': 200},
+  'wide latents': {'sampler.latent_std': 1.5},
+  'truncated, interpolated': {'sampler.truncation': 2.0, 'sampler.interpolation': 0.5},
+  'teacher labels': {'sampler.labels': 'teacher'},
+  'smoothed labels': {'sampler.labels': 'smoothed'},
+  'inverse classes': {'sampler.classes': 'inverse'},
+  'feedback classes': {'sampler.classes': 'feedback'},
+  'linear ratio': {'mix.ratio_schedule': 'linear'},
+  'linear weight': {'mix.weight_schedule': 'linear'},
+  'add': {'mix.mode': 'add'},
+  'colour, cutout': {'augment.color': 0.4, 'augment.cutout': 8},
+  'mixup': {'augment.mixup': 0.2},
+  'cutmix': {'augment.cutmix': 1.0},
+  'resnet, shared': _RESNET,
+  'resnet, split': {**_RESNET, 'classifier.batch_norm': 'split'},
+  'resnet, real_only': {**_RESNET, 'classifier.batch_norm': 'real_only'},
+}
+
+
+def prepare(config, layout, dataset):
+  """Returns (take, compile seconds): `take()` takes 16 steps, returns seconds a step."""
+  import jax
+
+  from gan_aug_jax import arms, fitting, policies, sharding, workdir
+
+  session = workdir.Session(config, pathlib.Path('unused'), layout, quiet=True)
+  model, _ = arms.make_evaluator(session, dataset.num_classes)
+  source = None
+  if config.mix.ratio:
+    generator = untrained.frozen_generator(session, dataset)
+    source = policies.prepare(session, dataset, generator)
+  plan, step, state = arms.make_step(
+    session, dataset, 'augmented_classical', source, model, 10_000
+  )
+  feed = fitting.make_feed(session, dataset, source.frozen if source else {})
+  state, at = layout.place(state), 5_000  # where a ramp is half way up
+  state = state.replace(step=layout.place(np.int32(at)))
+  if config.sampler.refresh_every > 1:
+    state = state.replace(pool=arms.make_pool(session, dataset, plan))
+  inputs = lambda: feed(int(plan.real_before(at)), plan.num_real)
+  began = time.perf_counter()
+  program = sharding.compile_step(step, layout, state, *inputs())
+  compile_seconds = time.perf_counter() - began
+
+  def take():
+    nonlocal state, at
+    began = time.perf_counter()
+    for _ in range(_CYCLE):
+      state, metrics = program(state, *inputs())
+      at += 1
+    jax.block_until_ready(metrics)
+    return (time.perf_counter() - began) / _CYCLE
+
+  return take, compile_seconds
+
+
+def main(_):
+  steps = {}
+  first = CONFIG.value
+  first.compilation_cache = False
+  found = devices.start(first)
+  from gan_aug_jax import sharding, workdir
+
+  layout = sharding.make_layout(first.backend, found)
+  size = first.data.image_size
+  dataset = untrained.noise_dataset((size, size, CHANNELS.value))
+  for name, fields in POLICIES.items():
+    if ONLY.value and name != _PLAIN and not any(part in name for part in ONLY.value):
+      continue
+    config = first.copy_and_resolve_references()
+    config.sampler.teacher_steps = 1
+    config.update_from_flattened_dict(fields)
+    config_lib.validate(config)
+    steps[name] = prepare(config, layout, dataset)
+  seconds = {name: [] for name in steps}
+  for number in range(ROUNDS.value + 1):
+    for name, (take, _) in steps.items():
+      elapsed = take()
+      if number:  # warm by then
+        seconds[name].append(elapsed)
+  where, table = workdir.describe_devices(layout), {}
+  print(
+    f'{where}; {first.classifier.arch}, batch {first.classifier.batch_size}, '
+    f'{first.gan.arch} of width {first.gan.width}, ratio {first.mix.ratio}'
+  )
+  for name, times in seconds.items():
+    low, median, high = 1e3 * np.quantile(times, [0.25, 0.5, 0.75])
+    base = 'resnet, shared' if name.startswith('resnet') else _PLAIN
+    ratio = float(np.median(np.divide(times, seconds[base])))
+    table[name] = {'ms': median, 'quartiles': [low, high], 'ratio': ratio, 'to': base}
+    table[name]['compile_s'] = steps[name][1]
+    print(
+      f'{name:24} {median:7.1f} ms  ({low:.1f} to {high:.1f})  {ratio:5.2f} x {base}, '
+      f'compiled in {steps[name][1]:.1f} s'
+    )
+  if JSON.value:
+    result = {'config': first.to_dict(), 'versions': workdir.versions(), 'device': where}
+    pathlib.Path(JSON.value).write_text(json.dumps({**result, 'steps': table}, indent=1))
+
+
+if __name__ == '__main__':
+  app.run(main)
