@@ -44,7 +44,7 @@ def train_arm(session, dataset, name, prepare, evaluator):
     return result
   model, evaluate = evaluator
   config = session.config
-  synthetic = config_lib.ARMS[name][0] and config.mix.ratio > 0
+  synthetic = config_lib.is_augmented(config, name)
   num_steps = policies.num_steps_of_arm(config, len(dataset.train), synthetic=synthetic)
   source = prepare() if synthetic else None
   plan, step, state = make_step(session, dataset, name, source, model, num_steps)
@@ -269,7 +269,7 @@ def evaluate_arms(session, dataset):
     if not read_result(directory / 'result.json'):
       continue
     config = session.config
-    synthetic = config_lib.ARMS[name][0] and config.mix.ratio > 0
+    synthetic = config_lib.is_augmented(config, name)
     num_steps = policies.num_steps_of_arm(config, len(dataset.train), synthetic=synthetic)
     optimizer = _optimizer(session, num_steps)
     memory = policies.memory_of(config) if synthetic else ()

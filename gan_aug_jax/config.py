@@ -515,9 +515,14 @@ def members_of(config):
   return members or [(own, 0)]
 
 
+def is_augmented(config, arm):
+  """Whether an arm draws synthetic images."""
+  return config.mix.ratio > 0 and ARMS[arm][0]
+
+
 def needs_generator(config):
   """Whether any arm draws synthetic images."""
-  return config.mix.ratio > 0 and any(ARMS[arm][0] for arm in config.arms)
+  return any(is_augmented(config, arm) for arm in config.arms)
 
 
 def seed_of(config, part):

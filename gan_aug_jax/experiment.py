@@ -59,7 +59,7 @@ def announce(session, dataset, *, only_gan=False):
 
 def _check_arm(config, dataset, name):
   """The steps of an arm; refuses a schedule that cannot be before anything is trained."""
-  synthetic = config_lib.ARMS[name][0] and config.mix.ratio > 0
+  synthetic = config_lib.is_augmented(config, name)
   steps = policies.num_steps_of_arm(config, len(dataset.train), synthetic=synthetic)
   policies.make_plan(config, steps, synthetic=synthetic)
   return steps
