@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -132,6 +133,7 @@ def test_every_pair_of_policies_keeps_the_invariants(toy, number):
     backend = ('jit', 'pmap')[number % 2]
     others, spread, _, text = _train(tiny.layout(backend, 4), toy, steps, options)
   assert set(COLLECTIVE.findall(text)) == {'all-reduce'}
+  assert not re.search(r'= pred\[\]\S* all-reduce', text)  # a loop over all devices
   assert all(np.isfinite(x).all() for x in jax.tree.leaves((rows, state)))
   assert tiny.difference((rows, state), (others, spread)) < 1e-9
   filtered = bool(getattr(options.get('keep'), 'min_confidence', 0))
