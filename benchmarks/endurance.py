@@ -17,7 +17,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from benchmarks import untrained
-from gan_aug_jax import config as config_lib, devices
+from gan_aug_jax import devices, validation
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/mnist5k.py')
 STEPS = flags.DEFINE_integer('steps', 2000, 'Steps of each training.')
@@ -56,7 +56,7 @@ def measure(name, program, state, feed, count, steps):
 
 def main(_):
   config = CONFIG.value
-  config_lib.validate(config)
+  validation.validate(config)
   found = devices.start(config)
   from gan_aug_jax import (
     arms,

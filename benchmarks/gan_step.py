@@ -15,7 +15,7 @@ from absl import app, flags
 import numpy as np
 
 from configs import generators as configs
-from gan_aug_jax import config as config_lib, devices
+from gan_aug_jax import config as config_lib, devices, validation
 
 VARIANTS = flags.DEFINE_list('variants', ['mnist500-dcgan'], 'Of configs/generators.py.')
 UPSAMPLINGS = flags.DEFINE_list('upsamplings', ['subpixel'], 'See gan.upsampling.')
@@ -57,7 +57,7 @@ def main(_):
       config.gan.width = WIDTH.value or config.gan.width
       config.gan.upsampling = upsampling
       config.compilation_cache = False
-      config_lib.validate(config, trains_gan=True)
+      validation.validate(config, trains_gan=True)
       arms[f'{variant} {upsampling}'] = config
   first = next(iter(arms.values()))
   found = devices.start(first)

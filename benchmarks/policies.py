@@ -18,7 +18,7 @@ from ml_collections import config_flags
 import numpy as np
 
 from benchmarks import untrained
-from gan_aug_jax import config as config_lib, devices
+from gan_aug_jax import devices, validation
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/cifar10.py')
 CHANNELS = flags.DEFINE_integer('channels', 3, 'Of the images.')
@@ -123,7 +123,7 @@ def main(_):
     config = first.copy_and_resolve_references()
     config.sampler.teacher_steps = 1
     config.update_from_flattened_dict(fields)
-    config_lib.validate(config)
+    validation.validate(config)
     steps[name] = prepare(config, layout, dataset)
   seconds = {name: [] for name in steps}
   for number in range(ROUNDS.value + 1):

@@ -14,7 +14,7 @@ import ml_collections
 from ml_collections import config_flags
 
 import gan_aug_jax
-from gan_aug_jax import config as config_lib, signals
+from gan_aug_jax import config as config_lib, signals, validation
 from gan_aug_jax.errors import ConfigError, UserError
 
 _HELP = """\
@@ -210,7 +210,7 @@ def _explain(error, file=None):
 
 def _start(config, workdir, *, trains_gan=None):
   """Validates, starts JAX, and returns the `Session`."""
-  config_lib.validate(config, trains_gan=trains_gan)
+  validation.validate(config, trains_gan=trains_gan)
   # Imported late: a usage error must not wait for JAX, nor JAX start before it is set up.
   from gan_aug_jax import devices
 

@@ -5,7 +5,15 @@ import pathlib
 
 import pytest
 
-from gan_aug_jax import augment, classifier, config, losses, mixing, selection
+from gan_aug_jax import (
+  augment,
+  classifier,
+  config,
+  losses,
+  mixing,
+  selection,
+  validation,
+)
 from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.models import classifiers, discriminators, generators, layers
 
@@ -28,7 +36,7 @@ def test_shipped_configs_are_valid_and_survive_json(name):
   import json
 
   shipped = load(name)
-  config.validate(shipped)
+  validation.validate(shipped)
   again = config.from_dict(json.loads(json.dumps(shipped.to_dict())))
   assert config.flatten(again) == config.flatten(shipped)
 
@@ -145,7 +153,7 @@ def test_bad_values_are_named(field, value):
   bad = config.default()
   bad.update_from_flattened_dict({field: value})
   with pytest.raises(ConfigError) as caught:
-    config.validate(bad)
+    validation.validate(bad)
   message = str(caught.value)
   assert field in message and repr(value) in message
   assert message.endswith('.') and '\n' not in message
@@ -214,47 +222,47 @@ def test_bad_combinations_are_named(fields, named):
   bad = config.default()
   bad.update_from_flattened_dict(fields)
   with pytest.raises(ConfigError, match=named.replace('(', r'\(').replace(')', r'\)')):
-    config.validate(bad)
+    validation.validate(bad)
 
 
 def test_policies_of_arms_that_draw_nothing_are_not_checked():
   fields = config.default()
   fields.mix.warmup, fields.mix.off, fields.arms = 0.6, 0.6, ('real_only',)
-  config.validate(fields)
+  validation.validate(fields)
 
 
 def test_a_gan_that_is_not_trained_is_not_checked():
   fields = config.default()
   fields.data.image_size, fields.arms = 28, ('real_only',)
-  config.validate(fields)
+  validation.validate(fields)
   with pytest.raises(ConfigError, match=r'data\.image_size=28'):
-    config.validate(fields, trains_gan=True)
+    validation.validate(fields, trains_gan=True)
 
 
 def test_every_field_is_checked_or_needs_no_check():
   free = {'duration', 'data.name', 'data.data_dir', 'augment.flip', 'compilation_cache'}
   free |= {'distributed.auto', 'distributed.coordinator'}
-  assert set(config.flatten(config.default())) == set(config._RULES) | free
+  assert set(config.flatten(config.default())) == set(validation._RULES) | free
 
 
 def test_choices_are_those_that_can_be_built():
   """A new architecture needs its entry in both places."""
 
   def allowed(field, names):
-    rule = config._RULES[field][0]
+    rule = validation._RULES[field][0]
     assert all(rule(name) for name in names) and not rule('other')
 
   allowed('gan.arch', generators.GENERATORS)
   assert set(generators.GENERATORS) == set(discriminators.DISCRIMINATORS)
   allowed('gan.loss', losses.GAN_LOSSES)
   allowed('gan.upsampling', layers.UPSAMPLINGS)
-  assert config._RULES['gan.diffaug'][0](tuple(augment._DIFFERENTIABLE))
+  assert validation._RULES['gan.diffaug'][0](tuple(augment._DIFFERENTIABLE))
   for select in selection._RANKS:
-    assert config._RULES['gan.select'][0](select)
+    assert validation._RULES['gan.select'][0](select)
   allowed('classifier.arch', classifiers.CLASSIFIERS)
   for shape in mixing._SHAPES:
-    assert config._RULES['mix.ratio_schedule'][0](shape)
-    assert config._RULES['mix.weight_schedule'][0](shape)
+    assert validation._RULES['mix.ratio_schedule'][0](shape)
+    assert validation._RULES['mix.weight_schedule'][0](shape)
   for name in ('sgd', 'adam'):
     for schedule in ('constant', 'cosine'):
       classifier.make_optimizer(name, learning_rate=1, num_steps=9, schedule=schedule)

@@ -7,7 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gan_aug_jax import config as config_lib, fitting, loop, realdata, sharding, workdir
+from gan_aug_jax import (
+  config as config_lib,
+  fitting,
+  loop,
+  realdata,
+  sharding,
+  validation,
+  workdir,
+)
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.models import layers
 from tests import tiny
@@ -53,7 +61,7 @@ def test_any_steps_a_call_take_the_same_examples(toy, tmp_path, per_call, num_st
   steps = Steps(toy, layout)
   config = config_lib.default()
   config.steps_per_call = per_call
-  config_lib.validate(config)
+  validation.validate(config)
   session = workdir.Session(config, tmp_path, layout, quiet=True)
   state = {'step': np.int32(0), 'seen': np.zeros(len(toy.train), np.int32)}
   fitted = fitting.fit(

@@ -9,8 +9,10 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'gan_aug_jax'
 # A module may import those that stand before its own layer.
 LAYERS = [
   {'__init__', 'errors'},
-  {'config', 'rng', 'losses', 'realdata', 'metrics', 'models', 'progress', 'pictures'},
+  {'config', 'rng', 'losses', 'realdata', 'metrics', 'models', 'progress'},
+  {'pictures', 'statistics'},
   {'augment', 'mixing', 'sampler', 'sharding', 'data', 'checkpoint', 'devices'},
+  {'validation'},
   {'synthesis'},
   {'signals', 'selection'},
   {'loop'},
@@ -29,6 +31,7 @@ LAYERS = [
 ]
 PURE = {'rng', 'losses', 'realdata', 'models', 'augment', 'mixing', 'sampler'}
 PURE |= {'sharding', 'synthesis', 'gan', 'classifier', 'fidelity', 'metrics'}
+PURE |= {'statistics'}
 
 
 def _imports():

@@ -268,4 +268,5 @@ def put(where, state):
 def difference(a, b):
   """Largest absolute difference between two trees of numbers."""
   pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-  return max(np.max(np.abs(np.float64(x) - np.float64(y))) for x, y in pairs if np.size(x))
+  differing = [np.abs(np.float64(x) - np.float64(y)) for x, y in pairs if np.size(x)]
+  return max(x.max() for x in differing)
