@@ -16,7 +16,7 @@ import numpy as np
 import rich.console
 import rich.table
 
-from gan_aug_jax import config as config_lib, loop, pictures
+from gan_aug_jax import config as config_lib, loop, pictures, statistics
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.progress import format_seconds
 
@@ -157,32 +157,6 @@ def _costs(results):
   return [f'Training took: {", ".join(parts)}. With compilation and evaluation {total}.']
 
 
-def compare(treatment, control, labels):
-  """Paired comparison of two sets of predictions for the same images.
-
-  Args:
-    treatment, control: predicted classes int [N].
-    labels: true classes int [N].
-
-  Returns:
-    Dict: 'difference' in accuracy, its 95 % interval ('low', 'high') over the choice of
-    test images (Wald interval for paired proportions, Agresti 2013, 11.1.2), and the
-    images that only one of the two got right ('gained', 'lost').
-  """
-  gained = int(np.sum((treatment == labels) & (control != labels)))
-  lost = int(np.sum((treatment != labels) & (control == labels)))
-  n = len(labels)
-  difference = (gained - lost) / n
-  error = math.sqrt(max(gained + lost - (gained - lost) ** 2 / n, 0)) / n
-  return {
-    'difference': difference,
-    'low': difference - 1.96 * error,
-    'high': difference + 1.96 * error,
-    'gained': gained,
-    'lost': lost,
-  }
-
-
 def _predictions(workdir, arm):
   path = pathlib.Path(workdir, 'arms', arm, 'predictions.npz')
   try:
@@ -202,7 +176,8 @@ def findings(workdir, results):
     if not {treatment, control} <= set(results['arms']):
       continue
     mine, labels = _predictions(workdir, treatment)
-    paired = compare(mine, _predictions(workdir, control)[0], labels)
+    theirs, _ = _predictions(workdir, control)
+    paired = statistics.compare_predictions(mine, theirs, labels)
     arms = results['arms']
     before, after = arms[control], arms[treatment]
     if paired['low'] > 0:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from gan_aug_jax import classifier, metrics, report, sharding
+from gan_aug_jax import classifier, metrics, sharding
 from tests import tiny
 
 
@@ -56,17 +56,3 @@ def test_evaluation_counts_each_image_once(toy, backend, num_devices):
     labels[:7], np.asarray(jax.nn.softmax(logits))[:7], labels=range(3), normalize=False
   )
   assert result['loss'] == pytest.approx(nll, rel=1e-4)
-
-
-def test_paired_comparison_counts_what_only_one_got_right():
-  labels = np.zeros(100, int)
-  control, treatment = np.zeros(100, int), np.zeros(100, int)
-  control[:12] = 1  # 12 wrong
-  treatment[8:14] = 1  # 4 of the same wrong, and 2 others
-  paired = report.compare(treatment, control, labels)
-  assert (paired['gained'], paired['lost']) == (8, 2)
-  assert paired['difference'] == pytest.approx(0.06)
-  # Against the standard error of the per-image differences themselves.
-  wins = (treatment == labels).astype(float) - (control == labels)
-  error = np.std(wins) / 10
-  assert paired['high'] - paired['low'] == pytest.approx(2 * 1.96 * error)

@@ -1,0 +1,122 @@
+"""Intervals and verdicts against simulations with a known answer, and closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from gan_aug_jax import statistics
+
+SEEDS = 5
+
+
+def test_paired_t_equals_scipy():
+  treatment, control = np.random.default_rng(0).normal(0.9, 0.02, (2, 7))
+  found = statistics.paired_t(treatment - control)
+  theirs = scipy.stats.ttest_rel(treatment, control)
+  interval = theirs.confidence_interval(0.95)
+  assert found['p'] == pytest.approx(theirs.pvalue, rel=1e-9)
+  assert (found['low'], found['high']) == pytest.approx(tuple(interval), rel=1e-9)
+  alone = statistics.paired_t([0.02])
+  assert alone['mean'] == 0.02 and math.isnan(alone['low']) and math.isnan(alone['p'])
+  assert statistics.paired_t([0.0] * 4)['p'] == 1
+  assert statistics.paired_t([0.1] * 4)['p'] == 0
+
+
+def test_interval_of_five_seeds_covers_the_truth():
+  random, truth = np.random.default_rng(1), 0.004
+  differences = random.normal(truth, 0.01, (4000, SEEDS))
+  found = [statistics.paired_t(row) for row in differences]
+  covered = np.mean([row['low'] <= truth <= row['high'] for row in found])
+  assert 0.93 < covered < 0.97  # 0.95, give or take 6 standard deviations
+
+
+def test_holm_equals_its_definition():
+  p_values = np.array([0.04, 0.001, 0.03, 0.5, 0.011])
+  # Each is as small as the smallest level at which the procedure would reject it.
+  levels = np.linspace(0, 1, 100_001)
+  ranked = np.sort(p_values)
+
+  def rejected(level):
+    failing = np.flatnonzero(ranked > level / np.arange(5, 0, -1))
+    return p_values < (ranked[failing[0]] if len(failing) else np.inf)
+
+  found = [
+    levels[np.argmax([rejected(x)[i] for x in levels[::50]]) * 50] for i in range(5)
+  ]
+  np.testing.assert_allclose(statistics.holm(p_values), found, atol=1e-3)
+
+
+def test_no_effect_is_seldom_called_one():
+  """Five arms that share a control and do nothing: any false verdict at most in 5 %."""
+  random = np.random.default_rng(2)
+  false = 0
+  for _ in range(1500):
+    control = random.normal(0, 0.01, SEEDS)
+    arms = random.normal(0, 0.01, (5, SEEDS))
+    found = [statistics.paired_t(arm - control) for arm in arms]
+    adjusted = statistics.holm([row['p'] for row in found])
+    verdicts = [
+      statistics.verdict(row['mean'], p, SEEDS)
+      for row, p in zip(found, adjusted, strict=True)
+    ]
+    false += bool({'helps', 'hurts'} & set(verdicts))
+  assert false / 1500 < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 1500)
+
+
+def test_an_effect_of_the_detectable_size_is_found_in_four_of_five():
+  random, sd = np.random.default_rng(3), 0.01
+  for seeds in (5, 10):
+    error = sd / math.sqrt(seeds)
+    reach = scipy.stats.t.ppf(0.975, seeds - 1) + scipy.stats.norm.ppf(0.8)
+    runs = random.normal(reach * error, sd, (4000, seeds))
+    found = np.mean([statistics.paired_t(row)['p'] < 0.05 for row in runs])
+    assert 0.76 < found < 0.9  # the approximation errs to the safe side
+    assert statistics.paired_t(runs[0])['detectable'] == pytest.approx(
+      reach * np.std(runs[0], ddof=1) / math.sqrt(seeds)
+    )
+
+
+def test_resampling_covers_seeds_and_images_together():
+  """Seeds differ in skill and images in difficulty; the interval covers both."""
+  random, covered, trials = np.random.default_rng(4), 0, 150
+  for trial in range(trials):
+    seeds, images = 12, 300
+    effect = random.normal(0.05, 0.05, (seeds, 1))
+    hard = random.uniform(-0.1, 0.1, images)
+    base = random.uniform(0, 1, (seeds, images))
+    control = base < 0.6
+    treatment = random.uniform(0, 1, (seeds, images)) < 0.6 + effect + hard
+    low, high = statistics.resample(treatment, control, num_draws=200, seed=trial)
+    covered += low <= 0.05 <= high
+  assert 0.87 < covered / trials <= 1  # percentiles of few draws are a little narrow
+  same = np.ones((3, 50), bool)
+  assert statistics.resample(same, same) == (0, 0)
+
+
+@pytest.mark.parametrize(
+  ('mean', 'p', 'seeds', 'expected'),
+  [
+    (0.01, 0.05, 5, 'helps'),
+    (-0.01, 0.01, 5, 'hurts'),
+    (0.01, 0.0501, 5, 'no difference shown'),
+    (0.01, 0.001, 2, 'not enough seeds for a verdict'),
+  ],
+)
+def test_verdict_goes_by_the_rule(mean, p, seeds, expected):
+  assert statistics.verdict(mean, p, seeds) == expected
+
+
+def test_paired_comparison_counts_what_only_one_got_right():
+  labels = np.zeros(100, int)
+  control, treatment = np.zeros(100, int), np.zeros(100, int)
+  control[:12] = 1  # 12 wrong
+  treatment[8:14] = 1  # 4 of the same wrong, and 2 others
+  paired = statistics.compare_predictions(treatment, control, labels)
+  assert (paired['gained'], paired['lost']) == (8, 2)
+  assert paired['difference'] == pytest.approx(0.06)
+  # Against the standard error of the per-image differences themselves.
+  wins = (treatment == labels).astype(float) - (control == labels)
+  error = np.std(wins) / 10
+  assert paired['high'] - paired['low'] == pytest.approx(2 * 1.96 * error)
