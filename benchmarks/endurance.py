@@ -16,7 +16,6 @@ import time
 from absl import app, flags
 from ml_collections import config_flags
 
-from benchmarks import untrained
 from gan_aug_jax import devices, validation
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/mnist5k.py')
@@ -33,14 +32,15 @@ def resident_bytes():
     return peak * (1 if sys.platform == 'darwin' else 1024)
 
 
-def measure(name, program, state, feed, count, steps):
+def measure(name, rehearsed, steps):
   """Takes steps; returns rows of (step, resident MiB, live MiB, seconds)."""
   import jax
 
+  program, state = rehearsed.compile(), rehearsed.state
   rows, began = [], time.perf_counter()
   every = max(1, steps // 10)
   for step in range(1, steps + 1):
-    state, metrics = program(state, *feed((step - 1) * count, count))
+    state, metrics = program(state, *rehearsed.inputs(step - 1))
     if step % every == 0:
       jax.block_until_ready(metrics)
       live = sum(array.nbytes for array in jax.live_arrays())
@@ -58,15 +58,7 @@ def main(_):
   config = CONFIG.value
   validation.validate(config)
   found = devices.start(config)
-  from gan_aug_jax import (
-    arms,
-    experiment,
-    fitting,
-    gan_training,
-    policies,
-    sharding,
-    workdir,
-  )
+  from gan_aug_jax import experiment, rehearsal, sharding, workdir
 
   layout = sharding.make_layout(config.backend, found)
   session = workdir.Session(config, pathlib.Path('unused'), layout, quiet=True)
@@ -74,22 +66,12 @@ def main(_):
   print(f'{dataset.name} on {workdir.describe_devices(layout)}')
   results = {}
 
-  step, state = gan_training.make_step(session, dataset)
-  feed, count = fitting.make_feed(session, dataset), config.gan.batch_size
-  placed = layout.place(state)
-  program = sharding.compile_step(step, layout, placed, *feed(0, count))
-  results['gan'] = measure('GAN', program, placed, feed, count, STEPS.value)
-
-  generator = untrained.frozen_generator(session, dataset)
-  source = policies.prepare(session, dataset, generator)
-  model, _ = arms.make_evaluator(session, dataset.num_classes)
-  plan, step, state = arms.make_step(
-    session, dataset, 'augmented_classical', source, model, STEPS.value
+  gan = rehearsal.rehearse_gan(session, dataset)
+  results['gan'] = measure('GAN', gan, STEPS.value)
+  fused = rehearsal.rehearse_arm(
+    session, dataset, 'augmented_classical', num_steps=STEPS.value
   )
-  feed = fitting.make_feed(session, dataset, source.frozen)
-  state, count = layout.place(state), plan.num_real
-  program = sharding.compile_step(step, layout, state, *feed(0, count))
-  results['fused'] = measure('fused', program, state, feed, count, STEPS.value)
+  results['fused'] = measure('fused', fused, STEPS.value)
   print(json.dumps(results))
 
 

@@ -15,7 +15,7 @@ from absl import app, flags
 import numpy as np
 
 from configs import generators as configs
-from gan_aug_jax import config as config_lib, devices, validation
+from gan_aug_jax import devices, validation
 
 VARIANTS = flags.DEFINE_list('variants', ['mnist500-dcgan'], 'Of configs/generators.py.')
 UPSAMPLINGS = flags.DEFINE_list('upsamplings', ['subpixel'], 'See gan.upsampling.')
@@ -28,21 +28,20 @@ def prepare(config, layout):
   """Returns (take, compile seconds): `take()` takes a step and returns its seconds."""
   import jax
 
-  from gan_aug_jax import experiment, fitting, gan_training, sharding, workdir
+  from gan_aug_jax import experiment, rehearsal, workdir
 
   session = workdir.Session(config, pathlib.Path('.'), layout, quiet=True)
   dataset = experiment.load_data(config)
-  step, state = gan_training.make_step(session, dataset)
-  count, feed = config_lib.count_of(config, 'gan'), fitting.make_feed(session, dataset)
-  state = layout.place(state)
+  rehearsed = rehearsal.rehearse_gan(session, dataset)
+  state = rehearsed.state
   began = time.perf_counter()
-  program = sharding.compile_step(step, layout, state, *feed(0, count))
+  program = rehearsed.compile()
   compile_seconds = time.perf_counter() - began
 
   def take():
     nonlocal state
     began = time.perf_counter()
-    state, metrics = program(state, *feed(0, count))
+    state, metrics = program(state, *rehearsed.inputs(0))
     jax.block_until_ready(metrics)
     return time.perf_counter() - began
 

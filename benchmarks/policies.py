@@ -17,7 +17,7 @@ from absl import app, flags
 from ml_collections import config_flags
 import numpy as np
 
-from benchmarks import untrained
+from benchmarks import noise
 from gan_aug_jax import devices, validation
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/cifar10.py')
@@ -74,32 +74,23 @@ def prepare(config, layout, dataset):
   """Returns (take, compile seconds): `take()` takes 16 steps, returns seconds a step."""
   import jax
 
-  from gan_aug_jax import arms, fitting, policies, sharding, workdir
+  from gan_aug_jax import rehearsal, workdir
 
   session = workdir.Session(config, pathlib.Path('unused'), layout, quiet=True)
-  model, _ = arms.make_evaluator(session, dataset.num_classes)
-  source = None
-  if config.mix.ratio:
-    generator = untrained.frozen_generator(session, dataset)
-    source = policies.prepare(session, dataset, generator)
-  plan, step, state = arms.make_step(
-    session, dataset, 'augmented_classical', source, model, 10_000
+  # A ramp is half way up there.
+  rehearsed = rehearsal.rehearse_arm(
+    session, dataset, 'augmented_classical', num_steps=10_000, at=5_000
   )
-  feed = fitting.make_feed(session, dataset, source.frozen if source else {})
-  state, at = layout.place(state), 5_000  # where a ramp is half way up
-  state = state.replace(step=layout.place(np.int32(at)))
-  if config.sampler.refresh_every > 1:
-    state = state.replace(pool=arms.make_pool(session, dataset, plan))
-  inputs = lambda: feed(int(plan.real_before(at)), plan.num_real)
+  state, at = rehearsed.state, 0
   began = time.perf_counter()
-  program = sharding.compile_step(step, layout, state, *inputs())
+  program = rehearsed.compile()
   compile_seconds = time.perf_counter() - began
 
   def take():
     nonlocal state, at
     began = time.perf_counter()
     for _ in range(_CYCLE):
-      state, metrics = program(state, *inputs())
+      state, metrics = program(state, *rehearsed.inputs(at))
       at += 1
     jax.block_until_ready(metrics)
     return (time.perf_counter() - began) / _CYCLE
@@ -116,7 +107,7 @@ def main(_):
 
   layout = sharding.make_layout(first.backend, found)
   size = first.data.image_size
-  dataset = untrained.noise_dataset((size, size, CHANNELS.value))
+  dataset = noise.make_dataset((size, size, CHANNELS.value))
   for name, fields in POLICIES.items():
     if ONLY.value and name != _PLAIN and not any(part in name for part in ONLY.value):
       continue

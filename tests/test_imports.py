@@ -24,7 +24,7 @@ LAYERS = [
   {'gan_training'},
   {'policies'},
   {'arms'},
-  {'experiment'},
+  {'experiment', 'rehearsal'},
   {'scoring'},
   {'cli'},
   {'__main__'},
