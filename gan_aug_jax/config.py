@@ -108,6 +108,7 @@ def default():
 
   config.sampler = sampler = ml_collections.ConfigDict()
   sampler.checkpoints = ()  # generators to draw from: 'step:N' and 'seed:N'; (): the best
+  sampler.source = 'generator'  # or, as controls, 'noise' or 'mislabelled' images
   sampler.precision = ''  # the frozen generator computes in; '' follows gan.precision
   sampler.candidates = 1  # drawn for each synthetic position, the best of them kept
   sampler.score = 'teacher'  # best by 'teacher', 'discriminator', 'hard' or 'random'

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import logging
+import pathlib
 
 from clu import parameter_overview
 import jax
@@ -48,6 +49,7 @@ class FrozenGenerator:
     members: {name: variables} of each.
     info: what it was trained on and how long: fingerprint, steps, seconds, selection.
     discriminator: the variables of the discriminator, or of several stacked.
+    directory: where it was read from, and what hangs on it is kept.
   """
 
   sample: Callable
@@ -55,6 +57,7 @@ class FrozenGenerator:
   members: dict = dataclasses.field(default_factory=dict)
   info: dict = dataclasses.field(default_factory=dict)
   discriminator: dict = dataclasses.field(default_factory=dict)
+  directory: pathlib.Path = pathlib.Path()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -335,7 +338,12 @@ def load_generator(session, info):
     kept = session.layout.place(stacked)
   sample = make_sampler(session, info, len(members))
   return FrozenGenerator(
-    sample, kept['generator'], generators, about, kept['discriminator']
+    sample,
+    kept['generator'],
+    generators,
+    about,
+    kept['discriminator'],
+    session.path('gan'),
   )
 
 

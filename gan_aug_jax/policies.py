@@ -81,9 +81,14 @@ def _prepare(session, dataset, generator):
     'interpolation': config.sampler.interpolation,
   }
   sample = gan_training.make_sampler(session, data_info, num_members, **latents)
+  if config.sampler.source == 'noise':
+    sample = sampler.make_noise_sampler(dataset.image_shape)
+  elif config.sampler.source == 'mislabelled':
+    sample = sampler.mislabel(sample, dataset.num_classes)
   frozen = {'generator': generator.variables}
   if count := config.sampler.offline:
-    images = _offline(session, dataset, generator, sample, {**latents, 'count': count})
+    depends = {**latents, 'count': count, 'source': config.sampler.source}
+    images = _offline(session, dataset, generator, sample, depends)
     frozen['generator'] = session.layout.place({'images': images})
     sample, info['offline'] = sampler.make_pool_sampler(), count
   teacher = judge = None
@@ -96,7 +101,7 @@ def _prepare(session, dataset, generator):
       dataset,
       dataset.val,
       num_steps=config.sampler.teacher_steps,
-      directory=session.path('gan', 'teacher'),
+      directory=generator.directory / 'teacher',
     )
     frozen['teacher'] = found.variables
     teacher = functools.partial(_logits, probe.build_probe(session, dataset.num_classes))
@@ -129,7 +134,7 @@ def _offline(session, dataset, generator, sample, depends):
   digest = hashlib.sha256(json.dumps({**depends, 'seed': seed}).encode())
   for leaf in jax.tree.leaves(jax.device_get(generator.variables)):
     digest.update(np.ascontiguousarray(leaf))
-  path = session.path('gan', f'offline-{digest.hexdigest()[:16]}.npz')
+  path = generator.directory / f'offline-{digest.hexdigest()[:16]}.npz'
   shape = (dataset.num_classes, depends['count'], *dataset.image_shape)
   images = _read_images(path, shape)
   # All processes draw them or none does.

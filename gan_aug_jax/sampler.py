@@ -120,6 +120,35 @@ def make_pool_sampler():
   return for_candidates(sample)
 
 
+def make_noise_sampler(image_shape):
+  """Returns a `sample` of uniform noise in [-1, 1] for any label, see `make_sampler`.
+
+  What a sceptic asks for in the place of generated images: all of it but their content.
+  """
+
+  def sample(variables, keys, labels):
+    draw = jax.vmap(lambda key: jax.random.uniform(key, image_shape, minval=-1, maxval=1))
+    return draw(keys)
+
+  return for_candidates(sample)
+
+
+def mislabel(sample, num_classes):
+  """Makes a `sample` draw each label's images of another class, each other one as likely.
+
+  What a sceptic asks for: the images are the generator's, and what they teach is wrong.
+  """
+
+  def of_others(variables, keys, labels):
+    first = keys.reshape(len(labels), -1)[:, 0]
+    shift = jax.vmap(
+      lambda key: jax.random.randint(jax.random.fold_in(key, 3), (), 1, num_classes)
+    )
+    return sample(variables, keys, (labels + shift(first)) % num_classes)
+
+  return of_others
+
+
 def make_judge(discriminator):
   """Returns `judge(variables, images [B, m, H, W, C], labels [B]) -> logits [B, m]`.
 

@@ -140,6 +140,7 @@ _RULES = {
   'score.num_samples': _whole(10),
   'score.neighbours': _whole(1),
   'sampler.precision': _one_of('', *_PRECISIONS),
+  'sampler.source': _one_of('generator', 'noise', 'mislabelled'),
   'sampler.candidates': _within_whole(1, 64),
   'sampler.score': _one_of('teacher', 'discriminator', 'hard', 'random'),
   'sampler.min_confidence': _within(0, 1, high_open=True),

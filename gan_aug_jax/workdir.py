@@ -33,7 +33,7 @@ _ARM_FIELDS += ('sampler.candidates', 'sampler.score', 'sampler.min_confidence')
 _ARM_FIELDS += ('sampler.on_reject', 'sampler.teacher_steps', 'sampler.labels')
 _ARM_FIELDS += ('sampler.smoothing', 'sampler.classes', 'sampler.latent_std')
 _ARM_FIELDS += ('sampler.truncation', 'sampler.interpolation', 'sampler.refresh_every')
-_ARM_FIELDS += ('sampler.offline',)
+_ARM_FIELDS += ('sampler.offline', 'sampler.source')
 
 
 @dataclasses.dataclass(frozen=True)

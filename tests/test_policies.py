@@ -625,3 +625,26 @@ def test_the_config_reaches_the_plan():
   counts = [int(plan.synthetic_at(t)) for t in (9, 10, 79, 80)]
   assert counts == [0, 10, 10, 0]
   assert [float(weight(t)) for t in (10, 79)] == [0.0, 2.0]
+
+
+def test_mislabelled_images_are_of_each_other_class_as_often():
+  shows = lambda variables, keys, labels: jnp.broadcast_to(labels[:, None], keys.shape)
+  keys = rng.example_keys(rng.stream_key(0, 'latent'), jnp.arange(6000).reshape(3000, 2))
+  labels = jnp.arange(3000) % tiny.CLASSES
+  shown = np.asarray(sampler.mislabel(shows, tiny.CLASSES)({}, keys, labels))
+  np.testing.assert_array_equal(shown[:, 0], shown[:, 1])  # candidates of one label
+  counts = np.zeros((tiny.CLASSES, tiny.CLASSES))
+  np.add.at(counts, (np.asarray(labels), shown[:, 0]), 1)
+  assert not np.diag(counts).any()
+  others = counts[~np.eye(tiny.CLASSES, dtype=bool)]
+  expected = 3000 / tiny.CLASSES / (tiny.CLASSES - 1)
+  assert np.abs(others - expected).max() < 5 * np.sqrt(expected)
+
+
+def test_noise_knows_neither_label_nor_generator():
+  keys = rng.example_keys(rng.stream_key(0, 'latent'), jnp.arange(400))
+  sample = sampler.make_noise_sampler(tiny.SHAPE)
+  images = np.asarray(sample(None, keys, jnp.zeros(400, jnp.int32)))
+  np.testing.assert_array_equal(images, sample(None, keys, jnp.ones(400, jnp.int32)))
+  assert np.abs(images.mean()) < 0.02 and images.var() == pytest.approx(1 / 3, rel=0.02)
+  assert len(np.unique(images[:, 0, 0, 0])) == 400  # each key draws its own
