@@ -33,7 +33,7 @@ def get_config():
   config.sampler.refresh_every = 5
   config.gan.select_steps, config.score.width, config.score.num_samples = 3, 4, 60
   config.score.extractor_steps = 20
-  config.log.every_steps, config.log.save_every_steps = 10, 15
+  config.log.every_steps, config.log.save_every_steps = 10, 30
   return config
 """
 
@@ -196,32 +196,41 @@ def _launch_pair(launch, workdir, *flags):
   ]
 
 
+SHORT = ['--config.precision=float64', '--config.gan.num_steps=60']
+SHORT += ['--config.classifier.num_steps=60']
+
+
+@pytest.fixture(scope='module')
+def one_process(launch, tmp_path_factory):
+  """A short run in one process of four devices."""
+  workdir = tmp_path_factory.mktemp('one') / 'run'
+  _finish(launch(workdir, *SHORT, '--config.num_cpu_devices=4'))
+  return workdir
+
+
 @pytest.mark.parametrize('backend', ['jit', 'pmap'])
-def test_two_processes_of_two_devices_equal_one_of_four(launch, tmp_path, backend):
-  flags = [
-    f'--config.backend={backend}',
-    '--config.precision=float64',
-    '--config.gan.num_steps=60',
-    '--config.classifier.num_steps=60',
-    f'--config.gan.select={"frechet" if backend == "pmap" else "cas"}',
-  ]
-  _finish(launch(tmp_path / 'one', *flags, '--config.num_cpu_devices=4'))
+def test_two_processes_of_two_devices_equal_one_of_four(
+  launch, one_process, tmp_path, backend
+):
+  flags = [*SHORT, f'--config.backend={backend}']
+  if backend == 'pmap':
+    flags += ['--config.gan.select=frechet']
+    one_process = tmp_path / 'one'
+    _finish(launch(one_process, *flags, '--config.num_cpu_devices=4'))
   first, second = _finish(*_launch_pair(launch, tmp_path / 'two', *flags))
   assert 'Report' in first and 'Report' not in second  # process 0 alone writes
-  _assert_same_run(tmp_path / 'two', tmp_path / 'one', tolerance=1e-9)
+  _assert_same_run(tmp_path / 'two', one_process, tolerance=1e-9)
 
 
-def test_two_processes_stop_at_one_step_and_go_on(launch, tmp_path):
+def test_two_processes_stop_at_one_step_and_go_on(launch, one_process, tmp_path):
   """A SIGTERM that reaches one process only stops both, at the same step."""
-  flags = ['--config.precision=float64']
-  _finish(launch(tmp_path / 'one', *flags, '--config.num_cpu_devices=4'))
-  pair = _launch_pair(launch, tmp_path / 'two', *flags)
-  reached = _lines('gan', 3)
+  pair = _launch_pair(launch, tmp_path / 'two', *SHORT)
+  reached = _lines('gan', 2)
   while all(process.poll() is None for process in pair) and not reached(tmp_path / 'two'):
     time.sleep(0.001)
   pair[1].send_signal(signal.SIGTERM)
   outputs = _finish(*pair, code=75)
   steps = {output.split('Stopped at step ')[1].split()[0] for output in outputs}
   assert len(steps) == 1
-  _finish(*_launch_pair(launch, tmp_path / 'two', *flags))
-  _assert_same_run(tmp_path / 'two', tmp_path / 'one', tolerance=1e-9)
+  _finish(*_launch_pair(launch, tmp_path / 'two', *SHORT))
+  _assert_same_run(tmp_path / 'two', one_process, tolerance=1e-9)
