@@ -5,7 +5,6 @@ time, and shows nothing that is not on disk.
 """
 
 import base64
-import importlib.resources
 import json
 import math
 import pathlib
@@ -240,7 +239,8 @@ def _gan_curves(workdir):
   return pictures.curves(panels)
 
 
-def _changed_fields(config):
+def changed_fields(config):
+  """(field, value, whether it is another than the default's) of a saved config."""
   defaults = config_lib.flatten(config_lib.default())
   fields = config_lib.flatten(config_lib.from_dict(config))
   return [(name, value, value != defaults[name]) for name, value in fields.items()]
@@ -303,6 +303,20 @@ def _choice(gan_info):
   return {'headings': names, 'rows': list(zip(rows, chosen, strict=True))}
 
 
+def load_template(name):
+  """A template of this package, whose values are escaped and must all be there."""
+  return jinja2.Environment(
+    loader=jinja2.PackageLoader('gan_aug_jax'),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+  ).get_template(name)
+
+
+def embed(pictures):
+  """{name: PNG bytes} as a page holds them."""
+  return {name: base64.b64encode(png).decode() for name, png in pictures.items()}
+
+
 def render(workdir, run, results):
   """Writes report.html, one self-contained file.
 
@@ -333,9 +347,7 @@ def render(workdir, run, results):
     if samples.exists():
       embedded['samples'] = samples.read_bytes()
   scores = _read_scores(workdir)
-  source = importlib.resources.files('gan_aug_jax').joinpath('report.html.j2').read_text()
-  template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-  html = template.from_string(source).render(
+  html = load_template('run.html.j2').render(
     run=run,
     results=results,
     headings=[heading for _, heading, _ in _COLUMNS],
@@ -346,8 +358,8 @@ def render(workdir, run, results):
     score_headings=[heading for _, heading, _ in _SCORES],
     score_rows=_score_rows(scores) if scores else [],
     score_notes=score_notes(scores) if scores else [],
-    images={name: base64.b64encode(png).decode() for name, png in embedded.items()},
-    fields=_changed_fields(run['config']),
+    images=embed(embedded),
+    fields=changed_fields(run['config']),
     per_class=_per_class(results, run['data']['class_names']),
     policies=_policies(results),
   )
