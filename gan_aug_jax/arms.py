@@ -1,5 +1,7 @@
 """The arms of a run: classifiers trained with and without synthesis into arms/NAME/."""
 
+from collections.abc import Callable
+import dataclasses
 import json
 import time
 
@@ -37,56 +39,113 @@ def train_arm(session, dataset, name, prepare, evaluator):
     The arm's dict of results.json.
   """
   directory = session.path('arms', name)
-  finished = directory / 'result.json'
-  result = read_result(finished)
-  # One of an older version has no source.
-  if result and 'source' in result and (directory / 'predictions.npz').exists():
+  if result := finished_result(directory):
     return result
-  model, evaluate = evaluator
-  config = session.config
-  synthetic = config_lib.is_augmented(config, name)
-  num_steps = policies.num_steps_of_arm(config, len(dataset.train), synthetic=synthetic)
-  source = prepare() if synthetic else None
-  plan, step, state = make_step(session, dataset, name, source, model, num_steps)
-  cycle = config.sampler.refresh_every if synthetic else 1
+  _, evaluate = evaluator
+  training = make_training(session, dataset, name, prepare, evaluator)
+  plan, cycle = training.plan, training.cycle
   # Compiled here, so that it counts as compilation and not as evaluation.
   began = time.perf_counter()
-  evaluate(session.layout.place(state.variables), dataset.val.rows(slice(0, 1)))
+  variables = session.layout.place(training.state.variables)
+  evaluate(variables, dataset.val.rows(slice(0, 1)))
   compile_seconds = time.perf_counter() - began
-
-  def validate(_, state):
-    scores = evaluate(state.variables, dataset.val)
-    found = {'val_loss': scores['loss'], 'val_accuracy': scores['accuracy']}
-    return found | {
-      f'acceptance/{class_name}': rate
-      for class_name, rate in _acceptance(state, dataset).items()
-    }
-
   fitted = fitting.fit(
     session,
     directory,
     name,
-    step=step,
-    state=state,
-    num_steps=num_steps,
+    step=training.step,
+    state=training.state,
+    num_steps=training.num_steps,
     count=plan.num_real,
-    feed=fitting.make_feed(session, dataset, source.frozen if source else {}),
+    feed=training.feed,
     fingerprint=dataset.fingerprint,
     real_before=plan.real_before,
-    evaluate=validate,
+    evaluate=lambda _, state: validate(evaluate, state, dataset),
     pool=make_pool(session, dataset, plan) if cycle > 1 else None,
     cycle=cycle,
   )
-  state = fitted.state
+  fitted.host['compile_seconds'] += compile_seconds
+  return finish_arm(session, dataset, name, training, fitted, evaluate)
+
+
+def finished_result(directory):
+  """The result.json of an arm that is finished, or None."""
+  result = read_result(directory / 'result.json')
+  # One of an older version has no source.
+  finished = result and 'source' in result and (directory / 'predictions.npz').exists()
+  return result if finished else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+  """What an arm trains with.
+
+  Attributes:
+    plan: the `BatchPlan`.
+    step: the fused step.
+    state: the initial state, on the host.
+    feed: `(first, count) -> inputs` of the step.
+    num_steps: length of training.
+    cycle: steps that a pool lasts.
+    source: the `policies.Source` that is drawn from, or None.
+  """
+
+  plan: object
+  step: Callable
+  state: classifier.ClassifierState
+  feed: Callable
+  num_steps: int
+  cycle: int
+  source: object
+
+
+def make_training(session, dataset, name, prepare, evaluator):
+  """Returns the `Training` of an arm; arguments as `train_arm`."""
+  config = session.config
+  synthetic = config_lib.is_augmented(config, name)
+  num_steps = policies.num_steps_of_arm(config, len(dataset.train), synthetic=synthetic)
+  source = prepare() if synthetic else None
+  plan, step, state = make_step(session, dataset, name, source, evaluator[0], num_steps)
+  feed = fitting.make_feed(session, dataset, source.frozen if source else {})
+  cycle = config.sampler.refresh_every if synthetic else 1
+  return Training(plan, step, state, feed, num_steps, cycle, source)
+
+
+def validate(evaluate, state, dataset):
+  """What a line of metrics.jsonl says of a state on validation images."""
+  scores = evaluate(state.variables, dataset.val)
+  rates = _acceptance(state, dataset)
+  return {
+    'val_loss': scores['loss'],
+    'val_accuracy': scores['accuracy'],
+    **{f'acceptance/{class_name}': rate for class_name, rate in rates.items()},
+  }
+
+
+def finish_arm(session, dataset, name, training, fitted, evaluate):
+  """Evaluates a trained arm, the test split this once, and writes what came of it.
+
+  Args:
+    session: the run's.
+    dataset: the data.
+    name: of the arm.
+    training: its `Training`.
+    fitted: the `fitting.Fitted`.
+    evaluate: from `make_evaluator`.
+
+  Returns:
+    The arm's dict of results.json.
+  """
+  state, source = fitted.state, training.source
   splits = {'train': dataset.train, 'val': dataset.val, 'eval': dataset.test}
   scores = {prefix: evaluate(state.variables, split) for prefix, split in splits.items()}
-  result = _arm_result(session, scores, dataset, plan, fitted)
+  result = _arm_result(session, scores, dataset, training.plan, fitted)
   result['acceptance'] = _acceptance(state, dataset)
   result['source'] = source.info if source else {}
-  result['compile_seconds'] += compile_seconds
   if jax.process_index() == 0:
+    directory = session.path('arms', name)
     _write_predictions(directory / 'predictions.npz', scores, dataset)
-    loop.write_atomically(finished, json.dumps(result, indent=1))
+    loop.write_atomically(directory / 'result.json', json.dumps(result, indent=1))
   return result
 
 

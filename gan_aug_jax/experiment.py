@@ -44,7 +44,7 @@ def announce(session, dataset, *, only_gan=False):
     number = len({seed for seed, _ in config_lib.members_of(config)})
     parts.append(f'{number} x a {config.gan.arch} GAN, {steps:,} steps')
   if not only_gan:
-    steps = sorted({_check_arm(config, dataset, name) for name in config.arms})
+    steps = sorted({num_steps_of(config, dataset, name) for name in config.arms})
     each = ' or '.join(f'{number:,}' for number in steps)
     parts.append(f'{len(config.arms)} x a {config.classifier.arch}, {each} steps each')
   sizes = f'{len(dataset.train):,} / {len(dataset.val):,} / {len(dataset.test):,}'
@@ -57,8 +57,12 @@ def announce(session, dataset, *, only_gan=False):
   )
 
 
-def _check_arm(config, dataset, name):
-  """The steps of an arm; refuses a schedule that cannot be before anything is trained."""
+def num_steps_of(config, dataset, name):
+  """Optimizer steps of an arm.
+
+  Raises:
+    ConfigError: if its schedule leaves no step with synthetic images.
+  """
   synthetic = config_lib.is_augmented(config, name)
   steps = policies.num_steps_of_arm(config, len(dataset.train), synthetic=synthetic)
   policies.make_plan(config, steps, synthetic=synthetic)

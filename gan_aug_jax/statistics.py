@@ -48,19 +48,14 @@ def paired_t(differences, level=LEVEL):
     level: of the interval.
 
   Returns:
-    Dict of floats: 'mean', 'sd' (of a difference), 'low', 'high', 'p' (two-sided), and
-    'detectable', the true effect that this design would have found in 80 of 100 times,
-    unadjusted, by normal approximation of the power. With one seed all but the mean are
-    NaN. Differences that are all equal have an interval of no width, and p is 0, or 1
-    where they are 0.
+    Dict of floats: 'mean', 'sd' (of a difference), 'low', 'high' and 'p' (two-sided).
+    With one seed all but the mean are NaN. Differences that are all equal have an
+    interval of no width, and p is 0, or 1 where they are 0.
   """
   differences = np.asarray(differences, float)
   n, mean = len(differences), float(np.mean(differences))
   if n < 2:
-    return {
-      'mean': mean,
-      **dict.fromkeys(('sd', 'low', 'high', 'p', 'detectable'), math.nan),
-    }
+    return {'mean': mean, **dict.fromkeys(('sd', 'low', 'high', 'p'), math.nan)}
   sd = float(np.std(differences, ddof=1))
   error = sd / math.sqrt(n)
   reach = scipy.stats.t.ppf((1 + level) / 2, n - 1)
@@ -71,8 +66,26 @@ def paired_t(differences, level=LEVEL):
     'low': mean - reach * error,
     'high': mean + reach * error,
     'p': p,
-    'detectable': (reach + scipy.stats.norm.ppf(0.8)) * error,
   }
+
+
+def detectable(sd, num_seeds, num_comparisons=1, power=0.8):
+  """The smallest true effect that a design would have found.
+
+  Args:
+    sd: standard deviation of a paired difference over seeds.
+    num_seeds: of pairs.
+    num_comparisons: verdicts that share the error; the hardest step of Holm's is the
+      Bonferroni one.
+    power: how often it would have been found, by normal approximation.
+
+  Returns:
+    A difference; NaN with fewer than 2 seeds.
+  """
+  if num_seeds < 2:
+    return math.nan
+  reach = scipy.stats.t.ppf(1 - (1 - LEVEL) / 2 / num_comparisons, num_seeds - 1)
+  return float((reach + scipy.stats.norm.ppf(power)) * sd / math.sqrt(num_seeds))
 
 
 def holm(p_values):

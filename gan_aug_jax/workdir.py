@@ -11,10 +11,12 @@ WORKDIR/
 """
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import pathlib
 import platform
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -27,13 +29,13 @@ from gan_aug_jax.errors import CheckpointError
 _MAY_DIFFER = ('platform', 'num_cpu_devices', 'data.data_dir', 'duration')
 _MAY_DIFFER += ('compilation_cache', 'distributed.', 'profile.')
 _MAY_DIFFER += ('score.neighbours', 'score.cas_steps')
-_ARM_FIELDS = ('arms', 'classifier.', 'mix.', 'augment.')
+ARM_FIELDS = ('arms', 'classifier.', 'mix.', 'augment.')
 # Of the sampler's, `checkpoints` says which GANs there are.
-_ARM_FIELDS += ('sampler.candidates', 'sampler.score', 'sampler.min_confidence')
-_ARM_FIELDS += ('sampler.on_reject', 'sampler.teacher_steps', 'sampler.labels')
-_ARM_FIELDS += ('sampler.smoothing', 'sampler.classes', 'sampler.latent_std')
-_ARM_FIELDS += ('sampler.truncation', 'sampler.interpolation', 'sampler.refresh_every')
-_ARM_FIELDS += ('sampler.offline', 'sampler.source')
+ARM_FIELDS += ('sampler.candidates', 'sampler.score', 'sampler.min_confidence')
+ARM_FIELDS += ('sampler.on_reject', 'sampler.teacher_steps', 'sampler.labels')
+ARM_FIELDS += ('sampler.smoothing', 'sampler.classes', 'sampler.latent_std')
+ARM_FIELDS += ('sampler.truncation', 'sampler.interpolation', 'sampler.refresh_every')
+ARM_FIELDS += ('sampler.offline', 'sampler.source')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,37 +82,69 @@ def claim(session, dataset):
   """Writes config.json, unless one of the same run is there.
 
   Raises:
+    CheckpointError: see `check_config`; or when the training images are others; or if it
+      cannot be written.
+  """
+  saved = check_config(session)
+  if saved:
+    check_data(session, saved, dataset)
+    if _plain(session.config) == _plain(saved['config']):
+      return
+  content = {
+    'config': session.config.to_dict(),
+    'data': describe_data(dataset),
+    'versions': versions(),
+    'device': describe_devices(session.layout),
+  }
+  if jax.process_index() == 0:
+    write(session.path('config.json'), json.dumps(content, indent=1))
+
+
+def check_config(session):
+  """The config.json that is there, or None.
+
+  Raises:
     CheckpointError: naming the fields that differ, when training of another config was
-      begun there; or when the training images are others; or if it cannot be written.
+      begun there; or if it is damaged.
   """
   path = session.path('config.json')
-  if path.exists():
-    saved = read_json(path, 'config', 'data')
-    fields, before = (_plain(c) for c in (session.config.to_dict(), saved['config']))
-    differing = [name for name in fields if fields[name] != before[name]]
-    _check_fields(session, differing, before, fields)
-    check_data(session, saved, dataset)
-    if not differing:
-      return
-  if jax.process_index() == 0:
-    content = {
-      'config': session.config.to_dict(),
-      'data': describe_data(dataset),
-      'versions': versions(),
-      'device': describe_devices(session.layout),
-    }
-    try:
-      loop.write_atomically(path, json.dumps(content, indent=1))
-    except OSError as error:
-      raise CheckpointError(
-        f'The workdir {str(session.workdir)!r} cannot be written ({error.strerror}); '
-        'choose another --workdir.'
-      ) from None
+  if not path.exists():
+    return None
+  saved = read_json(path, 'config', 'data')
+  fields, before = _plain(session.config), _plain(saved['config'])
+  differing = [name for name in fields if fields[name] != before[name]]
+  _check_fields(session, differing, before, fields)
+  return saved
+
+
+def write(path, content):
+  """Writes a file of a run.
+
+  Raises:
+    CheckpointError: if it cannot be written.
+  """
+  try:
+    loop.write_atomically(path, content)
+  except OSError as error:
+    raise CheckpointError(
+      f'The workdir {str(path.parent)!r} cannot be written ({error.strerror}); '
+      'choose another --workdir.'
+    ) from None
 
 
 def _plain(config):
-  """{field: value} as JSON keeps it."""
-  return json.loads(json.dumps(config_lib.flatten(config_lib.from_dict(config))))
+  """{field: value} as JSON keeps it, of a config or of what was saved of one."""
+  if not hasattr(config, 'to_dict'):
+    config = config_lib.from_dict(config)
+  return json.loads(json.dumps(config_lib.flatten(config)))
+
+
+def fixed_fields(config):
+  """{field: value}, all that what is trained hangs on."""
+  fields = _plain(config)
+  return {
+    name: value for name, value in fields.items() if not name.startswith(_MAY_DIFFER)
+  }
 
 
 def _check_fields(session, differing, before, fields):
@@ -120,7 +154,7 @@ def _check_fields(session, differing, before, fields):
   gan_finished = read_result(session.path('gan', 'result.json')) is not None
   may_differ = _MAY_DIFFER
   if gan_finished and not arms_begun:
-    may_differ += _ARM_FIELDS
+    may_differ += ARM_FIELDS
   fixed = [
     f'{name} ({before[name]!r} there, {fields[name]!r} now)'
     for name in differing
@@ -175,11 +209,31 @@ def read_result(path):
   return content if isinstance(content, dict) else None
 
 
+@functools.cache
+def _commit():
+  """{'commit': of the source that runs}, marked if it was changed; {} outside of git."""
+  source = pathlib.Path(gan_aug_jax.__file__).parent
+
+  def git(*arguments):
+    command = ['git', '-C', str(source), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+  try:
+    git(
+      'ls-files', '--error-unmatch', '__init__.py'
+    )  # or another repository is around it
+    changed = '+changes' if git('status', '--porcelain', '.').strip() else ''
+    return {'commit': git('rev-parse', '--short', 'HEAD').strip() + changed}
+  except (OSError, subprocess.CalledProcessError):
+    return {}
+
+
 def versions():
   """Versions of what the numbers depend on."""
   packages = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
   return {
     'gan_aug_jax': gan_aug_jax.__version__,
+    **_commit(),
     'python': platform.python_version(),
     **{package: importlib.metadata.version(package) for package in packages},
   }

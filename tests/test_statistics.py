@@ -68,14 +68,13 @@ def test_no_effect_is_seldom_called_one():
 def test_an_effect_of_the_detectable_size_is_found_in_four_of_five():
   random, sd = np.random.default_rng(3), 0.01
   for seeds in (5, 10):
-    error = sd / math.sqrt(seeds)
-    reach = scipy.stats.t.ppf(0.975, seeds - 1) + scipy.stats.norm.ppf(0.8)
-    runs = random.normal(reach * error, sd, (4000, seeds))
+    effect = statistics.detectable(sd, seeds)
+    runs = random.normal(effect, sd, (4000, seeds))
     found = np.mean([statistics.paired_t(row)['p'] < 0.05 for row in runs])
     assert 0.76 < found < 0.9  # the approximation errs to the safe side
-    assert statistics.paired_t(runs[0])['detectable'] == pytest.approx(
-      reach * np.std(runs[0], ddof=1) / math.sqrt(seeds)
-    )
+  assert statistics.detectable(sd, 5, num_comparisons=6) > 1.4 * statistics.detectable(
+    sd, 5
+  )
 
 
 def test_resampling_covers_seeds_and_images_together():
