@@ -15,7 +15,7 @@ from ml_collections import config_flags
 
 import gan_aug_jax
 from gan_aug_jax import config as config_lib, signals, validation
-from gan_aug_jax.errors import ConfigError, UserError
+from gan_aug_jax.errors import AblationError, ConfigError, UserError
 
 _HELP = """\
 gan_aug_jax: does generative augmentation help your classifier, and what does it cost?
@@ -29,16 +29,21 @@ usage: python -m gan_aug_jax COMMAND --workdir=DIR [--config=FILE] [--config.FIE
   sample            draw a grid of images by class from the workdir's generator
   score             score the workdir's generators; write score/
   report            make the workdir's report.html again
+  ablate            train every arm of an ablation with every seed, and report; with
+                    --dry-run list the cells and how long they take, with --shard=i/n
+                    train every n-th, with --collect report on what is there
 
 A config is a Python file, see configs/. Any of its fields can be changed on the command
 line, and all of them stand in gan_aug_jax/config.py. Commands that train go on from what
-the workdir holds; the last four need only --workdir.
+the workdir holds; those from evaluate to report, and ablate --collect, need only
+--workdir.
 
   python -m gan_aug_jax run --config=configs/mnist5k.py --workdir=runs/first
   python -m gan_aug_jax run --config=configs/mnist5k.py --workdir=runs/half \\
       --config.mix.ratio=0.5 --config.data.per_class=50
   python -m gan_aug_jax run --config=configs/mlp.py:updated --workdir=runs/mlp
   python -m gan_aug_jax sample --workdir=runs/first --seed=7
+  python -m gan_aug_jax ablate --config=configs/ablations/ratio.py --workdir=runs/ratio
 
 Tuples are written --config.arms="('real_only','augmented')".
 
@@ -48,6 +53,7 @@ environment, 75 stopped by a signal with the state saved (run the same command t
 
 _TRAINING = ('run', 'train-gan', 'train-classifier')
 _LATER = ('evaluate', 'sample', 'score', 'report')
+_COMMANDS = (*_TRAINING, *_LATER, 'ablate')
 
 
 def main(argv=None):
@@ -80,21 +86,22 @@ def _dispatch(argv):
   if command in ('--help', '-h', '-help', 'help') or '--help' in argv:
     print(_HELP)
     return
-  if command not in _TRAINING + _LATER:
+  if command not in _COMMANDS:
     raise ConfigError(
-      f'There is no command {command!r}; choose one of {", ".join(_TRAINING + _LATER)}.'
+      f'There is no command {command!r}; choose one of {", ".join(_COMMANDS)}.'
     )
   options = _parse(command, [argv[0], *argv[2:]])
   if command in _TRAINING:
     _train(command, options)
   else:
-    later = {'evaluate': _evaluate, 'sample': _sample, 'score': _score, 'report': _report}
-    later[command](options)
+    others = {'evaluate': _evaluate, 'sample': _sample, 'score': _score}
+    others |= {'report': _report, 'ablate': _ablate}
+    others[command](options)
 
 
 def _parse(command, argv):
   """Parses flags: an absl FlagValues with workdir, config, seed and debug."""
-  argv = _join_config(argv)
+  argv = [re.sub('^--?dry-run', '--dry_run', arg) for arg in _join_config(argv)]
   _check_flags(command, argv)
   argv = [_find_config(arg) for arg in argv]
   paths = [arg for arg in argv if re.match(r'--?config=', arg)]
@@ -105,6 +112,10 @@ def _parse(command, argv):
   flags.DEFINE_string('workdir', None, 'Directory of the run.', flag_values=values)
   flags.DEFINE_integer('seed', 0, 'Of the samples to draw.', flag_values=values)
   flags.DEFINE_bool('debug', False, 'Show tracebacks.', flag_values=values)
+  if command == 'ablate':
+    flags.DEFINE_string('shard', '0/1', 'Every n-th cell from i on.', flag_values=values)
+    flags.DEFINE_bool('dry_run', False, 'List the cells only.', flag_values=values)
+    flags.DEFINE_bool('collect', False, 'Report only.', flag_values=values)
   config_flags.DEFINE_config_file(
     'config', None, 'Config file.', flag_values=values, sys_argv=argv
   )
@@ -121,7 +132,7 @@ def _parse(command, argv):
     raise ConfigError('--workdir is missing; name a directory, such as runs/first.')
   if values.seed < 0:
     raise ConfigError(f'--seed={values.seed} must be at least 0.')
-  if command in _TRAINING and not isinstance(config, ml_collections.ConfigDict):
+  if paths and not isinstance(config, ml_collections.ConfigDict):
     raise ConfigError(
       f'get_config() of the config file returned {type(config).__name__}; it must return '
       'a config that starts from gan_aug_jax.config.default().'
@@ -135,9 +146,13 @@ def _check_flags(command, argv):
   """Refuses what absl and ml_collections would refuse with less help."""
   fields = config_lib.flatten(config_lib.default())
   has_config = any(re.match(r'--?config=', arg) for arg in argv)
-  if command in _TRAINING and not has_config:
-    raise ConfigError('--config is missing; name a file, such as configs/mnist5k.py.')
-  if command in _LATER and any(re.match(r'--?config[=.]', arg) for arg in argv):
+  needs_config, example = command in _TRAINING, 'mnist5k'
+  if command == 'ablate':
+    fields |= {f'ablation.{name}': value for name, value in config_lib.ablation().items()}
+    needs_config, example = '--collect' not in argv, 'ablations/ratio'
+  if needs_config and not has_config:
+    raise ConfigError(f'--config is missing; name a file, such as configs/{example}.py.')
+  if not needs_config and any(re.match(r'--?config[=.]', arg) for arg in argv):
     raise ConfigError(f'{command} takes its config from --workdir; leave --config out.')
   for arg in argv[1:]:
     name = arg.lstrip('-').partition('=')[0]
@@ -148,6 +163,8 @@ def _check_flags(command, argv):
     if not name.startswith('config.'):
       continue
     field = name.removeprefix('config.')
+    if isinstance(fields.get(field), dict):
+      raise ConfigError(f'{field} is a dict; change it in the config file.')
     if any(known.startswith(f'{field}.') for known in fields):
       raise ConfigError(f'{field} is a group of fields; set one, as in --{name}.NAME.')
     if field not in fields:
@@ -157,11 +174,13 @@ def _check_flags(command, argv):
 
 
 def _join_config(argv):
-  """Writes `--config FILE` as `--config=FILE`."""
+  """Writes `--config FILE` as `--config=FILE`, and puts it before changes of fields."""
   for i, arg in enumerate(argv[:-1]):
     if arg in ('--config', '-config'):
-      return [*argv[:i], f'--config={argv[i + 1]}', *argv[i + 2 :]]
-  return argv
+      argv = [*argv[:i], f'--config={argv[i + 1]}', *argv[i + 2 :]]
+      break
+  is_file = lambda arg: bool(re.match(r'--?config=', arg))
+  return [argv[0], *sorted(argv[1:], key=lambda arg: not is_file(arg))]
 
 
 def _find_config(arg):
@@ -307,3 +326,56 @@ def _report(options):
   run = workdir.read_json(directory / 'config.json', 'config', 'data')
   results = workdir.read_json(directory / 'results.json', 'arms', 'gan', 'versions')
   print(f'Report: {report.render(directory, run, results)}')
+
+
+def _ablate(options):
+  directory = pathlib.Path(options.workdir)
+  if options.collect:
+    _show_ablation(directory)
+    return
+  first, step = _parse_shard(options.shard)
+  config = options.config
+  base = config_lib.base_of(config)
+  if base.distributed.auto or base.distributed.coordinator:
+    raise ConfigError(
+      'ablate runs each cell in one process; give each of several a part by --shard=i/n.'
+    )
+  layout = _start(base, directory, trains_gan=True).layout
+  from gan_aug_jax import ablation_report, cells as cells_lib
+
+  cells = cells_lib.plan(config, directory, layout)
+  signals.check()
+  if options.dry_run:
+    ablation_report.print_plan(cells, *cells_lib.estimate(cells, directory, layout))
+    return
+  cells_lib.write_plan(config, cells, directory, layout)
+  units = cells_lib.units_of(cells, config.ablation.vmap_seeds)
+  failures = cells_lib.run(units[first::step], directory, layout)
+  signals.check()
+  if step == 1 or cells_lib.are_over(directory, cells):
+    _show_ablation(directory)
+  else:
+    print('Others are at it; ablate --collect --workdir=... reports on what is finished.')
+  if failures:
+    raise AblationError(
+      f'{len(failures)} cells failed, the first one: {next(iter(failures.values()))}'
+    )
+
+
+def _parse_shard(text):
+  """(i, n) of 'i/n'."""
+  match = re.fullmatch(r'(\d+)/(\d+)', text)
+  if not match or int(match[1]) >= int(match[2]):
+    raise ConfigError(
+      f'--shard={text} must be i/n with i from 0 to n - 1, such as 0/4 for the first of '
+      'four.'
+    )
+  return int(match[1]), int(match[2])
+
+
+def _show_ablation(directory):
+  from gan_aug_jax import ablation_report
+
+  summary, path = ablation_report.write(directory)
+  ablation_report.print_summary(summary)
+  print(f'Report: {path}')

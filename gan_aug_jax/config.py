@@ -147,6 +147,41 @@ def default():
   return config.lock()
 
 
+def ablation():
+  """Returns the group of fields `ablation` of a config in `configs/ablations/`.
+
+  Its `arms` and `grid` are plain dicts, as their keys are dotted fields.
+  """
+  fields = {
+    'seeds': (0, 1, 2, 3, 4),  # of the subset, the GAN and the classifier together
+    'arms': {},  # name: {field: value}, what is compared; {}: augmented_classical alone
+    'grid': {},  # field: values; arms and controls are repeated at each point
+    'control': 'real_classical',  # or 'real_only', what the verdict compares with
+    'controls': {},  # name: {field: value}, further ones, which may be the best, too
+    'placebos': (),  # some of 'noise', 'mislabelled': images in place of the generator's
+    'equal_compute': False,  # a control that has the GAN's operations to train on, too
+    'vmap_seeds': False,  # all seeds of an arm in one program
+  }
+  return ml_collections.ConfigDict(fields, convert_dict=False).lock()
+
+
+def add_ablation(config, **fields):
+  """Returns a config with the group of fields `ablation`, some of them set."""
+  with config.unlocked():
+    config.ablation = ablation()
+  config.ablation.update(fields)
+  return config
+
+
+def base_of(config):
+  """The config without its ablation: what every cell of one starts from."""
+  base = config.copy_and_resolve_references()
+  if 'ablation' in base:
+    with base.unlocked():
+      del base['ablation']
+  return base
+
+
 def flatten(config):
   """Returns {dotted field: value} of a config, sorted by field."""
   flat = {}

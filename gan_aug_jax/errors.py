@@ -27,3 +27,7 @@ class CheckpointError(UserError):
 
 class NonFiniteError(UserError):
   """A loss or parameter that became NaN or infinite."""
+
+
+class AblationError(UserError):
+  """An ablation of which some cells failed; the others were trained and reported."""

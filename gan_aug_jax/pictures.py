@@ -3,6 +3,7 @@
 import io
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 import numpy as np
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart.
@@ -120,5 +121,116 @@ def confusion_matrices(class_names, matrices):
         if count:
           color = 'white' if share[i, j] > 0.3 else 'black'
           ax.text(j, i, count, ha='center', va='center', fontsize=6, color=color)
+  figure.tight_layout()
+  return _png(figure)
+
+
+def dots(panels, *, labels, x=None, x_name='', y_name=''):
+  """Points with intervals, in panels side by side, beside the band of a control.
+
+  Args:
+    panels: {title: {'values', 'low', 'high', 'seeds', 'band', 'percent'}}: values and
+      ends of intervals [n]; seeds [n], lists of single values; band (low, mean, high).
+    labels: names [n] of the points.
+    x: their places [n], or None to list them one below the other.
+    x_name: of that axis.
+    y_name: of the values.
+
+  Returns:
+    PNG bytes.
+  """
+  listed = x is None
+  places = -np.arange(len(labels)) if listed else np.asarray(x)
+  height = max(2.6, 0.34 * len(labels) + 1.2) if listed else 3.0
+  figure = Figure(figsize=(3.3 * len(panels) + 1.5 * listed, height))
+  axes = figure.subplots(1, len(panels), squeeze=False, sharey=listed)[0]
+  for ax, (title, panel) in zip(axes, panels.items(), strict=True):
+    values = np.asarray(panel['values'], float)
+    ends = np.stack([panel['low'], panel['high']]).astype(float)
+    reach = np.nan_to_num(np.abs(ends - values))
+    for place, seeds in zip(places, panel.get('seeds', []), strict=False):
+      pair = (seeds, [place] * len(seeds)) if listed else ([place] * len(seeds), seeds)
+      ax.plot(*pair, '.', color='0.55', ms=4, zorder=1)
+    bars = {'xerr' if listed else 'yerr': reach}
+    pair = (values, places) if listed else (places, values)
+    ax.errorbar(*pair, fmt='o', color=_COLORS[0], capsize=3, ms=5, zorder=3, **bars)
+    if band := panel.get('band'):
+      low, mean, high = band
+      span, line = (ax.axvspan, ax.axvline) if listed else (ax.axhspan, ax.axhline)
+      span(low, high, color=_COLORS[3], alpha=0.22, lw=0, zorder=0)
+      line(mean, color=_COLORS[3], lw=1.2, zorder=0)
+    axis = ax.xaxis if listed else ax.yaxis
+    if panel.get('percent', True):
+      axis.set_major_formatter(PercentFormatter(1, decimals=None))
+    (ax.set_xlabel if listed else ax.set_ylabel)(y_name)
+    ax.set_title(title, fontsize=10)
+    if listed:
+      ax.set_yticks(places, labels)
+    else:
+      ax.set_xlabel(x_name)
+    ax.grid(alpha=0.3)
+    ax.spines[['top', 'right']].set_visible(False)
+  figure.tight_layout()
+  return _png(figure)
+
+
+def forest(rows):
+  """Paired differences with their intervals, one below the other, and a line at 0.
+
+  Args:
+    rows: list of (label, {'mean', 'low', 'high', 'verdict', 'differences'}), as shares.
+
+  Returns:
+    PNG bytes; what is above 0 is better than the control.
+  """
+  figure = Figure(figsize=(8, 0.42 * len(rows) + 1.1))
+  ax = figure.subplots()
+  colors = {'helps': _COLORS[4], 'hurts': _COLORS[2]}
+  for i, (_, row) in enumerate(rows):
+    color = colors.get(row.get('verdict'), '0.35')
+    singles = 100 * np.asarray(row['differences'])
+    ax.plot(singles, np.full(len(singles), -i - 0.22), '.', color='0.55', ms=5)
+    if np.isfinite(row['low']):
+      ax.plot([100 * row['low'], 100 * row['high']], [-i, -i], color=color, lw=2)
+    ax.plot(100 * row['mean'], -i, 's', color=color, ms=6)
+  ax.axvline(0, color='0.2', lw=1)
+  ax.set_yticks(-np.arange(len(rows)), [label for label, _ in rows])
+  ax.set_ylim(-len(rows) + 0.3, 0.6)
+  ax.set_xlabel('difference in test accuracy, points')
+  ax.grid(axis='x', alpha=0.3)
+  ax.spines[['top', 'right', 'left']].set_visible(False)
+  figure.tight_layout()
+  return _png(figure)
+
+
+def changes(labels, class_names, differences, *, unit='points of F1', scale=100):
+  """Differences by class, blue above 0 and red below.
+
+  Args:
+    labels: names of the rows.
+    class_names: one a column.
+    differences: [rows, columns].
+    unit: of them times the scale.
+    scale: to show them at.
+
+  Returns:
+    PNG bytes.
+  """
+  values = scale * np.asarray(differences, float)
+  reach = max(0.5, float(np.abs(values).max()))
+  width = max(5.0, 0.55 * len(class_names) + 2.6)
+  figure = Figure(figsize=(width, 0.42 * len(labels) + 1.3))
+  ax = figure.subplots()
+  shown = ax.imshow(values, cmap='RdBu', vmin=-reach, vmax=reach, aspect='auto')
+  long = max(map(len, class_names)) > 3
+  ax.set_xticks(np.arange(len(class_names)), class_names, rotation=90 if long else 0)
+  ax.set_yticks(np.arange(len(labels)), labels)
+  if values.size <= 400:
+    for (i, j), value in np.ndenumerate(values):
+      color = 'white' if abs(value) > 0.6 * reach else 'black'
+      text = f'{value:+.1f}' if scale > 1 else f'{value:+.0f}'
+      if value:
+        ax.text(j, i, text, ha='center', va='center', fontsize=7, color=color)
+  figure.colorbar(shown, ax=ax, label=unit, pad=0.02)
   figure.tight_layout()
   return _png(figure)

@@ -24,8 +24,10 @@ LAYERS = [
   {'gan_training'},
   {'policies'},
   {'arms'},
-  {'experiment', 'rehearsal'},
-  {'scoring'},
+  {'experiment', 'rehearsal', 'ablation', 'together'},
+  {'scoring', 'cells'},
+  {'findings'},
+  {'ablation_report'},
   {'cli'},
   {'__main__'},
 ]

@@ -1,0 +1,471 @@
+"""The report of an ablation: report.html, report.md, cells.csv and summary.json.
+
+Everything is read back from the cells, so it can be made at any time, of whatever is
+finished.
+"""
+
+import csv
+import io
+import itertools
+import json
+import math
+
+import numpy as np
+import rich.console
+import rich.table
+
+from gan_aug_jax import findings, loop, pictures, report
+from gan_aug_jax.errors import CheckpointError
+from gan_aug_jax.progress import format_seconds
+from gan_aug_jax.workdir import read_json
+
+# (field of an arm's row, heading, format)
+_COLUMNS = (
+  ('num_seeds', 'seeds', '{}'),
+  ('mean', 'test accuracy', '{:.2%}'),
+  ('sd', 'sd over seeds', '{:.2%}'),
+  ('val_accuracy', 'val. accuracy', '{:.2%}'),
+  ('eval_precision', 'precision', '{:.4f}'),
+  ('eval_recall', 'recall', '{:.4f}'),
+  ('eval_f1', 'F1', '{:.4f}'),
+  ('eval_worst_recall', 'worst class', '{:.1%}'),
+  ('generalization_gap', 'gap', '{:+.2%}'),
+  ('effective_ratio', 'synthetic', '{:.1%}'),
+  ('num_steps', 'steps', '{:,.0f}'),
+  ('epoch', 'epochs of real', '{:.1f}'),
+  ('step_ms_median', 'ms a step', '{:.1f}'),
+  ('train_seconds', 'training s', '{:.1f}'),
+)
+_ON_TERMINAL = ('seeds', 'test accuracy', 'sd over seeds', 'val. accuracy', 'F1', 'gap')
+_ON_TERMINAL += ('synthetic', 'steps', 'ms a step', 'training s')
+# (field of a cell's arm, its name in cells.csv)
+_CELL_FIELDS = (
+  ('eval_accuracy', 'test_accuracy'),
+  ('val_accuracy', 'val_accuracy'),
+  ('train_accuracy', 'train_accuracy'),
+  ('eval_precision', 'precision'),
+  ('eval_recall', 'recall'),
+  ('eval_f1', 'f1'),
+  ('eval_worst_recall', 'worst_recall'),
+  ('generalization_gap', 'generalization_gap'),
+  ('asked_ratio', 'asked_ratio'),
+  ('effective_ratio', 'effective_ratio'),
+  ('num_steps', 'num_steps'),
+  ('step_ms_median', 'step_ms_median'),
+  ('train_seconds', 'train_seconds'),
+)
+_KINDS = (
+  ('difference', 'at equal steps'),
+  ('exposure', 'at equal exposure'),
+  ('compute', 'at equal operations'),
+)
+_EXPLAINED = (
+  'Intervals in brackets are of 95 %, by paired t over the seeds; the second one '
+  'resamples seeds and test images together. A seed sets the subset, the GAN and the '
+  'classifier, its initialisation and order, the same for every arm. Verdicts are '
+  'adjusted for their number by the procedure of Holm; the smallest effect is what would '
+  'have been found in four of five such ablations. What is best was chosen by validation '
+  'accuracy. Of few seeds the resampled interval is too narrow: go by the '
+  'other.'
+)
+
+
+def write(workdir):
+  """Writes the report of what is finished.
+
+  Returns:
+    (summary, path of report.html).
+
+  Raises:
+    CheckpointError: if no cell is finished, or what is there cannot be read.
+  """
+  plan, finished, failures = findings.read_cells(workdir)
+  if not finished:
+    raise CheckpointError(f'No cell of the ablation in {str(workdir)!r} is finished yet.')
+  summary = findings.summarize(plan, finished, failures)
+  rows = _cell_rows(workdir, plan, finished, failures)
+  loop.write_atomically(workdir / 'summary.json', json.dumps(summary, indent=1))
+  loop.write_atomically(workdir / 'cells.csv', _csv(rows))
+  loop.write_atomically(workdir / 'report.md', _markdown(summary))
+  path = workdir / 'report.html'
+  loop.write_atomically(path, _html(workdir, plan, finished, summary, rows))
+  return summary, path
+
+
+def print_summary(summary, file=None):
+  """Prints the verdicts and the arms."""
+  console = rich.console.Console(file=file)
+  if not console.is_terminal:
+    console.width = 160
+  for setting in summary['settings']:
+    table = rich.table.Table(title=_title(summary, setting))
+    table.add_column('arm', no_wrap=True)
+    shown = [heading in _ON_TERMINAL for _, heading, _ in _COLUMNS]
+    for _, heading, _ in itertools.compress(_COLUMNS, shown):
+      table.add_column(heading, justify='right')
+    for row in setting['arms']:
+      table.add_row(row['name'], *itertools.compress(_cells(row), shown))
+    console.print(table)
+    for _, verdict, sentence in verdicts(setting, summary):
+      console.print(f'{verdict} {sentence}', highlight=False, soft_wrap=True)
+  for line in status(summary):
+    console.print(line, highlight=False, soft_wrap=True)
+
+
+def print_plan(cells, seconds, gans, file=None):
+  """Prints the arms of a plan and how long what is left of them will train.
+
+  Args:
+    cells: from `cells.plan`.
+    seconds: {cell name: seconds} of those that are not finished.
+    gans: {GAN name: seconds} likewise.
+    file: to print to.
+  """
+  console = rich.console.Console(file=file)
+  if not console.is_terminal:
+    console.width = 140
+  table = rich.table.Table(title=f'{len(cells)} cells')
+  for heading in ('setting', 'arm', 'role', 'changes', 'seeds', 'left', 'each'):
+    table.add_column(heading, no_wrap=heading == 'arm')
+  by_arm = {}
+  for cell in cells:
+    by_arm.setdefault(cell.arm.cell(''), []).append(cell)
+  for several in by_arm.values():
+    arm = several[0].arm
+    left = [seconds[cell.name] for cell in several if cell.name in seconds]
+    fields = {f: v for f, v in arm.fields.items() if f != 'arms'}
+    changes = ', '.join(f'{f}={v}' for f, v in fields.items())
+    seeds = ', '.join(str(cell.seed) for cell in several)
+    each = format_seconds(left[0]) if left else 'finished'
+    table.add_row(arm.setting, arm.name, arm.role, changes, seeds, str(len(left)), each)
+  console.print(table)
+  of_cells, of_gans = sum(seconds.values()), sum(gans.values())
+  console.print(
+    f'To train: {len(seconds)} classifiers, {format_seconds(of_cells)}, and {len(gans)} '
+    f'GANs, {format_seconds(of_gans)}; {format_seconds(of_cells + of_gans)} together, by '
+    'a few steps of each, without compilation, evaluation and the choice of checkpoints.',
+    highlight=False,
+    soft_wrap=True,
+  )
+
+
+def status(summary):
+  """Sentences on what is finished, failed and missing."""
+  lines = [f'{summary["num_finished"]} of {summary["num_cells"]} cells are finished.']
+  lines += [f'Failed: {name}: {why}' for name, why in summary['failures'].items()]
+  return lines
+
+
+def _title(summary, setting):
+  return ', '.join(filter(None, (summary['dataset'], setting['name'])))
+
+
+def _cells(row):
+  return [
+    template.format(row[field]) if _known(row.get(field)) else 'n/a'
+    for field, _, template in _COLUMNS
+  ]
+
+
+def _known(value):
+  return value is not None and not math.isnan(value)
+
+
+def _points(row, low='low', high='high'):
+  if not _known(row[low]):
+    return 'no interval from one seed'
+  return f'{100 * row[low]:+.2f} to {100 * row[high]:+.2f}'
+
+
+def _describe(row):
+  """'+0.31 points (+0.02 to +0.60; seeds and images together +0.01 to +0.75)'."""
+  return (
+    f'{100 * row["mean"]:+.2f} points ({_points(row)}; seeds and images together '
+    f'{_points(row, "resampled_low", "resampled_high")})'
+  )
+
+
+def verdicts(setting, summary):
+  """(kind, verdict, sentence) of the best arm and then of every arm."""
+  lines = []
+  if best := setting['best']:
+    fewer = ''
+    if best['control_trials'] < best['trials']:
+      fewer = (
+        ' The control had fewer trials, which favours synthesis: add some as '
+        'ablation.controls.'
+      )
+    lines.append(
+      (
+        best['verdict'],
+        f'The best arm, {best["arm"]}, against the best control, {best["control"]}: '
+        f'{best["verdict"]}.',
+        f'{_describe(best)}. Chosen by validation accuracy from {best["trials"]} arms '
+        f'and {best["control_trials"]} controls.{fewer}{_power(best, summary)}',
+      )
+    )
+  for row in setting['arms']:
+    if row.get('difference'):
+      paired = row['difference']
+      others = [
+        f'{words} ({other["control"]}) {_describe(other)}'
+        for name, words in _KINDS[1:]
+        if (other := row.get(name)) and other['control'] != paired['control']
+      ]
+      beside = f' Beside it: {"; ".join(others)}.' if others else ''
+      lines.append(
+        (
+          paired['verdict'],
+          f'{row["name"]} against {paired["control"]}: {paired["verdict"]}.',
+          f'{_describe(paired)} at equal steps.{beside}{_power(paired, summary)}',
+        )
+      )
+  return lines
+
+
+def _power(row, summary):
+  if row['adjusted_p'] is None:
+    return ''
+  return (
+    f' Adjusted p {row["adjusted_p"]:.2g} of {summary["num_comparisons"]} comparisons '
+    f'over {len(row["seeds"])} seeds; smallest effect that could have been shown '
+    f'{100 * row["detectable"]:.2f} points.'
+  )
+
+
+def _cell_rows(workdir, plan, finished, failures):
+  """A dict for each cell, finished or not."""
+  results = {cell.about['name']: cell for cell in finished}
+  rows = []
+  for about in plan['cells']:
+    name = about['name']
+    row = {'cell': name, 'setting': about['setting'], 'arm': about['arm']}
+    row |= {'seed': about['seed'], 'gan': about['gan']}
+    row['status'] = 'failed' if name in failures else 'missing'
+    values = dict.fromkeys(label for _, label in _CELL_FIELDS)
+    values |= {'changed': '', 'device': '', 'versions': ''}
+    if cell := results.get(name):
+      row['status'] = 'finished'
+      values |= {label: cell.arm[field] for field, label in _CELL_FIELDS}
+      config = read_json(workdir / 'cells' / name / 'config.json', 'config')['config']
+      changed = findings.changed_fields(config, plan['config'])
+      values['changed'] = ', '.join(f'{f}={v}' for f, v in changed.items())
+      values['device'] = cell.arm['device']
+      values['versions'] = ', '.join(f'{p} {v}' for p, v in cell.arm['versions'].items())
+    rows.append(row | values)
+  return rows
+
+
+def _csv(rows):
+  out = io.StringIO()
+  writer = csv.DictWriter(out, rows[0])
+  writer.writeheader()
+  writer.writerows(rows)
+  return out.getvalue()
+
+
+def _markdown(summary):
+  parts = [f'# Does generative augmentation help on {summary["dataset"]}?']
+  for setting in summary['settings']:
+    if setting['name']:
+      parts.append(f'## {setting["name"]}')
+    parts += [
+      f'- **{verdict}** {sentence}' for _, verdict, sentence in verdicts(setting, summary)
+    ]
+    heads = ['arm', *(heading for _, heading, _ in _COLUMNS)]
+    table = [heads, ['---'] * len(heads)]
+    table += [[row['name'], *_cells(row)] for row in setting['arms']]
+    parts.append('\n'.join(f'| {" | ".join(cells)} |' for cells in table))
+  parts += [_EXPLAINED, ' '.join(status(summary))]
+  return '\n\n'.join(parts) + '\n'
+
+
+def _html(workdir, plan, finished, summary, rows):
+  class_names = _class_names(workdir, finished)
+  settings = [
+    {
+      'title': setting['name'],
+      'verdicts': verdicts(setting, summary),
+      'rows': [(row['name'], row['role'], _cells(row)) for row in setting['arms']],
+      'differences': [
+        (row['name'], [_difference(row.get(name)) for name, _ in _KINDS])
+        for row in setting['arms']
+        if row['role'] != 'control'
+      ],
+      'images': report.embed(_pictures(setting, summary, finished, class_names)),
+    }
+    for setting in summary['settings']
+  ]
+  return report.load_template('ablation.html.j2').render(
+    summary=summary,
+    status=status(summary),
+    explained=_EXPLAINED,
+    settings=settings,
+    headings=[heading for _, heading, _ in _COLUMNS],
+    kinds=[words for _, words in _KINDS],
+    gans=_gans(workdir, plan, finished),
+    samples=report.embed(_samples(workdir, plan)),
+    cells=rows,
+    versions=plan['versions'],
+    device=plan['device'],
+    fields=report.changed_fields(plan['config']),
+    seconds=format_seconds(_seconds(finished)),
+  )
+
+
+def _difference(row):
+  """'+0.31 (+0.02 to +0.60) to real_classical'."""
+  if not row:
+    return 'n/a'
+  return f'{100 * row["mean"]:+.2f} ({_points(row)}) to {row["control"]}'
+
+
+def _seconds(finished):
+  """Training of all cells, and of each GAN once."""
+  gans = {cell.about['gan']: cell.gan_seconds for cell in finished}
+  return sum(cell.arm['train_seconds'] for cell in finished) + sum(gans.values())
+
+
+def _class_names(workdir, finished):
+  path = workdir / 'cells' / finished[0].about['name'] / 'config.json'
+  return read_json(path, 'data')['data']['class_names']
+
+
+def _pictures(setting, summary, finished, class_names):
+  rows = [row for row in setting['arms'] if row['num_seeds']]
+  treated = [row for row in rows if row.get('difference')]
+  if not treated:
+    return {}
+  control = next((row for row in rows if row['name'] == summary['control']), None)
+  forest = [
+    (f'{row["name"]} {words.removeprefix("at ")}', row[name])
+    for row in treated
+    for name, words in _KINDS
+    if row.get(name) and (name == 'difference' or _apart(row, name))
+  ]
+  images = {
+    'accuracy': _accuracy(rows, treated, control),
+    'forest': pictures.forest(forest),
+    'cost': _cost(treated),
+    'f1': pictures.changes(
+      [row['name'] for row in treated],
+      class_names,
+      [row['difference']['f1'] for row in treated],
+    ),
+  }
+  if best := setting['best']:
+    images |= _confusions(setting, best, finished, class_names)
+  return images
+
+
+def _apart(row, name):
+  """Whether another control than that of equal steps stands behind a comparison."""
+  return row[name]['control'] != row['difference']['control']
+
+
+def _ratios(treated):
+  """The ratios of arms that differ in nothing else, or None."""
+  others = [
+    {f: v for f, v in row['fields'].items() if f != 'mix.ratio'} for row in treated
+  ]
+  ratios = [row['effective_ratio'] for row in treated]
+  same = all(other == others[0] for other in others) and len(set(ratios)) == len(ratios)
+  return ratios if same and len(ratios) > 1 else None
+
+
+def _accuracy(rows, treated, control):
+  """Accuracy and gap: against the ratio where that is what differs, or of every arm."""
+  ratios = _ratios(treated)
+  shown = treated if ratios else rows
+  panels = {}
+  for title, field in (
+    ('test accuracy', 'accuracy'),
+    ('validation accuracy', 'val_accuracy'),
+    ('generalization gap', 'generalization_gap'),
+  ):
+    spread = field == 'accuracy'
+    values = [row['mean' if spread else field] for row in shown]
+    panel = {
+      'values': values,
+      'low': [row['low'] for row in shown] if spread else values,
+      'high': [row['high'] for row in shown] if spread else values,
+      'seeds': [list(row['accuracy'].values()) for row in shown] if spread else [],
+      'band': None,
+    }
+    if control:
+      mean = control['mean' if spread else field]
+      ends = (control['low'], control['high']) if spread else (mean, mean)
+      panel['band'] = (np.nan_to_num(ends[0], nan=mean), mean)
+      panel['band'] += (np.nan_to_num(ends[1], nan=mean),)
+    panels[title] = panel
+  return pictures.dots(
+    panels, labels=[row['name'] for row in shown], x=ratios, x_name='synthetic images'
+  )
+
+
+def _cost(treated):
+  """How much longer a step takes, and the training with its GAN."""
+  ratios = _ratios(treated)
+  overhead = [row['difference']['overhead'] for row in treated]
+  arms = [row['train_seconds'] for row in treated]
+  panels = {
+    'step time against the control': {'values': overhead},
+    'training of the classifier, s': {'values': arms, 'percent': False},
+    'with the GAN, s': {
+      'values': [row['train_seconds'] + row['gan_seconds'] for row in treated],
+      'percent': False,
+    },
+  }
+  for panel in panels.values():
+    panel['low'] = panel['high'] = panel['values']
+  return pictures.dots(
+    panels, labels=[row['name'] for row in treated], x=ratios, x_name='synthetic images'
+  )
+
+
+def _confusions(setting, best, finished, class_names):
+  """Confusion of the best arm and the best control over all seeds, and the difference."""
+  total = lambda arm: np.sum(
+    [
+      cell.arm['confusion_matrix']
+      for cell in finished
+      if (cell.about['setting'], cell.about['arm']) == (setting['name'], arm)
+      and cell.about['seed'] in best['seeds']
+    ],
+    0,
+  )
+  mine, theirs = total(best['arm']), total(best['control'])
+  matrices = {best['arm']: mine, best['control']: theirs}
+  return {
+    'confusions': pictures.confusion_matrices(class_names, matrices),
+    'confusion_changes': pictures.changes(
+      class_names, class_names, mine - theirs, unit='test images', scale=1
+    ),
+  }
+
+
+def _gans(workdir, plan, finished):
+  """Headings and rows of what the generators were worth when they were chosen."""
+  first = {}
+  for cell in finished:
+    first.setdefault(cell.about['gan'], cell)
+  rows, names = [], []
+  for name, cell in first.items():
+    if not name:
+      continue
+    scores = findings.scores_of(workdir, name)
+    names = names or list(scores)
+    values = [f'{scores.get(field, math.nan):.4g}' for field in names]
+    where = ', '.join(filter(None, (cell.about['setting'], f'seed {cell.about["seed"]}')))
+    rows.append([name, where, *values, f'{cell.gan_seconds:.0f}'])
+  return {'headings': ['GAN', 'of', *names, 'seconds'], 'rows': rows}
+
+
+def _samples(workdir, plan):
+  """{setting: PNG} of the first GAN of each setting that has one, three at the most."""
+  found = {}
+  for about in plan['cells']:
+    path = workdir / 'gans' / about['gan'] / 'gan' / 'samples.png'
+    if about['gan'] and about['setting'] not in found and path.exists():
+      found[about['setting']] = path.read_bytes()
+  return dict(list(found.items())[:3])

@@ -1,0 +1,384 @@
+"""Runs the cells of an ablation, each once, however many workers share the workdir.
+
+WORKDIR/
+  ablation.json       the config, the arms and the seeds
+  cells/NAME/         a run of one arm: config.json, arms/, results.json; or failed.json
+  gans/FINGERPRINT/   the GANs that cells share: config.json, gan/
+  locks/              what a worker is at; given up with its process, however that ends
+"""
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+import re
+import tempfile
+import time
+
+import filelock
+
+from gan_aug_jax import (
+  ablation,
+  config as config_lib,
+  experiment,
+  gan_training,
+  loop,
+  rehearsal,
+  signals,
+  together,
+  workdir as workdir_lib,
+)
+from gan_aug_jax.errors import CheckpointError, UserError
+from gan_aug_jax.workdir import Session, read_result
+
+_WAIT_SECONDS = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """One classifier to train.
+
+  Attributes:
+    name: unique in the ablation, and of its directory.
+    arm: an `ablation.Arm`.
+    seed: of everything random.
+    config: of its run.
+    gan: name of the GAN that it draws from, a fingerprint of what one hangs on; or ''.
+    gan_config: of that, or None.
+  """
+
+  name: str
+  arm: ablation.Arm
+  seed: int
+  config: object
+  gan: str = ''
+  gan_config: object = None
+
+  @property
+  def kind(self):
+    """What `config.ARMS` calls its arm."""
+    return self.config.arms[0]
+
+
+def list_cells(config, arms):
+  """The cells of an ablation, seed by seed, so that whole seeds are finished first.
+
+  Args:
+    config: with its ablation.
+    arms: from `ablation.arms_of`.
+  """
+  base, cells = config_lib.base_of(config), []
+  for seed in config.ablation.seeds:
+    for arm in arms:
+      of_cell = ablation.config_of(base, arm, seed)
+      name = re.sub(r'[^\w.,+=-]+', '-', arm.cell(seed))
+      gan = _gan_of(base, of_cell) if config_lib.needs_generator(of_cell) else ()
+      cells.append(Cell(name, arm, seed, of_cell, *gan))
+  return cells
+
+
+def _gan_of(base, config):
+  """Name and config of a cell's GAN; what arms may change is as in the base."""
+  shared = config.copy_and_resolve_references()
+  fields = config_lib.flatten(base)
+  of_arms = {f: v for f, v in fields.items() if f.startswith(workdir_lib.ARM_FIELDS)}
+  seeds = {f'{part}.seed': config_lib.seed_of(config, part) for part in ('data', 'gan')}
+  # The probes that choose a checkpoint have the GAN's seed: they belong to it.
+  seeds |= {'classifier.seed': seeds['gan.seed'], 'seed': 0}
+  shared.update_from_flattened_dict({**of_arms, **seeds})
+  content = json.dumps(workdir_lib.fixed_fields(shared), sort_keys=True)
+  return hashlib.sha256(content.encode()).hexdigest()[:16], shared
+
+
+@functools.lru_cache(maxsize=2)
+def _load(fields):
+  config = config_lib.default()
+  config.update_from_flattened_dict(dict(fields))
+  return experiment.load_data(config)
+
+
+def load_data(config):
+  """As `experiment.load_data`, and keeps the last ones."""
+  fields = {f: v for f, v in config_lib.flatten(config).items() if f.startswith('data.')}
+  fields['data.seed'] = config_lib.seed_of(config, 'data')
+  return _load(tuple(fields.items()))
+
+
+def plan(config, workdir, layout):
+  """The cells of an ablation, checked against what the workdir holds.
+
+  Args:
+    config: with its ablation.
+    workdir: pathlib.Path.
+    layout: where cells will run.
+
+  Raises:
+    ConfigError: see `ablation.arms_of`.
+    CheckpointError: if a cell of another config is there.
+  """
+
+  def operations_of(config):
+    with tempfile.TemporaryDirectory() as scratch:
+      return _operations(Session(config, pathlib.Path(scratch), layout, quiet=True))
+
+  size_of = lambda config: len(load_data(config).train)
+  cells = list_cells(config, ablation.arms_of(config, size_of, operations_of))
+  for cell in cells:
+    workdir_lib.check_config(Session(cell.config, workdir / 'cells' / cell.name, layout))
+  return cells
+
+
+def _operations(session):
+  dataset, config = load_data(session.config), session.config
+  config.sampler.teacher_steps = 1
+  gan = rehearsal.rehearse_gan(session, dataset)
+  kind = config.arms[0]
+  fused, real = (
+    rehearsal.rehearse_arm(session, dataset, name, num_steps=1000).operations()
+    for name in (kind, kind.replace('augmented', 'real'))
+  )
+  num_steps = config_lib.num_steps_of(config, 'gan', len(dataset.train))
+  return {'gan': num_steps * gan.operations(), 'step': fused, 'real_step': real}
+
+
+def write_plan(config, cells, workdir, layout):
+  """Writes ablation.json, what a report needs to know of cells that are not there yet."""
+  arms = list(dict.fromkeys(cell.arm.cell('') for cell in cells))
+  by_name = {cell.arm.cell(''): dataclasses.asdict(cell.arm) for cell in cells}
+  content = {
+    'config': config_lib.base_of(config).to_dict(),
+    'ablation': config.ablation.to_dict(),
+    'arms': [by_name[name] for name in arms],
+    'cells': [
+      {'name': cell.name, 'arm': cell.arm.name, 'setting': cell.arm.setting}
+      | {'seed': cell.seed, 'kind': cell.kind, 'gan': cell.gan}
+      for cell in cells
+    ],
+    'versions': workdir_lib.versions(),
+    'device': workdir_lib.describe_devices(layout),
+  }
+  workdir_lib.write(workdir / 'ablation.json', json.dumps(content, indent=1))
+
+
+def units_of(cells, together):
+  """Groups cells to what is trained at a time: each alone, or all seeds of an arm."""
+  units = {}
+  for cell in cells:
+    units.setdefault(cell.arm.cell('') if together else cell.name, []).append(cell)
+  return list(units.values())
+
+
+def run(units, workdir, layout, say=print):
+  """Runs cells until each is finished or failed, here or by another worker.
+
+  Args:
+    units: from `units_of`, all of them or those of a shard.
+    workdir: pathlib.Path.
+    layout: where they run.
+    say: prints a line.
+
+  Returns:
+    {name: why} of the cells that failed.
+
+  Raises:
+    signals.Interrupted: with the state saved.
+  """
+  waiting, idle, broken = collections.deque(units), 0, {}
+  while waiting:
+    unit = waiting.popleft()
+    if _attempt(unit, workdir, layout, broken, say):
+      idle = 0
+      continue
+    # Another worker is at it, or at its GAN.
+    waiting.append(unit)
+    idle += 1
+    if idle >= len(waiting):
+      time.sleep(_WAIT_SECONDS)
+      signals.check()
+      idle = 0
+  failures = {cell.name: failure(workdir, cell.name) for unit in units for cell in unit}
+  return {name: why for name, why in failures.items() if why}
+
+
+def is_finished(workdir, cell):
+  """Whether the results of a cell, or of its dict in ablation.json, are there."""
+  directory, kind = workdir / 'cells' / cell['name'], cell['kind']
+  results = read_result(directory / 'results.json')
+  written = (directory / 'arms' / kind / 'predictions.npz').exists()
+  return bool(written and results and kind in results.get('arms', {}))
+
+
+def are_over(workdir, cells):
+  """Whether every cell is finished or failed."""
+  return all(
+    is_finished(workdir, _about(cell)) or failure(workdir, cell.name) for cell in cells
+  )
+
+
+def failure(workdir, name):
+  """Why a cell failed, or ''."""
+  return (read_result(_failure_path(workdir, name)) or {}).get('why', '')
+
+
+def _failure_path(workdir, name):
+  return workdir / 'cells' / name / 'failed.json'
+
+
+def _about(cell):
+  return {'name': cell.name, 'kind': cell.kind}
+
+
+def _attempt(unit, workdir, layout, broken, say):
+  """Runs what is left of a unit; False where another worker holds a part of it."""
+  left = lambda: [cell for cell in unit if not is_finished(workdir, _about(cell))]
+  with contextlib.ExitStack() as claims:
+    for cell in left():
+      if not claims.enter_context(_claim(workdir / 'locks' / f'{cell.name}.lock')):
+        return False
+    members = []
+    for cell in left():  # others may have finished some before they were ours
+      say(f'Cell {cell.name}')
+      _failure_path(workdir, cell.name).unlink(missing_ok=True)
+      with _noted(workdir, cell):
+        member = _member(cell, workdir, layout, broken)
+        if member is None:
+          return False
+        members.append((cell, member))
+    _train(members, workdir, say)
+  return True
+
+
+def _member(cell, workdir, layout, broken):
+  """A cell with its data and generator; None while another worker trains its GAN."""
+  session = Session(cell.config, workdir / 'cells' / cell.name, layout)
+  dataset, generator = load_data(cell.config), None
+  workdir_lib.claim(session, dataset)
+  if cell.gan_config is not None:
+    generator = _generator(cell, workdir, layout, dataset, broken)
+    if generator is None:
+      return None
+  return together.Member(session, dataset, generator)
+
+
+def _train(members, workdir, say):
+  """Trains cells in one program, if they are several, and then what is left alone."""
+  sizes = {len(member.dataset.train) for _, member in members}
+  if len(members) > 1 and len(sizes) == 1:
+    names = json.dumps([cell.name for cell, _ in members])
+    directory = workdir / 'together' / hashlib.sha256(names.encode()).hexdigest()[:16]
+    try:
+      together.train([member for _, member in members], members[0][0].kind, directory)
+    except signals.Interrupted:
+      raise
+    except Exception as error:  # of one of them, or memory that is short for all
+      say(f'Together they failed ({error}); each is trained alone.')
+  for cell, member in members:
+    with _noted(workdir, cell):
+      experiment.train_arms(member.session, member.dataset, member.generator)
+
+
+@contextlib.contextmanager
+def _noted(workdir, cell):
+  """Notes what befalls a cell, so that the others go on."""
+  try:
+    yield
+  except signals.Interrupted:
+    raise
+  except Exception as error:
+    kind = '' if isinstance(error, UserError) else f'{type(error).__name__}: '
+    content = json.dumps({'why': f'{kind}{error}'})
+    loop.write_atomically(_failure_path(workdir, cell.name), content)
+
+
+def _generator(cell, workdir, layout, dataset, broken):
+  """The cell's generator, trained here if it is missing; None while another trains it."""
+  directory = workdir / 'gans' / cell.gan
+  session = Session(cell.gan_config, directory, layout)
+  if cell.gan in broken:
+    raise CheckpointError(broken[cell.gan])
+  if (directory / 'gan' / 'result.json').exists():
+    with contextlib.suppress(CheckpointError):
+      return gan_training.load_generator(session, workdir_lib.describe_data(dataset))
+  with _claim(workdir / 'locks' / f'gan-{cell.gan}.lock') as ours:
+    if not ours:
+      return None
+    workdir_lib.claim(session, dataset)
+    try:
+      return gan_training.train_gan(session, dataset)
+    except signals.Interrupted:
+      raise
+    except UserError as error:  # and it would befall every cell that draws from it
+      broken[cell.gan] = f'Its GAN ({cell.gan}) failed: {error}'
+      raise CheckpointError(broken[cell.gan]) from error
+
+
+@contextlib.contextmanager
+def _claim(path):
+  """Yields whether something is ours to do: a lock that goes with the process."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  lock = filelock.FileLock(path)
+  try:
+    lock.acquire(blocking=False)
+  except filelock.Timeout:
+    yield False
+    return
+  except (OSError, NotImplementedError) as error:
+    raise CheckpointError(
+      f'{str(path.parent)!r} is on a file system without locks ({error}); choose another '
+      '--workdir.'
+    ) from None
+  try:
+    yield True
+  finally:
+    lock.release()
+
+
+def estimate(cells, workdir, layout, num_steps=10):
+  """Seconds that cells and GANs that are not finished will train, by a few steps of each.
+
+  Args:
+    cells: from `plan`.
+    workdir: pathlib.Path.
+    layout: where they will run.
+    num_steps: to measure of each kind of step.
+
+  Returns:
+    ({cell name: seconds}, {GAN name: seconds}), without compilation, evaluation and the
+    choice of checkpoints.
+  """
+  measured, seconds, gans = {}, {}, {}
+
+  def once(key, make):
+    if key not in measured:
+      measured[key] = make().seconds(num_steps)
+    return measured[key]
+
+  with tempfile.TemporaryDirectory() as scratch:
+    for cell in cells:
+      if is_finished(workdir, _about(cell)):
+        continue
+      dataset, config = load_data(cell.config), cell.config.copy_and_resolve_references()
+      steps = experiment.num_steps_of(config, dataset, cell.kind)
+      config.sampler.teacher_steps = 1
+      session = Session(config, pathlib.Path(scratch), layout, quiet=True)
+      fields = {**cell.arm.fields, 'classifier.num_steps': 0}
+      each = once(
+        json.dumps(fields, sort_keys=True),
+        functools.partial(
+          rehearsal.rehearse_arm, session, dataset, cell.kind, num_steps=steps
+        ),
+      )
+      seconds[cell.name] = steps * each
+      if cell.gan and cell.gan not in gans:
+        if (workdir / 'gans' / cell.gan / 'gan' / 'result.json').exists():
+          continue
+        of_gan = dataclasses.replace(session, config=cell.gan_config)
+        fields = config_lib.flatten(cell.gan_config)
+        key = tuple(item for item in fields.items() if not item[0].endswith('seed'))
+        each = once(key, functools.partial(rehearsal.rehearse_gan, of_gan, dataset))
+        steps = config_lib.num_steps_of(cell.gan_config, 'gan', len(dataset.train))
+        gans[cell.gan] = steps * each
+  return seconds, gans

@@ -1,0 +1,244 @@
+"""What an ablation showed: the numbers behind its report, from the files of its cells.
+
+Everything that is chosen (the best arm, the best control) is chosen by validation
+accuracy. Test images are looked at once a cell, when it is trained.
+"""
+
+import dataclasses
+import zipfile
+
+import numpy as np
+
+from gan_aug_jax import cells as cells_lib, config as config_lib, statistics
+from gan_aug_jax.errors import CheckpointError
+from gan_aug_jax.workdir import read_json, read_result
+
+# What a row of an arm averages over its seeds.
+_MEANS = ('val_accuracy', 'eval_f1', 'eval_precision', 'eval_recall', 'eval_loss')
+_MEANS += ('eval_worst_recall', 'generalization_gap', 'effective_ratio', 'asked_ratio')
+_MEANS += ('step_ms_median', 'train_seconds', 'num_steps', 'epoch')
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+  """A cell that was read.
+
+  Attributes:
+    about: its entry of ablation.json.
+    results: content of results.json.
+    right: bool [num_test], which test images it got right.
+    gan_seconds: that its GAN took, with its compilation and choice.
+  """
+
+  about: dict
+  results: dict
+  right: np.ndarray
+  gan_seconds: float
+
+  @property
+  def arm(self):
+    return self.results['arms'][self.about['kind']]
+
+
+def read_cells(workdir):
+  """Reads an ablation's workdir.
+
+  Returns:
+    (content of ablation.json, [Finished], {cell name: why it failed}).
+
+  Raises:
+    CheckpointError: if ablation.json, or what a finished cell wrote, cannot be read.
+  """
+  plan = read_json(workdir / 'ablation.json', 'config', 'ablation', 'arms', 'cells')
+  finished, failures = [], {}
+  for about in plan['cells']:
+    if cells_lib.is_finished(workdir, about):
+      finished.append(_read_cell(workdir, about))
+    elif why := cells_lib.failure(workdir, about['name']):
+      failures[about['name']] = why
+  return plan, finished, failures
+
+
+def _read_cell(workdir, about):
+  directory = workdir / 'cells' / about['name']
+  results = read_json(directory / 'results.json', 'arms')
+  path = directory / 'arms' / about['kind'] / 'predictions.npz'
+  try:
+    with np.load(path) as saved:
+      right = saved['test_predictions'] == saved['test_labels']
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    raise CheckpointError(
+      f'{str(path)!r} is damaged; move {str(directory)!r} away and run again.'
+    ) from None
+  gan = results['gan']
+  seconds = sum(gan.get(f'{part}_seconds', 0) for part in ('train', 'compile', 'eval'))
+  return Finished(about, results, right, seconds)
+
+
+def summarize(plan, finished, failures):
+  """The findings of an ablation.
+
+  Args:
+    plan: content of ablation.json.
+    finished: [Finished].
+    failures: {cell name: why}.
+
+  Returns:
+    A JSON-serialisable dict: 'settings', a list of {'name', 'arms', 'best'}; an arm has
+    what its seeds gave and, if it is no control, 'difference' to the control of as many
+    steps, 'exposure' and 'compute' to the controls of as many real images and
+    operations; 'best' compares the best arm with the best control.
+  """
+  by_arm = {}
+  for cell in finished:
+    key = cell.about['setting'], cell.about['arm']
+    by_arm.setdefault(key, {})[cell.about['seed']] = cell
+  settings = {}
+  for arm in plan['arms']:
+    settings.setdefault(arm['setting'], []).append(arm)
+  found = []
+  for name, arms in settings.items():
+    of_arm = lambda arm, name=name: by_arm.get((name, arm), {})
+    rows = [_row(arm, of_arm) for arm in arms]
+    found.append({'name': name, 'arms': rows, 'best': _best(rows, of_arm)})
+  _decide(found)
+  names = {about['name'] for about in plan['cells']}
+  done = {cell.about['name'] for cell in finished}
+  return {
+    'dataset': finished[0].results['dataset'] if finished else '',
+    'seeds': sorted({about['seed'] for about in plan['cells']}),
+    'control': plan['ablation']['control'],
+    'num_cells': len(names),
+    'num_finished': len(done),
+    'missing': sorted(names - done - set(failures)),
+    'failures': failures,
+    'num_comparisons': sum(1 for _ in _compared(found)),
+    'settings': found,
+  }
+
+
+def _row(arm, of_arm):
+  """What the seeds of an arm gave, and how it differs from its controls."""
+  cells = of_arm(arm['name'])
+  accuracies = {seed: cell.arm['eval_accuracy'] for seed, cell in cells.items()}
+  row = {'name': arm['name'], 'role': arm['role'], 'fields': arm['fields']}
+  row |= {'accuracy': accuracies, 'num_seeds': len(cells)}
+  if not cells:
+    return row
+  row |= {field: _mean(cell.arm[field] for cell in cells.values()) for field in _MEANS}
+  row['gan_seconds'] = _mean(cell.gan_seconds for cell in cells.values())
+  f1 = [cell.arm['per_class']['f1'] for cell in cells.values()]
+  row['f1'] = np.mean(f1, 0).tolist()
+  row |= _spread(list(accuracies.values()))
+  if arm['role'] == 'control':
+    return row
+  for name, control in (
+    ('difference', 'same_steps'),
+    ('exposure', 'same_exposure'),
+    ('compute', 'same_compute'),
+  ):
+    if arm[control]:
+      row[name] = _compare(cells, of_arm(arm[control]), arm[control])
+  return row
+
+
+def _mean(values):
+  return float(np.mean(list(values)))
+
+
+def _spread(values):
+  """Mean, standard deviation and t-interval over seeds."""
+  about = statistics.paired_t(values)
+  return {name: about[name] for name in ('mean', 'sd', 'low', 'high')}
+
+
+def _compare(treatment, control, name):
+  """Differences of test accuracy over the seeds that both have; None with no seed."""
+  seeds = sorted(set(treatment) & set(control))
+  if not seeds:
+    return None
+  pairs = [(treatment[seed], control[seed]) for seed in seeds]
+  differences = [
+    mine.arm['eval_accuracy'] - theirs.arm['eval_accuracy'] for mine, theirs in pairs
+  ]
+  right = [np.stack([pair[i].right for pair in pairs]) for i in (0, 1)]
+  low, high = statistics.resample(*right)
+  f1 = [
+    np.subtract(mine.arm['per_class']['f1'], theirs.arm['per_class']['f1'])
+    for mine, theirs in pairs
+  ]
+  slower = [
+    mine.arm['step_ms_median'] / theirs.arm['step_ms_median'] - 1
+    for mine, theirs in pairs
+  ]
+  return {
+    'control': name,
+    'seeds': seeds,
+    'differences': differences,
+    **statistics.paired_t(differences),
+    'resampled_low': low,
+    'resampled_high': high,
+    'f1': np.mean(f1, 0).tolist(),
+    'overhead': float(np.median(slower)),
+  }
+
+
+def _best(rows, of_arm):
+  """The best treatment against the best control, both by validation accuracy."""
+  kinds = {}
+  for role in ('treatment', 'control'):
+    rated = [row for row in rows if row['role'] == role and row['num_seeds']]
+    if not rated:
+      return None
+    # Of arms with fewer seeds, a lucky one could win.
+    most = max(row['num_seeds'] for row in rated)
+    rated = [row for row in rated if row['num_seeds'] == most]
+    kinds[role] = max(rated, key=lambda row: row['val_accuracy'])['name'], len(rated)
+  (best, trials), (control, control_trials) = kinds['treatment'], kinds['control']
+  compared = _compare(of_arm(best), of_arm(control), control)
+  return compared and compared | {
+    'arm': best,
+    'trials': trials,
+    'control_trials': control_trials,
+  }
+
+
+def _compared(settings):
+  """Every comparison that gets a verdict."""
+  for setting in settings:
+    rows = [row['difference'] for row in setting['arms'] if row.get('difference')]
+    yield from rows
+    if setting['best']:
+      yield setting['best']
+
+
+def _decide(settings):
+  """Adds verdicts, adjusted for how many there are."""
+  compared = list(_compared(settings))
+  known = [row for row in compared if len(row['seeds']) >= 2]
+  adjusted = statistics.holm([row['p'] for row in known])
+  for row in compared:
+    row['adjusted_p'] = None
+  for row, p in zip(known, adjusted, strict=True):
+    row['adjusted_p'] = float(p)
+  for row in compared:
+    num_seeds = len(row['seeds'])
+    row['verdict'] = statistics.verdict(row['mean'], row['adjusted_p'], num_seeds)
+    row['detectable'] = statistics.detectable(row['sd'], num_seeds, len(compared))
+
+
+def changed_fields(cell_config, base):
+  """{field: value} in which a cell's saved config differs from the ablation's base."""
+  restore = lambda values: config_lib.flatten(config_lib.from_dict(values))
+  mine, theirs = restore(cell_config), restore(base)
+  return {f: v for f, v in mine.items() if v != theirs[f] and f != 'duration'}
+
+
+def scores_of(workdir, name):
+  """What was measured of a GAN of the ablation when its checkpoint was chosen, or {}."""
+  directory = workdir / 'gans' / name / 'gan'
+  result = read_result(directory / 'result.json') or {}
+  chosen = [
+    row for row in result.get('candidates', []) if row['step'] == result['chosen_step']
+  ]
+  return chosen[0] if chosen else {}

@@ -1,0 +1,375 @@
+"""Ablations: what they compare, how cells are shared out, what is concluded."""
+
+import csv
+import html.parser
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from gan_aug_jax import ablation, cells, cli, config, data, experiment, findings
+from gan_aug_jax.errors import ConfigError, NonFiniteError
+from tests import test_run
+
+ROOT = pathlib.Path(__file__).parent.parent
+SIZE = 640
+ABLATION = """
+  config.ablation.seeds = (0, 1, 2)
+  config.ablation.arms = {'few': {'mix.ratio': 0.25}}
+"""
+
+
+def _config(**fields):
+  return config.add_ablation(config.default(), **fields)
+
+
+def _arms(changed, **operations):
+  return ablation.arms_of(changed, lambda _: SIZE, lambda _: operations)
+
+
+def _named(arms):
+  return {arm.name: arm for arm in arms}
+
+
+def test_controls_are_always_there():
+  fields = _config(arms={'half': {'mix.ratio': 0.5}})
+  fields.classifier.num_steps = 100
+  arms = _named(_arms(fields))
+  assert [arm.role for arm in arms.values()] == ['control'] * 3 + ['treatment']
+  assert {'real_only', 'real_classical'} <= set(arms)
+  half = arms['half']
+  assert half.same_steps == 'real_classical'
+  # Half of each of 100 batches is real: as many images as 50 whole ones.
+  exposure = arms[half.same_exposure]
+  assert exposure.fields == {'arms': ('real_classical',), 'classifier.num_steps': 50}
+
+
+def test_an_arm_that_takes_more_steps_has_a_control_that_does():
+  fields = _config(arms={'longer': {'classifier.budget': 'exposure', 'mix.ratio': 0.5}})
+  fields.classifier.num_steps = 100
+  arms = _named(_arms(fields))
+  longer = arms['longer']
+  assert arms[longer.same_steps].fields['classifier.num_steps'] == 200
+  assert longer.same_exposure == 'real_classical'
+
+
+def test_equal_compute_counts_the_gan():
+  fields = _config(arms={'half': {'mix.ratio': 0.5}}, equal_compute=True)
+  fields.classifier.num_steps = 100
+  arms = _named(_arms(fields, gan=600.0, step=11.0, real_step=10.0))
+  control = arms[arms['half'].same_compute]
+  assert control.fields['classifier.num_steps'] == (600 + 100 * 11) / 10
+
+
+def test_grid_repeats_the_controls_but_not_for_what_they_do_not_hang_on():
+  fields = _config(grid={'data.per_class': (10, 20), 'mix.mode': ('replace', 'add')})
+  arms = _arms(fields)
+  controls = [arm for arm in arms if arm.name == 'real_classical']
+  assert len({arm.setting for arm in arms}) == 4
+  assert [arm.fields['data.per_class'] for arm in controls] == [10, 10, 20, 20]
+  assert not any('mix.mode' in arm.fields for arm in controls)
+  listed = cells.list_cells(fields, arms)
+  assert len(listed) == len({cell.name for cell in listed}) == 5 * len(arms)
+
+
+def test_cells_share_a_gan_unless_it_would_be_another():
+  arms = {
+    'few': {'mix.ratio': 0.1},
+    'hard': {'sampler.candidates': 4, 'augment.crop': 2},
+    'wide': {'gan.width': 16},
+  }
+  fields = _config(arms=arms, seeds=(0, 1), placebos=('noise',))
+  listed = cells.list_cells(fields, _arms(fields))
+  gans = {(cell.arm.name, cell.seed): cell.gan for cell in listed}
+  for seed in (0, 1):
+    assert gans['few', seed] == gans['hard', seed] == gans['noise', seed] != ''
+    assert gans['wide', seed] != gans['few', seed]
+    assert gans['real_only', seed] == ''
+  assert gans['few', 0] != gans['few', 1]
+  few = next(cell for cell in listed if cell.arm.name == 'few' and cell.seed == 1)
+  seeds = [config.seed_of(few.gan_config, part) for part in ('data', 'gan')]
+  assert seeds == [1, 1] and few.config.seed == 1
+
+
+@pytest.mark.parametrize(
+  ('fields', 'named'),
+  [
+    ({'seeds': ()}, 'ablation.seeds'),
+    ({'seeds': (1, 1)}, 'ablation.seeds'),
+    ({'seeds': (-1,)}, 'ablation.seeds'),
+    ({'control': 'augmented'}, 'ablation.control'),
+    ({'placebos': ('sugar',)}, 'ablation.placebos'),
+    ({'arms': {'a b': {}}}, "ablation.arms['a b']"),
+    ({'arms': {'real_only': {}}}, 'another arm'),
+    ({'arms': {'a': {'mix.raito': 0.1}}}, 'mix.raito'),
+    ({'arms': {'a': {'mix.ratio': 'much'}}}, 'mix.ratio'),
+    ({'arms': {'a': {'mix.ratio': 1.5}}}, 'mix.ratio'),
+    ({'arms': {'a': {'data.per_class': 5}}}, 'data.per_class'),
+    ({'arms': {'a': {'classifier.width': 5}}}, 'classifier.width'),
+    ({'controls': {'a': {'mix.ratio': 0.1}}}, 'mix.ratio'),
+    ({'grid': {'seed': (1, 2)}}, 'ablation.seeds'),
+    ({'grid': {'data.per_class': 5}}, 'tuple'),
+    ({'grid': {'data.per_class': (1,)}}, 'data.per_class'),
+    (
+      {'vmap_seeds': True, 'arms': {'a': {'sampler.refresh_every': 2}}},
+      'refresh_every',
+    ),
+  ],
+)
+def test_what_cannot_work_is_refused_in_a_sentence(fields, named):
+  with pytest.raises(ConfigError) as caught:
+    _arms(_config(**fields))
+  assert named in str(caught.value) and '\n' not in str(caught.value)
+
+
+# A worker whose trainings only leave a mark, so that many can be watched in a second.
+WORKER = """
+import json, os, pathlib, sys, time
+from gan_aug_jax import cells, config, experiment
+from tests import test_ablation
+
+workdir, pause = pathlib.Path(sys.argv[1]), float(sys.argv[2])
+
+def train_arms(session, dataset, generator):
+  name = session.workdir.name
+  with open(workdir / 'log', 'a') as log:
+    log.write(f'{name}\\n')
+  time.sleep(pause)
+  directory = session.path('arms', session.config.arms[0])
+  directory.mkdir(parents=True)
+  (directory / 'predictions.npz').touch()
+  results = json.dumps({'arms': {session.config.arms[0]: {}}})
+  session.path('results.json').write_text(results)
+
+experiment.train_arms = train_arms
+cells.load_data = lambda config: type('Data', (), {'train': [0]})
+cells.workdir_lib.claim = lambda session, dataset: None
+cells._generator = lambda *_: object()
+cells.run(test_ablation.units_to_share(), workdir, None, say=print)
+"""
+
+
+def units_to_share():
+  fields = _config(seeds=tuple(range(4)), arms={'few': {'mix.ratio': 0.1}})
+  return cells.units_of(cells.list_cells(fields, _arms(fields)), together=False)
+
+
+def _start_worker(workdir, pause=0.02):
+  command = [sys.executable, '-c', WORKER, str(workdir), str(pause)]
+  return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
+def test_three_workers_train_each_cell_once_and_a_killed_one_gives_its_claim_up(tmp_path):
+  names = sorted(cell.name for unit in units_to_share() for cell in unit)
+  killed = _start_worker(tmp_path, pause=600)
+  while not (tmp_path / 'log').exists():
+    time.sleep(0.02)
+  # All three are given all cells: the hardest case.
+  workers = [_start_worker(tmp_path) for _ in range(3)]
+  while len((tmp_path / 'log').read_text().split()) < 3:
+    time.sleep(0.02)
+  os.kill(killed.pid, signal.SIGKILL)
+  assert [worker.wait(60) for worker in workers] == [0, 0, 0]
+  begun = (tmp_path / 'log').read_text().split()
+  assert sorted(begun[1:]) == names  # the killed one's cell was begun twice
+  assert begun[0] in begun[1:]
+
+
+def test_a_failed_cell_is_noted_and_the_others_go_on(tmp_path, monkeypatch):
+  trained = []
+
+  def train_arms(session, dataset, generator):
+    trained.append(session.workdir.name)
+    if 'seed=1' in session.workdir.name:
+      raise NonFiniteError('loss is nan at step 3')
+
+  monkeypatch.setattr(experiment, 'train_arms', train_arms)
+  monkeypatch.setattr(cells, 'load_data', lambda _: type('Data', (), {'train': [0]}))
+  monkeypatch.setattr(cells.workdir_lib, 'claim', lambda *_: None)
+  monkeypatch.setattr(cells, '_generator', lambda *_: object())
+  units = units_to_share()
+  failures = cells.run(units, tmp_path, None, say=lambda _: None)
+  assert len(trained) == len(units)
+  assert set(failures) == {cell.name for (cell,) in units if cell.seed == 1}
+  assert set(failures.values()) == {'loss is nan at step 3'}
+
+
+def _finished(arm, kind, seed, *, val, right):
+  scores = dict.fromkeys(findings._MEANS, 0.0)
+  scores |= {'val_accuracy': val, 'eval_accuracy': float(np.mean(right))}
+  scores |= {'step_ms_median': 10.0, 'per_class': {'f1': [0.5, 0.5]}}
+  results = {'dataset': 'toy', 'gan': {}, 'arms': {kind: scores}}
+  about = {'name': f'{arm},{seed}', 'setting': '', 'arm': arm, 'seed': seed, 'kind': kind}
+  return findings.Finished(about | {'gan': ''}, results, right, 0.0)
+
+
+def _summary(accuracies, seeds):
+  """Of arms {name: (role, validation accuracy, [test accuracy of each seed])}."""
+  arms, finished = [], []
+  for name, (role, val, tests) in accuracies.items():
+    arm = {'setting': '', 'name': name, 'role': role, 'fields': {}}
+    controls = {'same_steps': 'base', 'same_exposure': '', 'same_compute': ''}
+    arms.append(arm | (controls if role != 'control' else {}))
+    kind = 'real_only' if role == 'control' else 'augmented'
+    for seed in range(seeds):
+      right = np.arange(1000) < round(1000 * tests[seed])
+      finished.append(_finished(name, kind, seed, val=val, right=right))
+  plan = {'ablation': {'control': 'base'}, 'arms': arms}
+  plan['cells'] = [cell.about for cell in finished] + [{'name': 'late', 'seed': 9}]
+  return findings.summarize(plan, finished, {'broken': 'why'})
+
+
+def test_findings_choose_by_validation_and_decide_by_paired_differences():
+  base = np.array([0.80, 0.84, 0.78, 0.82, 0.81])
+  summary = _summary(
+    {
+      'base': ('control', 0.7, base),
+      'other': ('control', 0.8, base - 0.002),
+      # Seeds differ by far more than arms do: only paired can this be seen.
+      'good': ('treatment', 0.9, np.add(base, [0.010, 0.012, 0.009, 0.011, 0.010])),
+      'lucky': ('treatment', 0.6, np.add(base, [0.09, -0.05, 0.08, -0.02, 0.03])),
+    },
+    seeds=5,
+  )
+  (setting,) = summary['settings']
+  rows = {row['name']: row for row in setting['arms']}
+  good, lucky = rows['good']['difference'], rows['lucky']['difference']
+  assert good['mean'] == pytest.approx(0.0104) and good['verdict'] == 'helps'
+  assert lucky['mean'] > good['mean'] and lucky['verdict'] == 'no difference shown'
+  assert good['adjusted_p'] > good['p']
+  best = setting['best']
+  assert (best['arm'], best['control']) == ('good', 'other')
+  assert (best['trials'], best['control_trials']) == (2, 2)
+  assert summary['num_comparisons'] == 3
+  assert summary['missing'] == ['late'] and summary['failures'] == {'broken': 'why'}
+
+
+def test_two_seeds_are_not_enough_for_a_verdict():
+  accuracies = {'base': ('control', 0.7, [0.5, 0.5]), 'x': ('treatment', 0.9, [0.9, 0.9])}
+  for seeds in (1, 2):
+    (setting,) = _summary(accuracies, seeds)['settings']
+    assert setting['best']['verdict'] == 'not enough seeds for a verdict'
+
+
+class _Page(html.parser.HTMLParser):
+  def __init__(self):
+    super().__init__()
+    self.sources = []
+
+  def handle_starttag(self, tag, attrs):
+    self.sources += [v for k, v in attrs if k in ('src', 'href')]
+
+
+@pytest.fixture(scope='module')
+def config_file(tmp_path_factory):
+  path = tmp_path_factory.mktemp('config') / 'toy.py'
+  added = f'  base.add_ablation(config){ABLATION}  return config'
+  path.write_text(test_run.CONFIG.replace('  return config', added))
+  return path
+
+
+@pytest.fixture(scope='module')
+def finished(config_file, tmp_path_factory):
+  """The workdir of an ablation that was interrupted and gone on with."""
+  workdir = tmp_path_factory.mktemp('ablation') / 'first'
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(data._SOURCES, 'toy', test_run._toy_source)
+    train, after = experiment.train_arms, []
+
+    def stop_once(session, *rest):
+      after.append(session.workdir.name)
+      if len(after) == 6:
+        os.kill(os.getpid(), signal.SIGTERM)
+      return train(session, *rest)
+
+    patch.setattr(experiment, 'train_arms', stop_once)
+    flags = (f'--config={config_file}', f'--workdir={workdir}')
+    assert test_run.run('ablate', *flags) == 75
+    assert test_run.run('ablate', *flags) == 0
+    assert len(after) == 13  # 12 cells, one begun twice
+  return workdir
+
+
+def test_an_interrupted_ablation_ends_with_a_report_that_stands_alone(finished):
+  summary = json.loads((finished / 'summary.json').read_text())
+  assert summary['num_finished'] == summary['num_cells'] == 12
+  page = _Page()
+  page.feed((finished / 'report.html').read_text())
+  assert page.sources and all(s.startswith('data:image/png') for s in page.sources)
+  with open(finished / 'cells.csv') as file:
+    rows = {row['cell']: row for row in csv.DictReader(file)}
+  for name, row in rows.items():
+    results = json.loads((finished / 'cells' / name / 'results.json').read_text())
+    (arm,) = results['arms'].values()
+    assert float(row['test_accuracy']) == arm['eval_accuracy']
+    assert row['arm'].partition('_')[0] in ('few', 'real')
+  assert (finished / 'report.md').read_text().count('| few |') == 1
+  assert len(list((finished / 'gans').iterdir())) == 3  # one a seed
+
+
+def test_a_finished_ablation_trains_nothing_again_and_takes_more_seeds(
+  finished, config_file, monkeypatch, capsys
+):
+  monkeypatch.setitem(data._SOURCES, 'toy', test_run._toy_source)
+  trained = []
+  monkeypatch.setattr(experiment, 'train_arms', lambda s, *_: trained.append(s.config))
+  flags = [f'--config={config_file}', f'--workdir={finished}']
+  assert test_run.run('ablate', *flags) == 0
+  assert not trained
+  assert (
+    test_run.run('ablate', *flags, '--config.ablation.seeds=(0,1,2,3)', '--dry-run') == 0
+  )
+  assert 'To train: 4 classifiers' in capsys.readouterr().out
+  # A cell of another config is there: refused before anything is trained.
+  assert test_run.run('ablate', *flags, '--config.classifier.learning_rate=0.1') == 3
+  assert 'classifier.learning_rate' in capsys.readouterr().err
+  assert not trained
+
+
+def test_seeds_in_one_program_give_the_numbers_of_separate_runs(
+  finished, config_file, tmp_path, monkeypatch
+):
+  monkeypatch.setitem(data._SOURCES, 'toy', test_run._toy_source)
+  flags = ['--config.ablation.vmap_seeds=True', f'--config={config_file}']  # any order
+  assert test_run.run('ablate', *flags, f'--workdir={tmp_path / "together"}') == 0
+  for cell in (finished / 'cells').iterdir():
+    both = [
+      json.loads((root / 'cells' / cell.name / 'results.json').read_text())['arms']
+      for root in (finished, tmp_path / 'together')
+    ]
+    (alone,), (together,) = (arms.values() for arms in both)
+    for name in ('eval_loss', 'val_loss', 'train_accuracy', 'eval_accuracy'):
+      assert together[name] == pytest.approx(alone[name], abs=1e-4), cell.name
+    assert together['num_steps'] == alone['num_steps']
+
+
+@pytest.mark.parametrize(
+  ('flags', 'named'),
+  [
+    (['--shard=2/2'], '--shard=2/2'),
+    (['--shard=x'], '--shard=x'),
+    (['--config.ablation.arms=1'], 'ablation.arms'),
+    (['--config.ablation.seedz=(1,)'], 'ablation.seeds'),
+    (['--config.distributed.auto=True'], '--shard'),
+  ],
+)
+def test_bad_flags_are_refused(config_file, tmp_path, flags, named, capsys):
+  code = test_run.run(
+    'ablate', f'--config={config_file}', f'--workdir={tmp_path}', *flags
+  )
+  assert code == 2 and named in capsys.readouterr().err
+  assert not list(tmp_path.iterdir())
+
+
+def test_collect_of_nothing_is_a_sentence(tmp_path, capsys):
+  assert test_run.run('ablate', '--collect', f'--workdir={tmp_path}') == 3
+  error = capsys.readouterr().err
+  assert 'ablation.json' in error and 'Traceback' not in error
+  assert cli.main(['x', 'ablate', f'--workdir={tmp_path}']) == 2
+  assert 'configs/ablations/ratio.py' in capsys.readouterr().err
