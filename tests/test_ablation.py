@@ -5,6 +5,7 @@ import html.parser
 import json
 import os
 import pathlib
+import runpy
 import signal
 import subprocess
 import sys
@@ -95,6 +96,14 @@ def test_cells_share_a_gan_unless_it_would_be_another():
   few = next(cell for cell in listed if cell.arm.name == 'few' and cell.seed == 1)
   seeds = [config.seed_of(few.gan_config, part) for part in ('data', 'gan')]
   assert seeds == [1, 1] and few.config.seed == 1
+
+
+@pytest.mark.parametrize('file', sorted((ROOT / 'configs/ablations').glob('*.py')))
+def test_shipped_ablations_are_sound(file):
+  shipped = runpy.run_path(str(file))['get_config']()
+  arms = _arms(shipped)
+  assert {'treatment', 'control'} <= {arm.role for arm in arms}
+  assert len(cells.list_cells(shipped, arms)) == 5 * len(arms)
 
 
 @pytest.mark.parametrize(

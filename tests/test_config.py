@@ -18,7 +18,7 @@ from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.models import classifiers, discriminators, generators, layers
 
 ROOT = pathlib.Path(__file__).parent.parent
-VARIANTS = ['mnist5k', 'mnist', 'cifar10', 'mlp:original', 'mlp:updated']
+VARIANTS = ['mnist5k', 'scarce', 'mnist', 'cifar10', 'mlp:original', 'mlp:updated']
 VARIANTS += ['generators:mnist500-dcgan', 'generators:cifar5000-sngan-diffaug']
 VARIANTS += ['generators:cifar-resnet-diffaug']
 

@@ -1,0 +1,25 @@
+"""In the place of real images or on top of them, and held equal by what?
+
+python -m gan_aug_jax ablate --config=configs/ablations/mode.py --workdir=...
+"""
+
+import pathlib
+import runpy
+
+from gan_aug_jax import config as base
+
+_SCARCE = runpy.run_path(str(pathlib.Path(__file__).parent.parent / 'scarce.py'))
+
+
+def get_config():
+  config = _SCARCE['get_config']()
+  exposure = {'classifier.budget': 'exposure'}
+  arms = {
+    'replace': {},
+    'replace+exposure': exposure,
+    'add': {'mix.mode': 'add'},
+    'ramp': {'mix.ratio_schedule': 'linear'},
+    'off_at_the_end': {'mix.off': 0.3},
+    'weight=0.3': {'mix.weight': 0.3},
+  }
+  return base.add_ablation(config, arms=arms)

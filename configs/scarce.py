@@ -1,0 +1,20 @@
+"""Few labels: 50 MNIST images a class, a small SNGAN and CNN. Ablations start from here.
+
+python -m gan_aug_jax run --config=configs/scarce.py --workdir=runs/scarce
+"""
+
+import pathlib
+import runpy
+
+_MNIST5K = runpy.run_path(str(pathlib.Path(__file__).with_name('mnist5k.py')))
+
+
+def get_config():
+  config = _MNIST5K['get_config']()
+  config.duration = 'about 5 minutes on 2 CPU cores'
+  config.data.per_class = 50  # validation included
+  config.gan.num_steps = 1500
+  config.gan.select_steps = 100
+  config.classifier.batch_size = 64
+  config.classifier.num_steps = 800
+  return config
