@@ -17,8 +17,10 @@ from gan_aug_jax import (
   fitting,
   loop,
   metrics,
+  pictures,
   policies,
   synthesis,
+  tensorboard,
 )
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.models import classifiers
@@ -145,6 +147,10 @@ def finish_arm(session, dataset, name, training, fitted, evaluate):
   if jax.process_index() == 0:
     directory = session.path('arms', name)
     _write_predictions(directory / 'predictions.npz', scores, dataset)
+    if session.config.log.tensorboard:
+      confusion = {name: result['confusion_matrix']}
+      picture = pictures.confusion_matrices(dataset.class_names, confusion)
+      tensorboard.write_result(directory / 'tensorboard', session.config, result, picture)
     loop.write_atomically(directory / 'result.json', json.dumps(result, indent=1))
   return result
 

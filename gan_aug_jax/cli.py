@@ -286,6 +286,7 @@ def _reopen(options):
   # Where it was trained is not where it is looked at.
   for field in ('platform', 'num_cpu_devices', 'distributed'):
     config[field] = here[field]
+  config.log.tensorboard = False
   if config.data.data_dir and not os.path.isdir(config.data.data_dir):
     config.data.data_dir = ''  # TFDS_DATA_DIR may say where it is now
   return _start(config, options.workdir), run

@@ -143,6 +143,7 @@ def default():
   config.log = log = ml_collections.ConfigDict()
   log.every_steps = 50  # between lines of metrics.jsonl
   log.eval_every_steps = 0  # classifier on validation data; 0: about 20 times a run
+  log.tensorboard = False  # event files beside metrics.jsonl; needs the extra tensorflow
   log.save_every_steps = 0  # checkpoints and the GAN's sample grids; 0: about 5 times
   return config.lock()
 

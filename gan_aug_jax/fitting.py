@@ -19,6 +19,7 @@ from gan_aug_jax import (
   realdata,
   sharding,
   signals,
+  tensorboard,
 )
 from gan_aug_jax.errors import CheckpointError
 
@@ -124,6 +125,9 @@ def fit(
       stream = lambda at, steps: feed(int(real_before(at)), steps * count)
       programs, inputs = _programs(session, step, state, host, cadence, stream)
     path = directory / 'metrics.jsonl'
+    lines = loop.MetricsFile(path, after_step=start, active=writes)
+    if writes and session.config.log.tensorboard:
+      lines = tensorboard.Tee(lines, tensorboard.make_writer(directory / 'tensorboard'))
     with progress.Progress(name, num_steps, start=start, quiet=quiet) as display:
       display.say(f'{name}: {_describe(host, start)}')
       state, host = loop.train(
@@ -133,7 +137,7 @@ def fit(
         feed=inputs,
         cadence=cadence,
         save=save,
-        metrics_file=loop.MetricsFile(path, after_step=start, active=writes),
+        metrics_file=lines,
         progress=display,
         stopped=stopped,
         tracer=_tracer(session, directory),

@@ -28,6 +28,7 @@ from gan_aug_jax import (
   realdata,
   rng,
   sampler,
+  tensorboard,
 )
 from gan_aug_jax.checkpoint import UnreadableGenerator
 from gan_aug_jax.errors import CheckpointError, ConfigError
@@ -164,6 +165,9 @@ def _train(training, dataset):
     **{name: fitted.host[name] for name in (*_SECONDS, 'steps_per_call', 'peak_bytes')},
     'step_ms_median': loop.median_step_ms(fitted.rows),
   }
+  if config.log.tensorboard and jax.process_index() == 0:
+    samples = sorted((directory / 'samples').glob('*.png'))
+    tensorboard.write_samples(directory / 'tensorboard', samples)
   content = json.dumps(result, indent=1)
   _finish_on_all(lambda: loop.write_atomically(directory / 'result.json', content))
 

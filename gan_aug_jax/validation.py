@@ -3,6 +3,7 @@
 A config is validated once, before anything is computed.
 """
 
+import importlib.util
 import math
 import re
 
@@ -324,11 +325,18 @@ def _validate_run(config):
       f'sampler.refresh_every={every}: a pool is not saved.'
     )
   for name, every in config.log.items():
+    if name == 'tensorboard':
+      continue
     if config.steps_per_call and every % config.steps_per_call:
       raise ConfigError(
         f'log.{name}={every} must be a multiple of steps_per_call='
         f'{config.steps_per_call}.'
       )
+  if config.log.tensorboard and importlib.util.find_spec('tensorflow') is None:
+    raise ConfigError(
+      'log.tensorboard=True needs TensorFlow; install the extra: pip install -e '
+      "'.[tensorflow]'."
+    )
   distributed = config.distributed
   if distributed.coordinator and not (
     0 <= distributed.process_id < distributed.num_processes

@@ -28,7 +28,7 @@ from gan_aug_jax.errors import CheckpointError
 # Fields that change where a run is, not what it is; and those that only arms hang on.
 _MAY_DIFFER = ('platform', 'num_cpu_devices', 'data.data_dir', 'duration')
 _MAY_DIFFER += ('compilation_cache', 'distributed.', 'profile.')
-_MAY_DIFFER += ('score.neighbours', 'score.cas_steps')
+_MAY_DIFFER += ('score.neighbours', 'score.cas_steps', 'log.tensorboard')
 ARM_FIELDS = ('arms', 'classifier.', 'mix.', 'augment.')
 # Of the sampler's, `checkpoints` says which GANs there are.
 ARM_FIELDS += ('sampler.candidates', 'sampler.score', 'sampler.min_confidence')

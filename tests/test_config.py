@@ -241,7 +241,7 @@ def test_a_gan_that_is_not_trained_is_not_checked():
 
 def test_every_field_is_checked_or_needs_no_check():
   free = {'duration', 'data.name', 'data.data_dir', 'augment.flip', 'compilation_cache'}
-  free |= {'distributed.auto', 'distributed.coordinator'}
+  free |= {'distributed.auto', 'distributed.coordinator', 'log.tensorboard'}
   assert set(config.flatten(config.default())) == set(validation._RULES) | free
 
 

@@ -10,7 +10,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'gan_aug_jax'
 LAYERS = [
   {'__init__', 'errors'},
   {'config', 'rng', 'losses', 'realdata', 'metrics', 'models', 'progress'},
-  {'pictures', 'statistics'},
+  {'pictures', 'statistics', 'tensorboard'},
   {'augment', 'mixing', 'sampler', 'sharding', 'data', 'checkpoint', 'devices'},
   {'validation'},
   {'synthesis'},

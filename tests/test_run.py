@@ -1,6 +1,7 @@
 """Whole runs through the command line, on tiny data."""
 
 import html.parser
+import importlib.util
 import json
 import pathlib
 import shutil
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from gan_aug_jax import cli, data, loop
+from gan_aug_jax import cli, data, loop, tensorboard
 from gan_aug_jax.signals import Interrupted
 from tests.conftest import make_dataset
 
@@ -510,3 +511,51 @@ def test_help_and_installed_command_find_the_configs(tmp_path):
   )
   assert refused.returncode == 2
   assert refused.stderr == 'gan_aug_jax: mix.ratio=7.0 must be in [0, 1].\n'
+
+
+class _Recorder:
+  """Stands in for clu's writer, which needs TensorFlow."""
+
+  written = []  # noqa: RUF012
+
+  def __init__(self, directory):
+    self.of = f'{directory.parent.parent.name}/{directory.parent.name}'
+
+  def __getattr__(self, name):
+    return lambda *values: self.written.append((self.of, name, *values))
+
+
+def test_tensorboard_gets_what_the_files_have(config_file, tmp_path, monkeypatch):
+  monkeypatch.setattr(_Recorder, 'written', [])
+  monkeypatch.setattr(tensorboard, 'make_writer', _Recorder)
+  find = importlib.util.find_spec
+  found = lambda name: name == 'tensorflow' or find(name)
+  monkeypatch.setattr(importlib.util, 'find_spec', found)
+  workdir = tmp_path / 'run'
+  flags = [f'--config={config_file}', f'--workdir={workdir}']
+  flags += ["--config.arms=('augmented',)", '--config.log.tensorboard=True']
+  assert run('run', *flags) == 0
+  written = {}
+  for of, name, *values in _Recorder.written:
+    written.setdefault((of, name), []).append(values)
+  rows = loop.read_metrics(workdir / 'arms' / 'augmented' / 'metrics.jsonl')
+  scalars = written['arms/augmented', 'write_scalars']
+  assert [{'step': step, **values} for step, values in scalars[:-1]] == rows
+  result = json.loads((workdir / 'arms' / 'augmented' / 'result.json').read_text())
+  assert scalars[-1][1]['final/eval_accuracy'] == result['eval_accuracy']
+  ((step, images),) = written['arms/augmented', 'write_images']
+  assert step == 20 and images['confusion'].shape[-1] == 3
+  ((hparams,),) = written['arms/augmented', 'write_hparams']
+  assert hparams['classifier.learning_rate'] == 0.05
+  grids = written['run/gan', 'write_images']
+  assert [step for step, _ in grids] == sorted(
+    int(path.stem) for path in (workdir / 'gan' / 'samples').iterdir()
+  )
+
+
+def test_tensorboard_without_tensorflow_is_refused(config_file, tmp_path, capsys):
+  if importlib.util.find_spec('tensorflow'):
+    pytest.skip('TensorFlow is installed')
+  flags = [f'--config={config_file}', f'--workdir={tmp_path}']
+  assert run('run', *flags, '--config.log.tensorboard=True') == 2
+  assert '.[tensorflow]' in capsys.readouterr().err

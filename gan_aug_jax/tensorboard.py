@@ -1,0 +1,73 @@
+"""What a training writes for TensorBoard, through clu's writers, where that is asked for.
+
+The lines of metrics.jsonl and the pictures stay as they are; these are copies of them.
+"""
+
+import io
+
+import numpy as np
+import PIL.Image
+
+from gan_aug_jax import config as config_lib
+
+
+def make_writer(directory):
+  """Returns clu's writer of event files in a directory.
+
+  TensorFlow is imported here and not before: it takes seconds, and would take the
+  accelerator's memory if it were allowed to see it.
+  """
+  import tensorflow as tf
+
+  tf.config.set_visible_devices([], 'GPU')
+  from clu import metric_writers
+
+  return metric_writers.SummaryWriter(str(directory))
+
+
+class Tee:
+  """Writes scalars to two writers."""
+
+  def __init__(self, first, second):
+    self._writers = (first, second)
+
+  def write_scalars(self, step, scalars):
+    for writer in self._writers:
+      writer.write_scalars(step, scalars)
+
+
+def write_samples(directory, samples):
+  """Adds a GAN's grids of samples.
+
+  Args:
+    directory: of the event files.
+    samples: paths of PNG files whose names are steps.
+  """
+  writer = make_writer(directory)
+  for path in samples:
+    writer.write_images(int(path.stem), {'samples': _read(path.read_bytes())})
+  writer.flush()
+
+
+def write_result(directory, config, result, confusion):
+  """Adds what came of an arm, beside the config's fields as hyperparameters.
+
+  Args:
+    directory: of the event files.
+    config: of the run.
+    result: the arm's dict of results.json.
+    confusion: its confusion matrix as PNG bytes.
+  """
+  writer, step = make_writer(directory), result['num_steps']
+  numbers = {k: v for k, v in result.items() if isinstance(v, int | float)}
+  writer.write_scalars(step, {f'final/{name}': value for name, value in numbers.items()})
+  writer.write_images(step, {'confusion': _read(confusion)})
+  as_plain = lambda value: value if isinstance(value, int | float | str) else str(value)
+  fields = config_lib.flatten(config)
+  writer.write_hparams({name: as_plain(value) for name, value in fields.items()})
+  writer.flush()
+
+
+def _read(png):
+  """uint8 [1, H, W, 3] of a picture."""
+  return np.asarray(PIL.Image.open(io.BytesIO(png)).convert('RGB'))[None]
