@@ -163,6 +163,22 @@ def write_plan(config, cells, workdir, layout):
   workdir_lib.write(workdir / 'ablation.json', json.dumps(content, indent=1))
 
 
+def announce(config, cells, workdir, layout):
+  """A paragraph on what an ablation will do."""
+  done = sum(is_finished(workdir, _about(cell)) for cell in cells)
+  gans = len({cell.gan for cell in cells if cell.gan})
+  text = (
+    f'{len(cells)} cells, {done} of them finished, and {gans} GANs; on '
+    f'{workdir_lib.describe_devices(layout)}.'
+  )
+  if config.ablation.vmap_seeds and layout.on_cpu:
+    text += (
+      ' Seeds in one program are several times slower on a CPU, whose convolutions do '
+      'one network at a time best: ablation.vmap_seeds=False is faster.'
+    )
+  return text
+
+
 def units_of(cells, together):
   """Groups cells to what is trained at a time: each alone, or all seeds of an arm."""
   units = {}

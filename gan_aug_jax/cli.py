@@ -350,6 +350,7 @@ def _ablate(options):
     ablation_report.print_plan(cells, *cells_lib.estimate(cells, directory, layout))
     return
   cells_lib.write_plan(config, cells, directory, layout)
+  print(cells_lib.announce(config, cells, directory, layout), flush=True)
   units = cells_lib.units_of(cells, config.ablation.vmap_seeds)
   failures = cells_lib.run(units[first::step], directory, layout)
   signals.check()
