@@ -354,13 +354,15 @@ def _ablate(options):
   units = cells_lib.units_of(cells, config.ablation.vmap_seeds)
   failures = cells_lib.run(units[first::step], directory, layout)
   signals.check()
-  if step == 1 or cells_lib.are_over(directory, cells):
+  over = cells_lib.are_over(directory, cells)
+  if over and len(failures) < len(cells):
     _show_ablation(directory)
-  else:
+  elif not over:
     print('Others are at it; ablate --collect --workdir=... reports on what is finished.')
   if failures:
     raise AblationError(
-      f'{len(failures)} cells failed, the first one: {next(iter(failures.values()))}'
+      f'{len(failures)} of {len(cells)} cells failed, the first one: '
+      f'{next(iter(failures.values()))}'
     )
 
 

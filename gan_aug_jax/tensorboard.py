@@ -3,7 +3,9 @@
 The lines of metrics.jsonl and the pictures stay as they are; these are copies of them.
 """
 
+import contextlib
 import io
+import os
 
 import numpy as np
 import PIL.Image
@@ -17,12 +19,25 @@ def make_writer(directory):
   TensorFlow is imported here and not before: it takes seconds, and would take the
   accelerator's memory if it were allowed to see it.
   """
-  import tensorflow as tf
+  with _quiet():
+    import tensorflow as tf
 
-  tf.config.set_visible_devices([], 'GPU')
-  from clu import metric_writers
-
+    tf.config.set_visible_devices([], 'GPU')
+    from clu import metric_writers
   return metric_writers.SummaryWriter(str(directory))
+
+
+@contextlib.contextmanager
+def _quiet():
+  """Drops what TensorFlow's libraries write to stderr before any setting is read."""
+  kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+  os.dup2(sink, 2)
+  try:
+    yield
+  finally:
+    os.dup2(kept, 2)
+    os.close(kept)
+    os.close(sink)
 
 
 class Tee:

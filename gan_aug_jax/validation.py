@@ -332,10 +332,11 @@ def _validate_run(config):
         f'log.{name}={every} must be a multiple of steps_per_call='
         f'{config.steps_per_call}.'
       )
-  if config.log.tensorboard and importlib.util.find_spec('tensorflow') is None:
+  needed = ('tensorflow', 'tensorboard')
+  if config.log.tensorboard and not all(map(importlib.util.find_spec, needed)):
     raise ConfigError(
-      'log.tensorboard=True needs TensorFlow; install the extra: pip install -e '
-      "'.[tensorflow]'."
+      'log.tensorboard=True needs TensorFlow and TensorBoard; install the extra: pip '
+      "install -e '.[tensorflow]'."
     )
   distributed = config.distributed
   if distributed.coordinator and not (
