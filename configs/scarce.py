@@ -18,3 +18,15 @@ def get_config():
   config.classifier.batch_size = 64
   config.classifier.num_steps = 800
   return config
+
+
+def controls(number):
+  """Further recipes for real images alone: as many trials as an ablation's arms have."""
+  recipes = {
+    'cutout': {'augment.cutout': 8},
+    'mixup': {'augment.mixup': 0.2},
+    'cutmix': {'augment.cutmix': 1.0},
+    'weight_decay': {'classifier.weight_decay': 1e-3},
+    'higher_rate': {'classifier.learning_rate': 0.04},
+  }
+  return dict(list(recipes.items())[:number])

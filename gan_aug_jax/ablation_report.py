@@ -54,19 +54,16 @@ _CELL_FIELDS = (
   ('step_ms_median', 'step_ms_median'),
   ('train_seconds', 'train_seconds'),
 )
-_KINDS = (
-  ('difference', 'at equal steps'),
-  ('exposure', 'at equal exposure'),
-  ('compute', 'at equal operations'),
-)
+_WORDS = ('at equal steps', 'at equal exposure', 'at equal operations')
+_KINDS = tuple(zip(findings.COMPARISONS, _WORDS, strict=True))
 _EXPLAINED = (
   'Intervals in brackets are of 95 %, by paired t over the seeds; the second one '
   'resamples seeds and test images together. A seed sets the subset, the GAN and the '
   'classifier, its initialisation and order, the same for every arm. Verdicts are '
   'adjusted for their number by the procedure of Holm; the smallest effect is what would '
-  'have been found in four of five such ablations. What is best was chosen by validation '
-  'accuracy. Of few seeds the resampled interval is too narrow: go by the '
-  'other.'
+  'have been found in four of five such ablations. What is best was chosen by the mean '
+  'recall of the classes on validation images. Of few seeds the resampled interval is '
+  'too narrow: go by the other.'
 )
 
 
@@ -84,12 +81,22 @@ def write(workdir):
     raise CheckpointError(f'No cell of the ablation in {str(workdir)!r} is finished yet.')
   summary = findings.summarize(plan, finished, failures)
   rows = _cell_rows(workdir, plan, finished, failures)
-  loop.write_atomically(workdir / 'summary.json', json.dumps(summary, indent=1))
+  content = json.dumps(_without_nan(summary), indent=1, allow_nan=False)
+  loop.write_atomically(workdir / 'summary.json', content)
   loop.write_atomically(workdir / 'cells.csv', _csv(rows))
   loop.write_atomically(workdir / 'report.md', _markdown(summary))
   path = workdir / 'report.html'
   loop.write_atomically(path, _html(workdir, plan, finished, summary, rows))
   return summary, path
+
+
+def _without_nan(value):
+  """The same with None for NaN, which JSON does not have."""
+  if isinstance(value, dict):
+    return {name: _without_nan(inner) for name, inner in value.items()}
+  if isinstance(value, list):
+    return [_without_nan(inner) for inner in value]
+  return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def print_summary(summary, file=None):
@@ -129,7 +136,7 @@ def print_plan(cells, seconds, gans, file=None):
     table.add_column(heading, no_wrap=heading == 'arm')
   by_arm = {}
   for cell in cells:
-    by_arm.setdefault(cell.arm.cell(''), []).append(cell)
+    by_arm.setdefault(cell.arm.key, []).append(cell)
   for several in by_arm.values():
     arm = several[0].arm
     left = [seconds[cell.name] for cell in several if cell.name in seconds]
@@ -152,6 +159,8 @@ def print_plan(cells, seconds, gans, file=None):
 def status(summary):
   """Sentences on what is finished, failed and missing."""
   lines = [f'{summary["num_finished"]} of {summary["num_cells"]} cells are finished.']
+  if summary['missing']:
+    lines[0] += ' What is said above is provisional.'
   lines += [f'Failed: {name}: {why}' for name, why in summary['failures'].items()]
   return lines
 
@@ -173,7 +182,7 @@ def _known(value):
 
 def _points(row, low='low', high='high'):
   if not _known(row[low]):
-    return 'no interval from one seed'
+    return 'no interval'
   return f'{100 * row[low]:+.2f} to {100 * row[high]:+.2f}'
 
 
@@ -200,7 +209,7 @@ def verdicts(setting, summary):
         best['verdict'],
         f'The best arm, {best["arm"]}, against the best control, {best["control"]}: '
         f'{best["verdict"]}.',
-        f'{_describe(best)}. Chosen by validation accuracy from {best["trials"]} arms '
+        f'{_describe(best)}. Chosen on validation images from {best["trials"]} arms '
         f'and {best["control_trials"]} controls.{fewer}{_power(best, summary)}',
       )
     )
@@ -226,10 +235,13 @@ def verdicts(setting, summary):
 def _power(row, summary):
   if row['adjusted_p'] is None:
     return ''
+  smallest = ''
+  if _known(row['detectable']):
+    points = 100 * row['detectable']
+    smallest = f'; smallest effect that could have been shown {points:.2f} points'
   return (
     f' Adjusted p {row["adjusted_p"]:.2g} of {summary["num_comparisons"]} comparisons '
-    f'over {len(row["seeds"])} seeds; smallest effect that could have been shown '
-    f'{100 * row["detectable"]:.2f} points.'
+    f'over {len(row["seeds"])} seeds{smallest}.'
   )
 
 
@@ -239,8 +251,7 @@ def _cell_rows(workdir, plan, finished, failures):
   rows = []
   for about in plan['cells']:
     name = about['name']
-    row = {'cell': name, 'setting': about['setting'], 'arm': about['arm']}
-    row |= {'seed': about['seed'], 'gan': about['gan']}
+    row = {'cell': name, 'arm': about['arm'], 'seed': about['seed'], 'gan': about['gan']}
     row['status'] = 'failed' if name in failures else 'missing'
     values = dict.fromkeys(label for _, label in _CELL_FIELDS)
     values |= {'changed': '', 'device': '', 'versions': ''}
@@ -281,7 +292,7 @@ def _markdown(summary):
 
 
 def _html(workdir, plan, finished, summary, rows):
-  class_names = _class_names(workdir, finished)
+  keys = {(arm['setting'], arm['name']): arm['key'] for arm in plan['arms']}
   settings = [
     {
       'title': setting['name'],
@@ -290,9 +301,9 @@ def _html(workdir, plan, finished, summary, rows):
       'differences': [
         (row['name'], [_difference(row.get(name)) for name, _ in _KINDS])
         for row in setting['arms']
-        if row['role'] != 'control'
+        if row['role'] in ('treatment', 'placebo')
       ],
-      'images': report.embed(_pictures(setting, summary, finished, class_names)),
+      'images': report.embed(_pictures(workdir, setting, summary, finished, keys)),
     }
     for setting in summary['settings']
   ]
@@ -303,7 +314,7 @@ def _html(workdir, plan, finished, summary, rows):
     settings=settings,
     headings=[heading for _, heading, _ in _COLUMNS],
     kinds=[words for _, words in _KINDS],
-    gans=_gans(workdir, plan, finished),
+    gans=_gans(workdir, finished),
     samples=report.embed(_samples(workdir, plan)),
     cells=rows,
     versions=plan['versions'],
@@ -326,17 +337,21 @@ def _seconds(finished):
   return sum(cell.arm['train_seconds'] for cell in finished) + sum(gans.values())
 
 
-def _class_names(workdir, finished):
-  path = workdir / 'cells' / finished[0].about['name'] / 'config.json'
+def _class_names(workdir, cell):
+  path = workdir / 'cells' / cell.about['name'] / 'config.json'
   return read_json(path, 'data')['data']['class_names']
 
 
-def _pictures(setting, summary, finished, class_names):
+def _pictures(workdir, setting, summary, finished, keys):
   rows = [row for row in setting['arms'] if row['num_seeds']]
   treated = [row for row in rows if row.get('difference')]
   if not treated:
     return {}
   control = next((row for row in rows if row['name'] == summary['control']), None)
+  of_row = lambda name: [
+    cell for cell in finished if cell.about['arm'] == keys[setting['name'], name]
+  ]
+  class_names = _class_names(workdir, of_row(treated[0]['name'])[0])
   forest = [
     (f'{row["name"]} {words.removeprefix("at ")}', row[name])
     for row in treated
@@ -354,7 +369,7 @@ def _pictures(setting, summary, finished, class_names):
     ),
   }
   if best := setting['best']:
-    images |= _confusions(setting, best, finished, class_names)
+    images |= _confusions(best, of_row, class_names)
   return images
 
 
@@ -363,20 +378,28 @@ def _apart(row, name):
   return row[name]['control'] != row['difference']['control']
 
 
-def _ratios(treated):
-  """The ratios of arms that differ in nothing else, or None."""
-  others = [
-    {f: v for f, v in row['fields'].items() if f != 'mix.ratio'} for row in treated
-  ]
-  ratios = [row['effective_ratio'] for row in treated]
-  same = all(other == others[0] for other in others) and len(set(ratios)) == len(ratios)
-  return ratios if same and len(ratios) > 1 else None
+def _along(treated, rows):
+  """What a plot shows, and along which ratios where the arms differ in nothing else.
+
+  Args:
+    treated: rows of treatments and placebos.
+    rows: to show otherwise.
+
+  Returns:
+    (treatments, their ratios), or (rows, None).
+  """
+  arms = [row for row in treated if row['role'] == 'treatment']
+  others = [{f: v for f, v in row['fields'].items() if f != 'mix.ratio'} for row in arms]
+  ratios = [row['effective_ratio'] for row in arms]
+  alike = all(other == others[0] for other in others)
+  if alike and len(set(ratios)) == len(ratios) > 1:
+    return arms, ratios
+  return rows, None
 
 
 def _accuracy(rows, treated, control):
   """Accuracy and gap: against the ratio where that is what differs, or of every arm."""
-  ratios = _ratios(treated)
-  shown = treated if ratios else rows
+  shown, ratios = _along(treated, rows)
   panels = {}
   for title, field in (
     ('test accuracy', 'accuracy'),
@@ -405,32 +428,31 @@ def _accuracy(rows, treated, control):
 
 def _cost(treated):
   """How much longer a step takes, and the training with its GAN."""
-  ratios = _ratios(treated)
-  overhead = [row['difference']['overhead'] for row in treated]
-  arms = [row['train_seconds'] for row in treated]
+  shown, ratios = _along(treated, treated)
+  overhead = [row['difference']['overhead'] for row in shown]
+  arms = [row['train_seconds'] for row in shown]
   panels = {
     'step time against the control': {'values': overhead},
     'training of the classifier, s': {'values': arms, 'percent': False},
     'with the GAN, s': {
-      'values': [row['train_seconds'] + row['gan_seconds'] for row in treated],
+      'values': [row['train_seconds'] + row['gan_seconds'] for row in shown],
       'percent': False,
     },
   }
   for panel in panels.values():
     panel['low'] = panel['high'] = panel['values']
   return pictures.dots(
-    panels, labels=[row['name'] for row in treated], x=ratios, x_name='synthetic images'
+    panels, labels=[row['name'] for row in shown], x=ratios, x_name='synthetic images'
   )
 
 
-def _confusions(setting, best, finished, class_names):
+def _confusions(best, of_row, class_names):
   """Confusion of the best arm and the best control over all seeds, and the difference."""
-  total = lambda arm: np.sum(
+  total = lambda name: np.sum(
     [
       cell.arm['confusion_matrix']
-      for cell in finished
-      if (cell.about['setting'], cell.about['arm']) == (setting['name'], arm)
-      and cell.about['seed'] in best['seeds']
+      for cell in of_row(name)
+      if cell.about['seed'] in best['seeds']
     ],
     0,
   )
@@ -444,7 +466,7 @@ def _confusions(setting, best, finished, class_names):
   }
 
 
-def _gans(workdir, plan, finished):
+def _gans(workdir, finished):
   """Headings and rows of what the generators were worth when they were chosen."""
   first = {}
   for cell in finished:
@@ -456,16 +478,15 @@ def _gans(workdir, plan, finished):
     scores = findings.scores_of(workdir, name)
     names = names or list(scores)
     values = [f'{scores.get(field, math.nan):.4g}' for field in names]
-    where = ', '.join(filter(None, (cell.about['setting'], f'seed {cell.about["seed"]}')))
-    rows.append([name, where, *values, f'{cell.gan_seconds:.0f}'])
-  return {'headings': ['GAN', 'of', *names, 'seconds'], 'rows': rows}
+    rows.append([name, cell.about['name'], *values, f'{cell.gan_seconds:.0f}'])
+  return {'headings': ['GAN', 'first drawn from by', *names, 'seconds'], 'rows': rows}
 
 
 def _samples(workdir, plan):
-  """{setting: PNG} of the first GAN of each setting that has one, three at the most."""
+  """{name: PNG} of the samples of the first GANs of the first seed, three at the most."""
   found = {}
   for about in plan['cells']:
     path = workdir / 'gans' / about['gan'] / 'gan' / 'samples.png'
-    if about['gan'] and about['setting'] not in found and path.exists():
-      found[about['setting']] = path.read_bytes()
+    if about['gan'] and about['seed'] == plan['cells'][0]['seed'] and path.exists():
+      found.setdefault(about['gan'], path.read_bytes())
   return dict(list(found.items())[:3])

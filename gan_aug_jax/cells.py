@@ -22,6 +22,7 @@ import filelock
 
 from gan_aug_jax import (
   ablation,
+  arms as arms_lib,
   config as config_lib,
   experiment,
   gan_training,
@@ -71,10 +72,11 @@ def list_cells(config, arms):
     arms: from `ablation.arms_of`.
   """
   base, cells = config_lib.base_of(config), []
+  distinct = {arm.key: arm for arm in reversed(arms)}
   for seed in config.ablation.seeds:
-    for arm in arms:
+    for arm in reversed(distinct.values()):
       of_cell = ablation.config_of(base, arm, seed)
-      name = re.sub(r'[^\w.,+=-]+', '-', arm.cell(seed))
+      name = re.sub(r'[^\w.,+=-]+', '-', f'{arm.key},seed={seed}')
       gan = _gan_of(base, of_cell) if config_lib.needs_generator(of_cell) else ()
       cells.append(Cell(name, arm, seed, of_cell, *gan))
   return cells
@@ -93,7 +95,7 @@ def _gan_of(base, config):
   return hashlib.sha256(content.encode()).hexdigest()[:16], shared
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=8)  # seeds that train in one program need theirs at once
 def _load(fields):
   config = config_lib.default()
   config.update_from_flattened_dict(dict(fields))
@@ -108,53 +110,54 @@ def load_data(config):
 
 
 def plan(config, workdir, layout):
-  """The cells of an ablation, checked against what the workdir holds.
+  """The arms and cells of an ablation, checked against what the workdir holds.
 
   Args:
     config: with its ablation.
     workdir: pathlib.Path.
     layout: where cells will run.
 
+  Returns:
+    (list of `ablation.Arm`, list of `Cell`).
+
   Raises:
     ConfigError: see `ablation.arms_of`.
     CheckpointError: if a cell of another config is there.
   """
 
-  def operations_of(config):
-    with tempfile.TemporaryDirectory() as scratch:
-      return _operations(Session(config, pathlib.Path(scratch), layout, quiet=True))
+  def operations_of(config, control):
+    session = Session(config, workdir, layout, quiet=True)
+    return _operations(session, control)
 
   size_of = lambda config: len(load_data(config).train)
-  cells = list_cells(config, ablation.arms_of(config, size_of, operations_of))
+  arms = ablation.arms_of(config, size_of, operations_of)
+  cells = list_cells(config, arms)
   for cell in cells:
     workdir_lib.check_config(Session(cell.config, workdir / 'cells' / cell.name, layout))
-  return cells
+  return arms, cells
 
 
-def _operations(session):
+def _operations(session, control):
+  """Operations of a GAN's training and of an arm's steps, see `ablation.arms_of`."""
   dataset, config = load_data(session.config), session.config
-  config.sampler.teacher_steps = 1
   gan = rehearsal.rehearse_gan(session, dataset)
-  kind = config.arms[0]
   fused, real = (
     rehearsal.rehearse_arm(session, dataset, name, num_steps=1000).operations()
-    for name in (kind, kind.replace('augmented', 'real'))
+    for name in (config.arms[0], control)
   )
   num_steps = config_lib.num_steps_of(config, 'gan', len(dataset.train))
   return {'gan': num_steps * gan.operations(), 'step': fused, 'real_step': real}
 
 
-def write_plan(config, cells, workdir, layout):
+def write_plan(config, arms, cells, workdir, layout):
   """Writes ablation.json, what a report needs to know of cells that are not there yet."""
-  arms = list(dict.fromkeys(cell.arm.cell('') for cell in cells))
-  by_name = {cell.arm.cell(''): dataclasses.asdict(cell.arm) for cell in cells}
   content = {
     'config': config_lib.base_of(config).to_dict(),
     'ablation': config.ablation.to_dict(),
-    'arms': [by_name[name] for name in arms],
+    'arms': [dataclasses.asdict(arm) for arm in arms],
     'cells': [
-      {'name': cell.name, 'arm': cell.arm.name, 'setting': cell.arm.setting}
-      | {'seed': cell.seed, 'kind': cell.kind, 'gan': cell.gan}
+      {'name': cell.name, 'arm': cell.arm.key, 'seed': cell.seed}
+      | {'kind': cell.kind, 'gan': cell.gan}
       for cell in cells
     ],
     'versions': workdir_lib.versions(),
@@ -183,7 +186,7 @@ def units_of(cells, together):
   """Groups cells to what is trained at a time: each alone, or all seeds of an arm."""
   units = {}
   for cell in cells:
-    units.setdefault(cell.arm.cell('') if together else cell.name, []).append(cell)
+    units.setdefault(cell.arm.key if together else cell.name, []).append(cell)
   return list(units.values())
 
 
@@ -254,17 +257,18 @@ def _attempt(unit, workdir, layout, broken, say):
     for cell in left():
       if not claims.enter_context(_claim(workdir / 'locks' / f'{cell.name}.lock')):
         return False
-    members = []
+    members, waits = [], False
     for cell in left():  # others may have finished some before they were ours
-      say(f'Cell {cell.name}')
       _failure_path(workdir, cell.name).unlink(missing_ok=True)
       with _noted(workdir, cell):
         member = _member(cell, workdir, layout, broken)
         if member is None:
-          return False
-        members.append((cell, member))
-    _train(members, workdir, say)
-  return True
+          waits = True
+        else:
+          members.append((cell, member))
+    if not waits:
+      _train(members, workdir, say)
+    return not waits
 
 
 def _member(cell, workdir, layout, broken):
@@ -281,15 +285,22 @@ def _member(cell, workdir, layout, broken):
 
 def _train(members, workdir, say):
   """Trains cells in one program, if they are several, and then what is left alone."""
-  sizes = {len(member.dataset.train) for _, member in members}
-  if len(members) > 1 and len(sizes) == 1:
-    names = json.dumps([cell.name for cell, _ in members])
+  for cell, _ in members:
+    say(f'Cell {cell.name}')
+  left = [
+    (cell, member)
+    for cell, member in members
+    if not arms_lib.finished_result(member.session.path('arms', cell.kind))
+  ]
+  if len(left) > 1 and len({len(member.dataset.train) for _, member in left}) == 1:
+    names = json.dumps([cell.name for cell, _ in left])
     directory = workdir / 'together' / hashlib.sha256(names.encode()).hexdigest()[:16]
     try:
-      together.train([member for _, member in members], members[0][0].kind, directory)
+      together.train([member for _, member in left], left[0][0].kind, directory)
     except signals.Interrupted:
       raise
     except Exception as error:  # of one of them, or memory that is short for all
+      signals.check()
       say(f'Together they failed ({error}); each is trained alone.')
   for cell, member in members:
     with _noted(workdir, cell):
@@ -304,6 +315,7 @@ def _noted(workdir, cell):
   except signals.Interrupted:
     raise
   except Exception as error:
+    signals.check()  # a signal may come as another exception
     kind = '' if isinstance(error, UserError) else f'{type(error).__name__}: '
     content = json.dumps({'why': f'{kind}{error}'})
     loop.write_atomically(_failure_path(workdir, cell.name), content)
@@ -326,7 +338,8 @@ def _generator(cell, workdir, layout, dataset, broken):
       return gan_training.train_gan(session, dataset)
     except signals.Interrupted:
       raise
-    except UserError as error:  # and it would befall every cell that draws from it
+    except Exception as error:  # it would befall every cell that draws from it
+      signals.check()
       broken[cell.gan] = f'Its GAN ({cell.gan}) failed: {error}'
       raise CheckpointError(broken[cell.gan]) from error
 
@@ -335,7 +348,7 @@ def _generator(cell, workdir, layout, dataset, broken):
 def _claim(path):
   """Yields whether something is ours to do: a lock that goes with the process."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  lock = filelock.FileLock(path)
+  lock = filelock.FileLock(path, fallback_to_soft=False)
   try:
     lock.acquire(blocking=False)
   except filelock.Timeout:

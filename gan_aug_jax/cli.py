@@ -344,12 +344,12 @@ def _ablate(options):
   layout = _start(base, directory, trains_gan=True).layout
   from gan_aug_jax import ablation_report, cells as cells_lib
 
-  cells = cells_lib.plan(config, directory, layout)
+  arms, cells = cells_lib.plan(config, directory, layout)
   signals.check()
   if options.dry_run:
     ablation_report.print_plan(cells, *cells_lib.estimate(cells, directory, layout))
     return
-  cells_lib.write_plan(config, cells, directory, layout)
+  cells_lib.write_plan(config, arms, cells, directory, layout)
   print(cells_lib.announce(config, cells, directory, layout), flush=True)
   units = cells_lib.units_of(cells, config.ablation.vmap_seeds)
   failures = cells_lib.run(units[first::step], directory, layout)

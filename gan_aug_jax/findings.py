@@ -1,7 +1,8 @@
 """What an ablation showed: the numbers behind its report, from the files of its cells.
 
-Everything that is chosen (the best arm, the best control) is chosen by validation
-accuracy. Test images are looked at once a cell, when it is trained.
+Everything that is chosen (the best arm, the best control) is chosen by the mean recall of
+the classes on validation images: accuracy, where classes are balanced. Test images are
+looked at once a cell, when it is trained.
 """
 
 import dataclasses
@@ -14,9 +15,23 @@ from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.workdir import read_json, read_result
 
 # What a row of an arm averages over its seeds.
-_MEANS = ('val_accuracy', 'eval_f1', 'eval_precision', 'eval_recall', 'eval_loss')
+_MEANS = (
+  'val_accuracy',
+  'val_recall',
+  'eval_f1',
+  'eval_precision',
+  'eval_recall',
+  'eval_loss',
+)
 _MEANS += ('eval_worst_recall', 'generalization_gap', 'effective_ratio', 'asked_ratio')
 _MEANS += ('step_ms_median', 'train_seconds', 'num_steps', 'epoch')
+_TREATED, _CONTROLS = ('treatment', 'placebo'), ('control', 'matched')
+# What a row has: the field of an `ablation.Arm` that names what it is compared with.
+COMPARISONS = {
+  'difference': 'same_steps',
+  'exposure': 'same_exposure',
+  'compute': 'same_compute',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,19 +104,20 @@ def summarize(plan, finished, failures):
     steps, 'exposure' and 'compute' to the controls of as many real images and
     operations; 'best' compares the best arm with the best control.
   """
-  by_arm = {}
+  by_arm, settings = {}, {}
   for cell in finished:
-    key = cell.about['setting'], cell.about['arm']
-    by_arm.setdefault(key, {})[cell.about['seed']] = cell
-  settings = {}
+    by_arm.setdefault(cell.about['arm'], {})[cell.about['seed']] = cell
   for arm in plan['arms']:
     settings.setdefault(arm['setting'], []).append(arm)
   found = []
   for name, arms in settings.items():
-    of_arm = lambda arm, name=name: by_arm.get((name, arm), {})
-    rows = [_row(arm, of_arm) for arm in arms]
-    found.append({'name': name, 'arms': rows, 'best': _best(rows, of_arm)})
-  _decide(found)
+    cells = {arm['name']: by_arm.get(arm['key'], {}) for arm in arms}
+    rows = [_row(arm, cells) for arm in arms]
+    found.append({'name': name, 'arms': rows, 'best': _best(rows, cells)})
+  # Of all that will be compared, or what is finished first would be judged too easily.
+  num_comparisons = len(settings)
+  num_comparisons += sum(arm['role'] in _TREATED for arm in plan['arms'])
+  _decide(found, num_comparisons)
   names = {about['name'] for about in plan['cells']}
   done = {cell.about['name'] for cell in finished}
   return {
@@ -112,33 +128,26 @@ def summarize(plan, finished, failures):
     'num_finished': len(done),
     'missing': sorted(names - done - set(failures)),
     'failures': failures,
-    'num_comparisons': sum(1 for _ in _compared(found)),
+    'num_comparisons': num_comparisons,
     'settings': found,
   }
 
 
-def _row(arm, of_arm):
+def _row(arm, cells):
   """What the seeds of an arm gave, and how it differs from its controls."""
-  cells = of_arm(arm['name'])
-  accuracies = {seed: cell.arm['eval_accuracy'] for seed, cell in cells.items()}
+  mine = cells[arm['name']]
+  accuracies = {seed: cell.arm['eval_accuracy'] for seed, cell in mine.items()}
   row = {'name': arm['name'], 'role': arm['role'], 'fields': arm['fields']}
-  row |= {'accuracy': accuracies, 'num_seeds': len(cells)}
-  if not cells:
+  row |= {'accuracy': accuracies, 'num_seeds': len(mine)}
+  if not mine:
     return row
-  row |= {field: _mean(cell.arm[field] for cell in cells.values()) for field in _MEANS}
-  row['gan_seconds'] = _mean(cell.gan_seconds for cell in cells.values())
-  f1 = [cell.arm['per_class']['f1'] for cell in cells.values()]
-  row['f1'] = np.mean(f1, 0).tolist()
+  row |= {field: _mean(cell.arm[field] for cell in mine.values()) for field in _MEANS}
+  row['gan_seconds'] = _mean(cell.gan_seconds for cell in mine.values())
   row |= _spread(list(accuracies.values()))
-  if arm['role'] == 'control':
-    return row
-  for name, control in (
-    ('difference', 'same_steps'),
-    ('exposure', 'same_exposure'),
-    ('compute', 'same_compute'),
-  ):
-    if arm[control]:
-      row[name] = _compare(cells, of_arm(arm[control]), arm[control])
+  if arm['role'] in _TREATED:
+    for name, control in COMPARISONS.items():
+      if arm[control]:
+        row[name] = _compare(mine, cells[arm[control]], arm[control])
   return row
 
 
@@ -183,24 +192,33 @@ def _compare(treatment, control, name):
   }
 
 
-def _best(rows, of_arm):
-  """The best treatment against the best control, both by validation accuracy."""
-  kinds = {}
-  for role in ('treatment', 'control'):
-    rated = [row for row in rows if row['role'] == role and row['num_seeds']]
-    if not rated:
-      return None
-    # Of arms with fewer seeds, a lucky one could win.
-    most = max(row['num_seeds'] for row in rated)
-    rated = [row for row in rated if row['num_seeds'] == most]
-    kinds[role] = max(rated, key=lambda row: row['val_accuracy'])['name'], len(rated)
-  (best, trials), (control, control_trials) = kinds['treatment'], kinds['control']
-  compared = _compare(of_arm(best), of_arm(control), control)
+def _best(rows, cells):
+  """The best treatment against the best control, both by validation images."""
+  best = _first(row for row in rows if row['role'] == 'treatment')
+  control = _first(row for row in rows if row['role'] in _CONTROLS)
+  if not (best and control):
+    return None
+  compared = _compare(cells[best['name']], cells[control['name']], control['name'])
+  # A control that takes fewer steps than the arm is no trial to find the best by.
+  fair = [
+    row
+    for row in rows
+    if row['role'] in _CONTROLS and row.get('num_steps', 0) >= best['num_steps']
+  ]
   return compared and compared | {
-    'arm': best,
-    'trials': trials,
-    'control_trials': control_trials,
+    'arm': best['name'],
+    'trials': sum(row['role'] == 'treatment' for row in rows),
+    'control_trials': len(fair),
   }
+
+
+def _first(rows):
+  """The row of the highest validation recall, among those of the most seeds."""
+  rated = [row for row in rows if row['num_seeds']]
+  # Of fewer seeds, a lucky one could win.
+  most = max((row['num_seeds'] for row in rated), default=0)
+  rated = [row for row in rated if row['num_seeds'] == most]
+  return max(rated, key=lambda row: row['val_recall'], default=None)
 
 
 def _compared(settings):
@@ -212,11 +230,11 @@ def _compared(settings):
       yield setting['best']
 
 
-def _decide(settings):
-  """Adds verdicts, adjusted for how many there are."""
+def _decide(settings, num_comparisons):
+  """Adds verdicts, adjusted for how many there will be."""
   compared = list(_compared(settings))
   known = [row for row in compared if len(row['seeds']) >= 2]
-  adjusted = statistics.holm([row['p'] for row in known])
+  adjusted = statistics.holm([row['p'] for row in known], num_comparisons)
   for row in compared:
     row['adjusted_p'] = None
   for row, p in zip(known, adjusted, strict=True):
@@ -224,7 +242,7 @@ def _decide(settings):
   for row in compared:
     num_seeds = len(row['seeds'])
     row['verdict'] = statistics.verdict(row['mean'], row['adjusted_p'], num_seeds)
-    row['detectable'] = statistics.detectable(row['sd'], num_seeds, len(compared))
+    row['detectable'] = statistics.detectable(row['sd'], num_seeds, num_comparisons)
 
 
 def changed_fields(cell_config, base):

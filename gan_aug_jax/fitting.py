@@ -124,10 +124,6 @@ def fit(
     if start < num_steps:
       stream = lambda at, steps: feed(int(real_before(at)), steps * count)
       programs, inputs = _programs(session, step, state, host, cadence, stream)
-    path = directory / 'metrics.jsonl'
-    lines = loop.MetricsFile(path, after_step=start, active=writes)
-    if writes and session.config.log.tensorboard:
-      lines = tensorboard.Tee(lines, tensorboard.make_writer(directory / 'tensorboard'))
     with progress.Progress(name, num_steps, start=start, quiet=quiet) as display:
       display.say(f'{name}: {_describe(host, start)}')
       state, host = loop.train(
@@ -137,7 +133,7 @@ def fit(
         feed=inputs,
         cadence=cadence,
         save=save,
-        metrics_file=lines,
+        metrics_file=make_metrics_file(session, directory, start),
         progress=display,
         stopped=stopped,
         tracer=_tracer(session, directory),
@@ -150,7 +146,17 @@ def fit(
         f'Stopped by {caught} when {name} was trained and saved; run the same command to '
         'go on.'
       )
-  return Fitted(state, host, loop.read_metrics(path))
+  return Fitted(state, host, loop.read_metrics(directory / 'metrics.jsonl'))
+
+
+def make_metrics_file(session, directory, after_step):
+  """The writer of a training's metrics.jsonl, and of event files where asked."""
+  writes = jax.process_index() == 0
+  path = directory / 'metrics.jsonl'
+  file = loop.MetricsFile(path, after_step=after_step, active=writes)
+  if writes and session.config.log.tensorboard:
+    return tensorboard.Tee(file, tensorboard.make_writer(directory / 'tensorboard'))
+  return file
 
 
 def _save_selection(checkpoints, selection):

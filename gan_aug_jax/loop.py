@@ -12,6 +12,7 @@ import os
 import pathlib
 import statistics
 import time
+import uuid
 
 import jax
 import numpy as np
@@ -88,8 +89,8 @@ def write_atomically(path, content):
   """Writes text or bytes to a temporary file and renames it."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  # A name of one's own: several processes may write one file of a cache.
-  temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+  # A name of one's own: several processes, of several machines, may write one file.
+  temporary = path.with_name(f'{path.name}.{uuid.uuid4().hex}.tmp')
   binary = isinstance(content, bytes)
   with open(temporary, 'wb' if binary else 'w') as file:
     file.write(content)

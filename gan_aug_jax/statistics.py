@@ -8,6 +8,7 @@ within it. Images are the unit only where there is one seed.
 import math
 
 import numpy as np
+import scipy.optimize
 import scipy.stats
 
 LEVEL = 0.95
@@ -49,23 +50,24 @@ def paired_t(differences, level=LEVEL):
 
   Returns:
     Dict of floats: 'mean', 'sd' (of a difference), 'low', 'high' and 'p' (two-sided).
-    With one seed all but the mean are NaN. Differences that are all equal have an
-    interval of no width, and p is 0, or 1 where they are 0.
+    With one seed all but the mean are NaN. Differences that are all equal, as accuracies
+    of few images may be, say nothing of chance: no interval, NaN, and p is 1.
   """
   differences = np.asarray(differences, float)
   n, mean = len(differences), float(np.mean(differences))
   if n < 2:
     return {'mean': mean, **dict.fromkeys(('sd', 'low', 'high', 'p'), math.nan)}
   sd = float(np.std(differences, ddof=1))
+  if sd < 1e-9:
+    return {'mean': mean, 'sd': 0.0, 'low': math.nan, 'high': math.nan, 'p': 1.0}
   error = sd / math.sqrt(n)
   reach = scipy.stats.t.ppf((1 + level) / 2, n - 1)
-  p = float(2 * scipy.stats.t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
   return {
     'mean': mean,
     'sd': sd,
     'low': mean - reach * error,
     'high': mean + reach * error,
-    'p': p,
+    'p': float(2 * scipy.stats.t.sf(abs(mean) / error, n - 1)),
   }
 
 
@@ -77,22 +79,28 @@ def detectable(sd, num_seeds, num_comparisons=1, power=0.8):
     num_seeds: of pairs.
     num_comparisons: verdicts that share the error; the hardest step of Holm's is the
       Bonferroni one.
-    power: how often it would have been found, by normal approximation.
+    power: how often it would have been found.
 
   Returns:
-    A difference; NaN with fewer than 2 seeds.
+    A difference; NaN with fewer than 2 seeds, or where they do not differ.
   """
-  if num_seeds < 2:
+  if num_seeds < 2 or not sd > 1e-9:
     return math.nan
   reach = scipy.stats.t.ppf(1 - (1 - LEVEL) / 2 / num_comparisons, num_seeds - 1)
-  return float((reach + scipy.stats.norm.ppf(power)) * sd / math.sqrt(num_seeds))
+
+  def missing(effect):  # in standard errors; the test statistic is noncentral t
+    return scipy.stats.nct.sf(reach, num_seeds - 1, effect) - power
+
+  found = scipy.optimize.brentq(missing, 0, 20 * reach + 20)
+  return float(found * sd / math.sqrt(num_seeds))
 
 
-def holm(p_values):
+def holm(p_values, num_comparisons=None):
   """Adjusts p-values for how many there are (Holm 1979, Scand. J. Statist. 6, 65-70).
 
   Args:
     p_values: float [m].
+    num_comparisons: of the family, where some of them are not known yet; None for m.
 
   Returns:
     float64 [m]; where all those of at most 0.05 are called effects, the chance of any
@@ -100,7 +108,8 @@ def holm(p_values):
   """
   p_values = np.asarray(p_values, float)
   order, m = np.argsort(p_values, kind='stable'), len(p_values)
-  stepped = np.maximum.accumulate(p_values[order] * np.arange(m, 0, -1))
+  largest = num_comparisons or m
+  stepped = np.maximum.accumulate(p_values[order] * np.arange(largest, largest - m, -1))
   adjusted = np.empty(m)
   adjusted[order] = np.minimum(stepped, 1)
   return adjusted

@@ -12,7 +12,7 @@ import hashlib
 import jax
 import numpy as np
 
-from gan_aug_jax import arms, checkpoint, fitting, loop, policies
+from gan_aug_jax import arms, checkpoint, fitting, policies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +44,12 @@ def train(members, name, directory):
   fingerprints = ''.join(member.dataset.fingerprint for member in members)
 
   def validate(_, state):
+    states = jax.device_get(state)
     return {
       f'{i}/{field}': value
       for i in num_members
       for field, value in arms.validate(
-        evaluate, place(_take(state, i)), members[i].dataset
+        evaluate, place(_take(states, i)), members[i].dataset
       ).items()
     }
 
@@ -65,8 +66,9 @@ def train(members, name, directory):
     real_before=shared.plan.real_before,
     evaluate=validate,
   )
+  fitted = dataclasses.replace(fitted, state=jax.device_get(fitted.state))
   for i, (member, training) in enumerate(zip(members, trainings, strict=True)):
-    alone = _of_member(fitted, i, len(members))
+    alone = _of_member(member, fitted, i, len(members))
     _finish(member, name, training, alone, evaluate)
 
 
@@ -126,12 +128,17 @@ def _stack(trees):
 
 
 def _take(tree, i):
-  return jax.tree.map(lambda x: x[i], jax.device_get(tree))
+  return jax.tree.map(lambda x: x[i], tree)
 
 
-def _of_member(fitted, i, num_members):
+def _of_member(member, fitted, i, num_members):
   """The `Fitted` of one member: its share of what the training took."""
-  host = dict(fitted.host)
+  session = member.session
+  host = {
+    **fitted.host,
+    'fingerprint': member.dataset.fingerprint,
+    'config': session.config.to_dict(),
+  }
   for name in ('train_seconds', 'compile_seconds', 'eval_seconds', 'peak_bytes'):
     host[name] = host[name] / num_members
   rows = []
@@ -141,17 +148,16 @@ def _of_member(fitted, i, num_members):
     if 'step_ms' in row:
       mine['step_ms'] = row['step_ms'] / num_members
     rows.append(mine)
-  return fitting.Fitted(_take(fitted.state, i), host, rows)
+  return fitting.Fitted(session.layout.place(_take(fitted.state, i)), host, rows)
 
 
 def _finish(member, name, training, fitted, evaluate):
   """Writes the files of a run that was trained alone."""
   session, directory = member.session, member.session.path('arms', name)
-  fitted = dataclasses.replace(fitted, state=session.layout.place(fitted.state))
   directory.mkdir(parents=True, exist_ok=True)
   with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
     checkpoints.save(training.num_steps, state=fitted.state, host=fitted.host)
-  file = loop.MetricsFile(directory / 'metrics.jsonl', after_step=-1)
+  file = fitting.make_metrics_file(session, directory, after_step=-1)
   for row in fitted.rows:
     file.write_scalars(row['step'], {k: v for k, v in row.items() if k != 'step'})
   arms.finish_arm(session, member.dataset, name, training, fitted, evaluate)

@@ -5,6 +5,7 @@ import html.parser
 import json
 import os
 import pathlib
+import re
 import runpy
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import time
 import numpy as np
 import pytest
 
-from gan_aug_jax import ablation, cells, cli, config, data, experiment, findings
+from gan_aug_jax import ablation, arms, cells, cli, config, data, experiment, findings
 from gan_aug_jax.errors import ConfigError, NonFiniteError
 from tests import test_run
 
@@ -31,7 +32,7 @@ def _config(**fields):
 
 
 def _arms(changed, **operations):
-  return ablation.arms_of(changed, lambda _: SIZE, lambda _: operations)
+  return ablation.arms_of(changed, lambda _: SIZE, lambda *_: operations)
 
 
 def _named(arms):
@@ -42,7 +43,8 @@ def test_controls_are_always_there():
   fields = _config(arms={'half': {'mix.ratio': 0.5}})
   fields.classifier.num_steps = 100
   arms = _named(_arms(fields))
-  assert [arm.role for arm in arms.values()] == ['control'] * 3 + ['treatment']
+  roles = [arm.role for arm in arms.values()]
+  assert roles == ['control', 'control', 'matched', 'treatment']
   assert {'real_only', 'real_classical'} <= set(arms)
   half = arms['half']
   assert half.same_steps == 'real_classical'
@@ -75,14 +77,35 @@ def test_grid_repeats_the_controls_but_not_for_what_they_do_not_hang_on():
   assert len({arm.setting for arm in arms}) == 4
   assert [arm.fields['data.per_class'] for arm in controls] == [10, 10, 20, 20]
   assert not any('mix.mode' in arm.fields for arm in controls)
-  listed = cells.list_cells(fields, arms)
-  assert len(listed) == len({cell.name for cell in listed}) == 5 * len(arms)
+  # Two of each control, and the same cells stand for both of its settings.
+  keys = [cell.arm.key for cell in cells.list_cells(fields, arms) if cell.seed == 0]
+  assert keys.count('per_class=10,real_classical') == 1
+  assert len(keys) == len(set(keys)) == len({arm.key for arm in arms}) < len(arms)
+
+
+def test_an_arm_without_classical_augmentation_is_compared_with_none():
+  plain = {'arms': ('augmented',)}
+  arms = _named(_arms(_config(arms={'plain': plain, 'both': {}})))
+  assert arms['plain'].same_steps == 'real_only'
+  assert arms[arms['plain'].same_exposure].fields['arms'] == ('real_only',)
+  assert arms['both'].same_steps == 'real_classical'
+
+
+def test_no_exposure_is_matched_where_real_images_are_not_counted():
+  wanted = {
+    'filtered': {'sampler.min_confidence': 0.5},
+    'dropped': {'sampler.min_confidence': 0.5, 'sampler.on_reject': 'drop'},
+    'none_real': {'mix.ratio': 1.0},
+  }
+  arms = _named(_arms(_config(arms=wanted)))
+  matched = {name: arms[name].same_exposure for name in wanted}
+  assert matched.pop('dropped') and set(matched.values()) == {''}
 
 
 def test_cells_share_a_gan_unless_it_would_be_another():
   arms = {
     'few': {'mix.ratio': 0.1},
-    'hard': {'sampler.candidates': 4, 'augment.crop': 2},
+    'hard': {'sampler.candidates': 4, 'augment.on': 'real'},
     'wide': {'gan.width': 16},
   }
   fields = _config(arms=arms, seeds=(0, 1), placebos=('noise',))
@@ -102,8 +125,9 @@ def test_cells_share_a_gan_unless_it_would_be_another():
 def test_shipped_ablations_are_sound(file):
   shipped = runpy.run_path(str(file))['get_config']()
   arms = _arms(shipped)
-  assert {'treatment', 'control'} <= {arm.role for arm in arms}
-  assert len(cells.list_cells(shipped, arms)) == 5 * len(arms)
+  for setting in {arm.setting for arm in arms}:
+    roles = [arm.role for arm in arms if arm.setting == setting]
+    assert 0 < roles.count('treatment') <= roles.count('control')  # as many trials
 
 
 @pytest.mark.parametrize(
@@ -125,16 +149,30 @@ def test_shipped_ablations_are_sound(file):
     ({'grid': {'seed': (1, 2)}}, 'ablation.seeds'),
     ({'grid': {'data.per_class': 5}}, 'tuple'),
     ({'grid': {'data.per_class': (1,)}}, 'data.per_class'),
+    ({'grid': {'data.per_class': (10, 10)}}, 'twice'),
+    ({'arms': {'a': {'augment.mixup': 0.2}}}, 'augment.mixup'),
+    ({'arms': {'a': {'gan.seed': 3}}}, 'gan.seed'),
+    ({'arms': {'a': {'arms': ('real_only',)}}}, "'augmented'"),
+    ({'controls': {'a': {'arms': ('augmented',)}}}, "'real'"),
+    ({'vmap_seeds': True, 'arms': {'a': {'sampler.refresh_every': 2}}}, 'refresh_every'),
     (
-      {'vmap_seeds': True, 'arms': {'a': {'sampler.refresh_every': 2}}},
-      'refresh_every',
+      {'vmap_seeds': True, 'arms': {'a': {'sampler.checkpoints': ('seed:1',)}}},
+      'checkpoints',
     ),
+    ({'equal_compute': True, 'arms': {'a': {'sampler.labels': 'teacher'}}}, 'labels'),
   ],
 )
 def test_what_cannot_work_is_refused_in_a_sentence(fields, named):
   with pytest.raises(ConfigError) as caught:
     _arms(_config(**fields))
   assert named in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_a_seed_that_would_be_the_same_for_all_is_refused():
+  fields = _config()
+  fields.gan.seed = 3
+  with pytest.raises(ConfigError, match=r'gan\.seed=3'):
+    _arms(fields)
 
 
 # A worker whose trainings only leave a mark, so that many can be watched in a second.
@@ -211,22 +249,22 @@ def test_a_failed_cell_is_noted_and_the_others_go_on(tmp_path, monkeypatch):
 
 def _finished(arm, kind, seed, *, val, right):
   scores = dict.fromkeys(findings._MEANS, 0.0)
-  scores |= {'val_accuracy': val, 'eval_accuracy': float(np.mean(right))}
+  scores |= {'val_recall': val, 'eval_accuracy': float(np.mean(right))}
   scores |= {'step_ms_median': 10.0, 'per_class': {'f1': [0.5, 0.5]}}
   results = {'dataset': 'toy', 'gan': {}, 'arms': {kind: scores}}
-  about = {'name': f'{arm},{seed}', 'setting': '', 'arm': arm, 'seed': seed, 'kind': kind}
-  return findings.Finished(about | {'gan': ''}, results, right, 0.0)
+  about = {'name': f'{arm},{seed}', 'arm': arm, 'seed': seed, 'kind': kind, 'gan': ''}
+  return findings.Finished(about, results, right, 0.0)
 
 
 def _summary(accuracies, seeds):
   """Of arms {name: (role, validation accuracy, [test accuracy of each seed])}."""
   arms, finished = [], []
   for name, (role, val, tests) in accuracies.items():
-    arm = {'setting': '', 'name': name, 'role': role, 'fields': {}}
+    arm = {'setting': '', 'name': name, 'role': role, 'fields': {}, 'key': name}
     controls = {'same_steps': 'base', 'same_exposure': '', 'same_compute': ''}
     arms.append(arm | (controls if role != 'control' else {}))
     kind = 'real_only' if role == 'control' else 'augmented'
-    for seed in range(seeds):
+    for seed in range(min(seeds, len(tests))):
       right = np.arange(1000) < round(1000 * tests[seed])
       finished.append(_finished(name, kind, seed, val=val, right=right))
   plan = {'ablation': {'control': 'base'}, 'arms': arms}
@@ -247,16 +285,32 @@ def test_findings_choose_by_validation_and_decide_by_paired_differences():
     seeds=5,
   )
   (setting,) = summary['settings']
-  rows = {row['name']: row for row in setting['arms']}
+  rows = _named_rows(setting)
   good, lucky = rows['good']['difference'], rows['lucky']['difference']
   assert good['mean'] == pytest.approx(0.0104) and good['verdict'] == 'helps'
   assert lucky['mean'] > good['mean'] and lucky['verdict'] == 'no difference shown'
-  assert good['adjusted_p'] > good['p']
+  assert good['adjusted_p'] == pytest.approx(2 * good['p'])  # the second of three
   best = setting['best']
   assert (best['arm'], best['control']) == ('good', 'other')
   assert (best['trials'], best['control_trials']) == (2, 2)
   assert summary['num_comparisons'] == 3
   assert summary['missing'] == ['late'] and summary['failures'] == {'broken': 'why'}
+
+
+def test_what_is_finished_first_is_judged_among_all_that_is_planned():
+  base = np.array([0.80, 0.84, 0.78])
+  arms = {'base': ('control', 0.7, base), 'good': ('treatment', 0.9, base + 0.01)}
+  arms['good'][2][0] += 0.001
+  (alone,) = _summary(arms, 3)['settings']
+  later = {f'late{i}': ('treatment', 0.5, []) for i in range(4)}
+  (among,) = _summary(arms | later, 3)['settings']
+  one, many = (_named_rows(setting)['good']['difference'] for setting in (alone, among))
+  assert many['p'] == one['p']
+  assert many['adjusted_p'] == pytest.approx(3 * one['adjusted_p'])  # 6 verdicts, not 2
+
+
+def _named_rows(setting):
+  return {row['name']: row for row in setting['arms']}
 
 
 def test_two_seeds_are_not_enough_for_a_verdict():
@@ -335,6 +389,10 @@ def test_a_finished_ablation_trains_nothing_again_and_takes_more_seeds(
     test_run.run('ablate', *flags, '--config.ablation.seeds=(0,1,2,3)', '--dry-run') == 0
   )
   assert 'To train: 4 classifiers' in capsys.readouterr().out
+  more = ['--config.ablation.equal_compute=True', '--dry-run']
+  assert test_run.run('ablate', *flags, *more) == 0
+  steps = re.findall(r'real_classical_(\d+)_steps', capsys.readouterr().out)
+  assert max(map(int, steps)) > 2 * 20  # the GAN's 20 steps and the arm's
   # A cell of another config is there: refused before anything is trained.
   assert test_run.run('ablate', *flags, '--config.classifier.learning_rate=0.1') == 3
   assert 'classifier.learning_rate' in capsys.readouterr().err
@@ -342,20 +400,38 @@ def test_a_finished_ablation_trains_nothing_again_and_takes_more_seeds(
 
 
 def test_seeds_in_one_program_give_the_numbers_of_separate_runs(
-  finished, config_file, tmp_path, monkeypatch
+  finished, config_file, tmp_path, monkeypatch, capsys
 ):
   monkeypatch.setitem(data._SOURCES, 'toy', test_run._toy_source)
-  flags = ['--config.ablation.vmap_seeds=True', f'--config={config_file}']  # any order
-  assert test_run.run('ablate', *flags, f'--workdir={tmp_path / "together"}') == 0
+  where, validate, stops = tmp_path / 'together', arms.validate, [None]
+
+  def stop_once(*rest):
+    if stops:
+      os.kill(os.getpid(), signal.SIGTERM)
+      stops.clear()
+    return validate(*rest)
+
+  monkeypatch.setattr(arms, 'validate', stop_once)
+  # Flags in any order.
+  flags = ['--config.ablation.vmap_seeds=True', f'--config={config_file}']
+  flags += [f'--workdir={where}']
+  assert test_run.run('ablate', *flags) == 75
+  assert test_run.run('ablate', *flags) == 0
+  assert len(list((where / 'together').iterdir())) == 4  # one an arm
+  said = capsys.readouterr().out
+  assert 'going on from step' in said and 'Together they failed' not in said
   for cell in (finished / 'cells').iterdir():
     both = [
       json.loads((root / 'cells' / cell.name / 'results.json').read_text())['arms']
-      for root in (finished, tmp_path / 'together')
+      for root in (finished, where)
     ]
     (alone,), (together,) = (arms.values() for arms in both)
     for name in ('eval_loss', 'val_loss', 'train_accuracy', 'eval_accuracy'):
       assert together[name] == pytest.approx(alone[name], abs=1e-4), cell.name
     assert together['num_steps'] == alone['num_steps']
+  # Each can be looked at as if it had been trained alone.
+  (cell,) = (where / 'cells').glob('few*seed=1')
+  assert test_run.run('evaluate', f'--workdir={cell}') == 0
 
 
 @pytest.mark.parametrize(

@@ -23,4 +23,6 @@ def get_config():
     'pool': {'sampler.refresh_every': 8},
     'offline': {'sampler.offline': 500},
   }
-  return base.add_ablation(config, arms=arms, placebos=('noise', 'mislabelled'))
+  controls = _SCARCE['controls'](len(arms) - 2)
+  placebos = ('noise', 'mislabelled')
+  return base.add_ablation(config, arms=arms, controls=controls, placebos=placebos)

@@ -16,4 +16,5 @@ def get_config():
   config.gan.select = 'last'
   lengths = (100, 300, 1000, 3000)
   arms = {f'gan={steps}': {'gan.num_steps': steps} for steps in lengths}
-  return base.add_ablation(config, arms=arms, placebos=('noise',))
+  controls = _SCARCE['controls'](len(arms) - 2)
+  return base.add_ablation(config, arms=arms, controls=controls)

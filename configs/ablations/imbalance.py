@@ -19,4 +19,6 @@ def get_config():
     classes: {'sampler.classes': classes}
     for classes in ('uniform', 'train', 'inverse', 'balance', 'feedback')
   }
-  return base.add_ablation(config, arms=arms, grid={'data.imbalance': (10.0, 50.0)})
+  controls = _SCARCE['controls'](len(arms) - 2)
+  grid = {'data.imbalance': (10.0, 50.0)}
+  return base.add_ablation(config, arms=arms, controls=controls, grid=grid)

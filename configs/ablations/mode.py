@@ -22,4 +22,5 @@ def get_config():
     'off_at_the_end': {'mix.off': 0.3},
     'weight=0.3': {'mix.weight': 0.3},
   }
-  return base.add_ablation(config, arms=arms)
+  controls = _SCARCE['controls'](len(arms) - 2)
+  return base.add_ablation(config, arms=arms, controls=controls)

@@ -18,4 +18,5 @@ def get_config(ratios='0.1,0.2,0.35,0.5'):
   config = _SCARCE['get_config']()
   numbers = [float(ratio) for ratio in ratios.split(',')]
   arms = {f'ratio={ratio:g}': {'mix.ratio': ratio} for ratio in numbers}
-  return base.add_ablation(config, arms=arms)
+  controls = _SCARCE['controls'](len(arms) - 2)
+  return base.add_ablation(config, arms=arms, controls=controls)
