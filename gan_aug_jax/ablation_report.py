@@ -358,6 +358,8 @@ def _pictures(workdir, setting, summary, finished, keys):
     for name, words in _KINDS
     if row.get(name) and (name == 'difference' or _apart(row, name))
   ]
+  if best := setting['best']:
+    forest.insert(0, (f'best: {best["arm"]} against {best["control"]}', best))
   images = {
     'accuracy': _accuracy(rows, treated, control),
     'forest': pictures.forest(forest),
@@ -368,7 +370,7 @@ def _pictures(workdir, setting, summary, finished, keys):
       [row['difference']['f1'] for row in treated],
     ),
   }
-  if best := setting['best']:
+  if best:
     images |= _confusions(best, of_row, class_names)
   return images
 
