@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from gan_aug_jax import cli, data, loop, tensorboard
+from gan_aug_jax import cli, data, gan_training, loop, tensorboard
 from gan_aug_jax.signals import Interrupted
 from tests.conftest import make_dataset
 
@@ -93,6 +93,7 @@ def finished(config_file, tmp_path_factory):
       if event == '/jax/core/compile/backend_compile_duration':
         compiled.append(kwargs.get('fun_name'))
 
+  gan_training._compiled_sampler.cache_clear()  # of runs before in this process
   jax.monitoring.register_event_duration_secs_listener(Listener())
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(data._SOURCES, 'toy', _toy_source)
