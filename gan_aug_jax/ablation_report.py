@@ -10,11 +10,10 @@ import itertools
 import json
 import math
 
-import numpy as np
 import rich.console
 import rich.table
 
-from gan_aug_jax import findings, loop, pictures, report
+from gan_aug_jax import ablation_plots, findings, loop, report
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.progress import format_seconds
 from gan_aug_jax.workdir import read_json
@@ -54,8 +53,6 @@ _CELL_FIELDS = (
   ('step_ms_median', 'step_ms_median'),
   ('train_seconds', 'train_seconds'),
 )
-_WORDS = ('at equal steps', 'at equal exposure', 'at equal operations')
-_KINDS = tuple(zip(findings.COMPARISONS, _WORDS, strict=True))
 _EXPLAINED = (
   'Intervals in brackets are of 95 %, by paired t over the seeds; the second one '
   'resamples seeds and test images together. A seed sets the subset, the GAN and the '
@@ -217,8 +214,8 @@ def verdicts(setting, summary):
     if row.get('difference'):
       paired = row['difference']
       others = [
-        f'{words} ({other["control"]}) {_describe(other)}'
-        for name, words in _KINDS[1:]
+        f'at {words} ({other["control"]}) {_describe(other)}'
+        for name, (_, words) in findings.COMPARISONS.items()
         if (other := row.get(name)) and other['control'] != paired['control']
       ]
       beside = f' Beside it: {"; ".join(others)}.' if others else ''
@@ -292,18 +289,17 @@ def _markdown(summary):
 
 
 def _html(workdir, plan, finished, summary, rows):
-  keys = {(arm['setting'], arm['name']): arm['key'] for arm in plan['arms']}
   settings = [
     {
       'title': setting['name'],
       'verdicts': verdicts(setting, summary),
       'rows': [(row['name'], row['role'], _cells(row)) for row in setting['arms']],
       'differences': [
-        (row['name'], [_difference(row.get(name)) for name, _ in _KINDS])
+        (row['name'], [_difference(row.get(name)) for name in findings.COMPARISONS])
         for row in setting['arms']
         if row['role'] in ('treatment', 'placebo')
       ],
-      'images': report.embed(_pictures(workdir, setting, summary, finished, keys)),
+      'images': report.embed(_plots(workdir, plan, setting, finished)),
     }
     for setting in summary['settings']
   ]
@@ -313,7 +309,7 @@ def _html(workdir, plan, finished, summary, rows):
     explained=_EXPLAINED,
     settings=settings,
     headings=[heading for _, heading, _ in _COLUMNS],
-    kinds=[words for _, words in _KINDS],
+    kinds=[words for _, words in findings.COMPARISONS.values()],
     gans=_gans(workdir, finished),
     samples=report.embed(_samples(workdir, plan)),
     cells=rows,
@@ -337,135 +333,19 @@ def _seconds(finished):
   return sum(cell.arm['train_seconds'] for cell in finished) + sum(gans.values())
 
 
-def _class_names(workdir, cell):
-  path = workdir / 'cells' / cell.about['name'] / 'config.json'
-  return read_json(path, 'data')['data']['class_names']
-
-
-def _pictures(workdir, setting, summary, finished, keys):
-  rows = [row for row in setting['arms'] if row['num_seeds']]
-  treated = [row for row in rows if row.get('difference')]
-  if not treated:
+def _plots(workdir, plan, setting, finished):
+  """{name: PNG} of a setting of which an arm and its control are finished; or {}."""
+  cells = {}
+  for arm in plan['arms']:
+    if arm['setting'] == setting['name']:
+      cells[arm['name']] = [c for c in finished if c.about['arm'] == arm['key']]
+  rows = [row for row in setting['arms'] if row.get('difference')]
+  if not rows:
     return {}
-  control = next((row for row in rows if row['name'] == summary['control']), None)
-  of_row = lambda name: [
-    cell for cell in finished if cell.about['arm'] == keys[setting['name'], name]
-  ]
-  class_names = _class_names(workdir, of_row(treated[0]['name'])[0])
-  forest = [
-    (f'{row["name"]} {words.removeprefix("at ")}', row[name])
-    for row in treated
-    for name, words in _KINDS
-    if row.get(name) and (name == 'difference' or _apart(row, name))
-  ]
-  if best := setting['best']:
-    forest.insert(0, (f'best: {best["arm"]} against {best["control"]}', best))
-  images = {
-    'accuracy': _accuracy(rows, treated, control),
-    'forest': pictures.forest(forest),
-    'cost': _cost(treated),
-    'f1': pictures.changes(
-      [row['name'] for row in treated],
-      class_names,
-      [row['difference']['f1'] for row in treated],
-    ),
-  }
-  if best:
-    images |= _confusions(best, of_row, class_names)
-  return images
-
-
-def _apart(row, name):
-  """Whether another control than that of equal steps stands behind a comparison."""
-  return row[name]['control'] != row['difference']['control']
-
-
-def _along(treated, rows):
-  """What a plot shows, and along which ratios where the arms differ in nothing else.
-
-  Args:
-    treated: rows of treatments and placebos.
-    rows: to show otherwise.
-
-  Returns:
-    (treatments, their ratios), or (rows, None).
-  """
-  arms = [row for row in treated if row['role'] == 'treatment']
-  others = [{f: v for f, v in row['fields'].items() if f != 'mix.ratio'} for row in arms]
-  ratios = [row['effective_ratio'] for row in arms]
-  alike = all(other == others[0] for other in others)
-  if alike and len(set(ratios)) == len(ratios) > 1:
-    return arms, ratios
-  return rows, None
-
-
-def _accuracy(rows, treated, control):
-  """Accuracy and gap: against the ratio where that is what differs, or of every arm."""
-  shown, ratios = _along(treated, rows)
-  panels = {}
-  for title, field in (
-    ('test accuracy', 'accuracy'),
-    ('validation accuracy', 'val_accuracy'),
-    ('generalization gap', 'generalization_gap'),
-  ):
-    spread = field == 'accuracy'
-    values = [row['mean' if spread else field] for row in shown]
-    panel = {
-      'values': values,
-      'low': [row['low'] for row in shown] if spread else values,
-      'high': [row['high'] for row in shown] if spread else values,
-      'seeds': [list(row['accuracy'].values()) for row in shown] if spread else [],
-      'band': None,
-    }
-    if control:
-      mean = control['mean' if spread else field]
-      ends = (control['low'], control['high']) if spread else (mean, mean)
-      panel['band'] = (np.nan_to_num(ends[0], nan=mean), mean)
-      panel['band'] += (np.nan_to_num(ends[1], nan=mean),)
-    panels[title] = panel
-  return pictures.dots(
-    panels, labels=[row['name'] for row in shown], x=ratios, x_name='synthetic images'
-  )
-
-
-def _cost(treated):
-  """How much longer a step takes, and the training with its GAN."""
-  shown, ratios = _along(treated, treated)
-  overhead = [row['difference']['overhead'] for row in shown]
-  arms = [row['train_seconds'] for row in shown]
-  panels = {
-    'step time against the control': {'values': overhead},
-    'training of the classifier, s': {'values': arms, 'percent': False},
-    'with the GAN, s': {
-      'values': [row['train_seconds'] + row['gan_seconds'] for row in shown],
-      'percent': False,
-    },
-  }
-  for panel in panels.values():
-    panel['low'] = panel['high'] = panel['values']
-  return pictures.dots(
-    panels, labels=[row['name'] for row in shown], x=ratios, x_name='synthetic images'
-  )
-
-
-def _confusions(best, of_row, class_names):
-  """Confusion of the best arm and the best control over all seeds, and the difference."""
-  total = lambda name: np.sum(
-    [
-      cell.arm['confusion_matrix']
-      for cell in of_row(name)
-      if cell.about['seed'] in best['seeds']
-    ],
-    0,
-  )
-  mine, theirs = total(best['arm']), total(best['control'])
-  matrices = {best['arm']: mine, best['control']: theirs}
-  return {
-    'confusions': pictures.confusion_matrices(class_names, matrices),
-    'confusion_changes': pictures.changes(
-      class_names, class_names, mine - theirs, unit='test images', scale=1
-    ),
-  }
+  first = cells[rows[0]['name']][0].about['name']
+  data = read_json(workdir / 'cells' / first / 'config.json', 'data')['data']
+  control = plan['ablation']['control']
+  return ablation_plots.draw(setting, control, cells, data['class_names'])
 
 
 def _gans(workdir, finished):

@@ -26,11 +26,12 @@ _MEANS = (
 _MEANS += ('eval_worst_recall', 'generalization_gap', 'effective_ratio', 'asked_ratio')
 _MEANS += ('step_ms_median', 'train_seconds', 'num_steps', 'epoch')
 _TREATED, _CONTROLS = ('treatment', 'placebo'), ('control', 'matched')
-# What a row has: the field of an `ablation.Arm` that names what it is compared with.
+# What a row has: the field of an `ablation.Arm` that names what it is compared with, and
+# what is equal then.
 COMPARISONS = {
-  'difference': 'same_steps',
-  'exposure': 'same_exposure',
-  'compute': 'same_compute',
+  'difference': ('same_steps', 'equal steps'),
+  'exposure': ('same_exposure', 'equal exposure'),
+  'compute': ('same_compute', 'equal operations'),
 }
 
 
@@ -145,7 +146,7 @@ def _row(arm, cells):
   row['gan_seconds'] = _mean(cell.gan_seconds for cell in mine.values())
   row |= _spread(list(accuracies.values()))
   if arm['role'] in _TREATED:
-    for name, control in COMPARISONS.items():
+    for name, (control, _) in COMPARISONS.items():
       if arm[control]:
         row[name] = _compare(mine, cells[arm[control]], arm[control])
   return row

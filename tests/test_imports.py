@@ -27,6 +27,7 @@ LAYERS = [
   {'experiment', 'rehearsal', 'ablation', 'together'},
   {'scoring', 'cells'},
   {'findings'},
+  {'ablation_plots'},
   {'ablation_report'},
   {'cli'},
   {'__main__'},
