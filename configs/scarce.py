@@ -29,4 +29,4 @@ def controls(number):
     'weight_decay': {'classifier.weight_decay': 1e-3},
     'higher_rate': {'classifier.learning_rate': 0.04},
   }
-  return dict(list(recipes.items())[:number])
+  return dict(list(recipes.items())[: max(number, 0)])

@@ -112,7 +112,7 @@ def print_summary(summary, file=None):
     console.print(table)
     for _, verdict, sentence in verdicts(setting, summary):
       console.print(f'{verdict} {sentence}', highlight=False, soft_wrap=True)
-  for line in status(summary):
+  for line in (_EXPLAINED, *status(summary)):
     console.print(line, highlight=False, soft_wrap=True)
 
 

@@ -129,6 +129,10 @@ def plan(config, workdir, layout):
     session = Session(config, workdir, layout, quiet=True)
     return _operations(session, control)
 
+  if (workdir / 'config.json').exists():
+    raise CheckpointError(
+      f'{str(workdir)!r} holds a run; give an ablation another --workdir.'
+    )
   size_of = lambda config: len(load_data(config).train)
   arms = ablation.arms_of(config, size_of, operations_of)
   cells = list_cells(config, arms)

@@ -137,6 +137,12 @@ def _parse(command, argv):
       f'get_config() of the config file returned {type(config).__name__}; it must return '
       'a config that starts from gan_aug_jax.config.default().'
     )
+  for field in config.get('ablation', {}).get('grid', {}) if paths else ():
+    if any(arg.lstrip('-').startswith(f'config.{field}=') for arg in argv):
+      raise ConfigError(
+        f'--config.{field} would change nothing: ablation.grid of the config file sets '
+        f'{field}.'
+      )
   if any(arg.startswith('--config.') for arg in argv) and config:
     config.duration = ''  # which was that of the config as it stands
   return values
@@ -358,7 +364,9 @@ def _ablate(options):
   if over and len(failures) < len(cells):
     _show_ablation(directory)
   elif not over:
-    print('Others are at it; ablate --collect --workdir=... reports on what is finished.')
+    print(
+      'This part is over; ablate --collect --workdir=... reports on all that is there.'
+    )
   if failures:
     raise AblationError(
       f'{len(failures)} of {len(cells)} cells failed, the first one: '

@@ -85,6 +85,10 @@ def claim(session, dataset):
     CheckpointError: see `check_config`; or when the training images are others; or if it
       cannot be written.
   """
+  if session.path('ablation.json').exists():
+    raise CheckpointError(
+      f'{str(session.workdir)!r} holds an ablation; give a run another --workdir.'
+    )
   saved = check_config(session)
   if saved:
     check_data(session, saved, dataset)
@@ -191,6 +195,16 @@ def read_json(path, *keys):
   Raises:
     CheckpointError: if it is missing, not JSON, or lacks a key.
   """
+  path = pathlib.Path(path)
+  if not path.parent.exists():
+    raise CheckpointError(
+      f'There is no {str(path.parent)!r}; --workdir must name a finished run.'
+    )
+  if path.name == 'config.json' and path.with_name('ablation.json').exists():
+    raise CheckpointError(
+      f'{str(path.parent)!r} holds an ablation: use ablate --collect, or name one of its '
+      'cells/NAME or gans/NAME.'
+    )
   content = read_result(path)
   if content is None or not set(keys) <= set(content):
     raise CheckpointError(

@@ -434,6 +434,31 @@ def test_seeds_in_one_program_give_the_numbers_of_separate_runs(
   assert test_run.run('evaluate', f'--workdir={cell}') == 0
 
 
+def test_a_run_and_an_ablation_do_not_share_a_workdir(
+  finished, config_file, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setitem(data._SOURCES, 'toy', test_run._toy_source)
+  before = (finished / 'report.html').read_bytes()
+  flags = [f'--config={config_file}', '--config.ablation.seeds=(0,)']
+  plain = config_file.with_name('plain.py')
+  plain.write_text(test_run.CONFIG)
+  assert test_run.run('run', f'--config={plain}', f'--workdir={finished}') == 3
+  assert 'holds an ablation' in capsys.readouterr().err
+  assert test_run.run('report', f'--workdir={finished}') == 3
+  assert 'ablate --collect' in capsys.readouterr().err
+  assert (finished / 'report.html').read_bytes() == before
+  (tmp_path / 'config.json').write_text('{}')
+  assert test_run.run('ablate', *flags, f'--workdir={tmp_path}') == 3
+  assert 'holds a run' in capsys.readouterr().err
+
+
+def test_a_flag_that_the_grid_would_undo_is_refused(tmp_path, capsys):
+  file = ROOT / 'configs/ablations/low_data.py'
+  flags = [f'--config={file}', f'--workdir={tmp_path}', '--config.data.per_class=5']
+  assert test_run.run('ablate', *flags) == 2
+  assert 'data.per_class' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
   ('flags', 'named'),
   [

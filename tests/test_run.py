@@ -481,8 +481,8 @@ def test_environment_errors_are_one_sentence(finished, config_file, tmp_path, ca
     (['train-classifier', config, there], 'no trained generator'),
     (['run', config, here, '--config.gan.width=16'], 'gan.width (8 there, 16 now)'),
     (['run', config, here, '--config.mix.ratio=0.5'], 'mix.ratio (0.25 there, 0.5 now)'),
-    (['evaluate', there.replace('/w', '/none')], 'config.json'),
-    (['report', there.replace('/w', '/none')], 'config.json'),
+    (['evaluate', there.replace('/w', '/none')], '/none'),
+    (['report', there.replace('/w', '/none')], '/none'),
     (['run', config, there, '--config.data.name=My-Data'], 'no name of a dataset'),
     (['run', config, '--workdir=/proc/none'], 'cannot be written'),
   ]

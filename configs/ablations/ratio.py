@@ -3,7 +3,8 @@
     python -m gan_aug_jax ablate --config=configs/ablations/ratio.py --workdir=...
     python -m gan_aug_jax ablate --config=configs/ablations/ratio.py:0.2,0.8 --workdir=...
 
-The argument lists the ratios; 0 is the control, which is always there.
+The argument lists the ratios; 0 is the control, which is always there. Controls for real
+images alone (cutout, mixup, ...) come along, so that they have as many trials.
 """
 
 import pathlib
@@ -16,7 +17,12 @@ _SCARCE = runpy.run_path(str(pathlib.Path(__file__).parent.parent / 'scarce.py')
 
 def get_config(ratios='0.1,0.2,0.35,0.5'):
   config = _SCARCE['get_config']()
-  numbers = [float(ratio) for ratio in ratios.split(',')]
+  try:
+    numbers = [float(ratio) for ratio in ratios.split(',')]
+  except ValueError:
+    raise base.ConfigError(
+      f'configs/ablations/ratio.py:{ratios} must list ratios, such as ratio.py:0.1,0.5.'
+    ) from None
   arms = {f'ratio={ratio:g}': {'mix.ratio': ratio} for ratio in numbers}
   controls = _SCARCE['controls'](len(arms) - 2)
   return base.add_ablation(config, arms=arms, controls=controls)
