@@ -94,14 +94,22 @@ def test_random_flip_mirrors_about_half_left_to_right():
   assert 70 < same.sum() < 130  # 4 standard deviations of a fair coin
 
 
-def test_max_pool_equals_flax_and_leaves_an_odd_edge_out():
-  x = np.random.default_rng(0).normal(size=(2, 7, 6, 3)).astype(np.float32)
-  np.testing.assert_array_equal(
-    layers.max_pool_2x2(x), nn.max_pool(x, (2, 2), strides=(2, 2))
-  )
-  grad = jax.grad(lambda x: jnp.sum(jnp.sin(layers.max_pool_2x2(x))))(x)
-  expected = jax.grad(lambda x: jnp.sum(jnp.sin(nn.max_pool(x, (2, 2), (2, 2)))))(x)
-  np.testing.assert_allclose(grad, expected, rtol=1e-6)
+def test_bias_relu_pool_equals_flax_also_where_values_tie():
+  random = np.random.default_rng(0)
+  bias = np.array([0.5, -0.5, 0.0], np.float32)
+
+  def expected(x, bias):
+    return nn.max_pool(nn.relu(x + bias), (2, 2), strides=(2, 2))
+
+  # Few different values: most blocks have several maxima, and some nothing above 0.
+  for x in (random.normal(size=(2, 7, 6, 3)), random.integers(-1, 2, (2, 6, 5, 3))):
+    x = x.astype(np.float32)
+    value, pull_back = jax.vjp(layers.bias_relu_pool, x, bias)
+    expected_value, expected_pull_back = jax.vjp(expected, x, bias)
+    np.testing.assert_array_equal(value, expected_value)
+    grad = random.normal(size=value.shape).astype(np.float32)
+    for one, other in zip(pull_back(grad), expected_pull_back(grad), strict=True):
+      np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_depth_to_space_puts_each_feature_in_its_corner():

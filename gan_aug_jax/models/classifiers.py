@@ -25,9 +25,11 @@ class CNN(nn.Module):
   def __call__(self, images, *, train, keys=None, shown=None, synthetic=None):
     del shown, synthetic  # No batch statistics.
     x = images.astype(self.dtype)
-    for features in self.features:
-      x = layers.conv(features, (3, 3), dtype=self.dtype)(x)
-      x = layers.max_pool_2x2(nn.relu(x))
+    for i, features in enumerate(self.features):
+      x = layers.conv(features, (3, 3), dtype=self.dtype, use_bias=False)(x)
+      wide = layers.param_dtype(self.dtype)
+      bias = self.param(f'bias_{i}', nn.initializers.zeros, (features,), wide)
+      x = layers.bias_relu_pool(x, bias.astype(self.dtype))
     return _head(self, x, train, keys)
 
 
