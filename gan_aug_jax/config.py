@@ -27,7 +27,7 @@ def default():
   config.seed = 0  # root of every seed below that is -1
   config.backend = 'jit'  # 'jit' or 'pmap': the same numbers
   config.platform = ''  # 'cpu', 'gpu' or 'tpu'; '' takes what JAX finds
-  config.num_cpu_devices = 0  # virtual devices on a CPU host; 0: automatic
+  config.num_cpu_devices = 0  # virtual devices on a CPU host; 0: one
   config.steps_per_call = 0  # steps scanned in one call; 0: 1 on CPU, measured elsewhere
   config.compilation_cache = True  # keep compiled programs in the user's cache directory
   config.precision = 'float32'  # to compute in, or 'bfloat16', 'float64'

@@ -194,8 +194,23 @@ def compile_step(step, layout, *args, donate=(0,)):
     A `Program`. Arguments of another shape or placement raise: nothing is
     ever compiled a second time behind the user's back.
   """
-  compiled = lower_step(step, layout, *args, donate=donate).compile()
+  lowered = lower_step(step, layout, *args, donate=donate)
+  compiled = _compile_for_cpu(lowered) if layout.on_cpu else lowered.compile()
   return Program(compiled, _pmap_dummy(layout) if layout.axis_name else ())
+
+
+def _compile_for_cpu(lowered):
+  """Compiles with the faster of XLA's two kinds of convolution on CPU, Eigen's.
+
+  By default it takes YNNPACK's: a training step of the CNN took twice as long
+  (docs/results.md, "Where the time of a step goes on a CPU").
+  """
+  kinds = 'LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE'  # what YNNPACK is left
+  try:
+    options = {'xla_cpu_experimental_ynn_fusion_type': kinds}
+    return lowered.compile(compiler_options=options)
+  except jax.errors.JaxRuntimeError:  # of a version without that option
+    return lowered.compile()
 
 
 def _pmap_dummy(layout):

@@ -177,9 +177,7 @@ def bias_relu_pool(x, bias):
     [B, H // 2, W // 2, F].
   """
   top_left, top_right, low_left, low_right = _quarters(nn.relu(x + bias))
-  return jnp.maximum(
-    jnp.maximum(top_left, top_right), jnp.maximum(low_left, low_right)
-  )
+  return jnp.maximum(jnp.maximum(top_left, top_right), jnp.maximum(low_left, low_right))
 
 
 def _quarters(x):
