@@ -11,20 +11,18 @@ quartiles, and the median of the ratios to the plain runs of the same round.
 
 import json
 import pathlib
-import time
+import tempfile
 
 from absl import app, flags
 from ml_collections import config_flags
 import numpy as np
 
-from benchmarks import noise
+from benchmarks import noise, timing
 from gan_aug_jax import devices, validation
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/cifar10.py')
 CHANNELS = flags.DEFINE_integer('channels', 3, 'Of the images.')
-ROUNDS = flags.DEFINE_integer('rounds', 10, 'Runs of each policy that are timed.')
 ONLY = flags.DEFINE_list('only', [], 'Policies whose name contains any of these.')
-JSON = flags.DEFINE_string('json', '', 'File to write the figures to.')
 
 _PLAIN = 'plain'
 _CYCLE = 16
@@ -70,32 +68,17 @@ POLICIES = {
 }
 
 
-def prepare(config, layout, dataset):
-  """Returns (take, compile seconds): `take()` takes 16 steps, returns seconds a step."""
-  import jax
-
+def prepare(config, layout, dataset, directory):
+  """Returns (run, compile seconds): `run()` takes 16 steps, returns seconds a step."""
   from gan_aug_jax import rehearsal, workdir
 
-  session = workdir.Session(config, pathlib.Path('unused'), layout, quiet=True)
+  session = workdir.Session(config, directory, layout, quiet=True)
   # A ramp is half way up there.
   rehearsed = rehearsal.rehearse_arm(
     session, dataset, 'augmented_classical', num_steps=10_000, at=5_000
   )
-  state, at = rehearsed.state, 0
-  began = time.perf_counter()
-  program = rehearsed.compile()
-  compile_seconds = time.perf_counter() - began
-
-  def take():
-    nonlocal state, at
-    began = time.perf_counter()
-    for _ in range(_CYCLE):
-      state, metrics = program(state, *rehearsed.inputs(at))
-      at += 1
-    jax.block_until_ready(metrics)
-    return (time.perf_counter() - began) / _CYCLE
-
-  return take, compile_seconds
+  take, compile_seconds, _ = timing.stepper(rehearsed)
+  return timing.repeat(take, _CYCLE), compile_seconds
 
 
 def main(_):
@@ -103,11 +86,14 @@ def main(_):
   first = CONFIG.value
   first.compilation_cache = False
   found = devices.start(first)
-  from gan_aug_jax import sharding, workdir
+  from gan_aug_jax import sharding
 
   layout = sharding.make_layout(first.backend, found)
+  where = timing.describe(layout)
+  timing.print_where(where)
   size = first.data.image_size
   dataset = noise.make_dataset((size, size, CHANNELS.value))
+  scratch = tempfile.TemporaryDirectory()  # of teachers and images drawn beforehand
   for name, fields in POLICIES.items():
     if ONLY.value and name != _PLAIN and not any(part in name for part in ONLY.value):
       continue
@@ -115,31 +101,25 @@ def main(_):
     config.sampler.teacher_steps = 1
     config.update_from_flattened_dict(fields)
     validation.validate(config)
-    steps[name] = prepare(config, layout, dataset)
-  seconds = {name: [] for name in steps}
-  for number in range(ROUNDS.value + 1):
-    for name, (take, _) in steps.items():
-      elapsed = take()
-      if number:  # warm by then
-        seconds[name].append(elapsed)
-  where, table = workdir.describe_devices(layout), {}
-  print(
-    f'{where}; {first.classifier.arch}, batch {first.classifier.batch_size}, '
-    f'{first.gan.arch} of width {first.gan.width}, ratio {first.mix.ratio}'
+    directory = pathlib.Path(scratch.name, str(len(steps)))
+    steps[name] = prepare(config, layout, dataset, directory)
+  seconds = timing.interleave(
+    {name: run for name, (run, _) in steps.items()}, timing.ROUNDS.value, warm=1
   )
-  for name, times in seconds.items():
-    low, median, high = 1e3 * np.quantile(times, [0.25, 0.5, 0.75])
-    base = 'resnet, shared' if name.startswith('resnet') else _PLAIN
-    ratio = float(np.median(np.divide(times, seconds[base])))
-    table[name] = {'ms': median, 'quartiles': [low, high], 'ratio': ratio, 'to': base}
-    table[name]['compile_s'] = steps[name][1]
-    print(
-      f'{name:24} {median:7.1f} ms  ({low:.1f} to {high:.1f})  {ratio:5.2f} x {base}, '
-      f'compiled in {steps[name][1]:.1f} s'
-    )
-  if JSON.value:
-    result = {'config': first.to_dict(), 'versions': workdir.versions(), 'device': where}
-    pathlib.Path(JSON.value).write_text(json.dumps({**result, 'steps': table}, indent=1))
+  rows, table = timing.compare(seconds, _PLAIN), []
+  for name, row in rows.items():
+    row |= {'to': _base(name), 'compile_s': steps[name][1]}
+    if row['to'] != _PLAIN:
+      row['ratio'] = float(np.median(seconds[name] / seconds[row['to']]))
+    times = f'{row["ms"]:.1f} {timing.spread(row["quartiles"])}'
+    table.append([name, times, f'{row["ratio"]:.2f} x {row["to"]}'])
+  timing.print_table(['policy', 'ms a step', 'relative'], table)
+  config = json.loads(first.to_json_best_effort())
+  timing.finish({**where, 'config': config, 'steps': rows}, timing.draw_bars(rows))
+
+
+def _base(name):
+  return 'resnet, shared' if name.startswith('resnet') else _PLAIN
 
 
 if __name__ == '__main__':

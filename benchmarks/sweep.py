@@ -1,33 +1,49 @@
-"""What training all seeds of an arm in one program is worth.
+"""Cells an hour of an ablation, by how they are run; and seeds in one program.
 
-    python -m benchmarks.sweep --config=configs/scarce.py --seeds=1,2,5
+    python -m benchmarks.sweep --config=configs/scarce.py
 
-Takes a step of each of n seeds, one after the other, and one step of all of them under
-`vmap`, interleaved in one process: milliseconds for all n (median and quartiles) and the
-median ratio of the two. Images are noise and networks untrained, which changes no time.
+First, a step of each of n seeds, one after the other, and one step of all of them under
+`vmap`, interleaved in one process, with images of noise. Then the `ablate` command itself
+on a short ablation (two ratios, `--cell_seeds` seeds, `--cell_steps` steps of each
+training): by one worker, by two that share the workdir, and with seeds in one program,
+all from an empty compilation cache; and what one worker would take if classifiers of a
+seed did not share their GAN, which is the measured time and that of the further GANs.
 """
 
 import json
+import os
 import pathlib
+import subprocess
+import sys
+import tempfile
 import time
 
 from absl import app, flags
 from ml_collections import config_flags
 import numpy as np
 
-from benchmarks import noise
+from benchmarks import noise, timing
 from gan_aug_jax import devices, validation
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/scarce.py')
-SEEDS = flags.DEFINE_list('seeds', ['1', '2', '5'], 'Numbers of seeds.')
+SEEDS = flags.DEFINE_list('seeds', ['1', '2', '5'], 'Numbers of seeds under vmap.')
 ARMS = flags.DEFINE_list('arms', ['real_classical', 'augmented_classical'], 'To time.')
 CHANNELS = flags.DEFINE_integer('channels', 1, 'Of the images.')
-ROUNDS = flags.DEFINE_integer('rounds', 20, 'Timed steps.')
-JSON = flags.DEFINE_string('json', '', 'File to write the figures to.')
+ABLATION = flags.DEFINE_string(
+  'ablation', 'configs/ablations/ratio.py:0.2,0.5', 'Config of the ablation; empty: none.'
+)
+CELL_SEEDS = flags.DEFINE_integer('cell_seeds', 3, 'Seeds of the ablation.')
+CELL_STEPS = flags.DEFINE_integer('cell_steps', 200, 'Steps of each of its trainings.')
+
+_WAYS = {
+  'one worker': [[]],
+  'two workers': [['--shard=0/2'], ['--shard=1/2']],
+  'seeds in one program': [['--config.ablation.vmap_seeds=True']],
+}
 
 
 def prepare(config, layout, dataset, arm, count):
-  """Returns two functions that take a step of every seed, alone and together."""
+  """Returns two runs of a step of every seed, alone and together."""
   import jax
 
   from gan_aug_jax import rehearsal, sharding, together, workdir
@@ -47,52 +63,121 @@ def prepare(config, layout, dataset, arm, count):
   feed = together.stack_feeds(feeds, layout.place)
   step = together.make_step(rehearsed[0].step, count)
   joint = sharding.compile_step(step, layout, stacked, *feed(0, 0))
+  number = 0
 
-  def alone(at):
+  def alone():
+    nonlocal number
     for i, each in enumerate(rehearsed):
-      states[i], metrics = program(states[i], *each.inputs(at))
-    jax.block_until_ready(metrics)
+      states[i], metrics = program(states[i], *each.inputs(number))
+    number += 1
+    return metrics
 
-  def as_one(at):
+  def as_one():
     nonlocal stacked
-    stacked, metrics = joint(stacked, *feed(at, 0))
-    jax.block_until_ready(metrics)
+    stacked, metrics = joint(stacked, *feed(number, 0))
+    return metrics
 
-  return alone, as_one
+  return timing.repeat(alone, 1), timing.repeat(as_one, 1)
+
+
+def time_seeds(config, layout):
+  """Rows by arm and number of seeds."""
+  size = config.data.image_size
+  dataset = noise.make_dataset((size, size, CHANNELS.value))
+  rows, table = {}, []
+  for arm in ARMS.value:
+    for count in map(int, SEEDS.value):
+      alone, joint = prepare(config, layout, dataset, arm, count)
+      takes = {'alone': alone, 'together': joint}
+      pair = timing.compare(timing.interleave(takes, timing.ROUNDS.value), 'together')
+      rows[f'{arm} x {count}'] = pair
+      times = [
+        f'{row["ms"]:.1f} {timing.spread(row["quartiles"])}' for row in pair.values()
+      ]
+      table.append([arm, str(count), *times, f'{pair["alone"]["ratio"]:.2f}'])
+  headings = ['arm', 'seeds', 'ms, alone', 'ms, together', 'times as fast']
+  timing.print_table(headings, table)
+  return rows
+
+
+def run_ablation(workers):
+  """Runs the short ablation from nothing: (seconds, cells, GANs, seconds of a GAN)."""
+  with tempfile.TemporaryDirectory() as directory:
+    workdir = pathlib.Path(directory, 'ablation')
+    steps = f'num_steps={CELL_STEPS.value}'
+    command = [sys.executable, '-m', 'gan_aug_jax', 'ablate']
+    command += [f'--config={ABLATION.value}', f'--workdir={workdir}']
+    command += [f'--config.gan.{steps}', f'--config.classifier.{steps}']
+    command += [f'--config.ablation.seeds={tuple(range(CELL_SEEDS.value))}']
+    environment = os.environ | {'XDG_CACHE_HOME': str(pathlib.Path(directory, 'cache'))}
+    began = time.perf_counter()
+    processes = [
+      subprocess.Popen([*command, *extra], env=environment, stdout=subprocess.DEVNULL)
+      for extra in workers
+    ]
+    codes = [process.wait() for process in processes]
+    if any(codes):
+      sys.exit('The ablation failed; what it said stands above.')
+    seconds = time.perf_counter() - began
+    num_cells = len(list(workdir.glob('cells/*/results.json')))
+    gans = [json.loads(p.read_text()) for p in workdir.glob('gans/*/gan/result.json')]
+    spent = [gan['train_seconds'] + gan['compile_seconds'] for gan in gans]
+    drawing = len(list(workdir.glob('cells/*/arms/augmented*/result.json')))
+  return seconds, num_cells, drawing - len(gans), float(np.mean(spent))
+
+
+def time_cells():
+  """Rows by way."""
+  rows = {}
+  for way, workers in _WAYS.items():
+    seconds, num_cells, further, of_gan = run_ablation(workers)
+    rows[way] = {'seconds': seconds, 'cells': num_cells}
+    if way == 'one worker':
+      apart = seconds + further * of_gan
+      rows['one worker, each its own GAN (reckoned)'] = {
+        'seconds': apart,
+        'cells': num_cells,
+      }
+  for row in rows.values():
+    row['cells_an_hour'] = 3600 * row['cells'] / row['seconds']
+  table = [
+    [way, str(row['cells']), f'{row["seconds"]:.0f}', f'{row["cells_an_hour"]:.0f}']
+    for way, row in rows.items()
+  ]
+  timing.print_table(['way', 'cells', 'seconds', 'cells an hour'], table)
+  return rows
 
 
 def main(_):
   config = CONFIG.value
   validation.validate(config)
   found = devices.start(config)
-  from gan_aug_jax import sharding, workdir
+  from gan_aug_jax import sharding
 
   layout = sharding.make_layout(config.backend, found)
-  size = config.data.image_size
-  dataset = noise.make_dataset((size, size, CHANNELS.value))
-  where, table = workdir.describe_devices(layout), {}
-  print(f'{where}; {config.classifier.arch}, batch {config.classifier.batch_size}')
-  for arm in ARMS.value:
-    for count in map(int, SEEDS.value):
-      taken = prepare(config, layout, dataset, arm, count)
-      seconds = np.zeros((2, ROUNDS.value))
-      for number in range(-3, ROUNDS.value):
-        for i, take in enumerate(taken):
-          began = time.perf_counter()
-          take(number + 3)
-          if number >= 0:  # warm by then
-            seconds[i, number] = time.perf_counter() - began
-      quartiles = 1e3 * np.quantile(seconds, [0.25, 0.5, 0.75], axis=1).T
-      ratio = float(np.median(seconds[0] / seconds[1]))
-      table[f'{arm} x {count}'] = {'ms': quartiles.tolist(), 'faster': ratio}
-      (a, alone, b), (c, joint, d) = quartiles
-      print(
-        f'{arm:20} x {count}: alone {alone:7.1f} ms ({a:.1f} to {b:.1f}), together '
-        f'{joint:7.1f} ms ({c:.1f} to {d:.1f}), {ratio:.2f} times as fast'
-      )
-  if JSON.value:
-    result = {'config': config.to_dict(), 'versions': workdir.versions(), 'device': where}
-    pathlib.Path(JSON.value).write_text(json.dumps({**result, 'steps': table}, indent=1))
+  where = timing.describe(layout)
+  timing.print_where(where)
+  result = {**where, 'config': json.loads(config.to_json_best_effort())}
+  result['seeds'] = time_seeds(config, layout)
+  if ABLATION.value:
+    result['cells'] = time_cells()
+  timing.finish(result, draw(result))
+
+
+def draw(result):
+  """Returns the plot of cells an hour, or of the times of seeds."""
+  if 'cells' not in result:
+    return timing.draw_bars(
+      {k: row for k, pair in result['seeds'].items() for row in [pair['together']]}
+    )
+
+  def onto(ax):
+    rows = result['cells']
+    ax.barh(list(rows), [row['cells_an_hour'] for row in rows.values()], color='#56B4E9')
+    ax.invert_yaxis()
+    ax.set_xlabel('cells an hour')
+
+  return onto
 
 
 if __name__ == '__main__':

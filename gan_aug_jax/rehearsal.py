@@ -64,8 +64,8 @@ def rehearse_gan(session, dataset):
   return Rehearsal(session.layout, step, session.layout.place(state), inputs)
 
 
-def rehearse_arm(session, dataset, name, *, num_steps, at=0):
-  """The `Rehearsal` of an arm's fused step, drawing from a GAN as initialised.
+def rehearse_arm(session, dataset, name, *, num_steps, at=0, source=None):
+  """The `Rehearsal` of an arm's fused step.
 
   Args:
     session: of a run. The teacher, where a policy asks for one, is trained into its
@@ -74,10 +74,12 @@ def rehearse_arm(session, dataset, name, *, num_steps, at=0):
     name: of the arm.
     num_steps: of the training, which schedules hang on.
     at: the step that the state is at.
+    source: the `policies.Source` that an augmented arm draws from; None for what the
+      config says, of a GAN as initialised.
   """
-  config, layout, source = session.config, session.layout, None
+  config, layout = session.config, session.layout
   model, _ = arms.make_evaluator(session, dataset.num_classes)
-  if config_lib.is_augmented(config, name):
+  if source is None and config_lib.is_augmented(config, name):
     source = policies.prepare(session, dataset, untrained_generator(session, dataset))
   plan, step, state = arms.make_step(session, dataset, name, source, model, num_steps)
   feed = fitting.make_feed(session, dataset, source.frozen if source else {})

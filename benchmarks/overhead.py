@@ -1,0 +1,300 @@
+"""What synthesis adds to a training step, and what it would add otherwise.
+
+    python -m benchmarks.overhead --config=configs/cifar10.py
+
+First table: the fused step at each ratio, for every generator, classifier and batch size
+named (all combinations with the first of the others). Second: at each ratio, with the
+first of each, the fused step beside two programs (sample, then train), beside images that
+go through NumPy on the host in between, beside a pool that lasts for eight steps and one
+drawn beforehand; and the sampler and the classifier each alone. All arms of a table are
+interleaved in one process, in runs of eight steps, so whole cycles of a pool; relative
+times are medians of what neighbours in a round give. Third: operations (as XLA counts
+them) and bytes (of the compiled program) against what a large matrix product and a large
+copy reach in the same run. Images are noise and networks untrained, which changes no
+time.
+"""
+
+import json
+import pathlib
+import tempfile
+
+from absl import app, flags
+from ml_collections import config_flags
+import numpy as np
+
+from benchmarks import noise, timing
+from gan_aug_jax import devices, validation
+
+CONFIG = config_flags.DEFINE_config_file('config', 'configs/cifar10.py')
+ARM = flags.DEFINE_enum(
+  'arm', 'augmented_classical', ['augmented', 'augmented_classical'], 'To time.'
+)
+RATIOS = flags.DEFINE_list('ratios', ['0.1', '0.2', '0.35', '0.5', '0.75'], 'Above 0.')
+GANS = flags.DEFINE_list('gans', ['dcgan', 'mlp', 'sngan', 'resnet'], 'Generators.')
+CLASSIFIERS = flags.DEFINE_list('classifiers', ['cnn', 'mlp', 'resnet'], 'Classifiers.')
+BATCHES = flags.DEFINE_list('batches', ['128', '32', '512'], 'Batch sizes.')
+CHANNELS = flags.DEFINE_integer('channels', 3, 'Of the images.')
+
+_REAL = 'real only'
+_STEPS = 8  # of a run, and of a pool
+
+
+def set_fields(config, **fields):
+  """A copy of a config with some fields changed, checked."""
+  config = config.copy_and_resolve_references()
+  names = {'gan': 'gan.arch', 'classifier': 'classifier.arch', 'ratio': 'mix.ratio'}
+  names |= {'batch': 'classifier.batch_size', 'refresh': 'sampler.refresh_every'}
+  names |= {'offline': 'sampler.offline'}
+  config.update_from_flattened_dict({names[k]: v for k, v in fields.items()})
+  validation.validate(config)
+  return config
+
+
+class Bench:
+  """Builds the programs of one set of images on one set of devices."""
+
+  def __init__(self, layout, dataset, directory):
+    self.layout, self.dataset, self.directory = layout, dataset, directory
+    self.programs = {}
+
+  def session(self, config):
+    from gan_aug_jax import workdir
+
+    return workdir.Session(config, self.directory, self.layout, quiet=True)
+
+  def fused(self, name, config):
+    """A run of fused steps."""
+    from gan_aug_jax import rehearsal
+
+    rehearsed = rehearsal.rehearse_arm(
+      self.session(config), self.dataset, ARM.value, num_steps=10_000
+    )
+    take, seconds, program = timing.stepper(rehearsed)
+    self.programs[name] = _cost(program.compiled, rehearsed.operations(), seconds)
+    return timing.repeat(take, _STEPS)
+
+  def apart(self, config):
+    """Runs of the sampler and the classifier as programs of their own, by name."""
+    import jax
+
+    from gan_aug_jax import policies, rehearsal, rng, sharding
+
+    layout, dataset, session = self.layout, self.dataset, self.session(config)
+    source = policies.prepare(
+      session, dataset, rehearsal.untrained_generator(session, dataset)
+    )
+    plan, _ = policies.make_plan(config, 10_000, synthetic=True)
+    synthesize = policies.make_synthesize(session, dataset, source, plan, None)
+
+    def sample(state, frozen):
+      keys = lambda stream, positions, substep=0: rng.example_keys(
+        rng.stream_key(state.seed, stream, state.step, substep), positions
+      )
+      slot = layout.positions(plan.total)[:, : layout.share(plan.num_synthetic)]
+      return sharding.flatten(synthesize(keys, slot, state, frozen).images)[:, None]
+
+    # The classifier's program is the fused step, with a sampler that hands on its images.
+    given = policies.Source(
+      lambda variables, keys, labels: variables, source.frozen, None, None, {}
+    )
+    rehearsed = rehearsal.rehearse_arm(
+      session, dataset, ARM.value, num_steps=10_000, source=given
+    )
+    state, place = rehearsed.state, layout.place
+    arguments = (state, source.frozen)
+    sampler = sharding.compile_step(sample, layout, *arguments, donate=())
+    made = sampler(*arguments)
+    program = sharding.compile_step(
+      rehearsed.step, layout, state, rehearsed.inputs(0)[0], {'generator': made}
+    )
+    number = 0
+
+    def train(images):
+      nonlocal state, number
+      data, _ = rehearsed.inputs(number)
+      state, metrics = program(state, data, {'generator': images})
+      number += 1
+      return metrics
+
+    draw = lambda: sampler(state, source.frozen)
+    through_host = lambda: train(place(np.array(jax.device_get(draw()))))
+    takes = {
+      'two programs': lambda: train(draw()),
+      'through the host': through_host,
+      'sampler alone': draw,
+      'classifier alone': lambda: train(made),
+    }
+    lowered = sharding.lower_step(sample, layout, *arguments, donate=())
+    operations = lowered.cost_analysis()['flops']
+    self.programs['sampler alone'] = _cost(sampler.compiled, operations, 0.0)
+    return {name: timing.repeat(take, _STEPS) for name, take in takes.items()}
+
+
+def _cost(compiled, operations, compile_seconds):
+  analysis = compiled.cost_analysis() or {}
+  return {
+    'operations': operations,
+    'bytes': analysis.get('bytes accessed', 0.0),
+    'compile_s': compile_seconds,
+  }
+
+
+def make_ceilings():
+  """Runs of a large matrix product and a large copy, and what each does in a step."""
+  import jax
+  import jax.numpy as jnp
+
+  matrix, block = jnp.ones((2048, 2048)), jnp.ones(2**25)
+  product = jax.jit(lambda x: x @ x)
+  copy = jax.jit(lambda x: x + 1)
+  takes = {
+    'matrix product': timing.repeat(lambda: product(matrix), 4),
+    'copy': timing.repeat(lambda: copy(block), 4),
+  }
+  return takes, {'matrix product': 2 * 2048**3, 'copy': 2 * block.nbytes}
+
+
+def time_ratios(bench, config, label):
+  """The fused step at each ratio; rows of the first table."""
+  takes = {_REAL: bench.fused((label, _REAL), set_fields(config, ratio=0.0))}
+  for ratio in RATIOS.value:
+    takes[ratio] = bench.fused((label, ratio), set_fields(config, ratio=float(ratio)))
+  rows = timing.compare(timing.interleave(takes, timing.ROUNDS.value), _REAL)
+  real = bench.programs[label, _REAL]['operations']
+  for name, row in rows.items():
+    row |= bench.programs[label, name]
+    row['operations_ratio'] = row['operations'] / real
+  return rows
+
+
+def time_ways(bench, config):
+  """Ways to the same batch at one ratio; rows of the second table."""
+  real = bench.fused(_REAL, set_fields(config, ratio=0.0))
+  takes = {_REAL: real, 'fused': bench.fused('fused', config)}
+  takes |= bench.apart(config)
+  pooled = set_fields(config, refresh=_STEPS)
+  takes['pool of 8 steps'] = bench.fused('pool of 8 steps', pooled)
+  beforehand = set_fields(config, offline=200)
+  takes['drawn beforehand'] = bench.fused('drawn beforehand', beforehand)
+  ceilings, work = make_ceilings()
+  seconds = timing.interleave(takes | ceilings, timing.ROUNDS.value)
+  rows = timing.compare(seconds, _REAL)
+  rates = {name: work[name] / (1e-3 * rows.pop(name)['ms']) for name in ceilings}
+  hosted = seconds['through the host'] / seconds['fused']
+  rows['through the host']['to_fused'] = float(np.median(hosted))
+  for name in bench.programs.keys() & rows.keys():
+    rows[name] |= bench.programs[name]
+    if 'pool' in name:
+      continue  # XLA counts both branches of a step that draws or does not
+    # As parts of what the device was seen to reach.
+    taken = 1e-3 * rows[name]['ms']
+    rows[name]['of_product'] = rows[name]['operations'] / taken / rates['matrix product']
+    rows[name]['of_copy'] = rows[name]['bytes'] / taken / rates['copy']
+  return rows, rates
+
+
+def print_ratios(results):
+  table = []
+  for label, rows in results.items():
+    for name, row in rows.items():
+      table.append(
+        [
+          *label.split(', '),
+          name,
+          f'{row["ms"]:.1f} {timing.spread(row["quartiles"])}',
+          f'{row["added_ms"]:+.1f}',
+          f'{row["ratio"] - 1:+.1%}',
+          f'{row["operations_ratio"] - 1:+.1%}',
+        ]
+      )
+  headings = ['GAN', 'classifier', 'batch', 'ratio', 'ms a step', 'added ms']
+  timing.print_table([*headings, 'added', 'operations added'], table)
+
+
+def print_ways(results):
+  table = []
+  for ratio, (rows, _) in results.items():
+    for name, row in rows.items():
+      added = '' if 'alone' in name else f'{row["added_ms"]:+.1f}'
+      relative = '' if 'alone' in name else f'{row["ratio"] - 1:+.1%}'
+      table.append(
+        [
+          ratio,
+          name,
+          f'{row["ms"]:.1f} {timing.spread(row["quartiles"])}',
+          added,
+          relative,
+          f'{row["of_product"]:.0%}' if 'of_product' in row else '',
+          f'{row["of_copy"]:.0%}' if 'of_copy' in row else '',
+        ]
+      )
+  headings = ['ratio', 'way', 'ms a step', 'added ms', 'added', 'of matrix product']
+  timing.print_table([*headings, 'of copy'], table)
+  for ratio, (rows, rates) in results.items():
+    fused = rows['fused']
+    limit = 'operations' if fused['of_product'] >= fused['of_copy'] else 'bytes'
+    print(
+      f'ratio {ratio}: a matrix product reaches {rates["matrix product"] / 1e9:.0f} '
+      f'GFLOP/s, a copy {rates["copy"] / 1e9:.1f} GB/s; the fused step reaches '
+      f'{fused["of_product"]:.0%} and {fused["of_copy"]:.0%} of them: {limit} are nearer '
+      f'to their limit. Through the host: {rows["through the host"]["to_fused"]:.3f} '
+      'times the fused step.'
+    )
+
+
+def draw(results):
+  """Returns the plot of what is added against what operations alone would add."""
+
+  def onto(ax):
+    for label, rows in results.items():
+      if not label.endswith(f', {CLASSIFIERS.value[0]}, {BATCHES.value[0]}'):
+        continue  # other classifiers would need other axes
+      ratios = [0.0, *map(float, RATIOS.value)]
+      added = [100 * (row['ratio'] - 1) for row in rows.values()]
+      (line,) = ax.plot(ratios, added, marker='o', label=label)
+      predicted = [100 * (row['operations_ratio'] - 1) for row in rows.values()]
+      ax.plot(ratios, predicted, linestyle=':', color=line.get_color())
+    ax.set_xlabel('synthetic ratio')
+    ax.set_ylabel('time added to a step, %')
+    ax.set_title('Measured (lines), and as operations alone would have it (dots)')
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8)
+
+  return onto
+
+
+def main(_):
+  base = set_fields(CONFIG.value)
+  base.compilation_cache = False
+  found = devices.start(base)
+  from gan_aug_jax import sharding
+
+  layout, size = sharding.make_layout(base.backend, found), base.data.image_size
+  dataset = noise.make_dataset((size, size, CHANNELS.value))
+  scratch = tempfile.TemporaryDirectory()  # of images drawn beforehand
+  bench = Bench(layout, dataset, pathlib.Path(scratch.name))
+  where = timing.describe(layout)
+  timing.print_where(where)
+  gans, names, batches = GANS.value, CLASSIFIERS.value, list(map(int, BATCHES.value))
+  settings = [(gan, names[0], batches[0]) for gan in gans]
+  settings += [(gans[0], name, batches[0]) for name in names[1:]]
+  settings += [(gans[0], names[0], batch) for batch in batches[1:]]
+  by_ratio = {}
+  for gan, name, batch in settings:
+    config = set_fields(base, gan=gan, classifier=name, batch=batch)
+    label = f'{gan}, {name}, {batch}'
+    by_ratio[label] = time_ratios(bench, config, label)
+  print_ratios(by_ratio)
+  by_way = {}
+  gan, name, batch = settings[0]
+  for ratio in RATIOS.value:
+    config = set_fields(base, gan=gan, classifier=name, batch=batch, ratio=float(ratio))
+    by_way[ratio] = time_ways(bench, config)
+  print_ways(by_way)
+  config = json.loads(base.to_json_best_effort())
+  result = {**where, 'config': config, 'by_ratio': by_ratio, 'by_way': by_way}
+  timing.finish(result, draw(by_ratio))
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,272 @@
+"""How time and memory of the fused step grow, and what devices are worth.
+
+    python -m benchmarks.scaling --config=configs/cifar10.py
+
+Step time and memory against batch, ratio, image side, steps a call, size of the dataset
+and the schedule of the ratio, each group interleaved in one process, with a straight line
+fitted where cost should be one. Then the same share of a batch on 1, 2, 4 devices (weak
+scaling), each number in a process of its own: the real ones, or virtual ones on a CPU,
+which share its cores, so that n of them are set beside n times the work on one. Last, on
+paper, a pod: the bytes that a step adds up over the devices (read off the compiled
+program) against the operations of a device, at the rates given by --chip_tflops and
+--link_gbytes. Images are noise and networks untrained.
+"""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+import numpy as np
+
+from benchmarks import noise, timing
+from gan_aug_jax import devices, validation
+
+CONFIG = config_flags.DEFINE_config_file('config', 'configs/cifar10.py')
+BATCHES = flags.DEFINE_list('batches', ['32', '64', '128', '256', '512'], 'Batch sizes.')
+RATIOS = flags.DEFINE_list('ratios', ['0', '0.25', '0.5', '0.75', '1'], 'Ratios.')
+SIDES = flags.DEFINE_list('sides', ['16', '32', '64'], 'Image sides.')
+SIZES = flags.DEFINE_list('sizes', ['1000', '10000', '50000'], 'Sizes of the dataset.')
+CALLS = flags.DEFINE_list('calls', ['1', '4'], 'Steps a call.')
+DEVICES = flags.DEFINE_list('devices', ['1', '2', '4'], 'Numbers of devices.')
+SHARE = flags.DEFINE_integer('share', 64, 'Batch of a device in weak scaling.')
+CHIP = flags.DEFINE_float(
+  'chip_tflops', 100.0, 'A chip of the pod, in float32 or as used.'
+)
+LINK = flags.DEFINE_float('link_gbytes', 100.0, "A chip's links for an all-reduce, GB/s.")
+WEAK = flags.DEFINE_integer('weak', 0, 'Internal: devices of a process of its own.')
+
+_STEPS = 2  # of a run
+_SIZES = {'f32': 4, 'f64': 8, 's32': 4, 'u32': 4, 'bf16': 2, 'pred': 1}
+
+
+def rehearse(config, layout, *, side=32, num_images=2000, per_call=1):
+  """The augmented arm of a config on images of a size, several steps a call."""
+  import dataclasses
+
+  from gan_aug_jax import rehearsal, sharding, workdir
+
+  dataset = noise.make_dataset((side, side, 3), per_class=num_images // 10)
+  session = workdir.Session(config, pathlib.Path('unused'), layout, quiet=True)
+  rehearsed = rehearsal.rehearse_arm(
+    session, dataset, 'augmented_classical', num_steps=10_000, at=5_000
+  )
+  return dataclasses.replace(
+    rehearsed, step=sharding.repeat_step(rehearsed.step, per_call)
+  )
+
+
+def measure(cases, layout):
+  """Times cases {name: (fields, options of `rehearse`)}; rows by name."""
+  takes, rows = {}, {}
+  for name, (fields, options) in cases.items():
+    config = CONFIG.value.copy_and_resolve_references()
+    config.update_from_flattened_dict(fields)
+    validation.validate(config)
+    rehearsed = rehearse(config, layout, **options)
+    per_call = options.get('per_call', 1)
+    take, compile_seconds, program = timing.stepper(rehearsed)
+    run = timing.repeat(take, max(1, _STEPS // per_call))
+    takes[name] = lambda run=run, per_call=per_call: run() / per_call
+    rows[name] = {
+      'peak_mib': program.peak_bytes / 2**20,
+      'compile_s': compile_seconds,
+      'all_reduced_bytes': all_reduced_bytes(program.compiled.as_text()),
+    }
+    rows[name]['operations'] = rehearsed.operations()
+  seconds = timing.interleave(takes, timing.ROUNDS.value)
+  base = next(iter(takes))
+  for name, row in timing.compare(seconds, base).items():
+    rows[name] |= row
+  return rows
+
+
+def all_reduced_bytes(text):
+  """Bytes that the all-reduces of a compiled program add up, on each device."""
+  total = 0
+  for line in text.splitlines():
+    if match := re.search(r'= (.*?) all-reduce(?:-start)?\(', line):
+      for kind, shape in re.findall(r'(\w+)\[([\d,]*)\]', match[1]):
+        sides = [int(side) for side in shape.split(',') if side]
+        total += int(np.prod(sides, dtype=np.int64)) * _SIZES.get(kind, 4)
+  return total
+
+
+def fit_line(rows):
+  """Fits ms = a + b x to rows by number: {'intercept', 'slope', 'residuals', 'r2'}.
+
+  Residuals are parts of what was measured.
+  """
+  x = np.array([float(name) for name in rows])
+  y = np.array([row['ms'] for row in rows.values()])
+  slope, intercept = np.polyfit(x, y, 1)
+  gaps = y - (intercept + slope * x)
+  return {
+    'intercept': float(intercept),
+    'slope': float(slope),
+    'residuals': (gaps / y).tolist(),
+    'r2': float(1 - np.sum(gaps**2) / np.sum((y - np.mean(y)) ** 2)),
+  }
+
+
+def show(title, rows, line=None):
+  table = [
+    [
+      name,
+      f'{row["ms"]:.1f} {timing.spread(row["quartiles"])}',
+      f'{row["peak_mib"]:.1f}',
+      f'{row["operations"] / 1e9:.2f}',
+      f'{row["compile_s"]:.1f}',
+    ]
+    for name, row in rows.items()
+  ]
+  headings = [title, 'ms a step', 'MiB a device', 'GFLOP', 'compiled in s']
+  timing.print_table(headings, table)
+  if line:
+    residuals = ', '.join(f'{gap:+.1%}' for gap in line['residuals'])
+    print(
+      f'ms = {line["intercept"]:.1f} + {line["slope"]:.4g} x {title}; R2 '
+      f'{line["r2"]:.4f}; residuals {residuals}\n',
+      flush=True,
+    )
+
+
+def weak_scaling(layout):
+  """The same share on ever more devices, and the whole batch on one."""
+  rows = {}
+  for count in map(int, DEVICES.value):
+    if layout.on_cpu or count <= len(jax_devices()):
+      row = measure_apart(count)
+      whole = {'whole': ({'classifier.batch_size': SHARE.value * count}, {})}
+      row['one_device_ms'] = measure(whole, layout)['whole']['ms']
+      rows[str(count)] = row
+  return rows
+
+
+def jax_devices():
+  import jax
+
+  return jax.devices()
+
+
+def measure_apart(count):
+  """A row of a number of devices, from a process that has so many."""
+  command = [sys.executable, '-m', 'benchmarks.scaling', *sys.argv[1:]]
+  command += [f'--weak={count}', '--json=', '--plot=']
+  output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+  return json.loads(output.splitlines()[-1])
+
+
+def weak_row(count):
+  """Measures in this process what `measure_apart` asks for."""
+  from gan_aug_jax import sharding
+
+  base = CONFIG.value
+  if base.platform in ('', 'cpu'):
+    base.num_cpu_devices = count
+  found = devices.start(base)
+  layout = sharding.make_layout(base.backend, found[:count])
+  cases = {'weak': ({'classifier.batch_size': SHARE.value * count}, {})}
+  return measure(cases, layout)['weak']
+
+
+def print_weak(rows, virtual):
+  first = next(iter(rows.values()))['ms']
+  table = []
+  for count, row in rows.items():
+    ideal = first * int(count) if virtual else first
+    row['efficiency'] = ideal / row['ms']
+    table.append(
+      [
+        count,
+        f'{row["ms"]:.1f} {timing.spread(row["quartiles"])}',
+        f'{row["one_device_ms"]:.1f}',
+        f'{row["efficiency"]:.2f}',
+        f'{row["all_reduced_bytes"] / 2**20:.2f}',
+      ]
+    )
+  kind = 'n times the work of one' if virtual else 'the time of one'
+  headings = ['devices', 'ms a step', 'whole batch on one device, ms']
+  headings += [f'efficiency, to {kind}', 'MiB added up a step']
+  timing.print_table(headings, table)
+
+
+def print_pod(rows):
+  """A ring all-reduce moves 2 (n - 1) / n of the bytes over each chip's links."""
+  with_sums = [row for row in rows.values() if row['all_reduced_bytes']]
+  if not with_sums:
+    return {}
+  row = with_sums[-1]
+  share = row['operations'] / max(int(name) for name in rows)
+  compute = share / (CHIP.value * 1e12)
+  exchange = 2 * row['all_reduced_bytes'] / (LINK.value * 1e9)
+  print(
+    f'On paper, a pod of many chips, {SHARE.value} images each: {share / 1e9:.2f} GFLOP '
+    f'a chip take {1e6 * compute:.0f} us at {CHIP.value:.0f} TFLOP/s, and adding up '
+    f'{row["all_reduced_bytes"] / 2**20:.2f} MiB takes {1e6 * exchange:.0f} us at '
+    f'{LINK.value:.0f} GB/s, {exchange / (compute + exchange):.0%} of a step in which '
+    'nothing overlaps; latency comes on top.'
+  )
+  return {'compute_s': compute, 'exchange_s': exchange}
+
+
+def main(_):
+  base = CONFIG.value
+  base.compilation_cache = False
+  validation.validate(base)
+  if WEAK.value:
+    print(json.dumps(weak_row(WEAK.value)), flush=True)
+    return
+  found = devices.start(base)
+  from gan_aug_jax import sharding
+
+  layout = sharding.make_layout(base.backend, found[:1])
+  where = timing.describe(layout)
+  timing.print_where(where)
+  groups = {
+    'batch': {n: ({'classifier.batch_size': int(n)}, {}) for n in BATCHES.value},
+    'ratio': {x: ({'mix.ratio': float(x)}, {}) for x in RATIOS.value},
+    'side': {n: ({'data.image_size': int(n)}, {'side': int(n)}) for n in SIDES.value},
+    'images': {n: ({}, {'num_images': int(n)}) for n in SIZES.value},
+    'steps a call': {n: ({}, {'per_call': int(n)}) for n in CALLS.value},
+    'schedule': {
+      name: ({'mix.ratio_schedule': name}, {})
+      for name in ('constant', 'linear', 'cosine')
+    },
+  }
+  results = {}
+  for title, cases in groups.items():
+    rows = measure(cases, layout)
+    line = fit_line(rows) if title in ('batch', 'ratio') else None
+    show(title, rows, line)
+    results[title] = {'rows': rows, 'line': line}
+  weak = weak_scaling(layout)
+  print_weak(weak, layout.on_cpu)
+  results |= {'weak scaling': {'rows': weak}, 'pod': print_pod(weak)}
+  config = json.loads(base.to_json_best_effort())
+  timing.finish({**where, 'config': config, **results}, draw(results))
+
+
+def draw(results):
+  """Returns the plot of step time against batch, with its line."""
+
+  def onto(ax):
+    group = results['batch']
+    x = [float(name) for name in group['rows']]
+    ax.plot(x, [row['ms'] for row in group['rows'].values()], 'o', label='measured')
+    line = group['line']
+    ax.plot(x, [line['intercept'] + line['slope'] * at for at in x], label='line')
+    ax.set_xlabel('batch')
+    ax.set_ylabel('ms a step')
+    ax.set_ylim(bottom=0)
+    ax.grid(alpha=0.3)
+    ax.legend()
+
+  return onto
+
+
+if __name__ == '__main__':
+  app.run(main)

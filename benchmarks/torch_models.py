@@ -1,0 +1,150 @@
+"""The reference networks in PyTorch, and their parameters from those of ours.
+
+For 32 x 32 images: the CNN, and the sub-pixel DCGAN generator and its discriminator,
+layer by layer as in gan_aug_jax/models. Images are [B, C, H, W], contiguous or channels
+last.
+"""
+
+import itertools
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+NUM_CLASSES = 10
+
+
+class CNN(nn.Module):
+  """3x3 convolution, ReLU and 2x2 max-pooling, thrice; a hidden layer; the classes."""
+
+  def __init__(self, channels, features=(32, 64, 128), hidden=128):
+    super().__init__()
+    pairs = itertools.pairwise((channels, *features))
+    self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairs)
+    self.hidden = nn.Linear(features[-1] * 16, hidden)
+    self.classes = nn.Linear(hidden, NUM_CLASSES)
+
+  def forward(self, x):
+    for convolution in self.convolutions:
+      x = functional.max_pool2d(functional.relu(convolution(x)), 2)
+    return self.classes(functional.relu(self.hidden(x.flatten(1))))
+
+  def load(self, params):
+    """Takes the parameters of our CNN."""
+    for i, convolution in enumerate(self.convolutions):
+      _copy(convolution.weight, _kernel(params[f'Conv_{i}']['kernel']))
+      _copy(convolution.bias, params[f'bias_{i}'])
+    flat = np.asarray(params['Dense_0']['kernel']).reshape(
+      4, 4, -1, self.hidden.out_features
+    )
+    _copy(
+      self.hidden.weight, flat.transpose(3, 2, 0, 1).reshape(self.hidden.weight.shape)
+    )
+    _copy(self.hidden.bias, params['Dense_0']['bias'])
+    _copy(self.classes.weight, np.asarray(params['Dense_1']['kernel']).T)
+    _copy(self.classes.bias, params['Dense_1']['bias'])
+
+
+class Generator(nn.Module):
+  """Sub-pixel DCGAN generator, the one-hot label joined to the latent."""
+
+  def __init__(self, channels, latent_dim, width):
+    super().__init__()
+    depths = (4 * width, 2 * width, width)
+    self.dense = nn.Linear(latent_dim + NUM_CLASSES, 16 * depths[0], bias=False)
+    self.norms = nn.ModuleList(nn.BatchNorm2d(depth) for depth in depths)
+    outputs = (*depths[1:], channels)
+    self.convolutions = nn.ModuleList(
+      nn.Conv2d(depth, 4 * out, 3, padding=1, bias=out == channels)
+      for depth, out in zip(depths, outputs, strict=True)
+    )
+
+  def forward(self, latent, labels):
+    one_hot = functional.one_hot(labels, NUM_CLASSES).to(latent.dtype)
+    x = self.dense(torch.cat([latent, one_hot], 1)).view(len(latent), -1, 4, 4)
+    if self.convolutions[0].weight.is_contiguous(memory_format=torch.channels_last):
+      x = x.contiguous(memory_format=torch.channels_last)
+    for norm, convolution in zip(self.norms, self.convolutions, strict=True):
+      x = functional.pixel_shuffle(convolution(functional.relu(norm(x))), 2)
+    return torch.tanh(x)
+
+  def load(self, params, stats=None):
+    """Takes the parameters and, if given, the running statistics of our generator."""
+    dense = np.asarray(params['Dense_0']['kernel'])
+    dense = dense.reshape(len(dense), 4, 4, -1).transpose(3, 1, 2, 0)
+    _copy(self.dense.weight, dense.reshape(self.dense.weight.shape))
+    for i, convolution in enumerate(self.convolutions):
+      # Our features are (row, column, depth); pixel_shuffle's are (depth, row, column).
+      kernel = _kernel(params[f'Conv_{i}']['kernel'])
+      blocks = kernel.reshape(4, -1, *kernel.shape[1:]).swapaxes(0, 1)
+      _copy(convolution.weight, blocks.reshape(kernel.shape))
+      if convolution.bias is not None:
+        bias = np.asarray(params[f'Conv_{i}']['bias']).reshape(4, -1).T
+        _copy(convolution.bias, bias.reshape(-1))
+    for i, norm in enumerate(self.norms):
+      _copy(norm.weight, params[f'BatchNorm_{i}']['scale'])
+      _copy(norm.bias, params[f'BatchNorm_{i}']['bias'])
+      if stats:
+        _copy(norm.running_mean, stats[f'BatchNorm_{i}']['mean'])
+        _copy(norm.running_var, stats[f'BatchNorm_{i}']['var'])
+
+
+class Discriminator(nn.Module):
+  """4x4 convolutions with stride 2, the one-hot label as maps, group normalisation."""
+
+  def __init__(self, channels, width):
+    super().__init__()
+    depths = (channels + NUM_CLASSES, width, 2 * width, 4 * width)
+    self.convolutions = nn.ModuleList(
+      nn.Conv2d(a, b, 4, stride=2, padding=1, bias=not i)
+      for i, (a, b) in enumerate(itertools.pairwise(depths))
+    )
+    self.norms = nn.ModuleList(nn.GroupNorm(8, depth, eps=1e-6) for depth in depths[2:])
+    self.dense = nn.Linear(16 * depths[-1], 1)
+
+  def forward(self, x, labels):
+    maps = functional.one_hot(labels, NUM_CLASSES).to(x.dtype)[:, :, None, None]
+    x = torch.cat([x, maps.expand(-1, -1, *x.shape[2:])], 1)
+    if self.convolutions[0].weight.is_contiguous(memory_format=torch.channels_last):
+      x = x.contiguous(memory_format=torch.channels_last)
+    x = functional.leaky_relu(self.convolutions[0](x), 0.2)
+    for convolution, norm in zip(self.convolutions[1:], self.norms, strict=True):
+      x = functional.leaky_relu(norm(convolution(x)), 0.2)
+    return self.dense(x.flatten(1))[:, 0]
+
+  def load(self, params):
+    """Takes the parameters of our discriminator."""
+    for i, convolution in enumerate(self.convolutions):
+      _copy(convolution.weight, _kernel(params[f'Conv_{i}']['kernel']))
+    _copy(self.convolutions[0].bias, params['Conv_0']['bias'])
+    for i, norm in enumerate(self.norms):
+      _copy(norm.weight, params[f'GroupNorm_{i}']['scale'])
+      _copy(norm.bias, params[f'GroupNorm_{i}']['bias'])
+    dense = np.asarray(params['Dense_0']['kernel']).reshape(4, 4, -1)
+    _copy(self.dense.weight, dense.transpose(2, 0, 1).reshape(1, -1))
+    _copy(self.dense.bias, params['Dense_0']['bias'])
+
+
+def _kernel(kernel):
+  """[H, W, in, out] to [out, in, H, W]."""
+  return np.asarray(kernel).transpose(3, 2, 0, 1)
+
+
+def _copy(tensor, values):
+  with torch.no_grad():
+    tensor.copy_(torch.from_numpy(np.array(values, np.float32)))
+
+
+def discriminator_loss(logits, real_label):
+  """Non-saturating, the real half of the logits first, with one-sided smoothing."""
+  real, fake = logits.chunk(2)
+  targets = torch.full_like(real, real_label)
+  return (
+    functional.binary_cross_entropy_with_logits(real, targets)
+    + functional.softplus(fake).mean()
+  )
+
+
+def generator_loss(logits):
+  return functional.softplus(-logits).mean()

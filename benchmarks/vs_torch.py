@@ -1,0 +1,400 @@
+"""The same training steps in PyTorch: absolute time, and what synthesis adds there.
+
+    pip install torch && python -m benchmarks.vs_torch --config=configs/cifar10.py
+
+Our fused step and our GAN's step beside good PyTorch: the same networks, batch, optimizer
+and images on the device, eager and torch.compile, contiguous and channels last, sampling
+without gradients. Each framework runs in a process of its own, so that neither's threads
+wait in the other's way; runs of `--steps` steps of all arms take turns. First, a check in
+one process that both compute the same: with our parameters copied over, generated images,
+logits and the gradients of the GAN agree, and so do parameters after one update.
+
+The arm is `augmented`: no classical augmentation, which would be other code there.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+from absl import app, flags
+from ml_collections import config_flags
+import numpy as np
+
+from benchmarks import noise, timing
+from gan_aug_jax import devices, validation
+
+CONFIG = config_flags.DEFINE_config_file('config', 'configs/cifar10.py')
+RATIOS = flags.DEFINE_list('ratios', ['0.2', '0.5'], 'Above 0.')
+STEPS = flags.DEFINE_integer('steps', 4, 'Of a run.')
+COMPILE = flags.DEFINE_bool(
+  'compile', True, 'Time torch.compile, which needs a compiler.'
+)
+WORKER = flags.DEFINE_enum('worker', '', ['', 'jax', 'torch', 'check'], 'Internal.')
+
+_SHAPE = (32, 32, 3)
+_GAN = 'GAN'
+
+
+def read_config():
+  config = CONFIG.value.copy_and_resolve_references()
+  config.compilation_cache, config.data.image_size = False, _SHAPE[0]
+  validation.validate(config)
+  if (config.gan.arch, config.classifier.arch) != ('dcgan', 'cnn'):
+    sys.exit('Only gan.arch=dcgan and classifier.arch=cnn are written in PyTorch.')
+  return config
+
+
+def jax_takes(config):
+  """Runs of our steps, {arm: function that gives the seconds of a step}; and where."""
+  found = devices.start(config)
+  from gan_aug_jax import rehearsal, sharding, workdir
+
+  layout, dataset = (
+    sharding.make_layout(config.backend, found),
+    noise.make_dataset(_SHAPE),
+  )
+  takes = {}
+  for ratio in ['0', *RATIOS.value]:
+    one = config.copy_and_resolve_references()
+    one.mix.ratio = float(ratio)
+    session = workdir.Session(one, pathlib.Path('unused'), layout, quiet=True)
+    arm = rehearsal.rehearse_arm(session, dataset, 'augmented', num_steps=10_000)
+    takes[f'ours {ratio}'] = timing.repeat(timing.stepper(arm)[0], STEPS.value)
+  gan = rehearsal.rehearse_gan(session, dataset)
+  takes[f'ours {_GAN}'] = timing.repeat(timing.stepper(gan)[0], STEPS.value)
+  return takes, timing.describe(layout)
+
+
+def torch_takes(config):
+  """Runs of PyTorch's steps, by arm; and its version."""
+  import torch
+
+  devices.keep_freed_memory()  # as in ours: large blocks are as dear to PyTorch
+  torch.set_num_threads(len(os.sched_getaffinity(0)))
+  dataset = noise.make_dataset(_SHAPE)
+  images = torch.from_numpy(dataset.train.images.transpose(0, 3, 1, 2).copy())
+  labels = torch.from_numpy(dataset.train.labels).long()
+
+  def batch(size, layout):
+    rows = torch.randint(0, len(images), (size,))
+    real = (images[rows].float() / 127.5 - 1).contiguous(memory_format=layout)
+    return real, labels[rows]
+
+  def run(step):
+    def take():
+      began = time.perf_counter()
+      for _ in range(STEPS.value):
+        step()
+      return (time.perf_counter() - began) / STEPS.value
+
+    return take
+
+  takes = {}
+  layouts = {'': torch.contiguous_format, ', channels last': torch.channels_last}
+  for compiled in (False, True) if COMPILE.value else (False,):
+    for name, layout in layouts.items():
+      variant = ('torch.compile' if compiled else 'eager') + name
+      for ratio in ['0', *RATIOS.value]:
+        step = make_torch_step(config, float(ratio), batch, layout, compiled)
+        takes[f'{variant} {ratio}'] = run(step)
+      takes[f'{variant} {_GAN}'] = run(
+        make_torch_gan_step(config, batch, layout, compiled)
+      )
+  return takes, {'torch': torch.__version__}
+
+
+def make_torch_step(config, ratio, batch, layout, compiled):
+  """Returns the function that takes a step of the classifier with synthetic images."""
+  import torch
+  from torch.nn import functional
+
+  from benchmarks import torch_models
+
+  wrap = torch.compile if compiled else lambda function: function
+  # Tensors of inference mode are the cheapest; torch.compile does without it.
+  without_grad = torch.no_grad if compiled else torch.inference_mode
+  settings, total = config.classifier, config.classifier.batch_size
+  model = torch_models.CNN(_SHAPE[-1]).to(memory_format=layout)
+  generator = torch_models.Generator(_SHAPE[-1], config.gan.latent_dim, config.gan.width)
+  sample = wrap(generator.eval().to(memory_format=layout))
+  optimizer = torch.optim.SGD(
+    model.parameters(), settings.learning_rate, settings.momentum, foreach=True
+  )
+  num_synthetic = int(ratio * total + 0.5)
+  loss_of = wrap(lambda x, y: functional.cross_entropy(model(x), y))
+
+  def step():
+    x, y = batch(total - num_synthetic, layout)
+    if num_synthetic:
+      with without_grad():
+        classes = torch.randint(0, torch_models.NUM_CLASSES, (num_synthetic,))
+        fake = sample(torch.randn(num_synthetic, config.gan.latent_dim), classes)
+      x, y = torch.cat([fake, x]), torch.cat([classes, y])
+    optimizer.zero_grad(set_to_none=True)
+    loss_of(x, y).backward()
+    optimizer.step()
+
+  return step
+
+
+def make_torch_gan_step(config, batch, layout, compiled):
+  """Returns the function that takes a step of the GAN."""
+  import torch
+
+  from benchmarks import torch_models
+
+  wrap = torch.compile if compiled else lambda function: function
+  settings = config.gan
+  generator = torch_models.Generator(_SHAPE[-1], settings.latent_dim, settings.width)
+  generator = generator.to(memory_format=layout)
+  discriminator = torch_models.Discriminator(_SHAPE[-1], settings.width)
+  discriminator = discriminator.to(memory_format=layout)
+  adam = lambda module: torch.optim.Adam(
+    module.parameters(),
+    settings.learning_rate,
+    (settings.beta1, settings.beta2),
+    foreach=True,
+  )
+  generator_tx, discriminator_tx = adam(generator), adam(discriminator)
+  average = [parameter.detach().clone() for parameter in generator.parameters()]
+  generate, judge = wrap(generator), wrap(discriminator)
+
+  def step():
+    x, y = batch(settings.batch_size, layout)
+    fake = generate(torch.randn(settings.batch_size, settings.latent_dim), y)
+    discriminator_tx.zero_grad(set_to_none=True)
+    logits = judge(torch.cat([x, fake.detach()]), torch.cat([y, y]))
+    torch_models.discriminator_loss(logits, settings.real_label).backward()
+    discriminator_tx.step()
+    generator_tx.zero_grad(set_to_none=True)
+    discriminator.requires_grad_(False)
+    torch_models.generator_loss(judge(fake, y)).backward()
+    discriminator.requires_grad_(True)
+    generator_tx.step()
+    parameters = [parameter.detach() for parameter in generator.parameters()]
+    torch._foreach_lerp_(average, parameters, 1 - settings.ema_decay)
+
+  return step
+
+
+def check(config):
+  """Largest differences between the two frameworks, {what: difference}.
+
+  Of images and logits absolute, of gradients relative to the largest, of parameters after
+  an update (at a learning rate of 0.1) absolute.
+  """
+  import jax
+  import jax.numpy as jnp
+  import optax
+  import torch
+  from torch.nn import functional
+
+  from benchmarks import torch_models
+  from gan_aug_jax import losses
+  from gan_aug_jax.models import classifiers, discriminators, generators
+
+  count, width, latent_dim = 16, 16, 20
+  random = np.random.default_rng(0)
+  normal = lambda *shape: random.normal(size=shape).astype(np.float32)
+  latent, real = normal(count, latent_dim), normal(count, *_SHAPE)
+  labels = random.integers(0, torch_models.NUM_CLASSES, count).astype(np.int32)
+  their_labels, their_latent = torch.from_numpy(labels).long(), torch.from_numpy(latent)
+  to_theirs = lambda images: torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+  key, num_classes = jax.random.key(0), torch_models.NUM_CLASSES
+  louder = lambda tree: jax.tree.map(lambda x: 3 * x if x.ndim > 1 else x, tree)
+
+  ours = generators.build_generator(
+    'dcgan', image_shape=_SHAPE, num_classes=num_classes, width=width
+  )
+  variables = louder(ours.init(key, latent, labels, train=False))
+  params, stats = variables['params'], variables['batch_stats']
+  theirs = torch_models.Generator(_SHAPE[-1], latent_dim, width)
+  theirs.load(params, stats)
+  images = np.asarray(ours.apply(variables, latent, labels, train=False))
+  with torch.inference_mode():
+    their_images = theirs.eval()(their_latent, their_labels)
+  gaps = {'generated images': _gap(images, _images(their_images))}
+
+  cnn = classifiers.build_classifier('cnn', num_classes=num_classes)
+  weights = cnn.init(key, real, train=False)['params']
+  their_cnn = torch_models.CNN(_SHAPE[-1])
+  their_cnn.load(weights)
+  logits = lambda weights: cnn.apply({'params': weights}, real, train=True)
+  their_logits = their_cnn(to_theirs(real))
+  gaps['logits'] = _gap(logits(weights), their_logits.detach())
+  loss = lambda weights: jnp.mean(losses.cross_entropy(logits(weights), labels))
+  tx = optax.sgd(0.1, 0.9)
+  updates, _ = tx.update(jax.grad(loss)(weights), tx.init(weights), weights)
+  their_tx = torch.optim.SGD(their_cnn.parameters(), 0.1, 0.9)
+  functional.cross_entropy(their_logits, their_labels).backward()
+  their_tx.step()
+  updated = torch_models.CNN(_SHAPE[-1])
+  updated.load(optax.apply_updates(weights, updates))
+  gaps['classifier after an update'] = _gap_of(updated, their_cnn, lambda p: p)
+
+  judge = discriminators.build_discriminator(
+    'dcgan', num_classes=num_classes, width=width
+  )
+  opinion = louder(judge.init(key, real, labels)['params'])
+  their_judge = torch_models.Discriminator(_SHAPE[-1], width)
+  their_judge.load(opinion)
+  gan_loss = losses.make_gan_loss('non_saturating', real_label=config.gan.real_label)
+
+  def judged(opinion, images):
+    return judge.apply({'params': opinion}, images, labels)
+
+  def draw(params):
+    state = {'params': params, 'batch_stats': stats}
+    return ours.apply(state, latent, labels, train=True, mutable=['batch_stats'])[0]
+
+  def discriminator_loss(opinion):
+    pair = judged(opinion, real), judged(opinion, images)
+    return jnp.mean(gan_loss.discriminator(*pair))
+
+  def generator_loss(params):
+    return jnp.mean(gan_loss.generator(judged(opinion, draw(params)), None))
+
+  both = torch.cat([to_theirs(real), to_theirs(images)])
+  their_loss = torch_models.discriminator_loss(
+    their_judge(both, torch.cat([their_labels] * 2)), config.gan.real_label
+  )
+  their_loss.backward()
+  expected = torch_models.Discriminator(_SHAPE[-1], width)
+  expected.load(jax.grad(discriminator_loss)(opinion))
+  gaps["discriminator's gradient"] = _gap_of(expected, their_judge, lambda p: p.grad)
+  their_images = theirs.train()(their_latent, their_labels)
+  torch_models.generator_loss(their_judge(their_images, their_labels)).backward()
+  expected = torch_models.Generator(_SHAPE[-1], latent_dim, width)
+  expected.load(jax.grad(generator_loss)(params))
+  gaps["generator's gradient"] = _gap_of(expected, theirs, lambda p: p.grad)
+  return gaps
+
+
+def _images(tensor):
+  return tensor.permute(0, 2, 3, 1)
+
+
+def _gap(one, other):
+  return float(np.max(np.abs(np.asarray(one) - np.asarray(other))))
+
+
+def _gap_of(expected, module, read):
+  """The largest difference of parameters, or of gradients as parts of the largest."""
+  pairs = list(zip(expected.parameters(), module.parameters(), strict=True))
+  gaps = [_gap(one.detach(), read(other).detach()) for one, other in pairs]
+  largest = max(float(one.detach().abs().max()) for one, _ in pairs)
+  return max(gaps) / largest
+
+
+class Worker:
+  """A process of one framework that takes runs when told to."""
+
+  def __init__(self, kind):
+    command = [sys.executable, '-m', 'benchmarks.vs_torch', *sys.argv[1:]]
+    command += [f'--worker={kind}']
+    pipe = subprocess.PIPE
+    self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+    self.first = self.read()
+
+  def read(self):
+    for line in self._process.stdout:
+      if line.startswith('{'):
+        return json.loads(line)
+    sys.exit('A worker stopped; what it said stands above.')
+
+  def take(self, arm):
+    self._process.stdin.write(arm + '\n')
+    self._process.stdin.flush()
+    return self.read()['seconds']
+
+  def close(self):
+    self._process.stdin.close()
+    self._process.wait()
+
+
+def work(takes, where):
+  """Takes the runs that lines of standard input name."""
+  print(json.dumps({'arms': list(takes), 'where': where}), flush=True)
+  for line in sys.stdin:
+    print(json.dumps({'seconds': takes[line.strip()]()}), flush=True)
+
+
+def summarize(seconds):
+  """Rows by variant: {'ours' or PyTorch's: {ratio or GAN: figures}}."""
+  rows = {}
+  for arm, times in seconds.items():
+    variant, _, what = arm.rpartition(' ')
+    base = None if what == _GAN else f'{variant} 0'
+    row = timing.compare(
+      {arm: times} | ({base: seconds[base]} if base else {}), base or arm
+    )
+    rows.setdefault(variant, {})[what] = row[arm]
+  return rows
+
+
+def main(_):
+  config = read_config()
+  if WORKER.value == 'check':
+    print(json.dumps(check(config)), flush=True)
+    return
+  if WORKER.value:
+    work(*(jax_takes(config) if WORKER.value == 'jax' else torch_takes(config)))
+    return
+  gaps = Worker('check').first
+  print(', '.join(f'{what}: {gap:.1e}' for what, gap in gaps.items()) + '\n', flush=True)
+  if max(gaps.values()) > 1e-4:
+    sys.exit('The two frameworks do not compute the same.')
+  workers = [Worker('jax'), Worker('torch')]
+  takes = {
+    arm: lambda worker=worker, arm=arm: worker.take(arm)
+    for worker in workers
+    for arm in worker.first['arms']
+  }
+  seconds = timing.interleave(takes, timing.ROUNDS.value)
+  for worker in workers:
+    worker.close()
+  where = {k: v for worker in workers for k, v in worker.first['where'].items()}
+  timing.print_where(where)
+  rows = summarize(seconds)
+  table = []
+  for variant, by_ratio in rows.items():
+    for what, row in by_ratio.items():
+      added = (
+        ['', '']
+        if what == _GAN
+        else [f'{row["added_ms"]:+.1f}', f'{row["ratio"] - 1:+.1%}']
+      )
+      times = f'{row["ms"]:.1f} {timing.spread(row["quartiles"])}'
+      table.append([variant, what, times, *added])
+  timing.print_table(['variant', 'ratio', 'ms a step', 'added ms', 'added'], table)
+  best = {}
+  for what in rows['ours']:
+    others = [name for name in rows if name != 'ours']
+    name = min(others, key=lambda other: rows[other][what]['ms'])
+    times = float(np.median(seconds[f'ours {what}'] / seconds[f'{name} {what}']))
+    best[what] = {'variant': name, 'ours_to_best': times}
+    print(f"{what}: ours takes {times:.2f} times as long as PyTorch's best, {name}")
+  timing.finish({**where, 'gaps': gaps, 'rows': rows, 'best': best}, draw(rows))
+
+
+def draw(rows):
+  """Returns the plot of step times by ratio."""
+
+  def onto(ax):
+    for variant, by_ratio in rows.items():
+      points = {what: row['ms'] for what, row in by_ratio.items() if what != _GAN}
+      ax.plot(list(map(float, points)), list(points.values()), marker='o', label=variant)
+    ax.set_xlabel('synthetic ratio')
+    ax.set_ylabel('ms a step')
+    ax.set_ylim(bottom=0)
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8)
+
+  return onto
+
+
+if __name__ == '__main__':
+  app.run(main)
