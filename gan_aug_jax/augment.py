@@ -9,7 +9,7 @@ their flips and crops are no faster (docs/design.md).
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
+import scipy.special
 
 
 def random_flip(keys, images):
@@ -191,7 +191,7 @@ def _smaller_parts(alpha, size=1024):
   From a table: drawing from a Beta distribution is a loop that ends when the last example
   of all devices has, which they would have to tell each other at every turn.
   """
-  table = scipy.stats.beta.ppf(np.linspace(0, 0.5, size + 1), alpha, alpha)
+  table = scipy.special.betaincinv(alpha, alpha, np.linspace(0, 0.5, size + 1))
 
   def quantile(uniform):
     heights = jnp.asarray(table, uniform.dtype)
