@@ -28,7 +28,7 @@ from gan_aug_jax import devices, validation
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/cifar10.py')
 RATIOS = flags.DEFINE_list('ratios', ['0.2', '0.5'], 'Above 0.')
-STEPS = flags.DEFINE_integer('steps', 4, 'Of a run.')
+STEPS = flags.DEFINE_integer('steps', 12, 'Of a run.')
 COMPILE = flags.DEFINE_bool(
   'compile', True, 'Time torch.compile, which needs a compiler.'
 )
