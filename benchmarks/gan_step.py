@@ -4,14 +4,14 @@
         --upsamplings=subpixel,nearest,transposed
 
 Times the whole step of each, interleaved in one process. The variants
-are those of configs/generators.py.
+are those of configs/generators.py, on images of noise.
 """
 
 import pathlib
 
 from absl import app, flags
 
-from benchmarks import timing
+from benchmarks import noise, timing
 from configs import generators as configs
 from gan_aug_jax import devices, validation
 
@@ -22,10 +22,11 @@ WIDTH = flags.DEFINE_integer('width', 0, "Of the networks; 0 for the variant's o
 
 def prepare(config, layout):
   """Returns (run, compile seconds): `run()` takes two steps, returns seconds a step."""
-  from gan_aug_jax import experiment, rehearsal, workdir
+  from gan_aug_jax import rehearsal, workdir
 
-  session = workdir.Session(config, pathlib.Path('.'), layout, quiet=True)
-  dataset = experiment.load_data(config)
+  session = workdir.Session(config, pathlib.Path('unused'), layout, quiet=True)
+  channels, side = 1 if config.data.name == 'mnist' else 3, config.data.image_size
+  dataset = noise.make_dataset((side, side, channels))
   take, compile_seconds, _ = timing.stepper(rehearsal.rehearse_gan(session, dataset))
   return timing.repeat(take, 2), compile_seconds
 

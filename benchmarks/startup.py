@@ -62,6 +62,8 @@ def import_seconds():
 
 
 def main(_):
+  where = timing.describe()
+  timing.print_where(where)
   rows = collections.defaultdict(list)
   for _ in range(timing.ROUNDS.value):
     with tempfile.TemporaryDirectory() as cache:
@@ -78,7 +80,19 @@ def main(_):
   timing.print_table(
     ['package', 'own seconds'], [[k, f'{v:.2f}'] for k, v in packages.items()]
   )
-  timing.finish({'config': CONFIG.value, 'seconds': rows, 'packages': packages})
+  result = {**where, 'config': CONFIG.value, 'seconds': rows, 'packages': packages}
+  timing.finish(result, draw(rows))
+
+
+def draw(rows):
+  """Returns the plot of seconds by what is waited for."""
+
+  def onto(ax):
+    ax.barh(list(rows), [float(np.median(row)) for row in rows.values()], color='#56B4E9')
+    ax.invert_yaxis()
+    ax.set_xlabel('seconds')
+
+  return onto
 
 
 def _bare_import():

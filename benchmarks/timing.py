@@ -8,6 +8,7 @@ import datetime
 import json
 import os
 import pathlib
+import platform
 import time
 
 from absl import flags
@@ -124,13 +125,13 @@ def print_table(headings, rows):
   print(flush=True)
 
 
-def describe(layout):
-  """Where and when: {'date', 'device', 'cores', 'versions'}."""
+def describe(layout=None):
+  """Where and when: {'date', 'device', 'cores', 'versions'}; the device of a layout."""
   from gan_aug_jax import workdir
 
   return {
     'date': datetime.date.today().isoformat(),
-    'device': workdir.describe_devices(layout),
+    'device': workdir.describe_devices(layout) if layout else platform.machine(),
     'cores': len(os.sched_getaffinity(0)),
     'versions': workdir.versions(),
   }
