@@ -8,7 +8,7 @@ first of each, the fused step beside two programs (sample, then train), beside i
 go through NumPy on the host in between, beside a pool that lasts for eight steps and one
 drawn beforehand; and the sampler and the classifier each alone; with operations (as XLA
 counts them) and bytes (of the compiled program) as parts of what a large matrix product
-and a large copy reach in the same run. All arms of a table are interleaved in one process,
+and a large copy reach in the same run. Arms of a table are interleaved in one process,
 in runs of eight steps, so whole cycles of a pool; relative times are medians of what
 neighbours in a round give. Images are noise and networks untrained, which changes no
 time.

@@ -8,7 +8,7 @@ from gan_aug_jax import config as base
 
 def get_config():
   config = base.default()
-  config.duration = 'about 6 minutes on 2 CPU cores'
+  config.duration = 'about 7 minutes on 2 CPU cores'
   config.data.name = 'mnist5k'
   config.data.val_fraction = 1 / 7  # 3,000 / 500 / 1,500
   config.gan.arch = 'sngan'
