@@ -1,7 +1,7 @@
 """What a training step of a GAN costs, by architecture, DiffAugment and upsampling.
 
     python -m benchmarks.gan_step --variants=mnist500-dcgan,mnist500-sngan \\
-        --upsamplings=subpixel,nearest,transposed
+        --upsamplings=transposed,subpixel,nearest
 
 Times the whole step of each, interleaved in one process. The variants
 are those of configs/generators.py, on images of noise.
@@ -16,7 +16,7 @@ from configs import generators as configs
 from gan_aug_jax import devices, validation
 
 VARIANTS = flags.DEFINE_list('variants', ['mnist500-dcgan'], 'Of configs/generators.py.')
-UPSAMPLINGS = flags.DEFINE_list('upsamplings', ['subpixel'], 'See gan.upsampling.')
+UPSAMPLINGS = flags.DEFINE_list('upsamplings', ['transposed'], 'See gan.upsampling.')
 WIDTH = flags.DEFINE_integer('width', 0, "Of the networks; 0 for the variant's own.")
 
 

@@ -33,7 +33,8 @@ def list_layers(config):
     layers[f'CNN {i + 1}'] = (batch, side, features[i], features[i + 1], 3, 1)
   depths = (4 * width, 2 * width, width, size)
   for i, side in enumerate((4, 8, 16)):
-    layer = (side, depths[i], 4 * depths[i + 1], 3, 1)
+    # Padded apart, see `layers.UPSAMPLINGS`.
+    layer = (side + 2, depths[i], 4 * depths[i + 1], 2, 1)
     layers[f'generator {i + 1}, {few} samples'] = (few, *layer)
     layers[f'generator {i + 1}, training'] = (of_gan, *layer)
   depths = (size + 10, width, 2 * width, 4 * width)
@@ -49,13 +50,14 @@ def passes(layer):
   import jax.numpy as jnp
 
   batch, side, inputs, outputs, kernel, stride = layer
+  padding, after = ('VALID', side - 1) if kernel == 2 else ('SAME', side // stride)
   random = np.random.default_rng(0)
   draw = lambda *shape: jnp.asarray(random.normal(size=shape), jnp.float32)
 
   def forward(x, weights):
     numbers = ('NHWC', 'HWIO', 'NHWC')
     return jax.lax.conv_general_dilated(
-      x, weights, (stride, stride), 'SAME', dimension_numbers=numbers
+      x, weights, (stride, stride), padding, dimension_numbers=numbers
     )
 
   def of_weights(x, weights, grad):
@@ -65,7 +67,7 @@ def passes(layer):
     return jax.vjp(lambda x: forward(x, weights), x)[1](grad)
 
   x, weights = draw(batch, side, side, inputs), draw(kernel, kernel, inputs, outputs)
-  grad = draw(batch, side // stride, side // stride, outputs)
+  grad = draw(batch, after, after, outputs)
   operations = 2 * grad.size * kernel * kernel * inputs
   functions = {
     'forward': (forward, (x, weights)),

@@ -1,8 +1,7 @@
 """The reference networks in PyTorch, and their parameters from those of ours.
 
-For 32 x 32 images: the CNN, and the sub-pixel DCGAN generator and its discriminator,
-layer by layer as in gan_aug_jax/models. Images are [B, C, H, W], contiguous or channels
-last.
+For 32 x 32 images: the CNN, and the DCGAN generator and its discriminator, layer by layer
+as in gan_aug_jax/models. Images are [B, C, H, W], contiguous or channels last.
 """
 
 import itertools
@@ -47,18 +46,28 @@ class CNN(nn.Module):
 
 
 class Generator(nn.Module):
-  """Sub-pixel DCGAN generator, the one-hot label joined to the latent."""
+  """DCGAN generator, the one-hot label joined to the latent.
 
-  def __init__(self, channels, latent_dim, width):
+  Its 4 x 4 transposed convolutions are PyTorch's own, or by sub-pixel as ours: the first
+  are faster in training, the second in sampling.
+  """
+
+  def __init__(self, channels, latent_dim, width, by_subpixel=False):
     super().__init__()
+    self.by_subpixel = by_subpixel
     depths = (4 * width, 2 * width, width)
     self.dense = nn.Linear(latent_dim + NUM_CLASSES, 16 * depths[0], bias=False)
     self.norms = nn.ModuleList(nn.BatchNorm2d(depth) for depth in depths)
     outputs = (*depths[1:], channels)
     self.convolutions = nn.ModuleList(
-      nn.Conv2d(depth, 4 * out, 3, padding=1, bias=out == channels)
+      self._convolution(depth, out, out == channels)
       for depth, out in zip(depths, outputs, strict=True)
     )
+
+  def _convolution(self, depth, out, bias):
+    if self.by_subpixel:
+      return nn.Conv2d(depth, 4 * out, 2, padding=1, bias=bias)
+    return nn.ConvTranspose2d(depth, out, 4, stride=2, padding=1, bias=bias)
 
   def forward(self, latent, labels):
     one_hot = functional.one_hot(labels, NUM_CLASSES).to(latent.dtype)
@@ -66,7 +75,9 @@ class Generator(nn.Module):
     if self.convolutions[0].weight.is_contiguous(memory_format=torch.channels_last):
       x = x.contiguous(memory_format=torch.channels_last)
     for norm, convolution in zip(self.norms, self.convolutions, strict=True):
-      x = functional.pixel_shuffle(convolution(functional.relu(norm(x))), 2)
+      x = convolution(functional.relu(norm(x)))
+      if self.by_subpixel:
+        x = functional.pixel_shuffle(x, 2)[:, :, 1:-1, 1:-1]
     return torch.tanh(x)
 
   def load(self, params, stats=None):
@@ -75,13 +86,17 @@ class Generator(nn.Module):
     dense = dense.reshape(len(dense), 4, 4, -1).transpose(3, 1, 2, 0)
     _copy(self.dense.weight, dense.reshape(self.dense.weight.shape))
     for i, convolution in enumerate(self.convolutions):
-      # Our features are (row, column, depth); pixel_shuffle's are (depth, row, column).
-      kernel = _kernel(params[f'Conv_{i}']['kernel'])
-      blocks = kernel.reshape(4, -1, *kernel.shape[1:]).swapaxes(0, 1)
-      _copy(convolution.weight, blocks.reshape(kernel.shape))
+      # Our kernels are [2, 2, in, (row, column, out)] of a block of 2 x 2.
+      kernel = np.asarray(params[f'Conv_{i}']['kernel'])
+      kernel = kernel.reshape(*kernel.shape[:3], 2, 2, -1)
+      bias = np.asarray(params[f'Conv_{i}'].get('bias', [])).reshape(4, -1).T
+      if self.by_subpixel:
+        kernel, bias = kernel.transpose(5, 3, 4, 2, 0, 1), bias.reshape(-1)
+      else:
+        kernel, bias = kernel[::-1, ::-1].transpose(2, 5, 0, 3, 1, 4), bias.mean(1)
+      _copy(convolution.weight, kernel.reshape(convolution.weight.shape))
       if convolution.bias is not None:
-        bias = np.asarray(params[f'Conv_{i}']['bias']).reshape(4, -1).T
-        _copy(convolution.bias, bias.reshape(-1))
+        _copy(convolution.bias, bias)
     for i, norm in enumerate(self.norms):
       _copy(norm.weight, params[f'BatchNorm_{i}']['scale'])
       _copy(norm.bias, params[f'BatchNorm_{i}']['bias'])

@@ -118,7 +118,9 @@ def make_torch_step(config, ratio, batch, layout, compiled):
   without_grad = torch.no_grad if compiled else torch.inference_mode
   settings, total = config.classifier, config.classifier.batch_size
   model = torch_models.CNN(_SHAPE[-1]).to(memory_format=layout)
-  generator = torch_models.Generator(_SHAPE[-1], config.gan.latent_dim, config.gan.width)
+  generator = torch_models.Generator(
+    _SHAPE[-1], config.gan.latent_dim, config.gan.width, by_subpixel=True
+  )
   sample = wrap(generator.eval().to(memory_format=layout))
   optimizer = torch.optim.SGD(
     model.parameters(), settings.learning_rate, settings.momentum, foreach=True
@@ -211,12 +213,15 @@ def check(config):
   )
   variables = louder(ours.init(key, latent, labels, train=False))
   params, stats = variables['params'], variables['batch_stats']
-  theirs = torch_models.Generator(_SHAPE[-1], latent_dim, width)
-  theirs.load(params, stats)
   images = np.asarray(ours.apply(variables, latent, labels, train=False))
-  with torch.inference_mode():
-    their_images = theirs.eval()(their_latent, their_labels)
-  gaps = {'generated images': _gap(images, _images(their_images))}
+  gaps = {}
+  for by_subpixel in (False, True):
+    theirs = torch_models.Generator(_SHAPE[-1], latent_dim, width, by_subpixel)
+    theirs.load(params, stats)
+    with torch.inference_mode():
+      their_images = theirs.eval()(their_latent, their_labels)
+    name = 'generated images' + ' by sub-pixel' * by_subpixel
+    gaps[name] = _gap(images, _images(their_images))
 
   cnn = classifiers.build_classifier('cnn', num_classes=num_classes)
   weights = cnn.init(key, real, train=False)['params']
@@ -267,7 +272,7 @@ def check(config):
   gaps["discriminator's gradient"] = _gap_of(expected, their_judge, lambda p: p.grad)
   their_images = theirs.train()(their_latent, their_labels)
   torch_models.generator_loss(their_judge(their_images, their_labels)).backward()
-  expected = torch_models.Generator(_SHAPE[-1], latent_dim, width)
+  expected = torch_models.Generator(_SHAPE[-1], latent_dim, width, by_subpixel)
   expected.load(jax.grad(generator_loss)(params))
   gaps["generator's gradient"] = _gap_of(expected, theirs, lambda p: p.grad)
   return gaps

@@ -23,6 +23,7 @@ def get_config(variant='mnist500-dcgan'):
       f'DATA-ARCH-diffaug, DATA of {", ".join(DATA)} and ARCH of {", ".join(ARCHS)}.'
     )
   config = base.default()
+  config.gan.upsampling = 'subpixel'  # as in docs/results.md
   config.data.name, config.data.per_class = DATA[data]
   config.gan.arch = arch
   config.gan.width = 24 if arch == 'resnet' else 32

@@ -45,7 +45,7 @@ def default():
 
   config.gan = gan = ml_collections.ConfigDict()
   gan.arch = 'dcgan'  # 'dcgan', 'mlp', 'sngan' or 'resnet'
-  gan.upsampling = 'subpixel'  # or 'nearest', 'transposed'; subpixel is fastest on CPU
+  gan.upsampling = 'transposed'  # 4x4, stride 2; or 'subpixel', 'nearest', each 3x3
   gan.loss = 'non_saturating'  # or 'hinge', 'relativistic'
   gan.seed = -1
   gan.precision = ''  # '' follows the root's; parameters are never below float32

@@ -58,6 +58,18 @@ def test_upsamplings_double_and_stay_local(upsampling):
   assert 6 in rows and 7 in rows and rows.min() >= 4 and rows.max() <= 9
 
 
+def test_transposed_is_the_4x4_convolution_with_stride_2():
+  x = np.random.default_rng(0).normal(size=(2, 5, 6, 3)).astype(np.float32)
+  doubled = Doubling('transposed')
+  variables = doubled.init(jax.random.key(0), x)
+  # By sub-pixel, the first ones being row and column 1 of a block of the 4 x 4.
+  blocks = variables['params']['Conv_0']['kernel'].reshape(2, 2, 3, 2, 2, 5)
+  kernel = blocks[:, :, :, ::-1, ::-1].transpose(0, 3, 1, 4, 2, 5).reshape(4, 4, 3, 5)
+  plain = generators.nn.ConvTranspose(5, (4, 4), (2, 2), use_bias=False)
+  expected = plain.apply({'params': {'kernel': kernel}}, x)
+  np.testing.assert_allclose(doubled.apply(variables, x), expected, atol=1e-5)
+
+
 class Doubling(generators.nn.Module):
   upsampling: str
 

@@ -38,7 +38,7 @@ class DCGANGenerator(nn.Module):
   width: int
   axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
-  upsampling: str = 'subpixel'
+  upsampling: str = 'transposed'
   conditional_norm: bool = False
 
   @nn.compact
@@ -74,7 +74,7 @@ class ResNetGenerator(nn.Module):
   width: int
   axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
-  upsampling: str = 'subpixel'
+  upsampling: str = 'transposed'
 
   @nn.compact
   def __call__(self, latent, labels, *, train):
@@ -109,7 +109,7 @@ class MLPGenerator(nn.Module):
   width: int
   axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
-  upsampling: str = 'subpixel'  # of no meaning here
+  upsampling: str = 'transposed'  # of no meaning here
 
   @nn.compact
   def __call__(self, latent, labels, *, train):
@@ -139,7 +139,7 @@ def build_generator(
   width,
   axis_name=None,
   dtype=jnp.float32,
-  upsampling='subpixel',
+  upsampling='transposed',
 ):
   """Builds a generator.
 

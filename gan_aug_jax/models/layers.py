@@ -244,12 +244,18 @@ def _nearest(x, features, **kwargs):
   return conv(features, (3, 3), **kwargs)(repeat_2x2(x))
 
 
-def _transposed(x, features, *, dtype, **kwargs):
-  layer = nn.ConvTranspose(
-    features, (4, 4), (2, 2), dtype=dtype, param_dtype=param_dtype(dtype), **kwargs
-  )
-  return layer(x)
+def _transposed(x, features, **kwargs):
+  """A 4 x 4 transposed convolution with stride 2, its kernel kept by sub-pixel.
+
+  Each pixel of a 2 x 2 block sees 2 x 2 pixels of x through a quarter of the kernel:
+  less than half of what 3 x 3 take, and no zeros are multiplied.
+  """
+  # Padded here and not by the convolution, whose gradient for the kernel XLA on CPU then
+  # computes some fifty times slower.
+  x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  blocks = conv(4 * features, (2, 2), padding='VALID', **kwargs)(x)
+  return depth_to_space(blocks)[:, 1:-1, 1:-1]
 
 
 # Doubling and convolving, `(x [B, H, W, F], features, **conv) -> [B, 2H, 2W, features]`.
-UPSAMPLINGS = {'subpixel': _subpixel, 'nearest': _nearest, 'transposed': _transposed}
+UPSAMPLINGS = {'transposed': _transposed, 'subpixel': _subpixel, 'nearest': _nearest}
