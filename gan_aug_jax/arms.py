@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import io
 import json
 import time
 
@@ -58,10 +59,8 @@ def train_arm(session, dataset, name, prepare, evaluator):
     step=training.step,
     state=training.state,
     num_steps=training.num_steps,
-    count=plan.num_real,
     feed=training.feed,
     fingerprint=dataset.fingerprint,
-    real_before=plan.real_before,
     evaluate=lambda _, state: validate(evaluate, state, dataset),
     pool=make_pool(session, dataset, plan) if cycle > 1 else None,
     cycle=cycle,
@@ -86,7 +85,7 @@ class Training:
     plan: the `BatchPlan`.
     step: the fused step.
     state: the initial state, on the host.
-    feed: `(first, count) -> inputs` of the step.
+    feed: `(step, num_steps) -> inputs`, see `fitting.make_feed`.
     num_steps: length of training.
     cycle: steps that a pool lasts.
     source: the `policies.Source` that is drawn from, or None.
@@ -108,7 +107,7 @@ def make_training(session, dataset, name, prepare, evaluator):
   num_steps = policies.num_steps_of_arm(config, len(dataset.train), synthetic=synthetic)
   source = prepare() if synthetic else None
   plan, step, state = make_step(session, dataset, name, source, evaluator[0], num_steps)
-  feed = fitting.make_feed(session, dataset, source.frozen if source else {})
+  feed = fitting.make_feed(session, dataset, plan, source.frozen if source else {})
   cycle = config.sampler.refresh_every if synthetic else 1
   return Training(plan, step, state, feed, num_steps, cycle, source)
 
@@ -290,14 +289,15 @@ def _arm_result(session, scores, dataset, plan, fitted):
 
 
 def _write_predictions(path, scores, dataset):
-  path.parent.mkdir(parents=True, exist_ok=True)
+  content = io.BytesIO()
   np.savez_compressed(
-    path,
+    content,
     test_predictions=scores['eval']['predictions'],
     test_labels=dataset.test.labels,
     val_predictions=scores['val']['predictions'],
     val_labels=dataset.val.labels,
   )
+  loop.write_atomically(path, content.getvalue())
 
 
 def make_evaluator(session, num_classes):
@@ -317,6 +317,36 @@ def make_evaluator(session, num_classes):
   return model, evaluation.make_evaluate(session, model, num_classes)
 
 
+def restore_arm(session, name, model, *, num_train, image_shape):
+  """Reads the classifier of a finished arm.
+
+  Args:
+    session: the run's.
+    name: of the arm.
+    model: from `make_evaluator`.
+    num_train: images of the training set.
+    image_shape: (H, W, C).
+
+  Returns:
+    Its `ClassifierState`, placed.
+
+  Raises:
+    CheckpointError: if the checkpoint cannot be read.
+  """
+  config = session.config
+  synthetic = config_lib.is_augmented(config, name)
+  num_steps = policies.num_steps_of_arm(config, num_train, synthetic=synthetic)
+  state = classifier.init_classifier(
+    model,
+    _optimizer(session, num_steps),
+    seed=config_lib.seed_of(config, 'classifier'),
+    image_shape=image_shape,
+    policy=policies.memory_of(config) if synthetic else (),
+  )
+  with checkpoint.Checkpoints(session.path('arms', name, 'checkpoints')) as checkpoints:
+    return checkpoints.restore_step(num_steps, session.layout.place(state))
+
+
 def evaluate_arms(session, dataset):
   """Evaluates the workdir's finished arms again.
 
@@ -330,17 +360,15 @@ def evaluate_arms(session, dataset):
   splits = {'val': dataset.val, 'test': dataset.test}
   scores = {}
   for name in session.config.arms:
-    directory = session.path('arms', name)
-    if not read_result(directory / 'result.json'):
+    if not read_result(session.path('arms', name, 'result.json')):
       continue
-    config = session.config
-    synthetic = config_lib.is_augmented(config, name)
-    num_steps = policies.num_steps_of_arm(config, len(dataset.train), synthetic=synthetic)
-    optimizer = _optimizer(session, num_steps)
-    memory = policies.memory_of(config) if synthetic else ()
-    state = _init_classifier(session, dataset, model, optimizer, memory)
-    with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
-      state = checkpoints.restore_step(num_steps, session.layout.place(state))
+    state = restore_arm(
+      session,
+      name,
+      model,
+      num_train=len(dataset.train),
+      image_shape=dataset.image_shape,
+    )
     scores[name] = {
       split: evaluate(state.variables, rows) for split, rows in splits.items()
     }

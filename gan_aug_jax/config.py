@@ -8,7 +8,7 @@ import math
 
 import ml_collections
 
-from gan_aug_jax.errors import ConfigError
+from gan_aug_jax.errors import CheckpointError
 
 ARMS = {
   # name: (draws synthetic images, augments classically)
@@ -34,8 +34,10 @@ def default():
   config.arms = tuple(ARMS)  # what to compare: any of ARMS
 
   config.data = data = ml_collections.ConfigDict()
-  data.name = 'mnist5k'  # embedded, or any TFDS image-classification dataset
-  data.data_dir = ''  # of TFDS; '' takes TFDS_DATA_DIR, or TFDS's own default
+  data.name = 'mnist5k'  # embedded; 'folder', 'npz', 'huggingface:NAME'; or TFDS's name
+  data.data_dir = ''  # where it is; '' takes TFDS_DATA_DIR, or TFDS's own default
+  data.on_corrupt = 'refuse'  # image files that cannot be read; or 'skip' and count them
+  data.placement = 'device'  # all images at once; or 'host' streams what each step takes
   data.image_size = 32  # side in pixels, padded or resized to
   data.per_class = 0  # label budget: images a class, validation included; 0: all
   data.val_fraction = 0.1  # of the training split (or the budget), stratified
@@ -107,6 +109,8 @@ def default():
   augment.partner = 'any'  # real training image for these two; or of the 'same' class
 
   config.sampler = sampler = ml_collections.ConfigDict()
+  sampler.generator = ''  # 'module:name' of a generator of one's own; '' trains the GAN
+  sampler.allow_foreign = False  # also one that saw other images, and say so
   sampler.checkpoints = ()  # generators to draw from: 'step:N' and 'seed:N'; (): the best
   sampler.source = 'generator'  # or, as controls, 'noise' or 'mislabelled' images
   sampler.precision = ''  # the frozen generator computes in; '' follows gan.precision
@@ -198,14 +202,28 @@ def from_dict(values):
   """Restores a config from `config.to_dict()` after JSON.
 
   Raises:
-    ConfigError: if it has other fields than `default()`, or other types.
+    CheckpointError: if it has other fields than `default()`, or other types.
   """
   config = default()
   try:
+    unknown = set(_names(values)) - set(_names(config.to_dict()))
+    if unknown:
+      raise KeyError(f'it has a field {min(unknown)}')
     config.update(_with_tuples(values))
   except (KeyError, AttributeError, TypeError, ValueError) as error:
-    raise ConfigError(f'The saved config does not fit this version: {error}') from None
+    reason = ' '.join(map(str, error.args))
+    raise CheckpointError(
+      f'The saved config does not fit this version ({reason}); use the one that made it.'
+    ) from None
   return config
+
+
+def _names(values, group=''):
+  """Dotted names of the fields and groups of a nested dict."""
+  for name, value in values.items():
+    yield group + name
+    if isinstance(value, dict):
+      yield from _names(value, f'{group}{name}.')
 
 
 def _with_tuples(value):

@@ -29,5 +29,9 @@ class NonFiniteError(UserError):
   """A loss or parameter that became NaN or infinite."""
 
 
+class MachineError(UserError):
+  """What the machine refused: a full disk, a missing permission, memory that is short."""
+
+
 class AblationError(UserError):
   """An ablation of which some cells failed; the others were trained and reported."""

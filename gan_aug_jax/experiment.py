@@ -32,6 +32,7 @@ def load_data(config):
     imbalance=data.imbalance,
     imbalance_shape=data.imbalance_shape,
     data_dir=data.data_dir,
+    on_corrupt=data.on_corrupt,
   )
 
 
@@ -39,7 +40,8 @@ def announce(session, dataset, *, only_gan=False):
   """One paragraph on what a run will do."""
   config = session.config
   parts = []
-  if only_gan or config_lib.needs_generator(config):
+  own = config.sampler.generator
+  if only_gan or (config_lib.needs_generator(config) and not own):
     steps = config_lib.num_steps_of(config, 'gan', len(dataset.train))
     number = len({seed for seed, _ in config_lib.members_of(config)})
     parts.append(f'{number} x a {config.gan.arch} GAN, {steps:,} steps')
@@ -48,12 +50,14 @@ def announce(session, dataset, *, only_gan=False):
     each = ' or '.join(f'{number:,}' for number in steps)
     parts.append(f'{len(config.arms)} x a {config.classifier.arch}, {each} steps each')
   sizes = f'{len(dataset.train):,} / {len(dataset.val):,} / {len(dataset.test):,}'
-  duration = f' Expect {config.duration}.' if config.duration else ''
+  skipped = f' Files skipped: {len(dataset.skipped):,}.' if dataset.skipped else ''
+  notes = f' Synthetic images are drawn from {own}.' if own else ''
+  notes += f' Expect {config.duration}.' if config.duration else ''
   if config.steps_per_call > 1 and session.layout.on_cpu:
-    duration += ' Several steps a call are slow on a CPU: steps_per_call=1 is faster.'
+    notes += ' Several steps a call are slow on a CPU: steps_per_call=1 is faster.'
   return (
-    f'{dataset.name}: {sizes} training / validation / test images.\n'
-    f'Training {" and ".join(parts)}, on {describe_devices(session.layout)}.{duration}'
+    f'{dataset.name}: {sizes} training / validation / test images.{skipped}\n'
+    f'Training {" and ".join(parts)}, on {describe_devices(session.layout)}.{notes}'
   )
 
 
@@ -97,6 +101,7 @@ def train_arms(session, dataset, generator):
   total += max(arm['source'].get('seconds', 0) for arm in trained.values())
   results = {
     'dataset': dataset.name,
+    'num_skipped': len(dataset.skipped),
     'seed': session.config.seed,
     'train_counts': np.bincount(
       dataset.train.labels, minlength=dataset.num_classes

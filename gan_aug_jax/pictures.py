@@ -9,6 +9,7 @@ import numpy as np
 # Okabe & Ito's palette, which colour-blind readers can tell apart.
 _COLORS = ('#0072B2', '#56B4E9', '#D55E00', '#E69F00', '#009E73', '#CC79A7')
 _MAX_CLASSES = 20
+_PLAIN = {'parse_math': False}  # or a dollar sign in a class name begins a formula
 
 
 def _png(figure, dpi=110):
@@ -54,7 +55,8 @@ def grid(class_names, panels):
     ax.set_yticks([])
     for side in ax.spines.values():
       side.set_visible(False)
-  axes[0].set_yticks(pitch * np.arange(rows) + pitch / 2, class_names[:rows])
+  ticks = pitch * np.arange(rows) + pitch / 2
+  axes[0].set_yticks(ticks, class_names[:rows], **_PLAIN)
   axes[0].tick_params(length=0)
   figure.subplots_adjust(wspace=0.04)
   return _png(figure)
@@ -114,8 +116,8 @@ def confusion_matrices(class_names, matrices):
     ax.set_ylabel('true')
     ticks = np.arange(len(class_names))
     long = max(map(len, class_names)) > 3
-    ax.set_xticks(ticks, class_names, rotation=90 if long else 0, fontsize=7)
-    ax.set_yticks(ticks, class_names, fontsize=7)
+    ax.set_xticks(ticks, class_names, rotation=90 if long else 0, fontsize=7, **_PLAIN)
+    ax.set_yticks(ticks, class_names, fontsize=7, **_PLAIN)
     if len(class_names) <= _MAX_CLASSES:
       for (i, j), count in np.ndenumerate(counts):
         if count:
@@ -223,8 +225,9 @@ def changes(labels, class_names, differences, *, unit='points of F1', scale=100)
   ax = figure.subplots()
   shown = ax.imshow(values, cmap='RdBu', vmin=-reach, vmax=reach, aspect='auto')
   long = max(map(len, class_names)) > 3
-  ax.set_xticks(np.arange(len(class_names)), class_names, rotation=90 if long else 0)
-  ax.set_yticks(np.arange(len(labels)), labels)
+  ticks, rotation = np.arange(len(class_names)), 90 if long else 0
+  ax.set_xticks(ticks, class_names, rotation=rotation, **_PLAIN)
+  ax.set_yticks(np.arange(len(labels)), labels, **_PLAIN)
   if values.size <= 400:
     for (i, j), value in np.ndenumerate(values):
       color = 'white' if abs(value) > 0.6 * reach else 'black'

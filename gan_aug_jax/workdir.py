@@ -10,6 +10,7 @@ WORKDIR/
   results.json  report.html
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 
 import gan_aug_jax
 from gan_aug_jax import config as config_lib, loop, sharding
-from gan_aug_jax.errors import CheckpointError
+from gan_aug_jax.errors import CheckpointError, UserError
 
 # Fields that change where a run is, not what it is; and those that only arms hang on.
 _MAY_DIFFER = ('platform', 'num_cpu_devices', 'data.data_dir', 'duration')
@@ -75,6 +76,7 @@ def describe_data(dataset):
     'num_train': len(dataset.train),
     'num_val': len(dataset.val),
     'num_test': len(dataset.test),
+    'num_skipped': len(dataset.skipped),
   }
 
 
@@ -115,7 +117,8 @@ def check_config(session):
   if not path.exists():
     return None
   saved = read_json(path, 'config', 'data')
-  fields, before = _plain(session.config), _plain(saved['config'])
+  with reading(path):
+    fields, before = _plain(session.config), _plain(saved['config'])
   differing = [name for name in fields if fields[name] != before[name]]
   _check_fields(session, differing, before, fields)
   return saved
@@ -178,7 +181,9 @@ def check_data(session, saved, dataset):
     CheckpointError: if something was trained there on others.
   """
   begun = any(session.path(part).exists() for part in ('gan', 'arms'))
-  if begun and saved['data']['fingerprint'] != dataset.fingerprint:
+  with reading(session.path('config.json')):
+    fingerprint = saved['data']['fingerprint']
+  if begun and fingerprint != dataset.fingerprint:
     raise CheckpointError(
       f'{str(session.workdir)!r} holds a run on other training images of '
       f'{dataset.name!r}; give another --workdir.'
@@ -212,6 +217,40 @@ def read_json(path, *keys):
       'that file away and run again: it makes a new one from what is there.'
     )
   return content
+
+
+@contextlib.contextmanager
+def reading(path):
+  """Turns what the content of a damaged file makes its readers raise into a sentence.
+
+  Raises:
+    CheckpointError: naming the file.
+  """
+  try:
+    yield
+  except UserError:
+    raise
+  except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    raise CheckpointError(
+      f'What {str(path)!r} says cannot be used: it is damaged, or of another version '
+      f'({type(error).__name__}); move it away and start again, which writes a new one.'
+    ) from error
+
+
+def read_run(directory):
+  """The config.json of a run, whose config and description of the data are whole.
+
+  Raises:
+    CheckpointError: if it is missing, damaged or of another version.
+  """
+  path = pathlib.Path(directory, 'config.json')
+  run = read_json(path, 'config', 'data')
+  with reading(path):
+    size, about = config_lib.from_dict(run['config']).data.image_size, run['data']
+    named = all(isinstance(name, str) for name in about['class_names'])
+    if not named or [*about['image_shape']] not in ([size, size, 1], [size, size, 3]):
+      raise ValueError
+  return run
 
 
 def read_result(path):

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from gan_aug_jax import data
+from gan_aug_jax import catalogues, data, splits
 from gan_aug_jax.errors import DataError
 
 OPTIONS = {'image_size': 32, 'seed': 0, 'val_fraction': 1 / 7}
@@ -95,21 +95,21 @@ def test_fingerprint_sees_one_pixel_and_one_label(mnist5k):
 def test_resize_handles_any_size_and_mixed_sizes():
   rng = np.random.default_rng(0)
   images = [rng.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((60, 50), (20, 90))]
-  resized = data.resize(data._stack(images), 32)
+  resized = data.resize(splits.stack(images), 32)
   assert resized.shape == (2, 32, 32, 3) and resized.dtype == np.uint8
   flat = np.full((1, 64, 64, 1), 77, np.uint8)
   np.testing.assert_array_equal(data.resize(flat, 16), np.full((1, 16, 16, 1), 77))
 
 
-def _source(images, labels, num_classes=2):
+def _source(images, labels, class_names=('a', 'b')):
   split = data.Split(images, np.asarray(labels))
-  return lambda: (split, split, list('ab')[:num_classes])
+  return lambda _: splits.Collection(class_names, split, split)
 
 
 def test_a_dataset_of_mixed_sizes_is_split_and_resized(monkeypatch):
   rng = np.random.default_rng(0)
   images = [rng.integers(0, 256, (9 + i, 12, 3), np.uint8) for i in range(8)]
-  source = _source(data._stack(images), [0, 1] * 4)
+  source = _source(splits.stack(images), [0, 1] * 4)
   monkeypatch.setitem(data._SOURCES, 'mixed', source)
   options = {**OPTIONS, 'image_size': 8, 'val_fraction': 0.25}
   loaded = data.load_dataset('mixed', **options)
@@ -142,7 +142,9 @@ def test_what_is_no_labelled_image_is_refused(images, labels, message, monkeypat
   ],
 )
 def test_missing_data_is_named(name, data_dir, message, tmp_path, monkeypatch):
-  monkeypatch.setattr(data.importlib.util, 'find_spec', lambda _: None)  # no TensorFlow
+  monkeypatch.setattr(
+    catalogues.importlib.util, 'find_spec', lambda _: None
+  )  # no TensorFlow
   data_dir = str(tmp_path) if data_dir == 'empty' else data_dir
   with pytest.raises(DataError, match=message) as caught:
     data.load_dataset(name, **OPTIONS, data_dir=data_dir)

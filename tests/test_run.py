@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from gan_aug_jax import cli, data, gan_training, loop, tensorboard
+from gan_aug_jax import cli, data, gan_training, loop, splits, tensorboard
 from gan_aug_jax.signals import Interrupted
 from tests.conftest import make_dataset
 
@@ -61,9 +61,9 @@ EXPECTED_FIELDS = [
 ]
 
 
-def _toy_source():
+def _toy_source(_):
   toy = make_dataset(per_class=16)
-  return toy.train, toy.test, toy.class_names
+  return splits.Collection(toy.class_names, toy.train, toy.test)
 
 
 @pytest.fixture(autouse=True)

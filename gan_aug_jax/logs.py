@@ -1,0 +1,63 @@
+"""What of the log reaches the terminal: our own warnings, and of dependencies errors.
+
+With `--verbose` it is all from INFO on.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+import warnings
+
+import absl.logging  # noqa: F401  it makes the logger 'absl' of its own kind
+
+_OURS, _ABSL = logging.getLogger('gan_aug_jax'), logging.getLogger('absl')
+
+
+@contextlib.contextmanager
+def shown(verbose, *, to_the_end=False):
+  """Shows on stderr what is logged, for as long as it lasts.
+
+  Args:
+    verbose: show what dependencies log and warn of, too.
+    to_the_end: the process ends with it: threads that go on are kept quiet, too.
+  """
+
+  def is_shown(record):
+    ours = record.name.partition('.')[0] == _OURS.name
+    return verbose or ours or record.levelno >= logging.ERROR
+
+  # Of C++, whose lines do not pass through here; read when JAX is imported.
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '0' if verbose else '2')
+  handler = logging.StreamHandler(sys.stderr)
+  handler.setFormatter(logging.Formatter('%(name)s: %(message)s'))
+  handler.addFilter(is_shown)
+  hooks = sys.excepthook, sys.unraisablehook
+  loggers = (logging.root, _OURS, _ABSL)
+  levels = [logger.level for logger in loggers]
+  if verbose:
+    for logger in loggers:
+      logger.setLevel(logging.INFO)
+  logging.root.addHandler(handler)
+  # What threads and coroutines of dependencies end with, after their caller was told.
+  sys.excepthook = lambda kind, error, _: _OURS.info('%s: %s', kind.__name__, error)
+  sys.unraisablehook = lambda args: _OURS.info('%s', args.exc_value)
+  try:
+    with warnings.catch_warnings():
+      if not verbose:
+        warnings.simplefilter('ignore')
+      yield
+  finally:
+    if not to_the_end:
+      sys.excepthook, sys.unraisablehook = hooks
+    logging.root.removeHandler(handler)
+    for logger, level in zip(loggers, levels, strict=True):
+      logger.setLevel(level)
+
+
+def hide(level):
+  """Hides what dependencies log through absl below a level, unless ours shows INFO."""
+  if not _OURS.isEnabledFor(logging.INFO):
+    _ABSL.setLevel(level)
+    # It tells of every task that was given up with a save or a restore that failed.
+    logging.getLogger('asyncio').setLevel(logging.CRITICAL)

@@ -1,0 +1,517 @@
+"""Folders, .npz files and saved Hugging Face datasets: read whole, or refused by name."""
+
+import io
+import logging
+import os
+import zipfile
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+import pytest
+
+from gan_aug_jax import catalogues, data, imagefiles, pictures, sources
+from gan_aug_jax.errors import DataError
+
+OPTIONS = {'image_size': 16, 'seed': 0, 'val_fraction': 0.25}
+
+
+def _load(name, where, **options):
+  return data.load_dataset(name, data_dir=str(where), **{**OPTIONS, **options})
+
+
+def _picture(number, channels=1, shape=(16, 16)):
+  """An image whose pixels tell its number, as Pillow has it."""
+  pixels = np.random.default_rng(number).integers(0, 256, (*shape, channels), np.uint8)
+  return Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+
+
+def _make_folder(root, splits=('train', 'test'), classes=('a', 'b'), count=8, channels=1):
+  """PNG files, no two the same: {split: {pixels as bytes}}."""
+  made = {}
+  for split in splits:
+    for name in classes:
+      (root / split / name).mkdir(parents=True)
+      for i in range(count):
+        number = 1000 * splits.index(split) + 100 * classes.index(name) + i
+        picture = _picture(number, channels)
+        picture.save(root / split / name / f'{i}.png')
+        made.setdefault(split, set()).add(np.asarray(picture).tobytes())
+  return made
+
+
+def _pixels(*splits):
+  return {image.tobytes() for split in splits for image in split.images}
+
+
+def test_folder_with_splits_keeps_them(tmp_path):
+  made = _make_folder(tmp_path, ('train', 'val', 'test'))
+  loaded = _load('folder', tmp_path)
+  assert loaded.class_names == ('a', 'b') and loaded.image_shape == (16, 16, 1)
+  for split in ('train', 'val', 'test'):
+    rows = getattr(loaded, split)
+    assert _pixels(rows) == made[split]
+    np.testing.assert_array_equal(np.bincount(rows.labels), [8, 8])
+  label = loaded.train.labels[list(map(bytes, loaded.train.images)).index(
+    np.asarray(_picture(103)).tobytes())]  # fmt: skip
+  assert label == 1
+  assert _load('folder', tmp_path, seed=1).fingerprint == loaded.fingerprint
+
+
+def test_given_validation_split_has_no_budget_and_stays_whole(tmp_path):
+  made = _make_folder(tmp_path, ('train', 'val', 'test'))
+  with pytest.raises(DataError, match='validation split of its own'):
+    _load('folder', tmp_path, per_class=4)
+  rare = _load('folder', tmp_path, imbalance=4.0)
+  np.testing.assert_array_equal(np.bincount(rare.train.labels), [8, 2])
+  assert _pixels(rare.val) == made['val']
+
+
+def test_given_validation_split_is_kept_where_the_test_split_is_held_out(tmp_path):
+  made = _make_folder(tmp_path, ('train', 'val'), count=10)
+  loaded = _load('folder', tmp_path)
+  assert _pixels(loaded.val) == made['val']
+  np.testing.assert_array_equal(np.bincount(loaded.test.labels), [2, 2])
+  assert _pixels(loaded.train, loaded.test) == made['train']
+
+
+@pytest.mark.parametrize('splits', [('.',), ('train',)])
+def test_folder_without_test_holds_out_the_same_fifth_for_every_seed(tmp_path, splits):
+  made = _make_folder(tmp_path, splits, count=10)
+  first, second = (_load('folder', tmp_path, seed=seed) for seed in (0, 1))
+  np.testing.assert_array_equal(np.bincount(first.test.labels), [2, 2])
+  np.testing.assert_array_equal(np.bincount(first.val.labels), [2, 2])
+  np.testing.assert_array_equal(first.test.images, second.test.images)
+  assert _pixels(first.val) != _pixels(second.val)
+  assert _pixels(first.train, first.val, first.test) == made[splits[0]]
+  assert sum(map(len, (first.train, first.val, first.test))) == 20
+
+
+def test_order_is_of_names_and_not_of_the_file_system(tmp_path, monkeypatch):
+  _make_folder(tmp_path)
+  loaded = _load('folder', tmp_path)
+  scan = os.scandir
+
+  class Backwards:
+    def __init__(self, place):
+      with scan(place) as entries:
+        by_name = sorted(entries, key=lambda entry: entry.name, reverse=True)
+      self._entries = iter(by_name)
+
+    def __iter__(self):
+      return self
+
+    def __next__(self):
+      return next(self._entries)
+
+    def __enter__(self):
+      return self
+
+    def __exit__(self, *_):
+      pass
+
+  monkeypatch.setattr(os, 'scandir', Backwards)  # which os.walk calls, too
+  assert _load('folder', tmp_path).fingerprint == loaded.fingerprint
+
+
+def test_any_colour_makes_all_colour_and_other_files_are_passed_over(tmp_path):
+  _make_folder(tmp_path)
+  grey = _load('folder', tmp_path)
+  for name in ('.DS_Store', 'Thumbs.db', 'notes.txt', '._0.png'):
+    (tmp_path / 'train' / 'a' / name).write_bytes(b'no image')
+  (tmp_path / '.git' / 'x').mkdir(parents=True)
+  (tmp_path / 'notes').mkdir()
+  assert _load('folder', tmp_path).fingerprint == grey.fingerprint
+  _picture(7, channels=3).save(tmp_path / 'test' / 'b' / 'colour.PNG')
+  colour = _load('folder', tmp_path)
+  assert colour.image_shape == (16, 16, 3) and len(colour.test) == 17
+  np.testing.assert_array_equal(
+    colour.train.images, np.repeat(grey.train.images, 3, axis=-1)
+  )
+
+
+def _encoded(picture, kind, **options):
+  content = io.BytesIO()
+  picture.save(content, kind, **options)
+  return io.BytesIO(content.getvalue())
+
+
+def test_every_kind_of_pixels_becomes_what_a_viewer_shows():
+  red = Image.new('RGB', (16, 16), (255, 0, 0))
+  clear = Image.new('RGBA', (16, 16), (255, 0, 0, 0))
+  palette = red.quantize(4)
+  half = Image.fromarray(np.full((16, 16), 32896, np.uint16))
+  wide = Image.fromarray(np.full((16, 16), 70000, np.int32))
+  expected = [
+    (red, 'PNG', {}, (255, 0, 0)),
+    (palette, 'PNG', {}, (255, 0, 0)),
+    (palette, 'PNG', {'transparency': 0}, (255, 255, 255)),
+    (clear, 'PNG', {}, (255, 255, 255)),
+    (clear, 'WEBP', {'lossless': True}, (255, 255, 255)),
+    (Image.new('LA', (16, 16), (0, 0)), 'PNG', {}, (255,)),
+    (half, 'PNG', {}, (128,)),
+    (half, 'TIFF', {}, (128,)),
+    (Image.new('1', (16, 16), 1), 'PNG', {}, (255,)),
+    (red.convert('CMYK'), 'TIFF', {}, (255, 0, 0)),
+    (red, 'GIF', {}, (255, 0, 0)),
+  ]
+  for picture, kind, options, pixel in expected:
+    found = imagefiles.read(_encoded(picture, kind, **options), 16)
+    assert found.shape == (16, 16, len(pixel)), (picture.mode, kind)
+    assert (found == np.array(pixel, np.uint8)).all(), (picture.mode, kind, found[0, 0])
+  photo = imagefiles.read(_encoded(red.convert('CMYK'), 'JPEG'), 16)
+  assert np.abs(photo.astype(int) - (255, 0, 0)).max() < 8
+  for picture in (wide, Image.fromarray(np.zeros((16, 16), np.float32))):
+    with pytest.raises(imagefiles.BadImage, match='32 bits'):
+      imagefiles.read(_encoded(picture, 'TIFF'), 16)
+
+
+def test_exif_orientation_turns_and_damaged_exif_does_not():
+  pixels = np.zeros((16, 16), np.uint8)
+  pixels[:8] = 255
+  exif = Image.Exif()
+  exif[0x0112] = 6  # the top is at the right
+  turned = imagefiles.read(_encoded(Image.fromarray(pixels), 'PNG', exif=exif), 16)
+  np.testing.assert_array_equal(turned[..., 0], np.rot90(pixels, -1))
+  broken = _encoded(Image.fromarray(pixels), 'PNG', exif=b'Exif\0\0MM\0\x2a\xff\xff')
+  np.testing.assert_array_equal(imagefiles.read(broken, 16)[..., 0], pixels)
+
+
+@pytest.mark.parametrize('shape', [(16, 16), (12, 16), (8, 8), (7, 16), (40, 20), (2, 3)])
+def test_one_image_is_brought_to_size_as_a_stack_is(shape):
+  pixels = np.asarray(_picture(3, 3, shape))
+  single = imagefiles.fit(pixels, 16)
+  np.testing.assert_array_equal(single, data.resize(pixels[None], 16)[0])
+  inner = single[(16 - shape[0]) // 2 :, (16 - shape[1]) // 2 :]
+  padded = min(shape) >= 8 and max(shape) <= 16
+  assert padded == np.array_equal(inner[: shape[0], : shape[1]], pixels)
+
+
+def _corrupt(root):
+  """Four files that are no images, each in its own way; their names as data has them."""
+  folder = root / 'train' / 'a'
+  (folder / 'x0.png').write_bytes(b'')
+  (folder / 'x1.png').write_bytes((folder / '0.png').read_bytes()[:150])
+  (folder / 'x2.jpg').write_text('<html>404</html>')
+  os.mkfifo(folder / 'x3.png')  # which would be waited for
+  return tuple(f'train/a/{name}' for name in ('x0.png', 'x1.png', 'x2.jpg', 'x3.png'))
+
+
+def test_unreadable_images_are_refused_with_their_names_and_number(tmp_path):
+  _make_folder(tmp_path)
+  names = _corrupt(tmp_path)
+  with pytest.raises(DataError, match=r'4 of 36 images .* and 1 more;') as caught:
+    _load('folder', tmp_path)
+  for name in names[:3]:
+    assert repr(name) in str(caught.value)
+  assert '\n' not in str(caught.value) and 'object at' not in str(caught.value)
+
+
+def test_unreadable_images_are_skipped_where_asked(tmp_path, caplog):
+  _make_folder(tmp_path)
+  whole = _load('folder', tmp_path)
+  names = _corrupt(tmp_path)
+  with caplog.at_level(logging.WARNING, 'gan_aug_jax'):
+    loaded = _load('folder', tmp_path, on_corrupt='skip')
+  assert loaded.skipped == names and not whole.skipped
+  assert loaded.fingerprint == whole.fingerprint
+  (record,) = caplog.records
+  assert '4 of 36' in record.getMessage() and '\n' not in record.getMessage()
+
+
+def test_no_readable_image_of_a_class_is_an_error_also_when_skipping(tmp_path):
+  _make_folder(tmp_path, count=1)
+  (tmp_path / 'test' / 'b' / '0.png').write_bytes(b'')
+  with pytest.raises(DataError, match="No image of class 'b' in 'test'"):
+    _load('folder', tmp_path, on_corrupt='skip')
+
+
+def test_a_bomb_is_not_decoded(monkeypatch):
+  bomb = _encoded(Image.new('1', (3000, 3000)), 'PNG')
+  monkeypatch.setattr(imagefiles, 'MAX_PIXELS', 3000 * 3000 - 1)
+  monkeypatch.setattr(PngImagePlugin.PngImageFile, 'load', None)
+  with pytest.raises(imagefiles.BadImage, match='3000 x 3000 pixels are too many'):
+    imagefiles.read(bomb, 16)
+  monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1000)  # twice which Pillow refuses
+  with pytest.raises(imagefiles.BadImage, match='too many pixels'):
+    imagefiles.read(bomb, 16)
+
+
+def test_only_named_decoders_are_used():
+  """PostScript would start a program."""
+  with pytest.raises(imagefiles.BadImage, match='not an image'):
+    imagefiles.read(_encoded(Image.new('RGB', (16, 16)), 'EPS'), 16)
+
+
+def test_links_must_stay_inside(tmp_path):
+  root, outside = tmp_path / 'set', tmp_path / 'outside'
+  _make_folder(root)
+  outside.mkdir()
+  _picture(9).save(outside / 'secret.png')
+  inside = root / 'train' / 'a' / 'again.png'
+  inside.symlink_to(root / 'train' / 'a' / '0.png')
+  assert len(_load('folder', root, val_fraction=0.1).train) == 15
+  out = root / 'train' / 'a' / 'out.png'
+  out.symlink_to(outside / 'secret.png')
+  with pytest.raises(DataError, match='leads out of'):
+    _load('folder', root)
+  out.unlink()
+  for place in ('train/a/deeper', 'train/c', 'val'):
+    (root / place).symlink_to(outside, target_is_directory=True)
+    with pytest.raises(DataError, match='is a link to a directory'):
+      _load('folder', root)
+    (root / place).unlink()
+  link = tmp_path / 'link'
+  link.symlink_to(root)
+  assert len(_load('folder', link).test) == 16
+
+
+def _remove(root, *names):
+  for name in names:
+    for path in (root / name).rglob('*'):
+      if path.is_file():
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (lambda root: _remove(root, 'train/b'), "class directory '.*b' holds no images"),
+    (lambda root: (root / 'test' / 'c').mkdir(), "'c' is a directory in 'test' and not"),
+    (
+      lambda root: (root / 'train' / 'c').mkdir(),
+      "'c' is a directory in 'train' and not",
+    ),
+    (lambda root: (root / 'valid').mkdir(), "'valid' .* looks like a split"),
+    (lambda root: (root / 'train').rename(root / 'Train'), 'looks like a split'),
+    (lambda root: (root / 'train').rename(root / 'c'), "'test' .* looks like a split"),
+  ],
+)
+def test_folders_that_cannot_be_meant_are_refused(tmp_path, change, message):
+  _make_folder(tmp_path)
+  change(tmp_path)
+  with pytest.raises(DataError, match=message):
+    _load('folder', tmp_path)
+
+
+def test_too_few_classes_or_images_are_refused(tmp_path):
+  one = tmp_path / 'one'
+  _make_folder(one, ('.',), classes=('a',))
+  with pytest.raises(DataError, match=r"1 directories of classes \('a'\); at least 2"):
+    _load('folder', one)
+  (tmp_path / 'none').mkdir()
+  with pytest.raises(DataError, match=r'0 directories of classes \(none\)'):
+    _load('folder', tmp_path / 'none')
+  _make_folder(tmp_path / 'two', ('.',), count=2)
+  with pytest.raises(DataError, match='has 2 training images; at least 3'):
+    _load('folder', tmp_path / 'two')
+  _make_folder(tmp_path / 'three', ('train', 'val', 'test'), count=1)
+  assert len(_load('folder', tmp_path / 'three').train) == 2
+  (tmp_path / 'file').write_text('')
+  for where, message in (('file', 'is not a directory'), ('gone', 'does not exist')):
+    with pytest.raises(DataError, match=message):
+      _load('folder', tmp_path / where)
+
+
+def test_a_directory_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+  _make_folder(tmp_path)
+  scan = os.scandir
+
+  def refused(place):
+    if str(place).endswith('b'):
+      raise PermissionError(13, 'Permission denied', str(place))
+    return scan(place)
+
+  monkeypatch.setattr(os, 'scandir', refused)
+  with pytest.raises(DataError, match=r"b' cannot be read \(Permission denied\)"):
+    _load('folder', tmp_path)
+
+
+@pytest.mark.parametrize(
+  'name', ['a\nb', 'a\x1b[31m', b'\xff'.decode(errors='surrogateescape')]
+)
+def test_class_names_that_cannot_be_shown_are_refused(tmp_path, name):
+  _make_folder(tmp_path, classes=('a', name), count=2)
+  with pytest.raises(DataError, match='cannot be shown') as caught:
+    _load('folder', tmp_path)
+  assert str(caught.value).isprintable()
+
+
+def test_class_names_are_drawn_as_they_are():
+  """A formula that cannot be parsed would end the run in its report."""
+  names = [r'$\frac$', '../../etc', '<b>']
+  assert pictures.confusion_matrices(names, {'arm': np.eye(3)}).startswith(b'\x89PNG')
+  panels = {'generated': np.zeros((3, 2, 8, 8, 1), np.uint8)}
+  assert pictures.grid(names, panels).startswith(b'\x89PNG')
+  assert pictures.changes(names, names, np.eye(3)).startswith(b'\x89PNG')
+
+
+def _arrays(count=6, shape=(16, 16), seed=0):
+  rng = np.random.default_rng(seed)
+  images = rng.integers(0, 256, (2 * count, *shape), np.uint8)
+  return images, np.repeat([0, 1], count)
+
+
+def _save(path, **arrays):
+  np.savez(path, **arrays)
+  return path
+
+
+def test_npz_keeps_its_splits_and_names(tmp_path):
+  parts = {split: _arrays(seed=i) for i, split in enumerate(('train', 'val', 'test'))}
+  arrays = {f'{split}_images': images for split, (images, _) in parts.items()}
+  arrays |= {f'{split}_labels': labels for split, (_, labels) in parts.items()}
+  arrays['train_labels'] = arrays['train_labels'][:, None].astype(np.uint64)
+  arrays['other'] = np.array([{}], object)  # which is not looked at
+  path = _save(tmp_path / 'x.npz', class_names=['cat', 'dog'], **arrays)
+  loaded = _load('npz', path)
+  assert loaded.class_names == ('cat', 'dog') and loaded.image_shape == (16, 16, 1)
+  for split, (images, labels) in parts.items():
+    rows = getattr(loaded, split)
+    np.testing.assert_array_equal(rows.images[..., 0], images)
+    np.testing.assert_array_equal(rows.labels, labels)
+
+
+def test_npz_of_one_split_is_divided(tmp_path):
+  images, labels = _arrays(10, (16, 16, 3))
+  loaded = _load('npz', _save(tmp_path / 'x.npz', images=images, labels=labels))
+  assert loaded.class_names == ('0', '1')
+  assert [len(x) for x in (loaded.train, loaded.val, loaded.test)] == [12, 4, 4]
+  assert len(_pixels(loaded.train, loaded.val, loaded.test)) == 20
+
+
+IMAGES, LABELS = _arrays()
+
+
+@pytest.mark.parametrize(
+  ('arrays', 'message'),
+  [
+    ({'images': IMAGES / 255, 'labels': LABELS}, r'are float64 .*np\.rint\(255'),
+    ({'images': IMAGES.astype(np.int64), 'labels': LABELS}, 'are int64'),
+    ({'images': np.moveaxis(_arrays(6, (16, 16, 3))[0], -1, 1), 'labels': LABELS},
+     r'shape \(12, 3, 16, 16\)'),
+    ({'images': IMAGES[:0], 'labels': LABELS[:0]}, r'shape \(0, 16, 16, 1\)'),
+    ({'images': IMAGES, 'labels': LABELS[1:]}, r'shape \(11,\); they must be 12'),
+    ({'images': IMAGES, 'labels': LABELS / 1}, 'labels .* float64'),
+    ({'images': IMAGES, 'labels': LABELS - 1}, 'from -1 to 0'),
+    ({'images': IMAGES, 'labels': LABELS * 10**9}, 'to 1000000000'),
+    ({'images': IMAGES, 'labels': 2 * LABELS}, "Class '1' .* has 0 training"),
+    ({'images': IMAGES, 'labels': 0 * LABELS}, 'has 1 classes'),
+    ({'images': IMAGES, 'labels': LABELS, 'class_names': [1, 2]}, 'must be strings'),
+    ({'images': IMAGES, 'labels': LABELS, 'class_names': ['a', 'a']}, "are called 'a'"),
+    ({'images': IMAGES, 'labels': 2 * LABELS, 'class_names': ['a', 'b']},
+     'without a label'),
+    ({'images': IMAGES, 'labels': LABELS.astype(object)}, 'Python objects'),
+    ({'images': IMAGES}, "no array 'labels'"),
+    ({'x_train': IMAGES}, 'none that is known'),
+    ({'images': IMAGES, 'labels': LABELS, 'test_images': IMAGES},
+     "no array 'test_labels'"),
+  ],
+)  # fmt: skip
+def test_npz_of_anything_else_is_refused(tmp_path, arrays, message):
+  with pytest.raises(DataError, match=message) as caught:
+    _load('npz', _save(tmp_path / 'x.npz', **arrays))
+  assert '\n' not in str(caught.value)
+
+
+def test_npz_that_is_none_is_refused(tmp_path):
+  whole = _save(tmp_path / 'x.npz', images=IMAGES, labels=LABELS).read_bytes()
+  cases = [
+    (whole[:1000], 'as an .npz file'),
+    (whole.replace(IMAGES[3].tobytes(), IMAGES[4].tobytes()), 'as an .npz file'),
+    (b'\x80\x04}.', 'as an .npz file'),
+  ]
+  for content, message in cases:
+    (tmp_path / 'y.npz').write_bytes(content)
+    with pytest.raises(DataError, match=message):
+      _load('npz', tmp_path / 'y.npz')
+  for where, message in ((tmp_path, 'is not a file'), (tmp_path / 'z', 'does not exist')):
+    with pytest.raises(DataError, match=message):
+      _load('npz', where)
+
+
+def test_npz_that_claims_too_much_takes_no_memory(tmp_path, monkeypatch):
+  header = io.BytesIO()
+  form = {'descr': '|u1', 'fortran_order': False, 'shape': (10**6, 1000, 1000)}
+  np.lib.format.write_array_header_1_0(header, form)
+  path = tmp_path / 'x.npz'
+  with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as file:
+    file.writestr('images.npy', header.getvalue())
+  monkeypatch.setattr(np, 'load', None)
+  with pytest.raises(DataError, match='claims 1,000,000,000,000 bytes'):
+    _load('npz', path)
+  monkeypatch.setattr(sources, '_memory_bytes', lambda: 2**10)
+  with pytest.raises(DataError, match=r'more than the 0\.0 GiB of this machine'):
+    _load('npz', _save(path, images=IMAGES, labels=LABELS))
+
+
+def _save_huggingface(root, *, splits, bad=()):
+  """A saved dataset with odd names of its columns."""
+  datasets = pytest.importorskip('datasets')
+  columns = {
+    'pixels': datasets.Image(),
+    'kind': datasets.ClassLabel(names=['cat', 'dog']),
+  }
+  features = datasets.Features({'note': datasets.Value('string'), **columns})
+
+  def rows(seed):
+    images, labels = _arrays(seed=seed)
+    encoded = [_encoded(Image.fromarray(image), 'PNG').getvalue() for image in images]
+    encoded = [b'' if i in bad else content for i, content in enumerate(encoded)]
+    pixels = [{'bytes': content, 'path': None} for content in encoded]
+    made = {'note': ['x'] * len(labels), 'pixels': pixels, 'kind': labels.tolist()}
+    return datasets.Dataset.from_dict(made, features=features)
+
+  made = {split: rows(seed) for seed, split in enumerate(splits)}
+  datasets.DatasetDict(made).save_to_disk(root)
+
+
+def test_saved_huggingface_dataset_is_read(tmp_path):
+  _save_huggingface(tmp_path, splits=('train', 'validation', 'test'))
+  loaded = _load('huggingface:local', tmp_path)
+  assert loaded.class_names == ('cat', 'dog')
+  for seed, split in enumerate(('train', 'val', 'test')):
+    images, labels = _arrays(seed=seed)
+    np.testing.assert_array_equal(getattr(loaded, split).images[..., 0], images)
+    np.testing.assert_array_equal(getattr(loaded, split).labels, labels)
+
+
+def test_unreadable_images_of_huggingface_are_named(tmp_path):
+  _save_huggingface(tmp_path, splits=('train',), bad=(3, 7))
+  with pytest.raises(DataError, match=r"2 of 12 .*'train\[3\]'"):
+    _load('huggingface:local', tmp_path)
+  loaded = _load('huggingface:local', tmp_path, on_corrupt='skip')
+  assert loaded.skipped == ('train[3]', 'train[7]')
+  assert [len(x) for x in (loaded.train, loaded.val, loaded.test)] == [6, 2, 2]
+  kept = np.delete(_arrays()[0], [3, 7], axis=0)
+  assert _pixels(loaded.train, loaded.val, loaded.test) == {x.tobytes() for x in kept}
+
+
+def test_what_the_hub_does_not_give_is_one_sentence(tmp_path, monkeypatch):
+  datasets = pytest.importorskip('datasets')
+
+  def offline(*_):
+    raise ConnectionError("Couldn't reach the Hub\nRetry")
+
+  def unknown(*_):
+    raise datasets.exceptions.DatasetNotFoundError('no')
+
+  for load, message in (
+    (offline, r"\(Couldn't reach the Hub\)"),
+    (unknown, 'no dataset'),
+  ):
+    monkeypatch.setattr(datasets, 'load_dataset', load)
+    with pytest.raises(DataError, match=message):
+      _load('huggingface:org/name', '')
+  with pytest.raises(DataError, match='must be huggingface:NAME'):
+    _load('huggingface:../name', '')
+  with pytest.raises(DataError, match='cannot be read as a directory'):
+    _load('huggingface:local', tmp_path)
+  datasets.Dataset.from_dict({'label': [0, 1]}).save_to_disk(tmp_path / 'x')
+  with pytest.raises(DataError, match=r'columns \(label\) is Image'):
+    _load('huggingface:local', tmp_path / 'x')
+
+
+def test_huggingface_without_its_package_names_the_extra(monkeypatch):
+  monkeypatch.setattr(catalogues.importlib.util, 'find_spec', lambda _: None)
+  with pytest.raises(DataError, match=r'\.\[huggingface\]'):
+    _load('huggingface:org/name', '')
