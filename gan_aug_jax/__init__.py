@@ -1,3 +1,30 @@
-"""Generative data augmentation for image classifiers, fused into the training step."""
+"""Generative data augmentation for image classifiers, fused into the training step.
+
+For a training loop of one's own: `load_generator`, `from_function`, `make_mixer`,
+`load_program`, `fingerprint` and the class `Generator`. They are imported when first
+used, so that `import gan_aug_jax` does not wait for JAX.
+"""
+
+import importlib
 
 __version__ = '0.1.0'
+
+_MODULES = {
+  'Generator': 'library',
+  'fingerprint': 'library',
+  'from_function': 'library',
+  'load_generator': 'portable',
+  'load_program': 'portable',
+  'make_mixer': 'library',
+}
+__all__ = list(_MODULES)
+
+
+def __getattr__(name):
+  if name not in _MODULES:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  return getattr(importlib.import_module(f'{__name__}.{_MODULES[name]}'), name)
+
+
+def __dir__():
+  return sorted([*globals(), *_MODULES])
