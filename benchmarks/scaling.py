@@ -2,8 +2,8 @@
 
     python -m benchmarks.scaling --config=configs/cifar10.py
 
-Step time and memory against batch, ratio, image side, steps a call, size of the dataset
-and the schedule of the ratio, each group interleaved in one process, with a straight line
+Step time and memory against batch, ratio, image side, steps a call, size of the dataset,
+the schedule of the ratio and where the images are, each group interleaved in one process, with a straight line
 fitted where cost should be one. Then the same share of a batch on 1, 2, 4 devices (weak
 scaling), each number in a process of its own: the real ones, or virtual ones on a CPU,
 which share its cores, so that n of them are set beside n times the work on one. Last, on
@@ -59,8 +59,8 @@ def rehearse(config, layout, *, side=32, num_images=2000, per_call=1):
   )
 
 
-def measure(cases, layout):
-  """Times cases {name: (fields, options of `rehearse`)}; rows by name."""
+def measure(cases, layout, steps=_STEPS):
+  """Times cases {name: (fields, options of `rehearse`)}, runs of `steps`; rows by name."""
   takes, rows = {}, {}
   for name, (fields, options) in cases.items():
     config = CONFIG.value.copy_and_resolve_references()
@@ -69,7 +69,7 @@ def measure(cases, layout):
     rehearsed = rehearse(config, layout, **options)
     per_call = options.get('per_call', 1)
     take, compile_seconds, program = timing.stepper(rehearsed)
-    run = timing.repeat(take, max(1, _STEPS // per_call))
+    run = timing.repeat(take, max(1, steps // per_call))
     takes[name] = lambda run=run, per_call=per_call: run() / per_call
     rows[name] = {
       'peak_mib': program.peak_bytes / 2**20,
@@ -236,10 +236,12 @@ def main(_):
       name: ({'mix.ratio_schedule': name}, {})
       for name in ('constant', 'linear', 'cosine')
     },
+    'placement': {name: ({'data.placement': name}, {}) for name in ('device', 'host')},
   }
   results = {}
   for title, cases in groups.items():
-    rows = measure(cases, layout)
+    # Long runs of what is read ahead, or others' turns would hide the reading.
+    rows = measure(cases, layout, 12 if title == 'placement' else _STEPS)
     line = fit_line(rows) if title in ('batch', 'ratio') else None
     show(title, rows, line)
     results[title] = {'rows': rows, 'line': line}

@@ -194,7 +194,7 @@ def make_compose(
     asked = position < plan.synthetic_at(state.step)
     first = plan.first_real_at(state.step)
     place = plan.real_before(state.step) + position - first
-    images, labels = realdata.take(data, place, dtype)
+    images, labels = realdata.take(data, place, dtype, step=state.step)
     targets, pool = one_hot(labels), ()
     synthetic = jnp.zeros(position.shape, bool)
     real = (position >= first) & (position < plan.total)
@@ -265,7 +265,7 @@ def make_fused_step(*, model, optimizer, layout, plan, compose):
     compose: from `make_compose`.
 
   Returns:
-    `step(state, data, frozen) -> (state, metrics)`. `data` is a `RealData`, `frozen`
+    `step(state, data, frozen) -> (state, metrics)`. `data` is of `realdata`, `frozen`
     holds frozen variables by name, 'generator' and what the filter asks (nothing need be
     there if nothing is synthetic), and metrics are scalars over the mixed, augmented
     batch: loss, accuracy, the synthetic ratio that was asked for and the one that the

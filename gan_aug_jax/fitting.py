@@ -19,6 +19,7 @@ from gan_aug_jax import (
   realdata,
   sharding,
   signals,
+  streaming,
   tensorboard,
 )
 from gan_aug_jax.errors import CheckpointError
@@ -47,10 +48,8 @@ def fit(
   step,
   state,
   num_steps,
-  count,
   feed,
   fingerprint,
-  real_before=None,
   evaluate=None,
   selection=None,
   generator_shapes=None,
@@ -66,11 +65,8 @@ def fit(
     step: `(state, *inputs) -> (state, metrics)`.
     state: the initial state, on the host.
     num_steps: length of training.
-    count: the most real examples that a step takes.
-    feed: `(first, count) -> inputs`, the inputs of a call that takes `count` elements of
-      the stream of real examples from `first` on.
+    feed: `(step, num_steps) -> inputs` of a call that takes those steps.
     fingerprint: of the training images, kept with the state.
-    real_before: `step -> place` in that stream where a step begins; None: step * count.
     evaluate: `(step, state) -> {name: float}`, or None.
     selection: a `Selection` of generators, in the place of `evaluate`: it considers the
       state wherever a save is due, and what it keeps is saved with the state.
@@ -87,7 +83,6 @@ def fit(
   """
   directory.mkdir(parents=True, exist_ok=True)
   cadence = cadence_of(session, num_steps, cycle)
-  real_before = real_before or (lambda step: step * count)
   if selection:
     cadence = dataclasses.replace(cadence, eval_every=cadence.save_every)
     evaluate = selection.consider
@@ -122,8 +117,7 @@ def fit(
     start = host['step']
     programs, inputs = {}, None
     if start < num_steps:
-      stream = lambda at, steps: feed(int(real_before(at)), steps * count)
-      programs, inputs = _programs(session, step, state, host, cadence, stream)
+      programs, inputs = _programs(session, step, state, host, cadence, feed)
     with progress.Progress(name, num_steps, start=start, quiet=quiet) as display:
       display.say(f'{name}: {_describe(host, start)}')
       state, host = loop.train(
@@ -203,11 +197,10 @@ def _tracer(session, directory):
   return loop.Tracer(session.config.profile.steps, directory / 'profile' / process)
 
 
-def _programs(session, step, state, host, cadence, stream):
+def _programs(session, step, state, host, cadence, feed):
   """Compiles the step for one and for several steps a call, those that are needed.
 
   Notes in `host` the steps a call, the seconds of compilation and the peak memory.
-  `stream(step, count)` gives the inputs of that many steps.
 
   Returns:
     `(programs, inputs)`, see `loop.train`.
@@ -215,7 +208,7 @@ def _programs(session, step, state, host, cadence, stream):
   began, start = time.perf_counter(), host['step']
   candidates = _candidates(session, cadence, host['steps_per_call'])
   # One window for all of them, or they would be programs of different shapes.
-  inputs = lambda at: stream(at, max(candidates))
+  inputs = lambda at: feed(at, max(candidates))
   compiled = {}
 
   def program(length):
@@ -248,7 +241,7 @@ def _candidates(session, cadence, chosen):
   """Numbers of steps a call to choose from; `chosen` is what a checkpoint says, or 0."""
   if session.config.steps_per_call:
     return [min(session.config.steps_per_call, cadence.num_steps)]
-  if session.layout.on_cpu:
+  if session.layout.on_cpu or session.config.data.placement == 'host':
     return [1]
   if chosen:
     return [chosen]
@@ -271,12 +264,31 @@ def choose_steps_per_call(candidates, seconds_a_step):
   return int(multihost_utils.broadcast_one_to_all(np.int32(fastest)))
 
 
-def make_feed(session, dataset, *extra):
-  """Returns `feed(first, count) -> (RealData, *extra)` over the training split."""
-  feed = realdata.make_feed(
-    dataset.train.images,
-    dataset.train.labels,
-    seed=config_lib.seed_of(session.config, 'data'),
-    place=session.layout.place,
-  )
-  return lambda first, count: (feed(first, count), *extra)
+def make_feed(session, dataset, plan, *extra, substeps=1):
+  """Returns the feed of a step over the training split.
+
+  Args:
+    session: the run's.
+    dataset: the data.
+    plan: the `BatchPlan` of the batches.
+    *extra: further inputs, the same for every step.
+    substeps: batches that a step takes.
+
+  Returns:
+    `feed(step, num_steps) -> (data of realdata, *extra)`.
+  """
+  layout, train = session.layout, dataset.train
+  seed = config_lib.seed_of(session.config, 'data')
+  if session.config.data.placement == 'host':
+    stream = streaming.make_feed(
+      train.images, train.labels, seed=seed, plan=plan, layout=layout, substeps=substeps
+    )
+    return lambda step, num_steps: (stream(step, num_steps), *extra)
+  window = realdata.make_feed(train.images, train.labels, seed=seed, place=layout.place)
+  count = max(1, substeps * plan.num_real)
+
+  def feed(step, num_steps):
+    first = int(plan.real_before(step * substeps))
+    return window(first, num_steps * count), *extra
+
+  return feed

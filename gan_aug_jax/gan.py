@@ -192,10 +192,10 @@ def make_gan_step(
     dtype: of the images and latents, float32 or wider.
 
   Returns:
-    `step(state, data) -> (state, metrics)` with `data` a `RealData`; metrics are scalars:
-    discriminator_loss (with its regularisation), generator_loss, the discriminator's
-    mean logits (real_logit, fake_logit) and the share of real and of synthetic images
-    that it gets right (real_accuracy, fake_accuracy).
+    `step(state, data) -> (state, metrics)` with `data` of `realdata`; metrics are
+    scalars: discriminator_loss (with its regularisation), generator_loss, the
+    discriminator's mean logits (real_logit, fake_logit) and the share of real and of
+    synthetic images that it gets right (real_accuracy, fake_accuracy).
   """
   discriminator_loss, generator_loss = critic
 
@@ -229,7 +229,9 @@ def make_gan_step(
     for substep in range(d_steps):
       keys = functools.partial(_keys, state.seed, state.step, substep, position)
       first = (state.step * d_steps + substep) * batch_size
-      images, labels = realdata.take(data, first + position, dtype)
+      images, labels = realdata.take(
+        data, first + position, dtype, step=state.step, substep=substep
+      )
       draw = functools.partial(
         generate, stats=state.generator_stats, keys=keys('gan_latent'), labels=labels
       )

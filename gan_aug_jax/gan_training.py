@@ -24,6 +24,7 @@ from gan_aug_jax import (
   gan,
   loop,
   losses,
+  mixing,
   pictures,
   realdata,
   rng,
@@ -141,8 +142,7 @@ def _train(training, dataset):
     step=step,
     state=state,
     num_steps=num_steps,
-    count=config_lib.count_of(config, 'gan'),
-    feed=fitting.make_feed(session, dataset),
+    feed=make_feed(session, dataset),
     fingerprint=dataset.fingerprint,
     selection=selection,
     generator_shapes=_shapes(session, info),
@@ -229,13 +229,13 @@ def _write_samples(session, dataset, generator):
   if path.exists() or jax.process_index():
     return
   draw = _make_grid_sampler(session, describe_data(dataset))
-  panels = {'real': _real_examples(dataset, 8)}
+  panels = {'real': real_examples(dataset, 8)}
   for name, variables in generator.members.items():
     panels['generated' if len(generator.members) == 1 else name] = draw(variables, 8)
   loop.write_atomically(path, pictures.grid(dataset.class_names, panels))
 
 
-def _real_examples(dataset, count):
+def real_examples(dataset, count):
   """The first `count` training images of each class: uint8 [classes, count, H, W, C]."""
   train = dataset.train
   shape = (count, *dataset.image_shape)
@@ -282,6 +282,13 @@ def make_step(session, dataset):
   return step, state
 
 
+def make_feed(session, dataset):
+  """Returns the feed of the GAN's step, see `fitting.make_feed`."""
+  config = session.config.gan
+  plan = mixing.plan_batch(config.batch_size, ratio=0.0, mode='replace')
+  return fitting.make_feed(session, dataset, plan, substeps=config.d_steps)
+
+
 def _build_generator(session, info, *, part='gan', axis_name=None):
   config = session.config
   return generators.build_generator(
@@ -317,8 +324,15 @@ def load_generator(session, info):
     The `FrozenGenerator`.
 
   Raises:
-    CheckpointError: if one is not finished, or was trained on other images.
+    CheckpointError: if one is not finished, or was trained on other images; or where
+      the user's own generator took the GAN's place, see `own_generator`.
   """
+  if own := session.config.sampler.generator:
+    # Naming a module, a workdir's config must not make a later command run its code.
+    raise CheckpointError(
+      f'The run in {str(session.workdir)!r} drew from a generator of your own, {own!r}, '
+      'and trained no GAN; its samples are in gan/samples.png.'
+    )
   members, infos = {}, []
   for training in _trainings(session):
     kept, result = _load(training, info)

@@ -108,16 +108,15 @@ def make_trainer(session, dataset, *, num_steps, sample=None, variant=0):
 
   def train(generator=None):
     nonlocal program
-    feed = fitting.make_feed(session, real, {'generator': generator})
+    feed = fitting.make_feed(session, real, plan, {'generator': generator})
     state = classifier.init_classifier(
       model, optimizer, seed=seed, image_shape=dataset.image_shape
     )
     state = layout.place(state)
-    count = max(plan.num_real, 1)
     if program is None:
-      program = sharding.compile_step(step, layout, state, *feed(0, count))
+      program = sharding.compile_step(step, layout, state, *feed(0, 1))
     for number in range(num_steps):
-      state, metrics = program(state, *feed(number * plan.num_real, count))
+      state, metrics = program(state, *feed(number, 1))
       if number % 20 == 0:  # or a fast host would fill the devices' queues
         jax.block_until_ready(metrics)
     return state.variables
@@ -175,8 +174,10 @@ def _read(path, shapes):
   """The variables in a file, or None where it is missing, damaged or of another model."""
   try:
     variables = flax.serialization.msgpack_restore(path.read_bytes())
-    same = jax.tree.map(lambda x, y: x.shape == y.shape, variables, shapes)
-  except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    same = jax.tree.map(
+      lambda x, y: (x.shape, x.dtype) == (y.shape, y.dtype), variables, shapes
+    )
+  except Exception:  # msgpack and Flax raise many kinds on damaged files
     return None
   return variables if jax.tree.all(same) else None
 

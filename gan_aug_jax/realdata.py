@@ -34,6 +34,21 @@ class RealData:
   start: jax.Array
 
 
+@flax.struct.dataclass
+class StreamedData:
+  """The real examples that some steps take, each on the device of its position.
+
+  Attributes:
+    images: uint8 [groups, num_steps, substeps, share, H, W, C].
+    labels: int32 [groups, num_steps, substeps, share].
+    start: int32 scalar, the first of those steps.
+  """
+
+  images: jax.Array
+  labels: jax.Array
+  start: jax.Array
+
+
 def normalize(images, dtype=jnp.float32):
   """Maps uint8 [..., H, W, C] in 0..255 to [-1, 1]."""
   return images.astype(dtype) / 127.5 - 1
@@ -70,18 +85,24 @@ def draw_rows(data, keys, labels=None):
   return drawn if labels is None else data.by_class[drawn]
 
 
-def take(data, index, dtype=jnp.float32):
+def take(data, index, dtype=jnp.float32, *, step=0, substep=0):
   """Gathers elements of the stream.
 
   Args:
-    data: a `RealData` whose window holds every index that matters.
-    index: int32 [...], places in the stream. One outside the window gives some example
-      of it: a slot that is masked may point anywhere.
+    data: a `RealData` whose window holds every index that matters; or the
+      `StreamedData` of a step, where they lie ready.
+    index: int32 [groups, share], places in the stream. One outside the window gives some
+      example of it: a slot that is masked may point anywhere.
     dtype: of the images.
+    step, substep: which batch of `StreamedData`.
 
   Returns:
-    Images [..., H, W, C] in [-1, 1] and labels int32 [...].
+    Images [groups, share, H, W, C] in [-1, 1] and labels int32 [groups, share].
   """
+  if isinstance(data, StreamedData):
+    at = lambda x: jax.lax.dynamic_index_in_dim(x, step - data.start, 1, keepdims=False)
+    images, labels = (at(x)[:, substep] for x in (data.images, data.labels))
+    return normalize(images, dtype), labels
   return read(data, data.order.at[index - data.start].get(mode='clip'), dtype)
 
 

@@ -65,6 +65,13 @@ class Layout:
     devices = jnp.arange(self.num_devices, dtype=jnp.int32)
     return self.shard(devices[:, None] + slots[None])
 
+  def local_positions(self, total):
+    """The positions of this process's own devices: int64 [local devices, share]."""
+    owner = [device.process_index for device in self.mesh.devices.flat]
+    devices = np.flatnonzero(np.equal(owner, jax.process_index()))
+    slots = self.num_devices * np.arange(self.share(total))
+    return devices[:, None] + slots
+
   def shard(self, x):
     """Keeps the groups of [groups, share, ...] on their devices."""
     if self.axis_name:
@@ -117,12 +124,15 @@ class Layout:
 
   def place_shares(self, shape, dtype):
     """Zeros [share, ...] for each device's own group, which a step may carry along."""
-    groups = self.num_local_devices
-    zeros = np.zeros((groups, 1, *shape) if self.axis_name else (groups, *shape), dtype)
-    return jax.make_array_from_process_local_data(self._by_device, zeros)
+    return self.deal(np.zeros((self.num_local_devices, *shape), dtype))
+
+  def deal(self, x):
+    """Puts x [local devices, ...] on this process's devices, a row on each."""
+    x = x[:, None] if self.axis_name else x
+    return jax.make_array_from_process_local_data(self._by_device, x)
 
   def is_share(self, x):
-    """Whether an array comes from `place_shares`."""
+    """Whether an array comes from `deal`."""
     return getattr(x, 'sharding', None) == self._by_device
 
   @property
@@ -157,7 +167,7 @@ def lower_step(step, layout, *args, donate=(0,)):
       is donated.
     layout: where it runs.
     *args: its arguments, placed, or their shapes. What the layout has put on each device
-      by itself (`Layout.place_shares`) stays there, in the state that comes back too; all
+      by itself (`Layout.deal`) stays there, in the state that comes back too; all
       else is replicated.
     donate: positions of the arguments whose buffers the results may take.
 

@@ -60,10 +60,8 @@ def train(members, name, directory):
     step=make_step(shared.step, len(members)),
     state=_stack([training.state for training in trainings]),
     num_steps=shared.num_steps,
-    count=shared.plan.num_real,
     feed=stack_feeds([training.feed for training in trainings], place),
     fingerprint=hashlib.sha256(fingerprints.encode()).hexdigest(),
-    real_before=shared.plan.real_before,
     evaluate=validate,
   )
   fitted = dataclasses.replace(fitted, state=jax.device_get(fitted.state))
@@ -110,9 +108,9 @@ def stack_feeds(feeds, place):
   """
   held, stacked = [], None
 
-  def feed(first, count):
+  def feed(step, num_steps):
     nonlocal held, stacked
-    parts = [each(first, count) for each in feeds]
+    parts = [each(step, num_steps) for each in feeds]
     data = [part[0] for part in parts]
     if not held or any(new is not old for new, old in zip(data, held, strict=True)):
       # Frozen variables last, the real data with its window does not.

@@ -40,7 +40,7 @@ class Steps(NamedTuple):
 
   def feed(self):
     feed = tiny.feed(self.layout.place, self.toy)
-    return lambda first, count: (feed(first, count),)
+    return lambda step, steps: (feed(step * self.count, steps * self.count),)
 
   def step(self, state, data):
     place = state['step'] * self.count + jnp.arange(self.count)
@@ -71,7 +71,6 @@ def test_any_steps_a_call_take_the_same_examples(toy, tmp_path, per_call, num_st
     step=steps.step,
     state=state,
     num_steps=num_steps,
-    count=steps.count,
     feed=steps.feed(),
     fingerprint='f',
     evaluate=None,
@@ -97,7 +96,6 @@ def test_training_begun_on_other_images_is_refused(toy, tmp_path):
       step=steps.step,
       state=state,
       num_steps=3,
-      count=steps.count,
       feed=steps.feed(),
       fingerprint=fingerprint,
       evaluate=None,

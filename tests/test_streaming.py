@@ -1,0 +1,82 @@
+"""Real examples from the host give the steps of those on the device, and in parts."""
+
+import jax
+import numpy as np
+import pytest
+
+from gan_aug_jax import mixing, sharding, streaming
+from tests import tiny
+from tests.test_engine import COLLECTIVE
+
+
+def _stream(where, toy, plan, **options):
+  train = toy.train
+  return streaming.make_feed(
+    train.images, train.labels, seed=0, plan=plan, layout=where, **options
+  )
+
+
+def _run(where, step, state, feed, extra=(), *, num_steps=9, per_call=1):
+  state, extra = tiny.put(where, state), where.place(extra)
+  program = sharding.compile_step(
+    sharding.repeat_step(step, per_call), where, state, feed(0, per_call), *extra
+  )
+  losses = []
+  for at in range(0, num_steps, per_call):
+    state, metrics = program(state, feed(at, per_call), *extra)
+    losses.append(jax.device_get(metrics))
+  rows = {name: np.concatenate([row[name] for row in losses]) for name in losses[0]}
+  return jax.device_get(state), rows
+
+
+@pytest.mark.parametrize(
+  ('backend', 'options'),
+  [
+    ('jit', {'ratio': 0.4, 'ramp': mixing.Ramp('linear', 1, 8), 'arch': 'resnet'}),
+    ('pmap', {'ratio': 0.4, 'mode': 'add'}),  # 12 and 5 positions on 4 devices
+  ],
+)
+def test_fused_steps_take_the_same_examples_in_the_same_places(toy, backend, options):
+  where = tiny.layout(backend)
+  step, _, plan, frozen = tiny.fused(where, **options)
+  begin = lambda: tiny.fused(where, **options)[1]
+  usual = {'count': plan.num_real, 'num_steps': 9, 'extra': (frozen,)}
+  expected = tiny.run(where, step, begin(), toy, place=plan.real_before, **usual)
+  streamed = _run(where, step, begin(), _stream(where, toy, plan), (frozen,))
+  assert tiny.difference(streamed, expected) < 1e-5
+  several = _run(where, step, begin(), _stream(where, toy, plan), (frozen,), per_call=3)
+  assert tiny.difference(several, expected) < 1e-5
+
+
+def test_gan_steps_of_two_updates_take_the_same_examples(toy):
+  where = tiny.layout('jit', 2)
+  step, state = tiny.gan_step(where, d_steps=2)
+  plan = mixing.plan_batch(12, ratio=0.0, mode='replace')
+  expected = tiny.run(where, step, state, toy, count=24, num_steps=4)
+  feed = _stream(where, toy, plan, substeps=2)
+  assert tiny.difference(_run(where, step, state, feed, num_steps=4), expected) < 1e-5
+
+
+def test_a_feed_begins_anywhere(toy):
+  """What a resumed run takes, and one that goes back, as if nothing had been read."""
+  where = tiny.layout('jit', 2)
+  plan = mixing.plan_batch(10, ratio=0.25, mode='replace')
+  feed = _stream(where, toy, plan)
+  whole = [jax.device_get(feed(step, 1)) for step in range(12)]
+  again = _stream(where, toy, plan)
+  for step in (7, 8, 2, 11):
+    for mine, theirs in zip(
+      jax.tree.leaves(jax.device_get(again(step, 1))),
+      jax.tree.leaves(whole[step]),
+      strict=True,
+    ):
+      np.testing.assert_array_equal(mine, theirs)
+
+
+def test_the_step_still_communicates_by_all_reduce_only(toy):
+  where = tiny.layout()
+  step, state, plan, frozen = tiny.fused(where, ratio=0.4)
+  data = _stream(where, toy, plan)(0, 1)
+  args = (where.place(state), data, where.place(frozen))
+  text = sharding.lower_step(step, where, *args).compile().as_text()
+  assert set(COLLECTIVE.findall(text)) == {'all-reduce'}
