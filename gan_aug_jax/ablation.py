@@ -186,6 +186,7 @@ def _check_countable(name, config):
     'sampler.refresh_every': sampler.refresh_every > 1,
     'sampler.offline': sampler.offline > 0,
     'sampler.checkpoints': len(sampler.checkpoints) > 0,
+    'sampler.generator': bool(sampler.generator),
   }
   for field, given in others.items():
     if given:
@@ -201,6 +202,8 @@ def _check_together(config):
     raise ConfigError('ablation.vmap_seeds does not go with sampler.refresh_every.')
   if config.sampler.checkpoints:
     raise ConfigError('ablation.vmap_seeds does not go with sampler.checkpoints.')
+  if config.data.placement == 'host':
+    raise ConfigError("ablation.vmap_seeds does not go with data.placement='host'.")
 
 
 def _with(base, fields):

@@ -5,6 +5,7 @@ finished.
 """
 
 import csv
+import html
 import io
 import itertools
 import json
@@ -18,6 +19,10 @@ from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.progress import format_seconds
 from gan_aug_jax.workdir import read_json
 
+_FOREIGN = (
+  'is a foreign generator, which may have seen test images or more labels than the runs: '
+  'what its arms show is no evidence.'
+)
 # (field of an arm's row, heading, format)
 _COLUMNS = (
   ('num_seeds', 'seeds', '{}'),
@@ -98,7 +103,7 @@ def _without_nan(value):
 
 def print_summary(summary, file=None):
   """Prints the verdicts and the arms."""
-  console = rich.console.Console(file=file)
+  console = rich.console.Console(file=file, markup=False)
   if not console.is_terminal:
     console.width = 160
   for setting in summary['settings']:
@@ -125,7 +130,7 @@ def print_plan(cells, seconds, gans, file=None):
     gans: {GAN name: seconds} likewise.
     file: to print to.
   """
-  console = rich.console.Console(file=file)
+  console = rich.console.Console(file=file, markup=False)
   if not console.is_terminal:
     console.width = 140
   table = rich.table.Table(title=f'{len(cells)} cells')
@@ -159,6 +164,7 @@ def status(summary):
   if summary['missing']:
     lines[0] += ' What is said above is provisional.'
   lines += [f'Failed: {name}: {why}' for name, why in summary['failures'].items()]
+  lines += [f'{name} {_FOREIGN}' for name in summary['foreign']]
   return lines
 
 
@@ -273,19 +279,25 @@ def _csv(rows):
 
 
 def _markdown(summary):
-  parts = [f'# Does generative augmentation help on {summary["dataset"]}?']
+  parts = [f'# Does generative augmentation help on {_escaped(summary["dataset"])}?']
   for setting in summary['settings']:
     if setting['name']:
-      parts.append(f'## {setting["name"]}')
+      parts.append(f'## {_escaped(setting["name"])}')
     parts += [
-      f'- **{verdict}** {sentence}' for _, verdict, sentence in verdicts(setting, summary)
+      f'- **{_escaped(verdict)}** {_escaped(sentence)}'
+      for _, verdict, sentence in verdicts(setting, summary)
     ]
     heads = ['arm', *(heading for _, heading, _ in _COLUMNS)]
     table = [heads, ['---'] * len(heads)]
-    table += [[row['name'], *_cells(row)] for row in setting['arms']]
+    table += [[_escaped(row['name']), *_cells(row)] for row in setting['arms']]
     parts.append('\n'.join(f'| {" | ".join(cells)} |' for cells in table))
-  parts += [_EXPLAINED, ' '.join(status(summary))]
+  parts += [_EXPLAINED, _escaped(' '.join(status(summary)))]
   return '\n\n'.join(parts) + '\n'
+
+
+def _escaped(text):
+  """Text as Markdown shows it: no HTML, no cells of a table, no lines of its own."""
+  return html.escape(' '.join(text.split()), quote=False).replace('|', '\\|')
 
 
 def _html(workdir, plan, finished, summary, rows):
@@ -305,7 +317,7 @@ def _html(workdir, plan, finished, summary, rows):
   ]
   return report.load_template('ablation.html.j2').render(
     summary=summary,
-    status=status(summary),
+    foreign=[f'{name} {_FOREIGN}' for name in summary['foreign']],
     explained=_EXPLAINED,
     settings=settings,
     headings=[heading for _, heading, _ in _COLUMNS],

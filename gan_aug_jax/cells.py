@@ -25,8 +25,8 @@ from gan_aug_jax import (
   arms as arms_lib,
   config as config_lib,
   experiment,
-  gan_training,
   loop,
+  own_generator,
   rehearsal,
   signals,
   together,
@@ -333,13 +333,13 @@ def _generator(cell, workdir, layout, dataset, broken):
     raise CheckpointError(broken[cell.gan])
   if (directory / 'gan' / 'result.json').exists():
     with contextlib.suppress(CheckpointError):
-      return gan_training.load_generator(session, workdir_lib.describe_data(dataset))
+      return own_generator.obtain(session, dataset, train=False)
   with _claim(workdir / 'locks' / f'gan-{cell.gan}.lock') as ours:
     if not ours:
       return None
     workdir_lib.claim(session, dataset)
     try:
-      return gan_training.train_gan(session, dataset)
+      return own_generator.obtain(session, dataset)
     except signals.Interrupted:
       raise
     except Exception as error:  # it would befall every cell that draws from it
@@ -406,7 +406,10 @@ def estimate(cells, workdir, layout, num_steps=10):
       )
       seconds[cell.name] = steps * each
       if cell.gan and cell.gan not in gans:
-        if (workdir / 'gans' / cell.gan / 'gan' / 'result.json').exists():
+        if (
+          cell.gan_config.sampler.generator
+          or (workdir / 'gans' / cell.gan / 'gan' / 'result.json').exists()
+        ):
           continue
         of_gan = dataclasses.replace(session, config=cell.gan_config)
         fields = config_lib.flatten(cell.gan_config)

@@ -6,11 +6,10 @@ looked at once a cell, when it is trained.
 """
 
 import dataclasses
-import zipfile
 
 import numpy as np
 
-from gan_aug_jax import cells as cells_lib, config as config_lib, statistics
+from gan_aug_jax import cells as cells_lib, config as config_lib, loop, statistics
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.workdir import read_json, read_result
 
@@ -80,9 +79,9 @@ def _read_cell(workdir, about):
   results = read_json(directory / 'results.json', 'arms')
   path = directory / 'arms' / about['kind'] / 'predictions.npz'
   try:
-    with np.load(path) as saved:
-      right = saved['test_predictions'] == saved['test_labels']
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    saved = loop.read_arrays(path)
+    right = saved['test_predictions'] == saved['test_labels']
+  except (OSError, ValueError, KeyError):
     raise CheckpointError(
       f'{str(path)!r} is damaged; move {str(directory)!r} away and run again.'
     ) from None
@@ -130,6 +129,13 @@ def summarize(plan, finished, failures):
     'missing': sorted(names - done - set(failures)),
     'failures': failures,
     'num_comparisons': num_comparisons,
+    'foreign': sorted(
+      {
+        cell.results['gan']['own']
+        for cell in finished
+        if cell.results['gan'].get('foreign')
+      }
+    ),
     'settings': found,
   }
 

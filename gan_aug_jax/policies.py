@@ -80,7 +80,9 @@ def _prepare(session, dataset, generator):
     'truncation': config.sampler.truncation,
     'interpolation': config.sampler.interpolation,
   }
-  sample = gan_training.make_sampler(session, data_info, num_members, **latents)
+  sample = generator.sample
+  if not config.sampler.generator:  # whose latents are its own affair
+    sample = gan_training.make_sampler(session, data_info, num_members, **latents)
   if config.sampler.source == 'noise':
     sample = sampler.make_noise_sampler(dataset.image_shape)
   elif config.sampler.source == 'mislabelled':
@@ -152,9 +154,8 @@ def _offline(session, dataset, generator, sample, depends):
 def _read_images(path, shape):
   """The images in a file, or None where it is missing, damaged or of another shape."""
   try:
-    with np.load(path) as saved:
-      images = saved['images']
-  except Exception:  # NumPy and zipfile raise many kinds on damaged files
+    images = loop.read_arrays(path, math.prod(shape) + 2**16)['images']
+  except (OSError, ValueError, KeyError):
     return None
   return images if images.shape == shape and images.dtype == np.uint8 else None
 

@@ -12,6 +12,7 @@ from gan_aug_jax import (
   config as config_lib,
   fitting,
   gan_training,
+  own_generator,
   policies,
   sharding,
 )
@@ -58,9 +59,8 @@ class Rehearsal:
 def rehearse_gan(session, dataset):
   """The `Rehearsal` of the GAN's step."""
   step, state = gan_training.make_step(session, dataset)
-  count = config_lib.count_of(session.config, 'gan')
-  feed = fitting.make_feed(session, dataset)
-  inputs = lambda at: feed(at * count, count)
+  feed = gan_training.make_feed(session, dataset)
+  inputs = lambda at: feed(at, 1)
   return Rehearsal(session.layout, step, session.layout.place(state), inputs)
 
 
@@ -82,16 +82,18 @@ def rehearse_arm(session, dataset, name, *, num_steps, at=0, source=None):
   if source is None and config_lib.is_augmented(config, name):
     source = policies.prepare(session, dataset, untrained_generator(session, dataset))
   plan, step, state = arms.make_step(session, dataset, name, source, model, num_steps)
-  feed = fitting.make_feed(session, dataset, source.frozen if source else {})
+  feed = fitting.make_feed(session, dataset, plan, source.frozen if source else {})
   state = layout.place(state.replace(step=np.int32(at)))
   if source and config.sampler.refresh_every > 1:
     state = state.replace(pool=arms.make_pool(session, dataset, plan))
-  inputs = lambda number: feed(int(plan.real_before(at + number)), plan.num_real)
+  inputs = lambda number: feed(at + number, 1)
   return Rehearsal(layout, step, state, inputs)
 
 
 def untrained_generator(session, dataset):
-  """The `FrozenGenerator` of a GAN before its first step."""
+  """The `FrozenGenerator` of a GAN before its first step; or the user's own."""
+  if session.config.sampler.generator:
+    return own_generator.obtain(session, dataset)
   _, state = gan_training.make_step(session, dataset)
   generator = {'params': state.ema, 'batch_stats': state.generator_stats}
   discriminator = {'params': state.discriminator, 'spectral': state.discriminator_stats}

@@ -8,10 +8,8 @@ import base64
 import json
 import math
 import pathlib
-import zipfile
 
 import jinja2
-import numpy as np
 import rich.console
 import rich.table
 
@@ -39,9 +37,9 @@ _PAIRS = (('augmented', 'real_only'), ('augmented_classical', 'real_classical'))
 
 def print_table(results, file=None):
   """Prints the arms of results.json as a table on the terminal."""
-  console = rich.console.Console(file=file)
+  console = rich.console.Console(file=file, markup=False)
   if not console.is_terminal:
-    console.width = 140  # a log has no width to fit
+    console.width = 170  # a log has no width to fit
   table = rich.table.Table(title=f'{results["dataset"]}, seed {results["seed"]}')
   table.add_column('arm', no_wrap=True)
   for _, heading, _ in _COLUMNS:
@@ -60,7 +58,7 @@ def print_scores(scores, file=None):
   for arm, splits in scores.items():
     for split, values in splits.items():
       table.add_row(arm, split, *(f'{values[name]:.4f}' for name in names))
-  rich.console.Console(file=file).print(table)
+  rich.console.Console(file=file, markup=False).print(table)
 
 
 # (field of a generator's scores, heading, format)
@@ -94,7 +92,7 @@ def _score_rows(scores):
 
 def print_generators(scores, file=None):
   """Prints the content of score/scores.json as a table."""
-  console = rich.console.Console(file=file)
+  console = rich.console.Console(file=file, markup=False)
   if not console.is_terminal:
     console.width = 160
   table = rich.table.Table(title=f'{scores["dataset"]}: what the generators are worth')
@@ -149,7 +147,8 @@ def _cells(arm):
 def _costs(results):
   parts = []
   if results['gan']:
-    parts.append(f'GAN {format_seconds(results["gan"]["train_seconds"])}')
+    what = 'generator of your own' if 'own' in results['gan'] else 'GAN'
+    parts.append(f'{what} {format_seconds(results["gan"]["train_seconds"])}')
   arms = sum(arm['train_seconds'] for arm in results['arms'].values())
   parts.append(f'classifiers {format_seconds(arms)}')
   total = format_seconds(results['total_seconds'])
@@ -159,9 +158,9 @@ def _costs(results):
 def _predictions(workdir, arm):
   path = pathlib.Path(workdir, 'arms', arm, 'predictions.npz')
   try:
-    with np.load(path) as saved:
-      return saved['test_predictions'], saved['test_labels']
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    saved = loop.read_arrays(path)
+    return saved['test_predictions'], saved['test_labels']
+  except (OSError, ValueError, KeyError):
     raise CheckpointError(
       f'{str(path)!r} is missing or damaged; move it away and start the run again: it '
       'makes a new one from the checkpoint.'

@@ -32,8 +32,10 @@ def _within(low, high, *, low_open=False, high_open=False):
   return inside, f'in {brackets[0]}{low:g}, {high:g}{brackets[1]}'
 
 
-def _whole(low):
-  return lambda value: low <= value < 2**31, f'a whole number from {low} to 2^31 - 1'
+def _whole(low, high=2**31 - 1):
+  power = high.bit_length()
+  shown = f'2^{power} - 1' if high == 2**power - 1 else f'{high:,}'
+  return lambda value: low <= value <= high, f'a whole number from {low} to {shown}'
 
 
 def _within_whole(low, high):
@@ -41,7 +43,7 @@ def _within_whole(low, high):
 
 
 def _sizes(value):
-  return all(isinstance(size, int) and size > 0 for size in value)
+  return all(isinstance(size, int) and 0 < size <= _MOST_FEATURES for size in value)
 
 
 def _is_range(value):
@@ -58,6 +60,8 @@ _POSITIVE = (lambda value: 0 < value < math.inf, 'a positive number')
 _NOT_NEGATIVE = (lambda value: 0 <= value < math.inf, 'a number of at least 0')
 
 _PRECISIONS = ('float32', 'bfloat16', 'float64')
+# What nobody means: the machine would end the run for want of memory, without a word.
+_MOST_FEATURES, _MOST_IMAGES = 100_000, 1_000_000
 
 # field: (whether a value is allowed, what is allowed)
 _RULES = {
@@ -71,27 +75,29 @@ _RULES = {
     lambda arms: len(arms) == len(set(arms)) > 0 and set(arms) <= set(config_lib.ARMS),
     f'some of {tuple(config_lib.ARMS)}, each once',
   ),
-  'data.image_size': _whole(8),
+  'data.image_size': _whole(8, 4096),
   'data.per_class': (lambda n: n == 0 or n >= 2, '0 (all), or at least 2'),
   'data.val_fraction': _within(0, 1, low_open=True, high_open=True),
+  'data.on_corrupt': _one_of('refuse', 'skip'),
+  'data.placement': _one_of('device', 'host'),
   'data.seed': _whole(-1),
   'data.imbalance': _within(1, 1e6),
   'data.imbalance_shape': _one_of('exponential', 'step'),
   'gan.arch': _one_of('dcgan', 'mlp', 'sngan', 'resnet'),
-  'gan.upsampling': _one_of('subpixel', 'nearest', 'transposed'),
+  'gan.upsampling': _one_of('transposed', 'subpixel', 'nearest'),
   'gan.loss': _one_of('non_saturating', 'hinge', 'relativistic'),
   'gan.seed': _whole(-1),
   'gan.precision': _one_of('', *_PRECISIONS),
   'gan.num_epochs': _whole(1),
   'gan.num_steps': _whole(0),
-  'gan.batch_size': _whole(1),
+  'gan.batch_size': _whole(1, _MOST_IMAGES),
   'gan.learning_rate': _POSITIVE,
   'gan.discriminator_learning_rate': _NOT_NEGATIVE,
-  'gan.d_steps': _whole(1),
+  'gan.d_steps': _whole(1, 1000),
   'gan.beta1': _within(0, 1, high_open=True),
   'gan.beta2': _within(0, 1, high_open=True),
-  'gan.latent_dim': _whole(1),
-  'gan.width': _whole(8),
+  'gan.latent_dim': _whole(1, _MOST_FEATURES),
+  'gan.width': _whole(8, _MOST_FEATURES),
   'gan.real_label': _within(0, 1, low_open=True),
   'gan.diffaug': _some_of('color', 'translation', 'cutout', 'flip'),
   'gan.r1': _NOT_NEGATIVE,
@@ -104,16 +110,16 @@ _RULES = {
   'classifier.num_epochs': _whole(1),
   'classifier.num_steps': _whole(0),
   'classifier.budget': _one_of('steps', 'exposure'),
-  'classifier.batch_size': _whole(1),
+  'classifier.batch_size': _whole(1, _MOST_IMAGES),
   'classifier.optimizer': _one_of('sgd', 'adam'),
   'classifier.learning_rate': _POSITIVE,
   'classifier.momentum': _within(0, 1, high_open=True),
   'classifier.weight_decay': _NOT_NEGATIVE,
   'classifier.schedule': _one_of('constant', 'cosine'),
   'classifier.dropout': _within(0, 1, high_open=True),
-  'classifier.features': (_sizes, 'positive whole numbers'),
-  'classifier.hidden': (_sizes, 'positive whole numbers'),
-  'classifier.blocks': _whole(1),
+  'classifier.features': (_sizes, f'whole numbers from 1 to {_MOST_FEATURES:,}'),
+  'classifier.hidden': (_sizes, f'whole numbers from 1 to {_MOST_FEATURES:,}'),
+  'classifier.blocks': _whole(1, 1000),
   'classifier.batch_norm': _one_of('shared', 'split', 'real_only'),
   'mix.ratio': _within(0, 1),
   'mix.mode': _one_of('replace', 'add'),
@@ -131,14 +137,18 @@ _RULES = {
   'augment.partner': _one_of('any', 'same'),
   'gan.select': _one_of('cas', 'frechet', 'last'),
   'gan.select_steps': _whole(1),
+  'sampler.generator': (
+    lambda name: not name or re.fullmatch(r'[A-Za-z_][\w.]*:[A-Za-z_]\w*', name),
+    "empty, or 'module:name'",
+  ),
   'sampler.checkpoints': (
     _are_checkpoints,
     "of the form 'step:N' or 'seed:N', each once",
   ),
-  'score.width': _whole(1),
+  'score.width': _whole(1, _MOST_FEATURES),
   'score.extractor_steps': _whole(1),
   'score.cas_steps': _whole(1),
-  'score.num_samples': _whole(10),
+  'score.num_samples': _whole(10, _MOST_IMAGES),
   'score.neighbours': _whole(1),
   'sampler.precision': _one_of('', *_PRECISIONS),
   'sampler.source': _one_of('generator', 'noise', 'mislabelled'),
@@ -154,7 +164,11 @@ _RULES = {
   'sampler.truncation': _NOT_NEGATIVE,
   'sampler.interpolation': _within(0, 1),
   'sampler.refresh_every': _whole(1),
-  'sampler.offline': _whole(0),
+  'sampler.offline': _whole(0, _MOST_IMAGES),
+  'distributed.coordinator': (
+    lambda place: not place or re.fullmatch(r'[^\s:]+:\d{1,5}|\[[^\s]+\]:\d{1,5}', place),
+    "empty, or 'host:port' such as '10.0.0.1:1234'",
+  ),
   'distributed.num_processes': _whole(0),
   'distributed.process_id': _whole(-1),
   'profile.steps': (
@@ -195,18 +209,55 @@ def validate(config, *, trains_gan=None):
   if config_lib.needs_generator(config) if trains_gan is None else trains_gan:
     _validate_gan(config)
   _validate_classifier(config)
+  if config.data.placement == 'host':
+    _validate_host(config)
   if config_lib.needs_generator(config):
     _validate_policies(config)
+  _validate_data(config)
   _validate_run(config)
 
 
 def _validate_gan(config):
+  if config.sampler.generator:
+    _validate_own_generator(config)
+    return
   size = config.data.image_size
   if config.gan.arch != 'mlp' and size not in (8, 16, 32, 64, 128):
     raise ConfigError(
       f'data.image_size={size} must be 8, 16, 32, 64 or 128 for gan.arch='
       f"{config.gan.arch!r}; the 'mlp' takes any."
     )
+
+
+def _validate_own_generator(config):
+  """Refuses what asks for a GAN where the user's own generator takes its place."""
+  sampler, default = config.sampler, config_lib.default().sampler
+  asks = [('checkpoints', sampler.checkpoints != default.checkpoints)]
+  asks += [('score', sampler.score == 'discriminator')]
+  for field in ('latent_std', 'truncation', 'interpolation'):
+    asks += [(field, sampler[field] != default[field])]
+  for field, asked in asks:
+    if asked:
+      raise ConfigError(
+        f'sampler.{field}={sampler[field]!r} is of the GAN, whose place '
+        f'sampler.generator={sampler.generator!r} takes; leave it at {default[field]!r}.'
+      )
+
+
+def _validate_host(config):
+  """Refuses what looks at any image of the set in a step where they stay on the host."""
+  augment, sampler = config.augment, config.sampler
+  asks = [(f'augment.{name}', augment[name], 0.0) for name in ('mixup', 'cutmix')]
+  rejects = sampler.min_confidence > 0 and config_lib.needs_generator(config)
+  if rejects and sampler.on_reject == 'real':
+    asks += [('sampler.on_reject', 'real', 'drop')]
+  for field, value, other in asks:
+    if value != other:
+      raise ConfigError(
+        f"{field}={value!r} draws real images in the step, and data.placement='host' "
+        f'has only those of the batch there; use {field}={other!r} or '
+        "data.placement='device'."
+      )
 
 
 def _validate_classifier(config):
@@ -310,6 +361,14 @@ def _validate_policies(config):
   for refused, why in refusals:
     if refused:
       raise ConfigError(f'{why}.')
+
+
+def _validate_data(config):
+  name, needed = config.data.name, {'folder': 'directory', 'npz': 'file'}
+  if name in needed and not config.data.data_dir:
+    raise ConfigError(
+      f'data.name={name!r} needs data.data_dir, the {needed[name]} to read.'
+    )
 
 
 def _validate_run(config):

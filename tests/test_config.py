@@ -69,6 +69,8 @@ BAD = {
   'data.image_size': 4,
   'data.per_class': 1,
   'data.val_fraction': 1.0,
+  'data.on_corrupt': 'ignore',
+  'data.placement': 'disk',
   'data.seed': -2,
   'data.imbalance': 0.5,
   'data.imbalance_shape': 'linear',
@@ -87,6 +89,7 @@ BAD = {
   'gan.lecam': -0.1,
   'gan.select': 'fid',
   'gan.select_steps': 0,
+  'sampler.generator': 'my_module',
   'sampler.checkpoints': ('step:100', 'last'),
   'score.width': 0,
   'score.extractor_steps': 0,
@@ -241,7 +244,7 @@ def test_a_gan_that_is_not_trained_is_not_checked():
 
 def test_every_field_is_checked_or_needs_no_check():
   free = {'duration', 'data.name', 'data.data_dir', 'augment.flip', 'compilation_cache'}
-  free |= {'distributed.auto', 'distributed.coordinator', 'log.tensorboard'}
+  free |= {'sampler.allow_foreign', 'distributed.auto', 'log.tensorboard'}
   assert set(config.flatten(config.default())) == set(validation._RULES) | free
 
 

@@ -9,32 +9,37 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'gan_aug_jax'
 # A module may import those that stand before its own layer.
 LAYERS = [
   {'__init__', 'errors'},
-  {'config', 'rng', 'losses', 'realdata', 'metrics', 'models', 'progress'},
+  {'config', 'rng', 'losses', 'realdata', 'metrics', 'models', 'progress', 'logs'},
+  {'splits', 'imagefiles'},
+  {'sources'},
+  {'catalogues'},
   {'pictures', 'statistics', 'tensorboard'},
   {'augment', 'mixing', 'sampler', 'sharding', 'data', 'checkpoint', 'devices'},
   {'validation'},
-  {'synthesis'},
+  {'synthesis', 'library', 'description'},
   {'signals', 'selection'},
   {'loop'},
-  {'gan', 'classifier', 'fidelity', 'workdir', 'report'},
-  {'evaluation'},
+  {'gan', 'classifier', 'fidelity', 'workdir', 'report', 'portable'},
+  {'evaluation', 'streaming'},
   {'fitting'},
   {'probe'},
   {'candidates'},
   {'gan_training'},
+  {'own_generator'},
   {'policies'},
   {'arms'},
-  {'experiment', 'rehearsal', 'ablation', 'together'},
+  {'experiment', 'rehearsal', 'ablation', 'together', 'predict', 'export'},
   {'scoring', 'cells'},
   {'findings'},
   {'ablation_plots'},
   {'ablation_report'},
+  {'options'},
   {'cli'},
   {'__main__'},
 ]
 PURE = {'rng', 'losses', 'realdata', 'models', 'augment', 'mixing', 'sampler'}
 PURE |= {'sharding', 'synthesis', 'gan', 'classifier', 'fidelity', 'metrics'}
-PURE |= {'statistics'}
+PURE |= {'splits', 'statistics', 'library', 'description'}
 
 
 def _imports():

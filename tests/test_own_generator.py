@@ -1,0 +1,143 @@
+"""A generator of the user's own takes the GAN's place, and says what it saw."""
+
+import json
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gan_aug_jax
+from gan_aug_jax import cli, data
+from tests.test_run import CONFIG, _toy_source
+
+NOISE = 0.2
+makers = types.ModuleType('makers')
+
+
+def _make(dataset, *, trained_on=None, scale=1.0, image_shape=None, num_classes=None):
+  """Draws the mean image of a class with noise: what a generator would learn."""
+  train, count = dataset.train, dataset.num_classes
+  means = [train.images[train.labels == c].mean(0) / 127.5 - 1 for c in range(count)]
+
+  def sample(variables, key, labels):
+    images = variables['means'][labels]
+    noise = NOISE * jax.random.normal(key, images.shape)
+    return jnp.clip(images + noise, -1, 1) * variables['scale']
+
+  return gan_aug_jax.from_function(
+    sample,
+    {'means': np.float32(means), 'scale': np.float32(scale)},
+    image_shape=image_shape or dataset.image_shape,
+    num_classes=num_classes or dataset.num_classes,
+    trained_on=dataset.fingerprint if trained_on is None else trained_on,
+    name='class means',
+  )
+
+
+makers.own = _make
+makers.unknown = lambda dataset: _make(dataset, trained_on='')
+makers.other = lambda dataset: _make(dataset, trained_on='f' * 16)
+makers.loud = lambda dataset: _make(dataset, scale=3.0)
+makers.lost = lambda dataset: _make(dataset, scale=float('nan'))
+makers.classes = lambda dataset: _make(dataset, num_classes=2)
+makers.nothing = lambda dataset: None
+makers.broken = lambda dataset: 1 / 0
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+  """Returns `run(name, *fields, command='run') -> exit code` in one workdir."""
+  monkeypatch.setitem(data._SOURCES, 'toy', _toy_source)
+  monkeypatch.setitem(sys.modules, 'makers', makers)
+  file = tmp_path / 'toy.py'
+  file.write_text(CONFIG)
+
+  def start(name, *fields, command='run', workdir=tmp_path / 'w'):
+    flags = [f'--config={file}', f'--config.sampler.generator=makers:{name}']
+    flags += [f'--config.{field}' for field in fields]
+    return cli.main(['gan_aug_jax', command, f'--workdir={workdir}', *flags])
+
+  start.workdir = tmp_path / 'w'
+  return start
+
+
+ONE_ARM = "arms=('augmented_classical',)"
+
+
+@pytest.mark.parametrize(
+  'fields',
+  [
+    (),
+    ('sampler.candidates=2', 'sampler.min_confidence=0.1', 'sampler.classes=feedback'),
+    ('sampler.score=hard', 'sampler.candidates=2', 'sampler.labels=teacher'),
+    ('sampler.refresh_every=5', 'sampler.source=mislabelled', 'mix.mode=add'),
+    ('sampler.offline=6', 'sampler.score=random', 'sampler.candidates=2'),
+  ],
+)
+def test_it_trains_an_arm_under_every_policy(run, fields):
+  teacher = 'sampler.teacher_steps=20'
+  assert run('own', ONE_ARM, teacher, *fields, 'num_cpu_devices=2') == 0
+  results = json.loads((run.workdir / 'results.json').read_text())
+  assert results['gan']['own'] == 'makers:own' and not results['gan']['foreign']
+  assert results['arms']['augmented_classical']['asked_ratio'] == 0.25
+  assert not (run.workdir / 'gan' / 'checkpoints').exists()
+  report = (run.workdir / 'report.html').read_text()
+  assert 'class means' in report and 'is foreign' not in report
+
+
+def test_what_is_drawn_is_its_images(run):
+  """Ratio 1 of the means of the classes: what a classifier learns is what they are."""
+  long = 'classifier.num_steps=150'
+  assert run('own', "arms=('augmented',)", 'mix.ratio=1.0', long) == 0
+  results = json.loads((run.workdir / 'results.json').read_text())
+  assert results['arms']['augmented']['eval_accuracy'] > 0.9
+
+
+@pytest.mark.parametrize('name', ['unknown', 'other'])
+def test_a_foreign_one_needs_leave_and_is_reported(run, name, capsys):
+  assert run(name, ONE_ARM) == 2
+  error = capsys.readouterr().err
+  assert 'allow_foreign' in error and error.count('\n') == 1
+  assert run(name, ONE_ARM, 'sampler.allow_foreign=True') == 0
+  assert 'is foreign' in (run.workdir / 'report.html').read_text()
+
+
+@pytest.mark.parametrize(
+  ('name', 'fields', 'message'),
+  [
+    ('missing', (), 'cannot be imported'),
+    ('loud', (), 'up to 3'),
+    ('lost', (), 'up to nan'),
+    ('classes', (), 'draws 2 classes'),
+    ('nothing', (), 'gave NoneType'),
+    ('broken', (), 'ZeroDivisionError'),
+    ('own', ('sampler.latent_std=1.5',), 'sampler.latent_std=1.5 is of the GAN'),
+    ('own', ("sampler.checkpoints=('seed:1',)",), 'sampler.checkpoints'),
+    ('own', ('sampler.score=discriminator',), "sampler.score='discriminator'"),
+  ],
+)
+def test_what_cannot_be_is_one_sentence(run, name, fields, message, capsys):
+  assert run(name, *fields) == 2
+  error = capsys.readouterr().err
+  assert message in error and error.count('\n') == 1
+  assert run('own', command='train-gan') == 2
+
+
+def test_a_run_goes_on_with_the_same_one_only(run, capsys, monkeypatch):
+  assert run('own', ONE_ARM) == 0
+  assert run('own', ONE_ARM) == 0
+  monkeypatch.setattr(makers, 'own', lambda dataset: _make(dataset, scale=0.5))
+  assert run('own', ONE_ARM) == 3
+  assert 'drew from another' in capsys.readouterr().err
+
+
+def test_later_commands_do_not_run_its_code(run, capsys, monkeypatch):
+  assert run('own', ONE_ARM) == 0
+  monkeypatch.setattr(makers, 'own', pytest.fail)
+  for command in ('sample', 'export'):
+    assert cli.main(['gan_aug_jax', command, f'--workdir={run.workdir}']) == 3
+    assert 'generator of your own' in capsys.readouterr().err
+  assert cli.main(['gan_aug_jax', 'report', f'--workdir={run.workdir}']) == 0
