@@ -2,14 +2,14 @@
 
     python -m benchmarks.scaling --config=configs/cifar10.py
 
-Step time and memory against batch, ratio, image side, steps a call, size of the dataset,
-the schedule of the ratio and where the images are, each group interleaved in one process, with a straight line
-fitted where cost should be one. Then the same share of a batch on 1, 2, 4 devices (weak
-scaling), each number in a process of its own: the real ones, or virtual ones on a CPU,
-which share its cores, so that n of them are set beside n times the work on one. Last, on
-paper, a pod: the bytes that a step adds up over the devices (read off the compiled
-program) against the operations of a device, at the rates given by --chip_tflops and
---link_gbytes. Images are noise and networks untrained.
+Step time and memory against batch, ratio, image side, steps a call, size of the
+dataset, the schedule of the ratio and where the images are, each group interleaved in
+one process, with a straight line fitted where cost should be one. Then the same share of
+a batch on 1, 2, 4 devices (weak scaling), each number in a process of its own: the real
+ones, or virtual ones on a CPU, which share its cores, so that n of them are set beside n
+times the work on one. Last, on paper, a pod: the bytes that a step adds up over the
+devices (read off the compiled program) against the operations of a device, at the rates
+given by --chip_tflops and --link_gbytes. Images are noise and networks untrained.
 """
 
 import json
@@ -60,7 +60,7 @@ def rehearse(config, layout, *, side=32, num_images=2000, per_call=1):
 
 
 def measure(cases, layout, steps=_STEPS):
-  """Times cases {name: (fields, options of `rehearse`)}, runs of `steps`; rows by name."""
+  """Times cases {name: (fields, options of `rehearse`)} by runs of steps; their rows."""
   takes, rows = {}, {}
   for name, (fields, options) in cases.items():
     config = CONFIG.value.copy_and_resolve_references()

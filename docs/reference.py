@@ -4,7 +4,7 @@
     python docs/reference.py --check   # exits with 1 if it is not current
 
 Fields, defaults and explanations are read off gan_aug_jax/config.py and its comments,
-what is allowed off gan_aug_jax/validation.py: nothing is kept here by hand.
+what is allowed off gan_aug_jax/rules.py: nothing is kept here by hand.
 """
 
 import ast
@@ -13,7 +13,7 @@ import pathlib
 import sys
 import tokenize
 
-from gan_aug_jax import config as config_lib, validation
+from gan_aug_jax import config as config_lib, rules
 
 PAGE = pathlib.Path(__file__).with_name('config.md')
 _SOURCE = pathlib.Path(config_lib.__file__)
@@ -21,7 +21,7 @@ _HEAD = """\
 # Config reference
 
 Written by `python docs/reference.py` from [config.py](../gan_aug_jax/config.py) and
-[validation.py](../gan_aug_jax/validation.py); do not edit this page.
+[rules.py](../gan_aug_jax/rules.py); do not edit this page.
 
 A config is a Python file whose `get_config()` starts from `gan_aug_jax.config.default()`
 and changes a few fields; see [configs/](../configs/). On the command line each field is
@@ -101,7 +101,7 @@ def _default(field, node):
 
 
 def _allowed(field):
-  _, description = validation._RULES.get(field, (None, ''))
+  _, description = rules.RULES.get(field, (None, ''))
   return description
 
 

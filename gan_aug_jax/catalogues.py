@@ -77,7 +77,8 @@ def _tfds_builder(name, data_dir):
     )
     raise DataError(f'There is no dataset data.name={name!r}; {hint}') from None
   except (AssertionError, ValueError, ImportError) as error:
-    reason = str(error).strip().splitlines()[0].removesuffix('.')
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    reason = lines[0].removesuffix('.')
     raise DataError(f'TFDS cannot load {name!r}: {reason}.') from None
 
 
@@ -98,7 +99,7 @@ def _prepare(builder):
   except UserError:
     raise
   except Exception as error:  # of the network, the disk, the dataset's own code
-    reason = str(error).strip().splitlines()[0][:160] if str(error) else type(error)
+    reason = imagefiles.reason_of(error)[:160]
     raise DataError(
       f'{builder.name!r} could not be downloaded and prepared in {where!r} ({reason}); '
       f'{advice}.'
@@ -159,12 +160,18 @@ def load_huggingface(request):
       'dataset with one.'
     )
   image, label = _columns(request.name, found['train'].features)
+  class_names = tuple(found['train'].features[label].names)
   splits, bad = {}, {}
   for split, rows in found.items():
+    names = getattr(rows.features.get(label), 'names', None)
+    if image not in rows.features or tuple(names or ()) != class_names:
+      raise DataError(
+        f"Split {split!r} of {request.name!r} has not the columns and classes of 'train' "
+        f'({image}, {label}: {", ".join(class_names)}); choose another dataset.'
+      )
     splits[split], unread = _read_rows(split, rows, image, label, request.image_size)
     bad |= unread
   sources.report_bad(request, bad, sum(map(len, found.values())))
-  class_names = tuple(found['train'].features[label].names)
   return Collection(class_names, **splits, skipped=tuple(bad))
 
 

@@ -26,7 +26,6 @@ from gan_aug_jax import (
   config as config_lib,
   experiment,
   loop,
-  own_generator,
   rehearsal,
   signals,
   together,
@@ -95,7 +94,8 @@ def _gan_of(base, config):
   return hashlib.sha256(content.encode()).hexdigest()[:16], shared
 
 
-@functools.lru_cache(maxsize=8)  # seeds that train in one program need theirs at once
+# Seeds that train in one program need theirs at once; else cells go seed by seed.
+@functools.lru_cache(maxsize=8)
 def _load(fields):
   config = config_lib.default()
   config.update_from_flattened_dict(dict(fields))
@@ -333,18 +333,18 @@ def _generator(cell, workdir, layout, dataset, broken):
     raise CheckpointError(broken[cell.gan])
   if (directory / 'gan' / 'result.json').exists():
     with contextlib.suppress(CheckpointError):
-      return own_generator.obtain(session, dataset, train=False)
+      return experiment.obtain_generator(session, dataset, train=False)
   with _claim(workdir / 'locks' / f'gan-{cell.gan}.lock') as ours:
     if not ours:
       return None
     workdir_lib.claim(session, dataset)
     try:
-      return own_generator.obtain(session, dataset)
+      return experiment.obtain_generator(session, dataset)
     except signals.Interrupted:
       raise
     except Exception as error:  # it would befall every cell that draws from it
       signals.check()
-      broken[cell.gan] = f'Its GAN ({cell.gan}) failed: {error}'
+      broken[cell.gan] = f'Its generator ({cell.gan}) failed: {error}'
       raise CheckpointError(broken[cell.gan]) from error
 
 

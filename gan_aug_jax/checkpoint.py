@@ -5,17 +5,22 @@ A checkpoint is one atomic save of items: 'state', the arrays a run needs to go 
 variables that are kept by name, which are restored without the rest.
 """
 
+import contextlib
+import errno
+import gc
 import itertools
 import logging
 import os
 import pathlib
+import time
 
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
 import orbax.checkpoint as ocp
 
-from gan_aug_jax.errors import CheckpointError
+from gan_aug_jax import logs
+from gan_aug_jax.errors import CheckpointError, UserError
 
 _LOG = logging.getLogger('gan_aug_jax')
 
@@ -34,7 +39,7 @@ class Checkpoints:
       CheckpointError: if it cannot be written.
     """
     # orbax logs every save, and what it finds damaged, at levels that absl prints.
-    logging.getLogger('absl').setLevel(logging.CRITICAL)
+    logs.hide(logging.CRITICAL)
     self.directory = pathlib.Path(directory).absolute()
     try:
       options = ocp.CheckpointManagerOptions(max_to_keep=2)
@@ -48,8 +53,13 @@ class Checkpoints:
   def __enter__(self):
     return self
 
-  def __exit__(self, *_):
-    self._manager.close()
+  def __exit__(self, kind, *_):
+    try:
+      with self._writing():
+        self._manager.close()
+    except CheckpointError:
+      if kind is None:  # or the first of two errors would be lost
+        raise
 
   def save(self, step, *, state, host, generators=None):
     """Saves in the background; a save of the same step is not repeated.
@@ -65,7 +75,22 @@ class Checkpoints:
     items = {'state': ocp.args.StandardSave(state), 'host': ocp.args.JsonSave(host)}
     if generators:
       items['generators'] = ocp.args.StandardSave(generators)
-    self._manager.save(step, args=ocp.args.Composite(**items))
+    with self._writing():
+      self._manager.save(step, args=ocp.args.Composite(**items))
+
+  @contextlib.contextmanager
+  def _writing(self):
+    """Says in a sentence why a save failed, that one or the one before it."""
+    try:
+      yield
+    except UserError:  # a signal
+      raise
+    except Exception as error:  # orbax and tensorstore raise many kinds
+      _settle()
+      raise CheckpointError(
+        f'A checkpoint cannot be written to {str(self.directory)!r} ({_reason(error)}); '
+        'the one before is kept: mend that and run the same command to go on.'
+      ) from error
 
   def restore(self, state, generators=None):
     """Restores the newest checkpoint that can be read, all of it.
@@ -121,14 +146,14 @@ class Checkpoints:
     items = ocp.args.Composite(
       state=ocp.args.StandardRestore(abstract), host=ocp.args.JsonRestore()
     )
-    try:
+
+    def read():
       restored = self._manager.restore(step, args=items)
       shapes = generators(restored.host) if generators else {}
       kept = self._read_generators(step, shapes, sharding) if shapes else {}
-      result = restored.state, restored.host, kept
-    except Exception as error:  # orbax raises many kinds on damaged files
-      _LOG.debug('checkpoint %d: %s', step, error)
-      result = None
+      return restored.state, restored.host, kept
+
+    result = _attempt(read)
     if jax.process_count() > 1:
       read = multihost_utils.process_allgather(np.int32(result is not None))
       result = result if np.all(read) else None
@@ -152,13 +177,13 @@ class Checkpoints:
     Raises:
       UnreadableGenerator: if they cannot be read.
     """
-    try:
-      return self._read_generators(step, shapes, sharding)
-    except Exception as error:  # orbax raises many kinds on damaged files
+    generators = _attempt(lambda: self._read_generators(step, shapes, sharding))
+    if generators is None:
       raise UnreadableGenerator(
         f'The generators of checkpoint {step} in {str(self.directory)!r} are missing or '
         'damaged; run or train-gan with the same --config and --workdir mends it.'
-      ) from error
+      )
+    return generators
 
   def set_aside(self, step):
     """Renames a checkpoint that cannot be read, with a warning."""
@@ -176,3 +201,29 @@ class Checkpoints:
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices('set aside')
     self._manager.reload()
+
+
+def _attempt(read):
+  """What `read` returns, or None where orbax cannot read, which logs why."""
+  try:
+    return read()
+  except UserError:  # a signal
+    raise
+  except Exception as error:  # orbax raises many kinds on damaged files
+    _LOG.info('A checkpoint cannot be read: %s', _reason(error))
+  _settle()
+  return None
+
+
+def _settle():
+  """Lets tasks that orbax gave up end now, and not in the middle of what comes next."""
+  gc.collect()
+  time.sleep(0.2)
+
+
+def _reason(error):
+  """What the machine said, or else the first line, cut to what a sentence holds."""
+  for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
+    if os.strerror(number) in str(error):
+      return os.strerror(number)
+  return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

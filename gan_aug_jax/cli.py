@@ -59,6 +59,7 @@ def main(argv=None):
       _dispatch(argv)
   except Exception as error:
     if '--debug' in argv:
+      sys.excepthook = sys.__excepthook__  # which `logs` keeps quiet
       raise
     user_error = _of_user(error)
     if user_error:
@@ -142,7 +143,7 @@ def _train(command, flags):
       'run, or leave it out.'
     )
   session = _start(config, flags.workdir, trains_gan=only_gan or None)
-  from gan_aug_jax import experiment, gan_training, own_generator, workdir
+  from gan_aug_jax import experiment, gan_training, workdir
 
   dataset = experiment.load_data(config)
   signals.check()
@@ -154,7 +155,7 @@ def _train(command, flags):
     print(f'Samples: {session.path("gan", "samples.png")}')
     return
   if config_lib.needs_generator(config):
-    generator = own_generator.obtain(session, dataset, train=command == 'run')
+    generator = experiment.obtain_generator(session, dataset, train=command == 'run')
   results = experiment.train_arms(session, dataset, generator)
   signals.check()
   _show(session, results)

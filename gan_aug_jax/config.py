@@ -8,7 +8,7 @@ import math
 
 import ml_collections
 
-from gan_aug_jax.errors import CheckpointError
+from gan_aug_jax.errors import CheckpointError, ConfigError  # noqa: F401  of config files
 
 ARMS = {
   # name: (draws synthetic images, augments classically)

@@ -124,6 +124,7 @@ def load_dataset(
   ]
   # What a report calls it.
   title = pathlib.Path(data_dir).resolve().name if key in ('folder', 'npz') else name
+  title = ''.join(c if c.isprintable() else '?' for c in title) or name
   return Dataset(
     title, tuple(found.class_names), *_with_same_channels(sized), tuple(found.skipped)
   )

@@ -5,6 +5,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import socket
 
 from gan_aug_jax.config import needs_generator, precision_of
 from gan_aug_jax.errors import ConfigError, UserError
@@ -130,6 +131,8 @@ def _join_processes(jax, distributed):
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   arguments = {}
   if distributed.coordinator:
+    if distributed.process_id == 0:
+      _check_port(distributed.coordinator)
     arguments = {
       'coordinator_address': distributed.coordinator,
       'num_processes': distributed.num_processes,
@@ -142,6 +145,21 @@ def _join_processes(jax, distributed):
     raise DeviceError(
       f'The processes of the run cannot be joined ({reason}); give each the same '
       '--config.distributed.coordinator=host:port and num_processes, and its process_id.'
+    ) from None
+
+
+def _check_port(coordinator):
+  """Refuses a port that is taken, on which JAX would crash without a word."""
+  port = int(coordinator.rpartition(':')[2])
+  try:
+    with socket.socket(socket.AF_INET) as probe:
+      probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+      probe.bind(('', port))
+  except (OSError, OverflowError) as error:
+    reason = getattr(error, 'strerror', None) or error
+    raise DeviceError(
+      f'Port {port} of distributed.coordinator={coordinator!r} cannot be had ({reason}); '
+      'give all processes another.'
     ) from None
 
 

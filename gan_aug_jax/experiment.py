@@ -14,10 +14,12 @@ from gan_aug_jax import (
   arms,
   config as config_lib,
   data as data_lib,
+  gan_training,
   loop,
+  own_generator,
   policies,
 )
-from gan_aug_jax.workdir import describe_devices
+from gan_aug_jax.workdir import describe_data, describe_devices
 
 
 def load_data(config):
@@ -34,6 +36,27 @@ def load_data(config):
     data_dir=data.data_dir,
     on_corrupt=data.on_corrupt,
   )
+
+
+def obtain_generator(session, dataset, *, train=True):
+  """The frozen generator of a run: the user's own where one is named, or the GAN.
+
+  Args:
+    session: the run's.
+    dataset: the data; its test split is not read.
+    train: whether to train a GAN that is not finished.
+
+  Returns:
+    A `gan_training.FrozenGenerator`.
+
+  Raises:
+    ConfigError, CheckpointError: see `own_generator` and `gan_training`.
+  """
+  if session.config.sampler.generator:
+    return own_generator.obtain(session, dataset)
+  if train:
+    return gan_training.train_gan(session, dataset)
+  return gan_training.load_generator(session, describe_data(dataset))
 
 
 def announce(session, dataset, *, only_gan=False):

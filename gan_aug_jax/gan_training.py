@@ -128,7 +128,7 @@ def _train(training, dataset):
     except UnreadableGenerator:
       with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
         checkpoints.set_aside(finished['num_steps'])
-      _finish_on_all(lambda: (directory / 'result.json').unlink(missing_ok=True))
+      finish_on_all(lambda: (directory / 'result.json').unlink(missing_ok=True))
     else:
       return
   config = session.config
@@ -169,10 +169,10 @@ def _train(training, dataset):
     samples = sorted((directory / 'samples').glob('*.png'))
     tensorboard.write_samples(directory / 'tensorboard', samples)
   content = json.dumps(result, indent=1)
-  _finish_on_all(lambda: loop.write_atomically(directory / 'result.json', content))
+  finish_on_all(lambda: loop.write_atomically(directory / 'result.json', content))
 
 
-def _finish_on_all(action):
+def finish_on_all(action):
   """Does something on process 0 while the others wait for it, as they read it next."""
   if jax.process_index() == 0:
     action()

@@ -98,11 +98,11 @@ def from_function(
 
   mapped = sampler.for_candidates(jax.vmap(draw, (None, 0, 0)))
   generator = Generator(mapped, variables, tuple(image_shape), names, trained_on, name)
-  _check_sample(generator)
+  check_sample(generator)
   return generator
 
 
-def _check_sample(generator):
+def check_sample(generator):
   """Traces a draw of two images; see `from_function`."""
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
   labels = jax.ShapeDtypeStruct((2,), jnp.int32)
@@ -186,6 +186,7 @@ def make_mixer(
   plan = _plan(batch_size, ratio, mode)
   if sharding is not None and axis_name:
     raise ConfigError('Give make_mixer a sharding or an axis_name, not both.')
+  class_shares = _checked_shares(class_shares, generator.num_classes)
   if not plan.num_synthetic:
     return lambda variables, key, images, labels: (images, labels)
   mix_share = functools.partial(_mix_share, generator, plan, class_shares)
@@ -208,6 +209,20 @@ def make_mixer(
     out_specs=(dealt, dealt),
     check_vma=False,  # a loop in a generator would have to mark what it carries
   )
+
+
+def _checked_shares(shares, num_classes):
+  """Class shares as an array that adds up to 1, or None."""
+  if shares is None:
+    return None
+  shares = np.asarray(shares, np.float32)
+  fits = shares.shape == (num_classes,) and np.all(np.isfinite(shares))
+  if not fits or np.any(shares < 0) or not np.sum(shares) > 0:
+    raise ConfigError(
+      f'class_shares={shares.tolist()} must be {num_classes} numbers of at least 0, one '
+      'a class, not all of them 0.'
+    )
+  return shares / np.sum(shares)
 
 
 def _plan(batch_size, ratio, mode):

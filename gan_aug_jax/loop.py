@@ -13,6 +13,8 @@ import pathlib
 import statistics
 import time
 import uuid
+import zipfile
+import zlib
 
 import jax
 import numpy as np
@@ -72,7 +74,7 @@ class MetricsFile:
 
   def write_scalars(self, step, scalars):
     if self._active:
-      with open(self._path, 'a') as file:
+      with _naming(self._path), open(self._path, 'a') as file:
         file.write(json.dumps({'step': step, **scalars}) + '\n')
 
 
@@ -86,17 +88,57 @@ def read_metrics(path):
 
 
 def write_atomically(path, content):
-  """Writes text or bytes to a temporary file and renames it."""
+  """Writes text (as UTF-8) or bytes to a temporary file and renames it.
+
+  Raises:
+    OSError: naming the file; what was there before is there still.
+  """
   path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
+  content = content.encode() if isinstance(content, str) else content
   # A name of one's own: several processes, of several machines, may write one file.
   temporary = path.with_name(f'{path.name}.{uuid.uuid4().hex}.tmp')
-  binary = isinstance(content, bytes)
-  with open(temporary, 'wb' if binary else 'w') as file:
-    file.write(content)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
+  try:
+    with _naming(path):
+      path.parent.mkdir(parents=True, exist_ok=True)
+      with open(temporary, 'wb') as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+      os.replace(temporary, path)
+  except BaseException:  # a signal, too
+    with contextlib.suppress(OSError):
+      temporary.unlink()
+    raise
+
+
+def read_arrays(path, most_bytes=2**30):
+  """Reads an .npz file of a run: {name: array}.
+
+  Args:
+    path: of the file.
+    most_bytes: that its arrays may have; a small file may claim to hold any number.
+
+  Raises:
+    OSError, ValueError: if it is missing, damaged, too large or holds Python objects.
+  """
+  try:
+    with zipfile.ZipFile(path) as file:
+      size = sum(member.file_size for member in file.infolist())
+    if size > most_bytes:
+      raise ValueError(f'{size:,} bytes are too many')
+    with np.load(path, allow_pickle=False) as saved:
+      return dict(saved)
+  except (EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    raise ValueError(str(error)) from None
+
+
+@contextlib.contextmanager
+def _naming(path):
+  """Names the file in an error of writing it, which of a full disk does not."""
+  try:
+    yield
+  except OSError as error:
+    raise OSError(error.errno, error.strerror or str(error), str(path)) from None
 
 
 class Tracer:

@@ -3,54 +3,50 @@
 `sampler.generator='module:name'` names a `library.Generator`, or a function of the run's
 `data.Dataset` that returns one, having trained it or read it. It declares the training
 images that it saw by their fingerprint; of others, or of none, it counts as foreign.
+
+Its variables are kept in gan/own.npz, so that a run goes on with those that it began
+with, whatever a second training gives; its code is not, and what it draws is compared.
 """
 
-import hashlib
+import dataclasses
+import functools
 import importlib
+import io
 import json
 import os
 import sys
 import time
 
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
 from gan_aug_jax import gan_training, library, loop, pictures, rng, sampler
 from gan_aug_jax.errors import CheckpointError, ConfigError
 from gan_aug_jax.realdata import to_pixels
-from gan_aug_jax.workdir import describe_data, read_result
+from gan_aug_jax.workdir import read_result
+
+# What a draw may differ by on another machine, in images of [-1, 1].
+_TOLERANCE = 0.05
 
 
-def obtain(session, dataset, *, train=True):
-  """The frozen generator of a run: the user's own, or the GAN.
+def load(session, dataset):
+  """Makes the user's generator, or takes it up again, and checks it; writes nothing.
 
   Args:
     session: the run's.
-    dataset: the data; its test split is not read, but for what the user's code reads.
-    train: whether to train a GAN that is not finished.
+    dataset: the data; the user's function does not get the test split.
 
   Returns:
-    A `gan_training.FrozenGenerator`.
+    A `gan_training.FrozenGenerator`, the same on every process.
 
   Raises:
-    ConfigError: if the user's own is not what it should be, or is foreign and that is
-      not allowed.
-    CheckpointError: if the GAN is not there, or the workdir's arms drew from another.
+    ConfigError: if it is not what it should be, or is foreign and that is not allowed.
+    CheckpointError: if it draws other images than what the run began with.
   """
-  if session.config.sampler.generator:
-    return _obtain_own(session, dataset)
-  if train:
-    return gan_training.train_gan(session, dataset)
-  return gan_training.load_generator(session, describe_data(dataset))
-
-
-def _obtain_own(session, dataset):
   began, named = time.perf_counter(), session.config.sampler.generator
-  generator = _import(named)
-  if not isinstance(generator, library.Generator):
-    generator = _call(generator, named, dataset)
-  _check(generator, named, dataset)
+  generator = _on_all(named, lambda: _make(named, dataset))
   foreign = generator.trained_on != dataset.fingerprint
   if foreign and not session.config.sampler.allow_foreign:
     saw = 'does not say which images it saw'
@@ -61,28 +57,91 @@ def _obtain_own(session, dataset):
       f'set its trained_on to {dataset.fingerprint!r} if it saw these only, or '
       '--config.sampler.allow_foreign=True to go on, which the report then says.'
     )
-  own = gan_training.FrozenGenerator(
+  return gan_training.FrozenGenerator(
     sampler.for_candidates(_bounded(generator.sample)),
-    session.layout.place(generator.variables),
+    session.layout.place(_variables(session, generator, dataset)),
     directory=session.path('gan'),
+    info={
+      'fingerprint': dataset.fingerprint,
+      'own': named,
+      'name': generator.name,
+      'trained_on': generator.trained_on,
+      'foreign': foreign,
+      'train_seconds': time.perf_counter() - began,
+    },
   )
-  info = {
-    'fingerprint': dataset.fingerprint,
-    'own': named,
-    'name': generator.name,
-    'trained_on': generator.trained_on,
-    'foreign': foreign,
-    'hash': _hash(generator.variables),
-    'train_seconds': time.perf_counter() - began,
-  }
-  return _finish(session, dataset, own, info)
+
+
+def obtain(session, dataset):
+  """Like `load`; and writes gan/own.npz, result.json and samples.png when it is new."""
+  generator, path = load(session, dataset), session.path('gan', 'result.json')
+  if before := read_result(path):
+    # The seconds are those of the first time.
+    info = generator.info | {'train_seconds': before.get('train_seconds', 0.0)}
+    return gan_training.FrozenGenerator(
+      generator.sample, generator.variables, info=info, directory=generator.directory
+    )
+
+  def write():
+    variables = jax.device_get(generator.variables)
+    drawn = _draw(generator.sample, variables, dataset, 8)
+    content = io.BytesIO()
+    leaves = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(variables))}
+    np.savez(content, **leaves, drawn=drawn[:, 0])
+    loop.write_atomically(session.path('gan', 'own.npz'), content.getvalue())
+    panels = {
+      'real': gan_training.real_examples(dataset, 8),
+      'generated': np.asarray(to_pixels(drawn)),
+    }
+    picture = pictures.grid(dataset.class_names, panels)
+    loop.write_atomically(session.path('gan', 'samples.png'), picture)
+    loop.write_atomically(path, json.dumps(generator.info, indent=1))
+
+  gan_training.finish_on_all(write)
+  return generator
+
+
+def _on_all(named, make):
+  """What a function of the user's gives, or an error on every process if one had it."""
+  result = error = None
+  try:
+    result = make()
+  except ConfigError as caught:
+    error = caught
+  worked = multihost_utils.process_allgather(np.int32(error is None))
+  if error or not np.all(worked):
+    raise error or ConfigError(f'sampler.generator={named!r} failed on another process.')
+  return result
+
+
+def _make(named, dataset):
+  """The user's `Generator`, made once for the same images, and checked."""
+  found = _import(named)
+  if not isinstance(found, library.Generator):
+    found = _call(found, named, _Once(dataset))
+  _check(found, named, dataset)
+  return found
+
+
+class _Once:
+  """A dataset as the user's function gets it, equal to another of the same images."""
+
+  def __init__(self, dataset):
+    nothing = dataset.test.rows(slice(0, 0))
+    self.dataset = dataclasses.replace(dataset, test=nothing)
+
+  def __hash__(self):
+    return hash(self.dataset.fingerprint)
+
+  def __eq__(self, other):
+    return self.dataset.fingerprint == other.dataset.fingerprint
 
 
 def _import(named):
   """The object that 'module:name' names; the working directory is looked in, too."""
   module, _, name = named.partition(':')
   if os.getcwd() not in map(os.path.abspath, sys.path):
-    sys.path.insert(0, os.getcwd())
+    sys.path.append(os.getcwd())
   try:
     return getattr(importlib.import_module(module), name)
   except Exception as error:  # of the user's own code, of any kind
@@ -92,10 +151,11 @@ def _import(named):
     ) from error
 
 
-def _call(make, named, dataset):
+@functools.lru_cache(maxsize=8)  # of the seeds of an ablation, whose cells share it
+def _call(make, named, once):
   """What the user's function makes of the dataset."""
   try:
-    made = make(dataset)
+    made = make(once.dataset)
   except Exception as error:  # of the user's own code, of any kind
     raise ConfigError(f'sampler.generator={named!r} failed: {_reason(error)}.') from error
   if not isinstance(made, library.Generator):
@@ -112,16 +172,16 @@ def _reason(error):
 
 
 def _check(generator, named, dataset):
-  """Draws an image of each class; see `obtain`."""
-  if (tuple(generator.image_shape), generator.num_classes) != (
-    dataset.image_shape,
-    dataset.num_classes,
-  ):
+  """Draws an image of each class; see `load`."""
+  shape, names = tuple(generator.image_shape), tuple(generator.class_names)
+  numbers = tuple(map(str, range(dataset.num_classes)))
+  if shape != dataset.image_shape or names not in (dataset.class_names, numbers):
     raise ConfigError(
-      f'sampler.generator={named!r} draws {generator.num_classes} classes of '
-      f'{tuple(generator.image_shape)}; {dataset.name!r} has {dataset.num_classes} of '
-      f'{dataset.image_shape}.'
+      f'sampler.generator={named!r} draws {shape} of the classes {", ".join(names)}; '
+      f'{dataset.name!r} has {dataset.image_shape} of {", ".join(dataset.class_names)}: '
+      'sizes, and the order of the classes, must agree.'
     )
+  library.check_sample(generator)
   images = _draw(generator.sample, generator.variables, dataset, 1)
   largest = float(np.max(np.abs(images)))
   if not largest <= 1.01:  # nor is NaN
@@ -148,32 +208,41 @@ def _bounded(sample):
   return bounded
 
 
-def _hash(variables):
-  digest = hashlib.sha256()
-  for path, leaf in jax.tree.leaves_with_path(jax.device_get(variables)):
-    digest.update(f'{jax.tree_util.keystr(path)}{leaf.dtype}{leaf.shape}'.encode())
-    digest.update(np.ascontiguousarray(leaf))
-  return digest.hexdigest()[:16]
+def _variables(session, generator, dataset):
+  """The variables that the run began with, or those that were made; on the host."""
+  leaves, structure = jax.tree.flatten(jax.device_get(generator.variables))
+  leaves = [np.asarray(leaf) for leaf in leaves]
+  path = session.path('gan', 'own.npz')
+  if path.exists():
+    leaves, drawn = _read(path, leaves)
+    variables = jax.tree.unflatten(structure, leaves)
+    # As it was written: the first of eight.
+    now = _draw(_bounded(generator.sample), variables, dataset, 8)[:, 0]
+    if drawn.shape != now.shape or np.max(np.abs(drawn - now)) > _TOLERANCE:
+      _refuse(path)
+  if jax.process_count() > 1:
+    leaves = multihost_utils.broadcast_one_to_all(leaves)
+  return jax.tree.unflatten(structure, leaves)
 
 
-def _finish(session, dataset, own, info):
-  """Writes gan/result.json and samples.png, or checks that they are of this generator."""
-  path = session.path('gan', 'result.json')
-  before = read_result(path)
-  if before and before.get('hash') != info['hash']:
+def _read(path, like):
+  """The leaves and the images of own.npz; leaves must be of the shapes of `like`."""
+  try:
+    saved = loop.read_arrays(path)
+  except (OSError, ValueError):
     raise CheckpointError(
-      f'{str(session.workdir)!r} drew from another {info["own"]!r}: its variables are '
-      'not the same any more; give another --workdir.'
-    )
-  info = before or info
-  if not before and jax.process_index() == 0:
-    panels = {
-      'real': gan_training.real_examples(dataset, 8),
-      'generated': np.asarray(to_pixels(_draw(own.sample, own.variables, dataset, 8))),
-    }
-    picture = pictures.grid(dataset.class_names, panels)
-    loop.write_atomically(session.path('gan', 'samples.png'), picture)
-    loop.write_atomically(path, json.dumps(info, indent=1))
-  return gan_training.FrozenGenerator(
-    own.sample, own.variables, info=info, directory=own.directory
+      f'{str(path)!r} is damaged; move {str(path.parent)!r} away and run again.'
+    ) from None
+  found = [saved.get(str(i)) for i in range(len(like))]
+  same = [x is not None and x.shape == y.shape for x, y in zip(found, like, strict=True)]
+  if len(saved) != len(like) + 1 or 'drawn' not in saved or not all(same):
+    _refuse(path)
+  # NumPy writes types that it does not know, such as bfloat16, as bytes.
+  return [x.view(y.dtype) for x, y in zip(found, like, strict=True)], saved['drawn']
+
+
+def _refuse(path):
+  raise CheckpointError(
+    f'The run drew from another generator of your own, see {str(path)!r}: its code or '
+    'the shapes of its variables are others now; give another --workdir.'
   )

@@ -27,7 +27,7 @@ class Progress:
     """
     self._name, self._total, self._start = name, total, start
     self._quiet = quiet
-    self._console = rich.console.Console(file=sys.stdout)
+    self._console = rich.console.Console(file=sys.stdout, markup=False)
     self._bar = None
     self._began = self._last = time.perf_counter()
 

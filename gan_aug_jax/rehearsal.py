@@ -93,7 +93,7 @@ def rehearse_arm(session, dataset, name, *, num_steps, at=0, source=None):
 def untrained_generator(session, dataset):
   """The `FrozenGenerator` of a GAN before its first step; or the user's own."""
   if session.config.sampler.generator:
-    return own_generator.obtain(session, dataset)
+    return own_generator.load(session, dataset)
   _, state = gan_training.make_step(session, dataset)
   generator = {'params': state.ema, 'batch_stats': state.generator_stats}
   discriminator = {'params': state.discriminator, 'spectral': state.discriminator_stats}

@@ -47,7 +47,7 @@ def print_table(results, file=None):
   for name, arm in results['arms'].items():
     table.add_row(name, *_cells(arm))
   console.print(table)
-  for line in _costs(results):
+  for line in filter(None, (*_costs(results), _foreign(results['gan']))):
     console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -142,6 +142,19 @@ def score_notes(scores):
 
 def _cells(arm):
   return [template.format(arm[field]) for field, _, template in _COLUMNS]
+
+
+def _foreign(gan_info):
+  """What a reader must know of a generator that saw other images; or ''."""
+  if not gan_info.get('foreign'):
+    return ''
+  saw = 'does not say which images it saw'
+  if gan_info['trained_on']:
+    saw = f'saw other images ({gan_info["trained_on"]}) than this run trains on'
+  return (
+    f'The generator {gan_info["own"]} is foreign: it {saw}, and may have seen test '
+    'images or more labels than the run. What the augmented arms show is no evidence.'
+  )
 
 
 def _costs(results):
@@ -341,7 +354,8 @@ def render(workdir, run, results):
     ),
   }
   if results['gan']:
-    embedded['gan_curves'] = _gan_curves(workdir)
+    if 'own' not in results['gan']:
+      embedded['gan_curves'] = _gan_curves(workdir)
     samples = workdir / 'gan' / 'samples.png'
     if samples.exists():
       embedded['samples'] = samples.read_bytes()
@@ -353,6 +367,7 @@ def render(workdir, run, results):
     rows=[(name, _cells(arm)) for name, arm in results['arms'].items()],
     findings=findings(workdir, results),
     costs=_costs(results),
+    foreign=_foreign(results['gan']),
     choice=_choice(results['gan']),
     score_headings=[heading for _, heading, _ in _SCORES],
     score_rows=_score_rows(scores) if scores else [],

@@ -208,8 +208,11 @@ def _read_npz(path):
   wanted = {f'{split}{part}' for split in ('', 'train_', 'val_', 'test_')
             for part in ('images', 'labels')} | {'class_names'}  # fmt: skip
   with zipfile.ZipFile(path) as file:
-    members = {info.filename.removesuffix('.npy'): info for info in file.infolist()}
-    members = {name: info for name, info in members.items() if name in wanted}
+    found = [(info.filename.removesuffix('.npy'), info) for info in file.infolist()]
+    members = {name: info for name, info in found if name in wanted}
+    # What is measured below must be what NumPy then reads.
+    if sum(name in wanted for name, _ in found) > len(members):
+      raise ValueError('a name is there twice')
     sizes = [_declared_bytes(path, file, name, info) for name, info in members.items()]
   memory = _memory_bytes()
   if sum(sizes) > memory:
@@ -218,7 +221,10 @@ def _read_npz(path):
       f'{memory / 2**30:,.1f} GiB of this machine.'
     )
   with np.load(path, allow_pickle=False) as file:
-    return {name: file[name] for name in members}
+    arrays = {name: file[name] for name in members}
+  if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+    raise ValueError('a member is no array')
+  return arrays
 
 
 def _declared_bytes(path, file, name, info):

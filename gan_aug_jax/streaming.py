@@ -51,15 +51,18 @@ def make_feed(images, labels, *, seed, plan, layout, substeps=1):
     rows = rows_of(elements).reshape(len(position), num_steps, substeps, -1)
     return images[rows], labels[rows].astype(np.int32)
 
-  held, windows, expected = 0, None, None
+  window, windows, data = range(0), None, None
 
   def feed(step, num_steps):
-    nonlocal held, windows, expected
-    if (step, num_steps) != (expected, held):
-      held, windows = num_steps, _read_ahead(read, step, num_steps)
-    expected = step + num_steps
+    nonlocal window, windows, data
+    if step in window and len(window) == num_steps:
+      return data  # of a call that took some of its steps
+    if step != window.stop or len(window) != num_steps:
+      windows = _read_ahead(read, step, num_steps)
+    window = range(step, step + num_steps)
     arrays = [layout.deal(x) for x in next(windows)]
-    return realdata.StreamedData(*arrays, layout.place(np.int32(step)))
+    data = realdata.StreamedData(*arrays, layout.place(np.int32(step)))
+    return data
 
   return feed
 

@@ -23,13 +23,14 @@ import jax
 import jax.numpy as jnp
 
 import gan_aug_jax
-from gan_aug_jax import config as config_lib, loop, sharding
+from gan_aug_jax import config as config_lib, data, loop, sharding
 from gan_aug_jax.errors import CheckpointError, UserError
 
 # Fields that change where a run is, not what it is; and those that only arms hang on.
 _MAY_DIFFER = ('platform', 'num_cpu_devices', 'data.data_dir', 'duration')
 _MAY_DIFFER += ('compilation_cache', 'distributed.', 'profile.')
 _MAY_DIFFER += ('score.neighbours', 'score.cas_steps', 'log.tensorboard')
+_MAY_DIFFER += ('data.placement',)  # the same numbers
 ARM_FIELDS = ('arms', 'classifier.', 'mix.', 'augment.')
 # Of the sampler's, `checkpoints` says which GANs there are.
 ARM_FIELDS += ('sampler.candidates', 'sampler.score', 'sampler.min_confidence')
@@ -77,6 +78,8 @@ def describe_data(dataset):
     'num_val': len(dataset.val),
     'num_test': len(dataset.test),
     'num_skipped': len(dataset.skipped),
+    'val_fingerprint': data.fingerprint_of(dataset.val.images, dataset.val.labels),
+    'test_fingerprint': data.fingerprint_of(dataset.test.images, dataset.test.labels),
   }
 
 
@@ -175,19 +178,23 @@ def _check_fields(session, differing, before, fields):
 
 
 def check_data(session, saved, dataset):
-  """Checks that a run's saved config.json is of these training images.
+  """Checks that a run's saved config.json is of these images and classes.
 
   Raises:
-    CheckpointError: if something was trained there on others.
+    CheckpointError: if something was trained or evaluated there on others.
   """
   begun = any(session.path(part).exists() for part in ('gan', 'arms'))
   with reading(session.path('config.json')):
-    fingerprint = saved['data']['fingerprint']
-  if begun and fingerprint != dataset.fingerprint:
-    raise CheckpointError(
-      f'{str(session.workdir)!r} holds a run on other training images of '
-      f'{dataset.name!r}; give another --workdir.'
-    )
+    before = saved['data']['fingerprint'] and saved['data']
+  now = json.loads(json.dumps(describe_data(dataset)))
+  kinds = {'fingerprint': 'training', 'val_fingerprint': 'validation'}
+  kinds |= {'test_fingerprint': 'test', 'class_names': 'classes of'}
+  for field, kind in kinds.items():
+    if begun and before.get(field, now[field]) != now[field]:
+      raise CheckpointError(
+        f'{str(session.workdir)!r} holds a run on other {kind} images of '
+        f'{dataset.name!r}; give another --workdir.'
+      )
 
 
 def read_json(path, *keys):

@@ -12,6 +12,7 @@ from gan_aug_jax import (
   losses,
   mixing,
   selection,
+  rules,
   validation,
 )
 from gan_aug_jax.errors import ConfigError
@@ -245,27 +246,27 @@ def test_a_gan_that_is_not_trained_is_not_checked():
 def test_every_field_is_checked_or_needs_no_check():
   free = {'duration', 'data.name', 'data.data_dir', 'augment.flip', 'compilation_cache'}
   free |= {'sampler.allow_foreign', 'distributed.auto', 'log.tensorboard'}
-  assert set(config.flatten(config.default())) == set(validation._RULES) | free
+  assert set(config.flatten(config.default())) == set(rules.RULES) | free
 
 
 def test_choices_are_those_that_can_be_built():
   """A new architecture needs its entry in both places."""
 
   def allowed(field, names):
-    rule = validation._RULES[field][0]
+    rule = rules.RULES[field][0]
     assert all(rule(name) for name in names) and not rule('other')
 
   allowed('gan.arch', generators.GENERATORS)
   assert set(generators.GENERATORS) == set(discriminators.DISCRIMINATORS)
   allowed('gan.loss', losses.GAN_LOSSES)
   allowed('gan.upsampling', layers.UPSAMPLINGS)
-  assert validation._RULES['gan.diffaug'][0](tuple(augment._DIFFERENTIABLE))
+  assert rules.RULES['gan.diffaug'][0](tuple(augment._DIFFERENTIABLE))
   for select in selection._RANKS:
-    assert validation._RULES['gan.select'][0](select)
+    assert rules.RULES['gan.select'][0](select)
   allowed('classifier.arch', classifiers.CLASSIFIERS)
   for shape in mixing._SHAPES:
-    assert validation._RULES['mix.ratio_schedule'][0](shape)
-    assert validation._RULES['mix.weight_schedule'][0](shape)
+    assert rules.RULES['mix.ratio_schedule'][0](shape)
+    assert rules.RULES['mix.weight_schedule'][0](shape)
   for name in ('sgd', 'adam'):
     for schedule in ('constant', 'cosine'):
       classifier.make_optimizer(name, learning_rate=1, num_steps=9, schedule=schedule)

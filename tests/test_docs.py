@@ -16,7 +16,7 @@ import textwrap
 import jax
 import pytest
 
-from gan_aug_jax import ablation, config as config_lib, options, validation
+from gan_aug_jax import ablation, config as config_lib, options, rules, validation
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', ROOT / 'CHANGELOG.md']
@@ -204,8 +204,8 @@ def test_fields_that_are_named_exist_and_take_the_value(path):
     field, value = match.groups()
     group = field.partition('.')[0]
     if field in FIELDS:
-      if value and field in validation._RULES:
-        allowed, description = validation._RULES[field]
+      if value and field in rules.RULES:
+        allowed, description = rules.RULES[field]
         assert allowed(_literal(value)), f'{span} must be {description}'
     elif '.' in field and group in GROUPS | {'ablation'}:
       rest = field.partition('.')[2]

@@ -15,6 +15,7 @@ LAYERS = [
   {'catalogues'},
   {'pictures', 'statistics', 'tensorboard'},
   {'augment', 'mixing', 'sampler', 'sharding', 'data', 'checkpoint', 'devices'},
+  {'rules'},
   {'validation'},
   {'synthesis', 'library', 'description'},
   {'signals', 'selection'},

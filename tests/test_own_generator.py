@@ -1,6 +1,7 @@
 """A generator of the user's own takes the GAN's place, and says what it saw."""
 
 import json
+import shutil
 import sys
 import types
 
@@ -17,20 +18,20 @@ NOISE = 0.2
 makers = types.ModuleType('makers')
 
 
-def _make(dataset, *, trained_on=None, scale=1.0, image_shape=None, num_classes=None):
+def _make(dataset, *, trained_on=None, scale=1.0, noise=NOISE, num_classes=None):
   """Draws the mean image of a class with noise: what a generator would learn."""
   train, count = dataset.train, dataset.num_classes
   means = [train.images[train.labels == c].mean(0) / 127.5 - 1 for c in range(count)]
 
   def sample(variables, key, labels):
     images = variables['means'][labels]
-    noise = NOISE * jax.random.normal(key, images.shape)
-    return jnp.clip(images + noise, -1, 1) * variables['scale']
+    grain = noise * jax.random.normal(key, images.shape)
+    return jnp.clip(images + grain, -1, 1) * variables['scale']
 
   return gan_aug_jax.from_function(
     sample,
     {'means': np.float32(means), 'scale': np.float32(scale)},
-    image_shape=image_shape or dataset.image_shape,
+    image_shape=dataset.image_shape,
     num_classes=num_classes or dataset.num_classes,
     trained_on=dataset.fingerprint if trained_on is None else trained_on,
     name='class means',
@@ -111,7 +112,7 @@ def test_a_foreign_one_needs_leave_and_is_reported(run, name, capsys):
     ('missing', (), 'cannot be imported'),
     ('loud', (), 'up to 3'),
     ('lost', (), 'up to nan'),
-    ('classes', (), 'draws 2 classes'),
+    ('classes', (), 'of the classes 0, 1;'),
     ('nothing', (), 'gave NoneType'),
     ('broken', (), 'ZeroDivisionError'),
     ('own', ('sampler.latent_std=1.5',), 'sampler.latent_std=1.5 is of the GAN'),
@@ -128,10 +129,17 @@ def test_what_cannot_be_is_one_sentence(run, name, fields, message, capsys):
 
 def test_a_run_goes_on_with_the_same_one_only(run, capsys, monkeypatch):
   assert run('own', ONE_ARM) == 0
-  assert run('own', ONE_ARM) == 0
+  results = lambda: json.loads((run.workdir / 'results.json').read_text())
+  arm = lambda: results()['arms']['augmented_classical']
+  before = arm()
+  shutil.rmtree(run.workdir / 'arms')
+  # Trained a second time, it is another; the variables of the first are kept.
   monkeypatch.setattr(makers, 'own', lambda dataset: _make(dataset, scale=0.5))
+  assert run('own', ONE_ARM) == 0
+  assert arm()['eval_loss'] == before['eval_loss']
+  monkeypatch.setattr(makers, 'own', lambda dataset: _make(dataset, noise=0.6))
   assert run('own', ONE_ARM) == 3
-  assert 'drew from another' in capsys.readouterr().err
+  assert 'another generator' in capsys.readouterr().err
 
 
 def test_later_commands_do_not_run_its_code(run, capsys, monkeypatch):

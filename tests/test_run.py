@@ -275,10 +275,12 @@ def test_several_generators_by_step_and_seed(config_file, tmp_path, monkeypatch,
 
 
 def _refused(capsys, code, *argv):
+  capsys.readouterr()  # of commands before
   assert run(*argv) == code
   captured = capsys.readouterr()
-  (line,) = captured.err.strip().splitlines()
+  *warnings, line = captured.err.strip().splitlines()
   assert line.startswith('gan_aug_jax: ') and 'Traceback' not in captured.err
+  assert all('cannot be read; going back' in warning for warning in warnings)
   return line
 
 

@@ -248,7 +248,8 @@ def _transposed(x, features, **kwargs):
   """A 4 x 4 transposed convolution with stride 2, its kernel kept by sub-pixel.
 
   Each pixel of a 2 x 2 block sees 2 x 2 pixels of x through a quarter of the kernel:
-  less than half of what 3 x 3 take, and no zeros are multiplied.
+  less than half of what 3 x 3 take, and no zeros are multiplied. A bias is one of each
+  pixel of the block, as with 'subpixel'.
   """
   # Padded here and not by the convolution, whose gradient for the kernel XLA on CPU then
   # computes some fifty times slower.
