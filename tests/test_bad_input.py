@@ -1,0 +1,798 @@
+"""Bad input, tried systematically through the command line.
+
+Each row ends with exit code 2 or 3 and one sentence that names the thing, and what
+existed before is there unchanged. `test_config.py` has every rule of validation.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import pickle
+import resource
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from gan_aug_jax import cli
+from tests.conftest import make_dataset
+
+# Of the classes of the dataset; what becomes of them is in `test_trust.py`.
+EVIL = ('<script>alert(1)</script>', '../../x', '"><img src=x onerror=alert(1)>')
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIG = """
+from gan_aug_jax import config as base
+
+def get_config():
+  config = base.default()
+  config.arms = ('real_only', 'augmented')
+  config.data.name, config.data.data_dir = 'npz', {npz!r}
+  config.data.image_size, config.data.val_fraction = 8, 0.25
+  config.gan.arch, config.gan.num_steps, config.gan.batch_size = 'mlp', 4, 8
+  config.gan.latent_dim, config.gan.width, config.gan.select = 4, 8, 'last'
+  config.classifier.arch, config.classifier.hidden = 'mlp', (8,)
+  config.classifier.num_steps, config.classifier.batch_size = 4, 8
+  config.mix.ratio, config.augment.crop, config.log.every_steps = 0.25, 1, 2
+  config.duration = '<i>for ever</i>'
+  return config
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """Where a row is tried.
+
+  Attributes:
+    root: holds all of it.
+    config: a config file whose dataset is `npz`.
+    npz: the dataset.
+    done: a finished run of it.
+  """
+
+  root: pathlib.Path
+
+  config = property(lambda self: self.root / 'toy.py')
+  npz = property(lambda self: self.root / 'toy.npz')
+  done = property(lambda self: self.root / 'done')
+  new = property(lambda self: self.root / 'new')
+
+
+def _arrays():
+  toy = make_dataset(per_class=16)
+  return {
+    'train_images': toy.train.images,
+    'train_labels': toy.train.labels,
+    'test_images': toy.test.images,
+    'test_labels': toy.test.labels,
+  }
+
+
+@pytest.fixture(scope='session')
+def original(tmp_path_factory):
+  """A `Place`, one for all modules that use it; only looked at and copied."""
+  return _make_place(tmp_path_factory.getbasetemp())
+
+
+@functools.cache
+def _make_place(base):
+  place = Place(base / 'bad' / 'place')
+  place.root.mkdir(parents=True)
+  np.savez(place.npz, **_arrays(), class_names=np.array(EVIL))
+  # Every copy names this one, or it would be a run of another config.
+  place.config.write_text(CONFIG.format(npz=str(place.npz)))
+  code = cli.main(
+    ['gan_aug_jax', 'run', f'--config={place.config}', f'--workdir={place.done}']
+  )
+  assert code == 0
+  return place
+
+
+@pytest.fixture
+def place(original, tmp_path):
+  return Place(shutil.copytree(original.root, tmp_path / 'place'))
+
+
+def _snapshot(root):
+  """{path: what it is and holds}"""
+  content = lambda path: hashlib.sha256(path.read_bytes()).hexdigest()
+  return {
+    path: content(path) if path.is_file() else path.stat().st_mode
+    for path in sorted(root.rglob('*'))
+  }
+
+
+# What a row does: it may change the place, and returns arguments.
+
+
+def _run(*flags, command='run'):
+  """A command on a new workdir with more flags."""
+  return lambda place: [
+    command,
+    f'--config={place.config}',
+    f'--workdir={place.new}',
+    *(flag.format(place=place) for flag in flags),
+  ]
+
+
+def _field(setting):
+  return _run(f'--config.{setting}')
+
+
+def _given(*arguments):
+  """Arguments as they are, with {place}."""
+  return lambda place: [argument.format(place=place) for argument in arguments]
+
+
+def _config_file(text):
+  def row(place):
+    file = place.root / 'bad.py'
+    file.write_text(text)
+    return ['run', f'--config={file}', f'--workdir={place.new}']
+
+  return row
+
+
+_DONE = '--workdir={place.done}'
+_CONFIG = '--config={place.config}'
+_NEW = '--workdir={place.new}'
+
+# name: (exit code, what the sentence says, row)
+USAGE = {
+  'no command of that name': (2, "'trian'", _given('trian', _NEW)),
+  'empty command': (2, "no command ''", _given('')),
+  'no config': (2, '--config is missing', _given('run', _NEW)),
+  'no workdir': (2, '--workdir is missing', _given('run', _CONFIG)),
+  'empty workdir': (2, '--workdir is missing', _given('run', _CONFIG, '--workdir=')),
+  'workdir without value': (2, '--workdir', _given('run', _CONFIG, '--workdir')),
+  'unknown flag': (2, 'did you mean --workdir?', _run('--wordkir=x')),
+  'flag like nothing': (2, 'no flag --x', _run('-x')),
+  'flag of another command': (2, 'no flag --shard', _run('--shard=0/2')),
+  'flag twice': (2, '--workdir is there twice', _run(_NEW)),
+  'config twice': (2, '--config is there twice', _run(_CONFIG)),
+  'field twice': (
+    2,
+    '--config.mix.ratio is there twice',
+    _run('--config.mix.ratio=0.5', '--config.mix.ratio=0.1'),
+  ),
+  'no flag': (2, "'extra'", _run('extra')),
+  'flags from a file': (2, 'no flag --flagfile', _run('--flagfile=/etc/passwd')),
+  'flags to ignore': (2, 'no flag --undefok', _run('--undefok=x')),
+  'debug maybe': (2, "--debug='maybe' must be True or False", _run('--debug=maybe')),
+  'field as a flag': (2, 'write --config.mix.ratio', _run('--mix.ratio=0.5')),
+  'misspelled field': (
+    2,
+    'did you mean mix.ratio?',
+    _field('mix.rattio=0.5'),
+  ),
+  'group as a field': (2, 'mix is a group of fields', _field('mix=0.5')),
+  'field without value': (2, '--config.mix.ratio', _field('mix.ratio')),
+  'float for int': (2, "seed='1.5' must be a whole number", _field('seed=1.5')),
+  'exponent for int': (2, "gan.num_steps='1e3'", _field('gan.num_steps=1e3')),
+  'text for int': (2, "gan.width='wide'", _field('gan.width=wide')),
+  'nothing for int': (2, "seed='' must be", _field('seed=')),
+  'text for float': (2, "mix.ratio='lots' must be a number", _field('mix.ratio=lots')),
+  'comma for point': (2, "mix.ratio='0,5'", _field('mix.ratio=0,5')),
+  'bool for float': (2, "mix.ratio='True'", _field('mix.ratio=True')),
+  'number for bool': (2, "augment.flip='2' must be True", _field('augment.flip=2')),
+  'text for bool': (2, "distributed.auto='maybe'", _field('distributed.auto=maybe')),
+  'number for text': (2, "backend='3' must be one of", _field('backend=3')),
+  'number for tuple': (2, 'arms=(3,)', _field('arms=3')),
+  'half a tuple': (2, "classifier.hidden='(8,'", _field('classifier.hidden=(8,')),
+  'tuple of floats': (2, 'classifier.hidden=(8.5,)', _field('classifier.hidden=(8.5,)')),
+  'tuple of text': (2, "hidden=('a',)", _field("classifier.hidden=('a',)")),
+  'tuple of numbers': (2, 'gan.diffaug=(1,)', _field('gan.diffaug=(1,)')),
+  'code for a tuple': (2, 'arms=', _field('arms=__import__("os").getcwd()')),
+  'no arm': (2, 'arms=()', _field('arms=()')),
+  'not a number': (2, 'mix.ratio=nan', _field('mix.ratio=nan')),
+  'infinite': (2, 'gan.learning_rate=inf', _field('gan.learning_rate=1e400')),
+  'huge int': (2, 'gan.num_steps=99999', _field(f'gan.num_steps={"9" * 30}')),
+  'huge images': (2, 'data.image_size=100000', _field('data.image_size=100000')),
+  'huge latent': (2, 'gan.latent_dim', _field('gan.latent_dim=2000000000')),
+  'huge layer': (2, 'classifier.hidden', _field('classifier.hidden=(10000000000,)')),
+  'huge batch': (2, 'gan.batch_size', _field('gan.batch_size=1000000000')),
+  'negative steps': (2, 'classifier.num_steps=-1', _field('classifier.num_steps=-1')),
+  'zero epochs': (2, 'classifier.num_epochs=0', _field('classifier.num_epochs=0')),
+  'zero steps of a probe': (2, 'gan.select_steps=0', _field('gan.select_steps=0')),
+  'more synthetic than batch': (2, 'mix.ratio=1.5', _field('mix.ratio=1.5')),
+  'ratio of no image': (2, 'less than half an image', _field('mix.ratio=0.01')),
+  'steps a call that do not fit': (2, 'log.every_steps=2', _field('steps_per_call=3')),
+  'warm-up without end': (
+    2,
+    'mix.warmup=0.5 and mix.off=0.5',
+    _run('--config.mix.warmup=0.5', '--config.mix.off=0.5'),
+  ),
+  'pool of pools': (
+    2,
+    'sampler.offline=9',
+    _run('--config.sampler.offline=9', '--config.sampler.refresh_every=2'),
+  ),
+  'batch of too many devices': (
+    2,
+    'gan.batch_size=9 must be a multiple of the 2 devices',
+    _run('--config.gan.batch_size=9', '--config.num_cpu_devices=2'),
+  ),
+  'devices that are not': (3, 'num_cpu_devices=64', _field('num_cpu_devices=64')),
+  'impossible devices': (2, 'num_cpu_devices=1000', _field('num_cpu_devices=1000')),
+  'platform that is not': (3, "platform='tpu'", _field('platform=tpu')),
+  'coordinator without port': (
+    2,
+    "distributed.coordinator='nohost'",
+    _field('distributed.coordinator=nohost'),
+  ),
+  'process that is not': (
+    2,
+    'distributed.num_processes=0',
+    _field('distributed.coordinator=127.0.0.1:1'),
+  ),
+  'checkpoint that is not saved': (
+    2,
+    'step 3, at which',
+    _run("--config.sampler.checkpoints=('step:3',)", '--config.log.save_every_steps=2'),
+  ),
+  'seed of another command': (2, '--seed belongs to sample', _run('--seed=3')),
+  'seed of text': (2, "--seed='x'", _given('sample', _DONE, '--seed=x')),
+  'seed below 0': (2, '--seed=-1', _given('sample', _DONE, '--seed=-1')),
+  'huge seed': (2, 'from 0 to 2^31 - 1', _given('sample', _DONE, f'--seed={2**31}')),
+  'config of a later command': (
+    2,
+    'leave --config out',
+    _given('sample', _DONE, '--config.gan.width=3'),
+  ),
+  'ablation of nothing': (2, 'has no ablation', _run(command='ablate')),
+  'shard of nonsense': (2, '--shard=x must be i/n', _run('--shard=x', command='ablate')),
+  'shard that is not': (2, '--shard=2/2', _run('--shard=2/2', command='ablate')),
+  'config that is not': (2, "'none.py'", _given('run', '--config=none.py', _NEW)),
+  'config without name': (2, '--config is missing', _given('run', _NEW, '--config')),
+  'config that is a directory': (
+    2,
+    'no config file',
+    _given('run', '--config={place.done}', _NEW),
+  ),
+  'variant that is not': (2, 'has no variants', _given('run', f'{_CONFIG}:x', _NEW)),
+  'config that is no Python': (2, 'line 1', _config_file('def get_config(:')),
+  'config that is data': (2, 'bad.py', _config_file('\0PNG')),
+  'config without get_config': (2, 'no get_config()', _config_file('x = 1')),
+  'config of None': (2, 'NoneType', _config_file('get_config = lambda: None')),
+  'config that raises': (2, 'line 1: division', _config_file('x = 1 / 0')),
+  'config that exits': (2, 'bad.py', _config_file('raise SystemExit(0)')),
+  'config that needs more': (2, 'nopkg', _config_file('import nopkg')),
+}  # fmt: skip
+
+
+def _data(make, *flags):
+  """A run on data that `make(place)` gives: (data.name, data.data_dir)."""
+
+  def row(place):
+    name, where = make(place)
+    given = [f'--config.data.name={name}', f'--config.data.data_dir={where}']
+    return _run(*given, *flags)(place)
+
+  return row
+
+
+def _npz(**changes):
+  """Arrays of an .npz file that differ from good ones; None is left out."""
+
+  def make(place):
+    arrays = _arrays() | changes
+    path = place.root / 'bad.npz'
+    np.savez(path, **{name: x for name, x in arrays.items() if x is not None})
+    return 'npz', path
+
+  return make
+
+
+def _npz_bytes(change):
+  def make(place):
+    path = place.root / 'bad.npz'
+    path.write_bytes(change(place.npz.read_bytes()))
+    return 'npz', path
+
+  return make
+
+
+def _folder(harm=lambda root: None, classes=('cat', 'dog'), count=4):
+  """A directory of PNG files in one directory a class, which `harm` changes."""
+
+  def make(place):
+    root, rng = place.root / 'folder', np.random.default_rng(0)
+    root.mkdir()
+    for name in classes:
+      (root / name).mkdir()
+      for i in range(count):
+        pixels = rng.integers(0, 256, (8, 8), np.uint8)
+        Image.fromarray(pixels).save(root / name / f'{i}.png')
+    harm(root)
+    return 'folder', root
+
+  return make
+
+
+def _png_header(width, height):
+  """The head of a PNG file that claims a size, and one line of it."""
+
+  def chunk(kind, content):
+    body = kind + content
+    return struct.pack('>I', len(content)) + body + struct.pack('>I', zlib.crc32(body))
+
+  head = chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 0))
+  return b'\x89PNG\r\n\x1a\n' + head + chunk(b'IDAT', zlib.compress(bytes(width + 1)))
+
+
+_IMAGES, _LABELS = _arrays()['train_images'], _arrays()['train_labels']
+_TRUNCATED = lambda content: content[: len(content) // 3]
+DATA = {
+  'dataset that is not': (3, 'cifar11', _field('data.name=cifar11')),
+  'dataset of no name': (
+    3,
+    "data.name=''",
+    _run('--config.data.name=', '--config.data.data_dir='),
+  ),
+  'dataset of a path': (3, "'../x'", _field('data.name=../x')),
+  'npz that is not': (3, '/none.npz', _field('data.data_dir=/none.npz')),
+  'npz that is a directory': (3, 'not a file', _field('data.data_dir={place.done}')),
+  'npz that is text': (3, 'bad.npz', _data(_npz_bytes(lambda _: b'not a zip'))),
+  'npz that is empty': (3, 'bad.npz', _data(_npz_bytes(lambda _: b''))),
+  'npz that is cut': (3, 'bad.npz', _data(_npz_bytes(_TRUNCATED))),
+  'npz that is a pickle': (3, 'bad.npz', _data(_npz_bytes(lambda _: pickle.dumps([1])))),
+  'images of NaN': (
+    3,
+    'float64 and must be uint8',
+    _data(_npz(train_images=np.full(_IMAGES.shape, np.nan))),
+  ),
+  'images of several sizes': (
+    3,
+    'Python objects',
+    _data(_npz(train_images=np.array([_IMAGES[0], _IMAGES[1, :4]] * 24, object))),
+  ),
+  'images of two dimensions': (3, 'shape', _data(_npz(train_images=_IMAGES[:, 0, :, 0]))),
+  'images of 4 channels': (
+    3,
+    'shape',
+    _data(_npz(train_images=np.repeat(_IMAGES, 4, -1))),
+  ),
+  'no labels': (3, 'train_labels', _data(_npz(train_labels=None))),
+  'fewer labels': (3, 'train_labels', _data(_npz(train_labels=_LABELS[1:]))),
+  'labels of floats': (3, 'whole numbers', _data(_npz(train_labels=_LABELS / 2))),
+  'labels below 0': (3, 'Labels', _data(_npz(train_labels=_LABELS - 1))),
+  'one class': (3, '1 classes', _data(_npz(train_labels=0 * _LABELS))),
+  'empty class': (
+    3,
+    "Class 'd'",
+    _data(_npz(class_names=np.array(['a', 'b', 'c', 'd']))),
+  ),
+  'class of one image': (
+    3,
+    "Class '2'",
+    _data(_npz(train_images=_IMAGES[:33], train_labels=_LABELS[:33])),
+  ),
+  'no test images': (
+    3,
+    'test_images',
+    _data(_npz(test_images=_IMAGES[:0], test_labels=_LABELS[:0])),
+  ),
+  'more than there are': (3, 'data.per_class=1000', _field('data.per_class=1000')),
+  'folder that is not': (3, 'does not exist', _run(
+    '--config.data.name=folder', '--config.data.data_dir={place.root}/none')),
+  'folder that is a file': (3, 'not a directory', _run(
+    '--config.data.name=folder', '--config.data.data_dir={place.npz}')),
+  'folder of nothing': (3, 'holds 0 directories', _data(_folder(classes=()))),
+  'folder of one class': (3, 'holds 1 directories', _data(_folder(classes=('cat',)))),
+  'folder with an empty class': (
+    3,
+    'holds no images',
+    _data(_folder(lambda root: (root / 'empty').mkdir())),
+  ),
+  'folder of one image a class': (3, "Class 'cat'", _data(_folder(count=1))),
+  'file that is no image': (
+    3,
+    "'cat/0.png' (not an image)",
+    _data(_folder(lambda root: (root / 'cat' / '0.png').write_text('text'))),
+  ),
+  'empty file': (
+    3,
+    "'cat/0.png'",
+    _data(_folder(lambda root: (root / 'cat' / '0.png').write_bytes(b''))),
+  ),
+  'cut image': (
+    3,
+    "'dog/1.png'",
+    _data(_folder(lambda root: _cut(root / 'dog' / '1.png'))),
+  ),
+  'image that is a bomb': (
+    3,
+    "'dog/1.png'",
+    _data(_folder(
+      lambda root: (root / 'dog' / '1.png').write_bytes(_png_header(60_000, 60_000)))),
+  ),
+  'link out of the folder': (
+    3,
+    'link',
+    _data(_folder(lambda root: (root / 'cat' / 'x.png').symlink_to('/etc/passwd'))),
+  ),
+  'class name of a control character': (
+    3,
+    'class name',
+    _data(_folder(classes=('a\x1b', 'b'))),
+  ),
+  'class name that is no text': (
+    3,
+    'class name',
+    _data(_folder(classes=('a', os.fsdecode(b'b\xff')))),
+  ),
+}  # fmt: skip
+
+
+def _cut(path):
+  path.write_bytes(_TRUNCATED(path.read_bytes()))
+
+
+def _edit(file, **changes):
+  """Changes a JSON file of the finished run; dots go down."""
+
+  def harm(place):
+    content = json.loads((place.done / file).read_text())
+    for name, value in changes.items():
+      *groups, last = name.split('__')
+      inside = content
+      for group in groups:
+        inside = inside[group]
+      inside[last] = value
+    (place.done / file).write_text(json.dumps(content))
+
+  return harm
+
+
+def _write(pattern, change):
+  """Changes the bytes of all files of the finished run that fit a pattern."""
+
+  def harm(place):
+    paths = [path for path in place.done.glob(pattern) if path.is_file()]
+    assert paths
+    for path in paths:
+      path.write_bytes(change(path.read_bytes()))
+
+  return harm
+
+
+def _harmed(command, harm, *flags):
+  """A command on the finished run after `harm`."""
+
+  def row(place):
+    harm(place)
+    needs = [_CONFIG] if command in ('run', 'train-gan', 'train-classifier') else []
+    return _given(command, *needs, _DONE, *flags)(place)
+
+  return row
+
+
+def _nothing(_):
+  pass
+
+
+def _remove(name):
+  return lambda place: shutil.rmtree(place.done / name)
+
+
+def _without_arms(place):
+  """Leaves the GAN only, so that the arms are trained next."""
+  shutil.rmtree(place.done / 'arms')
+  (place.done / 'results.json').unlink()
+  (place.done / 'report.html').unlink()
+
+
+_CHECKPOINTS = 'arms/augmented/checkpoints/**/*'
+WORKDIR = {
+  'workdir that is not': (3, '/new', _given('report', _NEW)),
+  'workdir that is a file': (3, 'toy.py', _given('report', '--workdir={place.config}')),
+  'workdir in the place of a file': (
+    3,
+    'cannot be written',
+    _given('run', _CONFIG, '--workdir={place.npz}'),
+  ),
+  'workdir in a file': (
+    3,
+    'cannot be written',
+    _given('run', _CONFIG, '--workdir={place.npz}/x'),
+  ),
+  'workdir of too long a name': (
+    3,
+    'name too long',
+    _given('run', _CONFIG, f'--workdir={{place.root}}/{"x" * 300}'),
+  ),
+  'run where an ablation is': (
+    3,
+    'holds an ablation',
+    _harmed('run', lambda place: (place.done / 'ablation.json').write_text('{}')),
+  ),
+  'later command where an ablation is': (
+    3,
+    'holds an ablation',
+    _harmed('sample', lambda place: (place.done / 'ablation.json').write_text('{}')),
+  ),
+  'ablation where a run is': (
+    3,
+    'holds a run',
+    lambda place: ['ablate', f'--config={_ablation(place)}', f'--workdir={place.done}'],
+  ),
+  'arms before the GAN': (
+    3,
+    'no trained generator',
+    _run(command='train-classifier'),
+  ),
+  'run of another model': (
+    3,
+    'gan.width (8 there, 16 now)',
+    _harmed('run', _nothing, '--config.gan.width=16'),
+  ),
+  'run of another dataset': (
+    3,
+    'other training images',
+    _harmed('run', _edit('config.json', data__fingerprint='0')),
+  ),
+  'checkpoint of another model': (
+    3,
+    'generators of checkpoint 4',
+    _harmed('sample', _edit('config.json', config__gan__width=16)),
+  ),
+  'checkpoint of another classifier': (
+    3,
+    'Checkpoint 4',
+    _harmed('evaluate', _edit('config.json', config__classifier__hidden=[16])),
+  ),
+  'checkpoint of other images': (
+    3,
+    'trained on other images',
+    _harmed('sample', _edit('config.json', data__fingerprint='0')),
+  ),
+  'checkpoint that is cut': (
+    3,
+    'Checkpoint 4',
+    _harmed('evaluate', _write(_CHECKPOINTS, _TRUNCATED)),
+  ),
+  'checkpoint whose arrays are cut': (
+    3,
+    'generators of checkpoint 4',
+    _harmed('sample', _write('gan/checkpoints/4/generators/d/*', _TRUNCATED)),
+  ),
+  'checkpoint of empty files': (
+    3,
+    'Checkpoint 4',
+    _harmed('evaluate', _write(_CHECKPOINTS, lambda _: b'')),
+  ),
+  'checkpoint without metadata': (
+    3,
+    'generators of checkpoint 4',
+    _harmed('sample', _write('gan/checkpoints/**/*_METADATA', lambda _: b'{}')),
+  ),
+  'checkpoint that is not': (
+    3,
+    'generators of checkpoint 4',
+    _harmed('sample', _remove('gan/checkpoints/4')),
+  ),
+  'GAN that is not': (3, 'no trained generator', _harmed('sample', _remove('gan'))),
+  'arms that are not': (
+    3,
+    'no trained classifier',
+    _harmed('evaluate', _remove('arms')),
+  ),
+  'config.json that is cut': (
+    3,
+    'config.json',
+    _harmed('report', _write('config.json', _TRUNCATED)),
+  ),
+  'config.json of another kind': (
+    3,
+    'config.json',
+    _harmed('report', _write('config.json', lambda _: b'[]')),
+  ),
+  'config.json without data': (
+    3,
+    'config.json',
+    _harmed('run', _edit('config.json', data='x')),
+  ),
+  'config.json of another version': (
+    3,
+    'it has a field gan.depth',
+    _harmed('sample', _edit('config.json', config__gan__depth=3)),
+  ),
+  'config.json of another type': (
+    3,
+    'does not fit this version',
+    _harmed('run', _edit('config.json', config__gan__width='x')),
+  ),
+  'config.json of huge images': (
+    3,
+    'config.json',
+    _harmed('sample', _edit('config.json', data__image_shape=[10**9, 10**9, 3])),
+  ),
+  'config.json of classes of numbers': (
+    3,
+    'config.json',
+    _harmed('report', _edit('config.json', data__class_names=[1, 2, 3])),
+  ),
+  'results of another kind': (
+    3,
+    'results.json',
+    _harmed('report', _edit('results.json', arms=[])),
+  ),
+  'results of no arm': (
+    3,
+    'results.json',
+    _harmed('report', _edit('results.json', arms={})),
+  ),
+  'results of a number': (
+    3,
+    'results.json',
+    _harmed('report', _edit('results.json', gan=3)),
+  ),
+  'predictions that are a pickle': (
+    3,
+    'predictions.npz',
+    _harmed('report', _write('arms/*/predictions.npz', lambda _: pickle.dumps([1]))),
+  ),
+  'report of an ablation that is not': (
+    3,
+    'ablation.json',
+    _given('ablate', '--collect', _DONE),
+  ),
+  'ablation.json of another kind': (
+    3,
+    'ablation.json',
+    _harmed('ablate', _ablation_json := lambda place: (
+      place.done / 'ablation.json').write_text(
+        json.dumps(dict.fromkeys(('config', 'ablation', 'arms', 'cells'), 3))),
+      '--collect'),
+  ),
+}  # fmt: skip
+
+
+def _ablation(place):
+  text = CONFIG.format(npz=str(place.npz))
+  path = place.root / 'ablation.py'
+  path.write_text(text.replace('  return config', '  return base.add_ablation(config)'))
+  return path
+
+
+@contextlib.contextmanager
+def _small_disk(most_bytes):
+  """Files that would be larger cannot be written, as on a full disk."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, hard))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def _on_small_disk(most_bytes, row):
+  return lambda place: (row(place), most_bytes)
+
+
+# The size of what fits: a line or two, no checkpoint, no report.
+FULL = {
+  'full disk: config.json': (3, 'cannot be written (File too large)', _on_small_disk(
+    2000, _run())),
+  'full disk: metrics': (3, 'metrics.jsonl', _on_small_disk(
+    4096, _harmed('run', lambda place: _long_metrics(place)))),
+  'full disk: checkpoint': (3, 'A checkpoint cannot be written', _on_small_disk(
+    1500, _harmed('run', lambda place: _without_arms(place)))),
+  'full disk: report': (3, 'report.html', _on_small_disk(
+    10_000, _harmed('report', _nothing))),
+  'full disk: picture': (3, 'samples-0.png', _on_small_disk(
+    500, _harmed('sample', _nothing))),
+}  # fmt: skip
+# Of these something was begun, which is there in part.
+BEGUN = {*FULL, 'checkpoint that is not saved', 'arms before the GAN'}
+
+
+def _long_metrics(place):
+  """An arm that was stopped, with so many lines that no more fit."""
+  _without_arms(place)
+  rows = ''.join(json.dumps({'step': 0, 'note': 'x' * 100}) + '\n' for _ in range(36))
+  path = place.done / 'arms' / 'real_only' / 'metrics.jsonl'
+  path.parent.mkdir(parents=True)
+  path.write_text(rows)
+
+
+TABLE = USAGE | DATA | WORKDIR | FULL
+
+
+@pytest.mark.parametrize('name', TABLE)
+def test_bad_input_is_refused_in_a_sentence(name, place, capfd):
+  code, named, row = TABLE[name]
+  arguments = row(place)
+  disk = contextlib.nullcontext()
+  if isinstance(arguments, tuple):
+    arguments, most_bytes = arguments
+    disk = _small_disk(most_bytes)
+  before = _snapshot(place.root)
+  with disk:
+    found = cli.main(['gan_aug_jax', *arguments])
+  captured = capfd.readouterr()
+  assert (found, captured.err.count('\n')) == (code, 1), captured.err
+  assert captured.err.startswith('gan_aug_jax: ') and named in captured.err, captured.err
+  assert captured.err.endswith(('.\n', '?\n')) and 'Traceback' not in captured.err
+  after = _snapshot(place.root)
+  if name in BEGUN:
+    after = {path: content for path, content in after.items() if path in before}
+  assert after == before
+  assert not list(place.root.rglob('*.tmp'))
+
+
+def test_the_table_is_long():
+  assert len(TABLE) >= 60, len(TABLE)
+  print(f'{len(TABLE)} bad inputs')
+
+
+def test_debug_shows_the_traceback(place):
+  with pytest.raises(ValueError, match=r'mix\.ratio=7'):
+    cli.main(['gan_aug_jax', *_field('mix.ratio=7')(place), '--debug'])
+
+
+def test_a_run_goes_on_after_the_disk_was_full(place, capfd):
+  _without_arms(place)
+  arguments = ['gan_aug_jax', *_given('run', _CONFIG, _DONE)(place)]
+  with _small_disk(10_000):
+    assert cli.main(arguments) == 3
+  assert cli.main(arguments) == 0
+  results = json.loads((place.done / 'results.json').read_text())
+  assert results['arms']['augmented']['num_steps'] == 4
+
+
+@contextlib.contextmanager
+def _mounted(directory, options):
+  """A small or read-only file system; skips where it cannot be had."""
+  directory.mkdir(exist_ok=True)
+  command = ['mount', '-t', 'tmpfs', '-o', options, 'tmpfs', str(directory)]
+  try:
+    subprocess.run(command, check=True, capture_output=True)
+  except (OSError, subprocess.CalledProcessError) as error:
+    pytest.skip(f'a file system cannot be mounted here: {error}')
+  try:
+    yield
+  finally:
+    subprocess.run(['umount', str(directory)], check=True)
+
+
+@pytest.mark.parametrize(
+  ('options', 'said'), [('size=64k', 'No space left'), ('ro', 'Read-only')]
+)
+def test_a_disk_that_is_full_or_read_only_is_named(place, capfd, options, said):
+  with _mounted(place.root / 'disk', options):
+    flags = [f'--config={place.config}', f'--workdir={place.root}/disk/run']
+    assert cli.main(['gan_aug_jax', 'run', *flags]) == 3
+    assert not list((place.root / 'disk').rglob('*.tmp'))
+  captured = capfd.readouterr().err
+  assert said in captured and captured.count('\n') == 1 and 'Traceback' not in captured
+
+
+def test_a_workdir_without_permission_is_named(place, capfd):
+  if os.geteuid() == 0:
+    pytest.skip('root may write everywhere')
+  place.new.mkdir(mode=0o500)
+  assert cli.main(['gan_aug_jax', *_run()(place)]) == 3
+  assert 'Permission denied' in capfd.readouterr().err
+
+
+def test_a_port_that_is_taken_is_named(place):
+  """In a process of its own, as JAX would end it with a crash."""
+  with socket.create_server(('', 0)) as taken:
+    port = taken.getsockname()[1]
+    shared = {'coordinator': f'127.0.0.1:{port}', 'num_processes': 1, 'process_id': 0}
+    flags = [f'--config.distributed.{name}={value}' for name, value in shared.items()]
+    command = [sys.executable, '-m', 'gan_aug_jax', *_run(*flags)(place)]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+  assert process.returncode == 3, process.stderr
+  assert process.stderr.startswith(f'gan_aug_jax: Port {port} of distributed.coordinator')
+  assert process.stderr.count('\n') == 1

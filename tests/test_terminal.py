@@ -1,0 +1,109 @@
+"""What a user sees: quiet on stderr, plain lines in a pipe, and where to look last."""
+
+import logging
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import pytest
+
+from gan_aug_jax import cli, logs
+from tests.test_bad_input import CONFIG, original  # noqa: F401  a fixture
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture
+def copy(original, tmp_path):  # noqa: F811
+  return shutil.copytree(original.done, tmp_path / 'copy')
+
+
+def test_the_last_line_says_where_the_report_is(original, copy, capfd):  # noqa: F811
+  for command in ('run', 'report'):
+    flags = [f'--config={original.config}'] if command == 'run' else []
+    assert cli.main(['gan_aug_jax', command, *flags, f'--workdir={copy}']) == 0
+    captured = capfd.readouterr()
+    assert captured.out.splitlines()[-1] == f'Report: {copy / "report.html"}'
+    assert captured.err == ''
+
+
+def _start(file, workdir, *flags):
+  """A run in a process of its own, as under nohup: in a session of its own, to a file."""
+  command = [sys.executable, '-m', 'gan_aug_jax', 'run', f'--config={file}']
+  with open(workdir.with_suffix('.log'), 'w') as log:
+    return subprocess.Popen(
+      ['nohup', *command, f'--workdir={workdir}', *flags],
+      cwd=ROOT,
+      stdin=subprocess.DEVNULL,
+      stdout=log,
+      stderr=subprocess.PIPE,
+      text=True,
+      start_new_session=True,
+    )
+
+
+def test_a_run_under_nohup_is_quiet_stops_by_ctrl_c_and_goes_on(
+  original,  # noqa: F811
+  tmp_path,
+):
+  """Hung up, interrupted, and started again: plain lines, and nothing on stderr."""
+  file, workdir = tmp_path / 'long.py', tmp_path / 'run'
+  file.write_text(CONFIG.format(npz=str(original.npz)))
+  flags = ["--config.arms=('real_only',)", '--config.classifier.num_steps=3000']
+  flags += ['--config.log.every_steps=50']
+  process = _start(file, workdir, *flags)
+  lines = workdir / 'arms' / 'real_only' / 'metrics.jsonl'
+  while process.poll() is None and not (lines.exists() and lines.stat().st_size):
+    time.sleep(0.01)
+  process.send_signal(signal.SIGHUP)
+  process.send_signal(signal.SIGINT)
+  said = process.communicate(timeout=120)[1]
+  assert process.returncode == 75, said
+  assert said.startswith('gan_aug_jax: Stopped at step') and said.count('\n') == 1
+  assert 'by SIGINT' in said and 'run the same command to go on' in said
+  process = _start(file, workdir, *flags, '--verbose')
+  said = process.communicate(timeout=120)[1]
+  assert process.returncode == 0, said
+  assert 'absl: ' in said  # what orbax does, as it was asked for
+  shown = workdir.with_suffix('.log').read_text()
+  assert 'going on from step' in shown and '\r' not in shown and '\x1b' not in shown
+  assert shown.splitlines()[-1] == f'Report: {workdir / "report.html"}'
+
+
+def test_a_reader_that_leaves_is_no_traceback(copy):
+  command = [sys.executable, '-m', 'gan_aug_jax', 'report', f'--workdir={copy}']
+  read, write = os.pipe()
+  os.close(read)
+  process = subprocess.run(
+    command, stdout=write, stderr=subprocess.PIPE, text=True, cwd=ROOT
+  )
+  os.close(write)
+  assert process.returncode in (0, 3) and 'Traceback' not in process.stderr
+  assert process.stderr.count('\n') <= 1
+
+
+def _log_all():
+  for name in ('absl', 'jax._src.x', 'orbax', 'tensorflow_datasets', 'gan_aug_jax'):
+    for level in (logging.INFO, logging.WARNING, logging.ERROR):
+      logging.getLogger(name).log(level, '%s %d', name, level)
+  warnings.warn('deprecated', DeprecationWarning, stacklevel=1)
+
+
+@pytest.mark.parametrize('verbose', [False, True])
+def test_dependencies_are_quiet_unless_they_are_asked_for(verbose, capsys):
+  levels = [logging.getLogger(name).level for name in ('', 'absl', 'gan_aug_jax')]
+  with logs.shown(verbose), warnings.catch_warnings(record=True) as caught:
+    _log_all()
+  shown = capsys.readouterr().err.splitlines()
+  assert 'gan_aug_jax: gan_aug_jax 30' in shown
+  assert ('jax._src.x: jax._src.x 30' in shown) == verbose
+  assert ('orbax: orbax 20' in shown) == verbose
+  assert 'tensorflow_datasets: tensorflow_datasets 40' in shown
+  assert bool(caught) == verbose
+  after = [logging.getLogger(name).level for name in ('', 'absl', 'gan_aug_jax')]
+  assert after == levels  # and the next command in this process begins anew

@@ -1,0 +1,341 @@
+"""Files and names are not trusted: no code comes out of them, nothing gets out."""
+
+import ast
+import html.parser
+import io
+import json
+import os
+import pathlib
+import pickle
+import zipfile
+
+import flax.serialization
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from gan_aug_jax import (
+  ablation,
+  ablation_report,
+  arms,
+  cells,
+  checkpoint,
+  cli,
+  config as config_lib,
+  loop,
+  policies,
+  probe,
+  report,
+)
+from gan_aug_jax.errors import CheckpointError, ConfigError
+from tests.test_bad_input import EVIL, original  # noqa: F401  a fixture
+
+PACKAGE = pathlib.Path(__file__).parent.parent / 'gan_aug_jax'
+
+
+class _Payload:
+  """Makes a file when it is unpickled."""
+
+  def __init__(self, marker):
+    self.marker = marker
+
+  def __reduce__(self):
+    return pathlib.Path.touch, (self.marker,)
+
+
+@pytest.fixture
+def payload(tmp_path):
+  """The bytes of a pickle that leaves a mark, which must not be there afterwards."""
+  marker = tmp_path / 'marker'
+  content = pickle.dumps(_Payload(marker))
+  pickle.loads(content)
+  assert marker.exists()  # it would work
+  marker.unlink()
+  yield content
+  assert not marker.exists()
+
+
+def _nodes(kind):
+  for path in PACKAGE.rglob('*.py'):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, kind):
+        yield path.name, node
+
+
+def test_no_module_can_run_what_a_file_says():
+  names = {'pickle', 'dill', 'cloudpickle', 'marshal', 'shelve', 'joblib', 'yaml'}
+  for path, node in _nodes(ast.Import | ast.ImportFrom):
+    modules = [alias.name for alias in node.names] + [getattr(node, 'module', None) or '']
+    assert not names & {module.partition('.')[0] for module in modules}, path
+  for path, node in _nodes(ast.Call):
+    called = getattr(node.func, 'id', getattr(node.func, 'attr', ''))
+    assert called not in {'eval', 'exec', 'compile_command', 'system', 'popen'}, path
+    for keyword in node.keywords:
+      unsafe = keyword.arg in ('allow_pickle', 'shell')
+      assert not unsafe or ast.literal_eval(keyword.value) is False, path
+
+
+def test_files_are_written_by_renaming():
+  """All but the lines of metrics.jsonl, of which a half-written one is dropped."""
+  writing = {'write_text', 'write_bytes', 'savez', 'savez_compressed', 'imsave', 'dump'}
+  found = []
+  for path, node in _nodes(ast.Call):
+    name = getattr(node.func, 'attr', getattr(node.func, 'id', ''))
+    if name in writing:
+      target = getattr(node.args[0], 'id', '') if node.args else ''
+      if not (name.startswith('savez') and target == 'content'):  # io.BytesIO
+        found.append((path, name))
+    elif getattr(node.func, 'id', '') == 'open' and len(node.args) > 1:
+      found.append((path, ast.literal_eval(node.args[1])))
+  found = [entry for entry in found if entry[1] != 'rb']
+  assert sorted(found) == [('loop.py', 'a'), ('loop.py', 'wb')]
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
+  path = tmp_path / 'results.json'
+  loop.write_atomically(path, 'whole')
+
+  def full(_):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(os, 'fsync', full)
+  with pytest.raises(OSError, match='No space left') as caught:
+    loop.write_atomically(path, 'half')
+  assert caught.value.filename == str(path)
+  assert path.read_text() == 'whole' and [*tmp_path.iterdir()] == [path]
+
+
+def _objects(payload):
+  """An .npz file with an array of Python objects, whose pickle is `payload`."""
+  header = io.BytesIO()
+  np.lib.format.write_array_header_1_0(
+    header, {'descr': '|O', 'fortran_order': False, 'shape': (1,)}
+  )
+  content = io.BytesIO()
+  with zipfile.ZipFile(content, 'w') as file:
+    for name in ('images', 'test_predictions', 'test_labels', 'train_images'):
+      file.writestr(f'{name}.npy', header.getvalue() + payload)
+  return content.getvalue()
+
+
+def _bomb(count):
+  """A small .npz file of many zeros."""
+  content = io.BytesIO()
+  np.savez_compressed(content, images=np.zeros(count, np.uint8))
+  return content.getvalue()
+
+
+def _liar(shape):
+  """An .npz file whose header claims what is not there."""
+  header = io.BytesIO()
+  about = {'descr': '|u1', 'fortran_order': False, 'shape': shape}
+  np.lib.format.write_array_header_2_0(header, about)
+  content = io.BytesIO()
+  with zipfile.ZipFile(content, 'w') as file:
+    file.writestr('images.npy', header.getvalue() + b'x')
+  return content.getvalue()
+
+
+@pytest.mark.parametrize('kind', ['pickle', 'objects', 'liar', 'header', 'zip'])
+def test_arrays_of_a_run_are_read_without_trust(kind, tmp_path, payload):
+  path = tmp_path / 'arms' / 'augmented' / 'predictions.npz'
+  content = {
+    'pickle': payload,
+    'objects': _objects(payload),
+    'liar': _liar((2**62, 2)),
+    'header': b'PK\x03\x04' + b'\xff' * 100,
+    'zip': _objects(payload)[:-30],
+  }[kind]
+  loop.write_atomically(path, content)
+  with pytest.raises((OSError, ValueError)):
+    loop.read_arrays(path)
+  with pytest.raises(CheckpointError, match='missing or damaged'):
+    report._predictions(tmp_path, 'augmented')
+  assert policies._read_images(path, (3, 4, 8, 8, 1)) is None
+
+
+def test_a_bomb_is_not_unpacked(tmp_path):
+  path = tmp_path / 'offline.npz'
+  path.write_bytes(_bomb(2**22))
+  assert path.stat().st_size < 2**13
+  with pytest.raises(ValueError, match='too many'):
+    loop.read_arrays(path, 2**20)
+  assert policies._read_images(path, (3, 4, 8, 8, 1)) is None
+
+
+def _bytes_of(value):
+  return flax.serialization.msgpack_serialize(value)
+
+
+def test_a_kept_probe_is_read_without_trust(tmp_path, payload):
+  shapes = {'params': {'a': jax.ShapeDtypeStruct((2, 3), np.float32)}}
+  good = {'params': {'a': np.ones((2, 3), np.float32)}}
+  path = tmp_path / 'probe.msgpack'
+  path.write_bytes(_bytes_of(good))
+  assert probe._read(path, shapes) is not None
+  whole = path.read_bytes()
+  harmful = [
+    payload,
+    b'',
+    whole[:-1],
+    whole + b'x',
+    b'\x93' * 2000,
+    b'\xdd\xff\xff\xff\xff',
+  ]
+  harmful += [
+    _bytes_of({'params': {'a': np.ones((2, 3), np.float64)}}),
+    _bytes_of({'params': {'a': np.ones((3, 2), np.float32)}}),
+    _bytes_of({'params': {'a': 1}}),
+    _bytes_of([1]),
+    # It claims to be the chunks of an array that is larger than any memory.
+    _bytes_of({'params': {'a': {
+      '__msgpack_chunked_array__': True, 'shape': {'0': 2**40, '1': 3}, 'chunks': {}}}}),
+  ]  # fmt: skip
+  rng = np.random.default_rng(0)
+  for _ in range(200):  # and damage anywhere
+    damaged = bytearray(whole)
+    damaged[rng.integers(len(damaged))] ^= 1 << rng.integers(8)
+    harmful.append(bytes(damaged))
+  for content in harmful:
+    path.write_bytes(content)
+    read = probe._read(path, shapes)
+    assert read is None or read['params']['a'].shape == (2, 3)
+
+
+def test_a_checkpoint_of_pickles_is_refused(tmp_path, payload):
+  state = {'a': jax.numpy.ones((2, 3))}
+  with checkpoint.Checkpoints(tmp_path / 'checkpoints') as checkpoints:
+    checkpoints.save(1, state=state, host={'step': 1})
+  for path in (tmp_path / 'checkpoints').rglob('*'):
+    if path.is_file():
+      path.write_bytes(payload)
+  with (
+    checkpoint.Checkpoints(tmp_path / 'checkpoints') as checkpoints,
+    pytest.raises(CheckpointError, match='Checkpoint 1'),
+  ):
+    checkpoints.restore_step(1, state)
+
+
+def test_the_format_of_checkpoints_holds_no_code(tmp_path, payload):
+  """What the files of a checkpoint begin with: JSON and tensorstore's own formats."""
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(tmp_path / 'x', {'a': np.ones(3)})
+  files = [path for path in (tmp_path / 'x').rglob('*') if path.is_file()]
+  assert files and not [p for p in files if p.read_bytes().startswith(b'\x80\x04')]
+
+
+class _Page(html.parser.HTMLParser):
+  """Gathers what a page could run or fetch."""
+
+  def __init__(self):
+    super().__init__()
+    self.found = []
+
+  def handle_starttag(self, tag, attributes):
+    if tag in ('script', 'iframe', 'object', 'link', 'form'):
+      self.found.append(tag)
+    for name, value in attributes:
+      outside = name in ('src', 'href') and not (value or '').startswith('data:image/png')
+      if name.startswith('on') or outside:
+        self.found.append((name, value))
+
+
+def test_evil_names_stay_in_the_workdir_and_in_the_report(original):  # noqa: F811
+  """Class names of markup and of another directory, through a whole run."""
+  outside = {path.name for path in original.root.iterdir()}
+  assert outside == {'toy.py', 'toy.npz', 'done'}
+  assert [*original.root.parent.iterdir()] == [original.root]
+  text = (original.done / 'report.html').read_text()
+  page = _Page()
+  page.feed(text)
+  assert not page.found
+  assert '&lt;script&gt;alert(1)' in text and '&lt;i&gt;for ever' in text
+  names = [path.name for path in original.done.rglob('*')]
+  assert not [name for name in names if 'script' in name or 'onerror' in name]
+
+
+@pytest.mark.parametrize('name', ['../x', 'a/b', '/etc/x', '<b>', 'a b', '..\\x', ''])
+def test_names_of_an_ablation_that_could_be_paths_are_refused(name):
+  config = config_lib.add_ablation(config_lib.default(), arms={name: {'mix.ratio': 0.1}})
+  with pytest.raises(ConfigError, match='letters, digits'):
+    ablation.arms_of(config, lambda _: 100, None)
+
+
+def test_cells_stay_in_their_directory(tmp_path):
+  """Also where a name comes from a value of the grid."""
+  paths = ('../../x', '/etc/x', 'a/../../b')
+  config = config_lib.add_ablation(
+    config_lib.default(), grid={'data.data_dir': paths}, seeds=(0,), arms={'..': {}}
+  )
+  found = cells.list_cells(config, ablation.arms_of(config, lambda _: 1000, None))
+  home = (tmp_path / 'cells').resolve()
+  for cell in found:
+    assert (home / cell.name).resolve().parent == home, cell.name
+
+
+def _summary(name):
+  row = {'name': 'few', 'role': 'treatment', 'fields': {}, 'num_seeds': 0, 'accuracy': {}}
+  setting = {'name': f'data.name={name}', 'arms': [row], 'best': None}
+  return {
+    'dataset': name,
+    'seeds': [0],
+    'control': 'real_classical',
+    'num_cells': 1,
+    'num_finished': 0,
+    'missing': [name],
+    'failures': {'few': f'ValueError: {name}'},
+    'num_comparisons': 1,
+    'foreign': [name],
+    'settings': [setting],
+  }
+
+
+@pytest.mark.parametrize('name', [*EVIL, '[/bold] | x'])
+def test_the_report_of_an_ablation_escapes_names_and_errors(name, tmp_path):
+  summary, out = _summary(name), io.StringIO()
+  plan = {
+    'config': config_lib.default().to_dict() | {'duration': name},
+    'arms': [],
+    'cells': [],
+    'versions': {'x': name},
+    'device': name,
+  }
+  cell = {'cell': name, 'status': 'missing', 'device': name, 'versions': name}
+  page = _Page()
+  page.feed(
+    ablation_report._html(tmp_path, plan, [], summary, [cell | {'changed': name}])
+  )
+  assert not page.found
+  lines = ablation_report._markdown(summary)
+  assert '<script' not in lines and '<img' not in lines and ' | x' not in lines
+  ablation_report.print_summary(summary, out)  # markup of the terminal is not obeyed
+  assert name in out.getvalue()
+
+
+def test_the_code_named_in_a_workdir_of_others_is_not_run(tmp_path, monkeypatch):
+  """A generator of one's own is imported where the command names it, not a file."""
+  marker = tmp_path / 'marker'
+  (tmp_path / 'evil_module.py').write_text(f'open({str(marker)!r}, "w")\n')
+  monkeypatch.syspath_prepend(tmp_path)
+  config = config_lib.default()
+  config.sampler.generator, config.data.image_size = 'evil_module:make', 8
+  config.data.name = 'npz'
+  info = {'fingerprint': '0', 'class_names': ['a', 'b'], 'image_shape': [8, 8, 1]}
+  run = {'config': config.to_dict(), 'data': info, 'versions': {}}
+  loop.write_atomically(tmp_path / 'run' / 'config.json', json.dumps(run))
+  results = json.dumps({'arms': {}, 'gan': {}, 'versions': {}})
+  loop.write_atomically(tmp_path / 'run' / 'results.json', results)
+  for command in ('sample', 'score', 'evaluate', 'report', 'export'):
+    assert cli.main(['gan_aug_jax', command, f'--workdir={tmp_path / "run"}']) in (2, 3)
+  assert not marker.exists()
+
+
+def test_predictions_are_written_whole(tmp_path, toy, monkeypatch):
+  split = {'predictions': np.zeros(3, np.int32)}
+  path = tmp_path / 'arms' / 'x' / 'predictions.npz'
+  renamed = []
+  monkeypatch.setattr(loop, 'write_atomically', lambda *given: renamed.append(given))
+  arms._write_predictions(path, {'eval': split, 'val': split}, toy)
+  ((where, content),) = renamed
+  assert where == path and content.startswith(b'PK')
