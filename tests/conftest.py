@@ -32,6 +32,11 @@ def make_dataset(num_classes=3, per_class=12, size=8, channels=1, seed=0):
   return data.Dataset('toy', names, split(per_class), split(4), split(6))
 
 
+def pytest_collection_modifyitems(items):
+  """Puts the slowest tests first, so that the last ones are short for every worker."""
+  items.sort(key=lambda item: item.path.name != 'test_processes.py')
+
+
 @pytest.fixture(scope='session')
 def toy():
   return make_dataset()

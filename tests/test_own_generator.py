@@ -71,9 +71,10 @@ ONE_ARM = "arms=('augmented_classical',)"
 @pytest.mark.parametrize(
   'fields',
   [
-    (),
-    ('sampler.candidates=2', 'sampler.min_confidence=0.1', 'sampler.classes=feedback'),
-    ('sampler.score=hard', 'sampler.candidates=2', 'sampler.labels=teacher'),
+    (
+      *('sampler.score=hard', 'sampler.candidates=2', 'sampler.min_confidence=0.1'),
+      *('sampler.labels=teacher', 'sampler.classes=feedback'),
+    ),
     ('sampler.refresh_every=5', 'sampler.source=mislabelled', 'mix.mode=add'),
     ('sampler.offline=6', 'sampler.score=random', 'sampler.candidates=2'),
   ],
