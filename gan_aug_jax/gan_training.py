@@ -161,7 +161,7 @@ def _train(training, dataset):
     'candidates': selection.history,
     'kept': sorted(selection.kept),
     'networks': ['generator', 'discriminator'],  # of each that is kept
-    'warnings': candidates.warnings(fitted.rows, selection.history[-1], num_steps),
+    'warnings': candidates.warnings(fitted.rows, selection.chosen, num_steps),
     **{name: fitted.host[name] for name in (*_SECONDS, 'steps_per_call', 'peak_bytes')},
     'step_ms_median': loop.median_step_ms(fitted.rows),
   }

@@ -40,8 +40,8 @@ class Generator:
     name: what messages call it.
   """
 
-  sample: Callable
-  variables: Any
+  sample: Callable = dataclasses.field(repr=False)
+  variables: Any = dataclasses.field(repr=False)  # or a notebook would print them all
   image_shape: tuple[int, int, int]
   class_names: tuple[str, ...]
   trained_on: str = ''

