@@ -62,7 +62,7 @@ def launch(tmp_path_factory):
 
 
 def _finish(*processes, code=0):
-  outputs = [process.communicate(timeout=240)[0] for process in processes]
+  outputs = [process.communicate(timeout=600)[0] for process in processes]
   for process, output in zip(processes, outputs, strict=True):
     assert process.returncode == code, output
   return outputs
