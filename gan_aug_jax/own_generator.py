@@ -75,7 +75,8 @@ def load(session, dataset):
 def obtain(session, dataset):
   """Like `load`; and writes gan/own.npz, result.json and samples.png when it is new."""
   generator, path = load(session, dataset), session.path('gan', 'result.json')
-  if before := read_result(path):
+  before = read_result(path)
+  if before and session.path('gan', 'own.npz').exists():
     # The seconds are those of the first time.
     info = generator.info | {'train_seconds': before.get('train_seconds', 0.0)}
     return gan_training.FrozenGenerator(

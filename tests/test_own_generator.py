@@ -138,6 +138,9 @@ def test_a_run_goes_on_with_the_same_one_only(run, capsys, monkeypatch):
   monkeypatch.setattr(makers, 'own', lambda dataset: _make(dataset, scale=0.5))
   assert run('own', ONE_ARM) == 0
   assert arm()['eval_loss'] == before['eval_loss']
+  kept = run.workdir / 'gan' / 'own.npz'
+  kept.unlink()
+  assert run('own', ONE_ARM) == 0 and kept.exists()
   monkeypatch.setattr(makers, 'own', lambda dataset: _make(dataset, noise=0.6))
   assert run('own', ONE_ARM) == 3
   assert 'another generator' in capsys.readouterr().err

@@ -210,10 +210,12 @@ def one_process(launch, tmp_path_factory):
 
 @pytest.mark.parametrize('backend', ['jit', 'pmap'])
 def test_two_processes_of_two_devices_equal_one_of_four(
-  launch, one_process, tmp_path, backend
+  launch, request, tmp_path, backend
 ):
   flags = [*SHORT, f'--config.backend={backend}']
-  if backend == 'pmap':
+  if backend == 'jit':
+    one_process = request.getfixturevalue('one_process')
+  else:
     flags += ['--config.gan.select=frechet', '--config.sampler.on_reject=drop']
     one_process = tmp_path / 'one'
     _finish(launch(one_process, *flags, '--config.num_cpu_devices=4'))
