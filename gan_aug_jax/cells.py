@@ -94,8 +94,7 @@ def _gan_of(base, config):
   return hashlib.sha256(content.encode()).hexdigest()[:16], shared
 
 
-# Seeds that train in one program need theirs at once; else cells go seed by seed.
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=8)  # seeds that train in one program need theirs at once
 def _load(fields):
   config = config_lib.default()
   config.update_from_flattened_dict(dict(fields))

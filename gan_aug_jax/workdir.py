@@ -239,8 +239,9 @@ def reading(path):
     raise
   except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
     raise CheckpointError(
-      f'What {str(path)!r} says cannot be used: it is damaged, or of another version '
-      f'({type(error).__name__}); move it away and start again, which writes a new one.'
+      f'What {str(path)!r} says cannot be used ({type(error).__name__}): it is damaged '
+      'or of another version, and starting again without it writes a new one; or this is a '
+      'defect of ours, which --debug shows.'
     ) from error
 
 
