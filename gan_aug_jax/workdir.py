@@ -240,8 +240,8 @@ def reading(path):
   except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
     raise CheckpointError(
       f'What {str(path)!r} says cannot be used ({type(error).__name__}): it is damaged '
-      'or of another version, and starting again without it writes a new one; or this is a '
-      'defect of ours, which --debug shows.'
+      'or of another version, and starting again without it writes a new one; or this '
+      'is a defect of ours, which --debug shows.'
     ) from error
 
 
