@@ -46,6 +46,7 @@ def launch(tmp_path_factory):
   config.write_text(CONFIG)
   environment = {k: v for k, v in os.environ.items() if k != 'NPROC'}
   environment['XDG_CACHE_HOME'] = str(directory / 'cache')  # compiled once for them all
+  environment['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'  # most of the time is compilation
 
   def start(workdir, *flags):
     command = [sys.executable, '-m', 'gan_aug_jax', 'run', f'--config={config}']
