@@ -14,10 +14,12 @@ from gan_aug_jax.errors import ConfigError
 CONTROLS = ('real_only', 'real_classical')
 TREATMENT = 'augmented_classical'
 PLACEBOS = ('noise', 'mislabelled')
+# Real images in the generator's place: those it was trained on, and ones that it was not.
+BOUNDS = ('replayed', 'unseen')
 # What differs between an arm and its control must be synthesis, and nothing else.
 _OF_ARMS = ('arms', 'mix.', 'sampler.', 'gan.', 'augment.on')
 _OF_ARMS += ('classifier.budget', 'classifier.batch_norm')
-_OF_CONTROLS = ('arms', 'classifier.', 'augment.')
+_OF_CONTROLS = ('arms', 'classifier.', 'augment.', 'data.train_on_val')
 # Fields that a real-only classifier does not hang on.
 _OF_SYNTHESIS = ('mix.', 'sampler.', 'gan.')
 
@@ -29,12 +31,13 @@ class Arm:
   Attributes:
     setting: the point of the grid, 'per_class=25', or '' without a grid.
     name: of the arm; unique in its setting.
-    role: 'treatment'; 'placebo'; 'control'; or 'matched', a control that is there to
-      take as many steps, say, as one of the others.
+    role: 'treatment'; 'placebo'; 'bound'; 'control'; 'matched', a control that is there
+      to take as many steps, say, as one of the others; or 'all_labels', one that trains
+      on validation images, too, by which it cannot be chosen.
     fields: {dotted field: value}, what differs from the ablation's base config.
     key: names what is trained. Settings that differ in nothing that a control hangs on
       share it.
-    same_steps: of a treatment or placebo, the control that takes as many steps.
+    same_steps: of a treatment, placebo or bound, the control that takes as many steps.
     same_exposure: the control that sees as many real images, or '' where that is not
       known in advance.
     same_compute: the control that has as many operations, the GAN's included; or ''.
@@ -81,7 +84,7 @@ def arms_of(config, size_of, operations_of):
     arms += _Setting(base, spec, setting, point, size_of).arms(operations_of)
   for arm in arms:
     config = _valid(base, arm.fields)
-    if spec.vmap_seeds and config_lib.needs_generator(config):
+    if spec.vmap_seeds and config_lib.draws_synthetic(config):
       _check_together(config)
   return arms
 
@@ -118,16 +121,18 @@ class _Setting:
     for kind in CONTROLS:
       self._control(kind, self.normal)
     for name, fields in self.spec.controls.items():
-      self._add_control(name, 'control', {'arms': (self.spec.control,), **fields})
+      role = 'control'
+      if fields.get('data.train_on_val'):
+        role, fields = 'all_labels', {'classifier.num_steps': self.normal, **fields}
+      self._add_control(name, role, {'arms': (self.spec.control,), **fields})
     wanted = self.spec.arms or {TREATMENT: {}}
     arms = [
       self._arm(name, 'treatment', fields, operations_of)
       for name, fields in wanted.items()
     ]
-    arms += [
-      self._arm(name, 'placebo', {'sampler.source': name}, operations_of)
-      for name in self.spec.placebos
-    ]
+    for role, names in (('placebo', self.spec.placebos), ('bound', self.spec.bounds)):
+      for name in names:
+        arms.append(self._arm(name, role, {'sampler.source': name}, operations_of))
     return [*self.controls.values(), *arms]
 
   def _add_control(self, name, role, fields):
@@ -150,7 +155,7 @@ class _Setting:
   def _arm(self, name, role, fields, operations_of):
     fields = {'arms': (TREATMENT,), **self.point, **fields}
     config = _valid(self.base, fields)
-    draws = config_lib.needs_generator(config)
+    draws = config_lib.draws_synthetic(config)
     # Without classical augmentation, what it is compared with has none either.
     kind = self.spec.control if config.arms == (TREATMENT,) else 'real_only'
     num_steps = policies.num_steps_of_arm(config, self.size, synthetic=draws)
@@ -183,7 +188,6 @@ def _check_countable(name, config):
     'sampler.labels': sampler.labels == 'teacher',
     'sampler.candidates': sampler.candidates > 1 and sampler.score in ('teacher', 'hard'),
     'sampler.min_confidence': sampler.min_confidence > 0,
-    'sampler.refresh_every': sampler.refresh_every > 1,
     'sampler.offline': sampler.offline > 0,
     'sampler.checkpoints': len(sampler.checkpoints) > 0,
     'sampler.generator': bool(sampler.generator),
@@ -234,6 +238,8 @@ def _validate(config):
     raise ConfigError(f'ablation.control={spec.control!r} must be one of {CONTROLS}.')
   if not set(spec.placebos) <= set(PLACEBOS):
     raise ConfigError(f'ablation.placebos={spec.placebos!r} must be some of {PLACEBOS}.')
+  if not set(spec.bounds) <= set(BOUNDS):
+    raise ConfigError(f'ablation.bounds={spec.bounds!r} must be some of {BOUNDS}.')
   _validate_grid(base, spec.grid)
   _validate_arms(base, spec)
 
@@ -268,7 +274,12 @@ def _validate_grid(base, grid):
 def _validate_arms(base, spec):
   groups = (('arms', _OF_ARMS, 'augmented'), ('controls', _OF_CONTROLS, 'real'))
   for group, allowed, kind in groups:
-    taken = {*CONTROLS, *spec.placebos, *(spec.arms if group == 'controls' else ())}
+    taken = {
+      *CONTROLS,
+      *spec.placebos,
+      *spec.bounds,
+      *(spec.arms if group == 'controls' else ()),
+    }
     for name, fields in spec[group].items():
       where = f'ablation.{group}[{name!r}]'
       if not re.fullmatch(r'[\w.+=-]{1,60}', name):

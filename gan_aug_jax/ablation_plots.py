@@ -36,6 +36,42 @@ def draw(setting, control, cells, class_names):
   return images
 
 
+def draw_curve(settings, field, values):
+  """Draws the differences of each arm to its control along a grid of one field.
+
+  Args:
+    settings: of `findings.summarize`, one for each value.
+    field: name of it.
+    values: numbers.
+
+  Returns:
+    {'curve': PNG bytes}; empty where no arm is finished at two values.
+  """
+  lines = {}
+  for value, setting in zip(values, settings, strict=True):
+    for row in setting['arms']:
+      if row.get('difference'):
+        lines.setdefault(row['name'], []).append((value, row['difference']))
+  panels = {
+    name: {
+      'x': [value for value, _ in line],
+      'values': [row['mean'] for _, row in line],
+      'low': [row['low'] for _, row in line],
+      'high': [row['high'] for _, row in line],
+      'seeds': [row['differences'] for _, row in line],
+      'band': (0, 0, 0),
+    }
+    for name, line in lines.items()
+    if len(line) > 1
+  }
+  if not panels:
+    return {}
+  image = pictures.dots(
+    panels, labels=values, x=values, x_name=field, y_name='difference', same_y=True
+  )
+  return {'curve': image}
+
+
 def _differences(treated, best):
   """(label, comparison) of each arm, with each control that is another, best first."""
   rows = []

@@ -105,6 +105,8 @@ def load_data(config):
   """As `experiment.load_data`, and keeps the last ones."""
   fields = {f: v for f, v in config_lib.flatten(config).items() if f.startswith('data.')}
   fields['data.seed'] = config_lib.seed_of(config, 'data')
+  if config.sampler.source == 'unseen':  # which asks for more images
+    fields['sampler.source'] = 'unseen'
   return _load(tuple(fields.items()))
 
 
@@ -125,6 +127,9 @@ def plan(config, workdir, layout):
   """
 
   def operations_of(config, control):
+    # As if a pool were drawn in each step: the control gets more, and not less.
+    config = config.copy_and_resolve_references()
+    config.sampler.refresh_every = 1
     session = Session(config, workdir, layout, quiet=True)
     return _operations(session, control)
 

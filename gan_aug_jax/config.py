@@ -43,6 +43,8 @@ def default():
   data.val_fraction = 0.1  # of the training split (or the budget), stratified
   data.imbalance = 1.0  # times fewer images of the rarest class, validation included
   data.imbalance_shape = 'exponential'  # a long tail; or 'step', half of the classes rare
+  data.train_on_val = False  # train on validation images, too, which then say nothing
+  data.test_on = 'test'  # or, in a search, 'val': the test split is not looked at
   data.seed = -1  # of the subset, the validation split and the order
 
   config.gan = gan = ml_collections.ConfigDict()
@@ -112,7 +114,7 @@ def default():
   sampler.generator = ''  # 'module:name' of a generator of one's own; '' trains the GAN
   sampler.allow_foreign = False  # also one that saw other images, and say so
   sampler.checkpoints = ()  # generators to draw from: 'step:N' and 'seed:N'; (): the best
-  sampler.source = 'generator'  # or, as controls, 'noise' or 'mislabelled' images
+  sampler.source = 'generator'  # or, to compare, 'noise', 'mislabelled' or real images
   sampler.precision = ''  # the frozen generator computes in; '' follows gan.precision
   sampler.candidates = 1  # drawn for each synthetic position, the best of them kept
   sampler.score = 'teacher'  # best by 'teacher', 'discriminator', 'hard' or 'random'
@@ -164,6 +166,7 @@ def ablation():
     'control': 'real_classical',  # or 'real_only', what the verdict compares with
     'controls': {},  # name: {field: value}, further ones, which may be the best, too
     'placebos': (),  # some of 'noise', 'mislabelled': images in place of the generator's
+    'bounds': (),  # some of 'replayed', 'unseen': real ones, the floor and the ceiling
     'equal_compute': False,  # a control that has the GAN's operations to train on, too
     'vmap_seeds': False,  # all seeds of an arm in one program
   }
@@ -247,9 +250,18 @@ def is_augmented(config, arm):
   return config.mix.ratio > 0 and ARMS[arm][0]
 
 
-def needs_generator(config):
-  """Whether any arm draws synthetic images."""
+def draws_synthetic(config):
+  """Whether any arm draws synthetic images, or what a control has in their place."""
   return any(is_augmented(config, arm) for arm in config.arms)
+
+
+def needs_generator(config):
+  """Whether any arm draws from a generator, or asks its discriminator."""
+  sampler = config.sampler
+  judged = sampler.candidates > 1 or sampler.min_confidence > 0
+  asked = sampler.source in ('generator', 'mislabelled')
+  asked = asked or (judged and sampler.score == 'discriminator')
+  return asked and draws_synthetic(config)
 
 
 def seed_of(config, part):

@@ -32,6 +32,8 @@ class Dataset:
     val: held out of the training split (and of the label budget), or the source's own.
     test: never touched in training.
     skipped: names of the image files that could not be read.
+    unseen: what the budget left of the source's training split, for a bound that shows
+      real images in the generator's place; None where it was not asked for.
   """
 
   name: str
@@ -40,6 +42,7 @@ class Dataset:
   val: Split
   test: Split
   skipped: tuple[str, ...] = ()
+  unseen: Split | None = None
 
   @property
   def num_classes(self):
@@ -74,6 +77,9 @@ def load_dataset(
   imbalance_shape='exponential',
   data_dir='',
   on_corrupt='refuse',
+  train_on_val=False,
+  test_on='test',
+  with_unseen=False,
 ):
   """Loads, subsets, splits and sizes a dataset.
 
@@ -95,6 +101,9 @@ def load_dataset(
       `save_to_disk` wrote of 'huggingface:NAME'; of TFDS its directory, or empty for
       TFDS_DATA_DIR or TFDS's own default.
     on_corrupt: image files that cannot be read: 'refuse', or 'skip' and name them.
+    train_on_val: whether `train` is to have the images of `val`, too.
+    test_on: 'test'; or 'val', whose images then take the place of the test split.
+    with_unseen: whether to keep what the budget leaves, see `Dataset.unseen`.
 
   Returns:
     A `Dataset`.
@@ -111,27 +120,55 @@ def load_dataset(
     pool, test = _hold_out_test(name, found)
   _check_counts(name, pool, found, least=2 if val is None else 1)
   rng = np.random.default_rng((seed, 0))
+  whole, kept = pool, np.arange(len(pool))
   if per_class:
-    pool = _within_budget(name, pool, found, per_class, rng)
+    kept = _within_budget(name, pool, found, per_class, rng)
   if imbalance > 1:
-    kept = imbalanced(np.bincount(pool.labels), imbalance, imbalance_shape)
-    pool = pool.rows(draw_per_class(pool.labels, kept, rng))
+    labels = whole.labels[kept]
+    counts = imbalanced(np.bincount(labels), imbalance, imbalance_shape)
+    kept = kept[draw_per_class(labels, counts, rng)]
+  if len(kept) < len(whole):
+    pool = whole.rows(kept)
+  chosen = [_unseen(name, whole, kept, found)] if with_unseen else []
   if val is None:
     pool, val = _hold_out(pool, val_fraction, rng)
+  chosen = [pool, val, val if test_on == 'val' else test, *chosen]
   sized = [
     Split(resize(split.images, image_size), split.labels.astype(np.int32))
-    for split in (pool, val, test)
+    for split in chosen
   ]
+  train, val, test, *unseen = _with_same_channels(sized)
+  if train_on_val:
+    train = Split(
+      np.concatenate([train.images, val.images]),
+      np.concatenate([train.labels, val.labels]),
+    )
   # What a report calls it.
   title = pathlib.Path(data_dir).resolve().name if key in ('folder', 'npz') else name
   title = ''.join(c if c.isprintable() else '?' for c in title) or name
-  return Dataset(
-    title, tuple(found.class_names), *_with_same_channels(sized), tuple(found.skipped)
-  )
+  names, skipped = tuple(found.class_names), tuple(found.skipped)
+  return Dataset(title, names, train, val, test, skipped, *unseen)
+
+
+def _unseen(name, whole, kept, found):
+  """What a budget leaves of a training split.
+
+  Raises:
+    DataError: if it leaves nothing of a class.
+  """
+  rest = whole.rows(np.setdiff1d(np.arange(len(whole)), kept))
+  left = np.bincount(rest.labels, minlength=len(found.class_names))
+  if left.min() == 0:
+    raise DataError(
+      f"sampler.source='unseen' shows images of {name!r} beyond the budget, which leaves "
+      f'none of class {found.class_names[int(left.argmin())]!r}; set data.per_class to '
+      'less than there are.'
+    )
+  return rest
 
 
 def _within_budget(name, pool, found, per_class, rng):
-  """Draws `per_class` images of each class.
+  """Draws `per_class` indices of each class.
 
   Raises:
     DataError: if there are fewer, or a validation split that is no part of them.
@@ -149,7 +186,7 @@ def _within_budget(name, pool, found, per_class, rng):
       f'data.per_class={per_class} asks for more than class {short!r} of {name!r} has '
       f'({present.min()} training images); ask for fewer.'
     )
-  return pool.rows(draw_per_class(pool.labels, [per_class] * len(present), rng))
+  return draw_per_class(pool.labels, [per_class] * len(present), rng)
 
 
 def _hold_out(split, fraction, rng):

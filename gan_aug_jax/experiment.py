@@ -35,6 +35,9 @@ def load_data(config):
     imbalance_shape=data.imbalance_shape,
     data_dir=data.data_dir,
     on_corrupt=data.on_corrupt,
+    train_on_val=data.train_on_val,
+    test_on=data.test_on,
+    with_unseen=config.sampler.source == 'unseen',
   )
 
 
@@ -125,6 +128,7 @@ def train_arms(session, dataset, generator):
   results = {
     'dataset': dataset.name,
     'num_skipped': len(dataset.skipped),
+    'test_on': session.config.data.test_on,
     'seed': session.config.seed,
     'train_counts': np.bincount(
       dataset.train.labels, minlength=dataset.num_classes

@@ -24,7 +24,8 @@ _MEANS = (
 )
 _MEANS += ('eval_worst_recall', 'generalization_gap', 'effective_ratio', 'asked_ratio')
 _MEANS += ('step_ms_median', 'train_seconds', 'num_steps', 'epoch')
-_TREATED, _CONTROLS = ('treatment', 'placebo'), ('control', 'matched')
+_JUDGED, _CONTROLS = ('treatment', 'placebo'), ('control', 'matched')
+TREATED = (*_JUDGED, 'bound')
 # What a row has: the field of an `ablation.Arm` that names what it is compared with, and
 # what is equal then.
 COMPARISONS = {
@@ -102,7 +103,8 @@ def summarize(plan, finished, failures):
     A JSON-serialisable dict: 'settings', a list of {'name', 'arms', 'best'}; an arm has
     what its seeds gave and, if it is no control, 'difference' to the control of as many
     steps, 'exposure' and 'compute' to the controls of as many real images and
-    operations; 'best' compares the best arm with the best control.
+    operations; 'best' compares the best arm with the best control, and in 'all_labels'
+    with the controls that train on validation images, too.
   """
   by_arm, settings = {}, {}
   for cell in finished:
@@ -116,12 +118,13 @@ def summarize(plan, finished, failures):
     found.append({'name': name, 'arms': rows, 'best': _best(rows, cells)})
   # Of all that will be compared, or what is finished first would be judged too easily.
   num_comparisons = len(settings)
-  num_comparisons += sum(arm['role'] in _TREATED for arm in plan['arms'])
+  num_comparisons += sum(arm['role'] in _JUDGED for arm in plan['arms'])
   _decide(found, num_comparisons)
   names = {about['name'] for about in plan['cells']}
   done = {cell.about['name'] for cell in finished}
   return {
     'dataset': finished[0].results['dataset'] if finished else '',
+    'test_on': finished[0].results.get('test_on', 'test') if finished else '',
     'seeds': sorted({about['seed'] for about in plan['cells']}),
     'control': plan['ablation']['control'],
     'num_cells': len(names),
@@ -150,8 +153,10 @@ def _row(arm, cells):
     return row
   row |= {field: _mean(cell.arm[field] for cell in mine.values()) for field in _MEANS}
   row['gan_seconds'] = _mean(cell.gan_seconds for cell in mine.values())
+  rare = [_rare_recall(cell) for cell in mine.values()]
+  row['rare_recall'] = None if None in rare else _mean(rare)
   row |= _spread(list(accuracies.values()))
-  if arm['role'] in _TREATED:
+  if arm['role'] in TREATED:
     for name, (control, _) in COMPARISONS.items():
       if arm[control]:
         row[name] = _compare(mine, cells[arm[control]], arm[control])
@@ -166,6 +171,15 @@ def _spread(values):
   """Mean, standard deviation and t-interval over seeds."""
   about = statistics.paired_t(values)
   return {name: about[name] for name in ('mean', 'sd', 'low', 'high')}
+
+
+def _rare_recall(cell):
+  """Mean test recall of the rarer half of the classes; None if all are equal."""
+  counts = np.asarray(cell.results['train_counts'])
+  if counts.min() == counts.max():
+    return None
+  rare = np.argsort(counts, kind='stable')[: len(counts) // 2]
+  return float(np.mean(np.asarray(cell.arm['per_class']['recall'])[rare]))
 
 
 def _compare(treatment, control, name):
@@ -187,8 +201,11 @@ def _compare(treatment, control, name):
     mine.arm['step_ms_median'] / theirs.arm['step_ms_median'] - 1
     for mine, theirs in pairs
   ]
+  rare = [[_rare_recall(cell) for cell in pair] for pair in pairs]
+  unequal = all(None not in pair for pair in rare)
   return {
     'control': name,
+    'rare_recall': statistics.paired_t([a - b for a, b in rare]) if unequal else None,
     'seeds': seeds,
     'differences': differences,
     **statistics.paired_t(differences),
@@ -212,8 +229,14 @@ def _best(rows, cells):
     for row in rows
     if row['role'] in _CONTROLS and row.get('num_steps', 0) >= best['num_steps']
   ]
+  beside = [
+    _compare(cells[best['name']], cells[row['name']], row['name'])
+    for row in rows
+    if row['role'] == 'all_labels'
+  ]
   return compared and compared | {
     'arm': best['name'],
+    'all_labels': [other for other in beside if other],
     'trials': sum(row['role'] == 'treatment' for row in rows),
     'control_trials': len(fair),
   }
@@ -231,8 +254,9 @@ def _first(rows):
 def _compared(settings):
   """Every comparison that gets a verdict."""
   for setting in settings:
-    rows = [row['difference'] for row in setting['arms'] if row.get('difference')]
-    yield from rows
+    for row in setting['arms']:
+      if row['role'] in _JUDGED and row.get('difference'):
+        yield row['difference']
     if setting['best']:
       yield setting['best']
 

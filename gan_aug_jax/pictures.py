@@ -127,26 +127,30 @@ def confusion_matrices(class_names, matrices):
   return _png(figure)
 
 
-def dots(panels, *, labels, x=None, x_name='', y_name=''):
+def dots(panels, *, labels, x=None, x_name='', y_name='', same_y=False):
   """Points with intervals, in panels side by side, beside the band of a control.
 
   Args:
-    panels: {title: {'values', 'low', 'high', 'seeds', 'band', 'percent'}}: values and
-      ends of intervals [n]; seeds [n], lists of single values; band (low, mean, high).
+    panels: {title: {'values', 'low', 'high', 'seeds', 'band', 'percent', 'x'}}: values
+      and ends of intervals [n]; seeds [n], lists of single values; band (low, mean,
+      high); x [n], places of a panel's own, some of `x`.
     labels: names [n] of the points.
-    x: their places [n], or None to list them one below the other.
+    x: their places [n], or None to list them one below the other. Where the last is many
+      times the first, the axis is logarithmic and marks them.
     x_name: of that axis.
     y_name: of the values.
+    same_y: whether the panels share the values' axis.
 
   Returns:
     PNG bytes.
   """
   listed = x is None
-  places = -np.arange(len(labels)) if listed else np.asarray(x)
+  everywhere = -np.arange(len(labels)) if listed else np.asarray(x)
   height = max(2.6, 0.34 * len(labels) + 1.2) if listed else 3.0
   figure = Figure(figsize=(3.3 * len(panels) + 1.5 * listed, height))
-  axes = figure.subplots(1, len(panels), squeeze=False, sharey=listed)[0]
+  axes = figure.subplots(1, len(panels), squeeze=False, sharey=listed or same_y)[0]
   for ax, (title, panel) in zip(axes, panels.items(), strict=True):
+    places = np.asarray(panel.get('x', everywhere))
     values = np.asarray(panel['values'], float)
     ends = np.stack([panel['low'], panel['high']]).astype(float)
     reach = np.nan_to_num(np.abs(ends - values))
@@ -170,6 +174,10 @@ def dots(panels, *, labels, x=None, x_name='', y_name=''):
       ax.set_yticks(places, labels)
     else:
       ax.set_xlabel(x_name)
+      if everywhere.min() > 0 and everywhere.max() > 8 * everywhere.min():
+        ax.set_xscale('log')
+        ax.set_xticks(everywhere, [f'{place:g}' for place in everywhere])
+        ax.minorticks_off()
     ax.grid(alpha=0.3)
     ax.spines[['top', 'right']].set_visible(False)
   figure.tight_layout()

@@ -56,7 +56,7 @@ def prepare(session, dataset, generator):
   Args:
     session: the run's.
     dataset: the data; its test split is not read.
-    generator: a `FrozenGenerator`.
+    generator: a `FrozenGenerator`; None where the config needs none.
 
   Returns:
     The `Source`.
@@ -73,43 +73,64 @@ def prepare(session, dataset, generator):
 
 def _prepare(session, dataset, generator):
   began, config = time.perf_counter(), session.config
-  data_info, info, keep = describe_data(dataset), {}, _filter(config)
-  num_members = max(1, len(generator.members))
-  latents = {
-    'std': config.sampler.latent_std,
-    'truncation': config.sampler.truncation,
-    'interpolation': config.sampler.interpolation,
-  }
-  sample = generator.sample
-  if not config.sampler.generator:  # whose latents are its own affair
-    sample = gan_training.make_sampler(session, data_info, num_members, **latents)
-  if config.sampler.source == 'noise':
-    sample = sampler.make_noise_sampler(dataset.image_shape)
-  elif config.sampler.source == 'mislabelled':
-    sample = sampler.mislabel(sample, dataset.num_classes)
-  frozen = {'generator': generator.variables}
+  info, keep = {'shows': config.sampler.source}, _filter(config)
+  directory = generator.directory if generator else session.path('gan')
+  sample, variables = _images_of(session, dataset, generator)
   if count := config.sampler.offline:
-    depends = {**latents, 'count': count, 'source': config.sampler.source}
-    images = _offline(session, dataset, generator, sample, depends)
-    frozen['generator'] = session.layout.place({'images': images})
+    depends = {**_latents_of(config), 'count': count, 'source': config.sampler.source}
+    images = _offline(session, dataset, variables, sample, depends, directory)
+    variables = session.layout.place({'images': images})
     sample, info['offline'] = sampler.make_pool_sampler(), count
+  frozen = {'generator': variables}
   teacher = judge = None
   if keep.looks and keep.score == 'discriminator':
     frozen['discriminator'] = generator.discriminator
-    judge = gan_training.make_judge(session, data_info, num_members)
+    num_members = max(1, len(generator.members))
+    judge = gan_training.make_judge(session, describe_data(dataset), num_members)
   if config.sampler.labels == 'teacher' or keep.asks_teacher:
     found = probe.train_extractor(
       session,
       dataset,
       dataset.val,
       num_steps=config.sampler.teacher_steps,
-      directory=generator.directory / 'teacher',
+      directory=directory / 'teacher',
     )
     frozen['teacher'] = found.variables
     teacher = functools.partial(_logits, probe.build_probe(session, dataset.num_classes))
     info |= {'teacher_hash': found.hash, 'teacher_val_accuracy': found.accuracy}
   info['seconds'] = time.perf_counter() - began
   return Source(sample, frozen, teacher, judge, info)
+
+
+def _images_of(session, dataset, generator):
+  """What gives the images, generated ones or what takes their place: a `sample` and its
+  variables, placed.
+  """
+  config = session.config
+  source, num_classes = config.sampler.source, dataset.num_classes
+  if source == 'noise':
+    return sampler.make_noise_sampler(dataset.image_shape), {}
+  if source in ('replayed', 'unseen'):
+    split = dataset.train if source == 'replayed' else dataset.unseen
+    images = sampler.group_by_class(split.images, split.labels, num_classes)
+    return sampler.make_real_sampler(), session.layout.place(images)
+  sample = generator.sample
+  if not config.sampler.generator:  # whose latents are its own affair
+    num_members, data_info = max(1, len(generator.members)), describe_data(dataset)
+    latents = _latents_of(config)
+    sample = gan_training.make_sampler(session, data_info, num_members, **latents)
+  if source == 'mislabelled':
+    sample = sampler.mislabel(sample, num_classes)
+  return sample, generator.variables
+
+
+def _latents_of(config):
+  fields = config.sampler
+  return {
+    'std': fields.latent_std,
+    'truncation': fields.truncation,
+    'interpolation': fields.interpolation,
+  }
 
 
 def _filter(config):
@@ -122,27 +143,28 @@ def _logits(model, variables, images):
   return model.apply(variables, images, train=False)
 
 
-def _offline(session, dataset, generator, sample, depends):
+def _offline(session, dataset, variables, sample, depends, directory):
   """Images drawn once and kept in gan/: uint8 [num_classes, count, H, W, C].
 
   Args:
     session: the run's.
     dataset: the data.
-    generator: a `FrozenGenerator`.
+    variables: of what they are drawn from.
     sample: of it.
-    depends: what the draw hangs on beside the generator, 'count' images a class included.
+    depends: what the draw hangs on beside these, 'count' images a class included.
+    directory: to keep them in.
   """
   seed = config_lib.seed_of(session.config, 'classifier') ^ 2**29
   digest = hashlib.sha256(json.dumps({**depends, 'seed': seed}).encode())
-  for leaf in jax.tree.leaves(jax.device_get(generator.variables)):
+  for leaf in jax.tree.leaves(jax.device_get(variables)):
     digest.update(np.ascontiguousarray(leaf))
-  path = generator.directory / f'offline-{digest.hexdigest()[:16]}.npz'
+  path = directory / f'offline-{digest.hexdigest()[:16]}.npz'
   shape = (dataset.num_classes, depends['count'], *dataset.image_shape)
   images = _read_images(path, shape)
   # All processes draw them or none does.
   if not np.all(multihost_utils.process_allgather(np.int32(images is not None))):
     draw = probe.make_draw(session, sample, dataset.num_classes)
-    drawn = draw(generator.variables, math.prod(shape[:2]), seed)
+    drawn = draw(variables, math.prod(shape[:2]), seed)
     images = drawn.images[np.argsort(drawn.labels, kind='stable')].reshape(shape)
     if jax.process_index() == 0:
       content = io.BytesIO()

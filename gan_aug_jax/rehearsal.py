@@ -80,7 +80,9 @@ def rehearse_arm(session, dataset, name, *, num_steps, at=0, source=None):
   config, layout = session.config, session.layout
   model, _ = arms.make_evaluator(session, dataset.num_classes)
   if source is None and config_lib.is_augmented(config, name):
-    source = policies.prepare(session, dataset, untrained_generator(session, dataset))
+    needed = config_lib.needs_generator(config)
+    generator = untrained_generator(session, dataset) if needed else None
+    source = policies.prepare(session, dataset, generator)
   plan, step, state = arms.make_step(session, dataset, name, source, model, num_steps)
   feed = fitting.make_feed(session, dataset, plan, source.frozen if source else {})
   state = layout.place(state.replace(step=np.int32(at)))

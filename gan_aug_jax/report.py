@@ -271,11 +271,25 @@ def _per_class(results, class_names):
   ]
 
 
+SEARCH = (
+  'A search: what is called test here are the validation images; the test split was not '
+  'looked at.'
+)
+_SHOWN = {
+  'noise': 'noise',
+  'mislabelled': 'of another class',
+  'replayed': 'real, drawn from the training images once more',
+  'unseen': 'real, of the training split beyond the budget of labels: a bound',
+}
+
+
 def _policies(results):
   """Sentences on what the policies did, of each arm that has something to tell."""
-  lines = []
+  lines = [SEARCH] if results.get('test_on') == 'val' else []
   for name, arm in results['arms'].items():
     source, rates = arm['source'], arm['acceptance']
+    if (shown := source.get('shows', 'generator')) in _SHOWN:
+      lines.append(f'{name}: what is called synthetic is {_SHOWN[shown]}.')
     if 'teacher_val_accuracy' in source:
       lines.append(
         f'{name}: the teacher, trained on the same real images, is right on '

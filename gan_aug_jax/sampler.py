@@ -120,6 +120,32 @@ def make_pool_sampler():
   return for_candidates(sample)
 
 
+def make_real_sampler():
+  """Returns a `sample` that draws real images of each label, see `make_sampler`.
+
+  What bounds any generator: of the training set, what it replays; of images that nothing
+  else sees, what it could give at best. Its variables are from `group_by_class`.
+  """
+
+  def sample(variables, keys, labels):
+    draw = jax.vmap(lambda key, count: jax.random.randint(key, (), 0, count))
+    place = variables['first'][labels] + draw(keys, variables['count'][labels])
+    return realdata.normalize(variables['images'][place])
+
+  return for_candidates(sample)
+
+
+def group_by_class(images, labels, num_classes):
+  """Images uint8 [N, H, W, C] in the order of their classes, for `make_real_sampler`.
+
+  Returns:
+    {'images', 'first': int32 [num_classes], where a class begins, 'count': likewise}.
+  """
+  count = np.bincount(labels, minlength=num_classes).astype(np.int32)
+  order = np.argsort(labels, kind='stable')
+  return {'images': images[order], 'first': np.cumsum(count) - count, 'count': count}
+
+
 def make_noise_sampler(image_shape):
   """Returns a `sample` of uniform noise in [-1, 1] for any label, see `make_sampler`.
 

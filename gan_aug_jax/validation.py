@@ -40,7 +40,7 @@ def validate(config, *, trains_gan=None):
   _validate_classifier(config)
   if config.data.placement == 'host':
     _validate_host(config)
-  if config_lib.needs_generator(config):
+  if config_lib.draws_synthetic(config):
     _validate_policies(config)
   _validate_data(config)
   _validate_run(config)
@@ -77,9 +77,11 @@ def _validate_host(config):
   """Refuses what looks at any image of the set in a step where they stay on the host."""
   augment, sampler = config.augment, config.sampler
   asks = [(f'augment.{name}', augment[name], 0.0) for name in ('mixup', 'cutmix')]
-  rejects = sampler.min_confidence > 0 and config_lib.needs_generator(config)
-  if rejects and sampler.on_reject == 'real':
-    asks += [('sampler.on_reject', 'real', 'drop')]
+  if config_lib.draws_synthetic(config):
+    if sampler.min_confidence > 0 and sampler.on_reject == 'real':
+      asks += [('sampler.on_reject', 'real', 'drop')]
+    if sampler.source in ('replayed', 'unseen'):
+      asks += [('sampler.source', sampler.source, 'generator')]
   for field, value, other in asks:
     if value != other:
       raise ConfigError(
@@ -197,6 +199,12 @@ def _validate_data(config):
   if name in needed and not config.data.data_dir:
     raise ConfigError(
       f'data.name={name!r} needs data.data_dir, the {needed[name]} to read.'
+    )
+
+  if config.data.train_on_val and config.data.test_on == 'val':
+    raise ConfigError(
+      "data.train_on_val=True and data.test_on='val' would test on images that are "
+      'trained on; choose one of the two.'
     )
 
 

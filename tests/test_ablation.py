@@ -108,11 +108,12 @@ def test_cells_share_a_gan_unless_it_would_be_another():
     'hard': {'sampler.candidates': 4, 'augment.on': 'real'},
     'wide': {'gan.width': 16},
   }
-  fields = _config(arms=arms, seeds=(0, 1), placebos=('noise',))
+  fields = _config(arms=arms, seeds=(0, 1), placebos=('noise', 'mislabelled'))
   listed = cells.list_cells(fields, _arms(fields))
   gans = {(cell.arm.name, cell.seed): cell.gan for cell in listed}
   for seed in (0, 1):
-    assert gans['few', seed] == gans['hard', seed] == gans['noise', seed] != ''
+    assert gans['few', seed] == gans['hard', seed] == gans['mislabelled', seed] != ''
+    assert gans['noise', seed] == ''  # which asks no generator
     assert gans['wide', seed] != gans['few', seed]
     assert gans['real_only', seed] == ''
   assert gans['few', 0] != gans['few', 1]
@@ -124,10 +125,12 @@ def test_cells_share_a_gan_unless_it_would_be_another():
 @pytest.mark.parametrize('file', sorted((ROOT / 'configs/ablations').glob('*.py')))
 def test_shipped_ablations_are_sound(file):
   shipped = runpy.run_path(str(file))['get_config']()
-  arms = _arms(shipped)
+  arms = _arms(shipped, gan=600.0, step=11.0, real_step=10.0)
   for setting in {arm.setting for arm in arms}:
     roles = [arm.role for arm in arms if arm.setting == setting]
-    assert 0 < roles.count('treatment') <= roles.count('control')  # as many trials
+    assert roles.count('treatment') > 0
+    if file.name != 'proportion.py':  # which is as it was asked for
+      assert roles.count('treatment') <= roles.count('control')  # as many trials
 
 
 @pytest.mark.parametrize(
@@ -138,6 +141,8 @@ def test_shipped_ablations_are_sound(file):
     ({'seeds': (-1,)}, 'ablation.seeds'),
     ({'control': 'augmented'}, 'ablation.control'),
     ({'placebos': ('sugar',)}, 'ablation.placebos'),
+    ({'bounds': ('noise',)}, 'ablation.bounds'),
+    ({'arms': {'a': {'data.train_on_val': True}}}, 'data.train_on_val'),
     ({'arms': {'a b': {}}}, "ablation.arms['a b']"),
     ({'arms': {'real_only': {}}}, 'another arm'),
     ({'arms': {'a': {'mix.raito': 0.1}}}, 'mix.raito'),
@@ -247,26 +252,30 @@ def test_a_failed_cell_is_noted_and_the_others_go_on(tmp_path, monkeypatch):
   assert set(failures.values()) == {'loss is nan at step 3'}
 
 
-def _finished(arm, kind, seed, *, val, right):
+def _finished(arm, kind, seed, *, val, right, counts):
   scores = dict.fromkeys(findings._MEANS, 0.0)
   scores |= {'val_recall': val, 'eval_accuracy': float(np.mean(right))}
-  scores |= {'step_ms_median': 10.0, 'per_class': {'f1': [0.5, 0.5]}}
-  results = {'dataset': 'toy', 'gan': {}, 'arms': {kind: scores}}
+  recall = [0.9, float(np.mean(right))]  # of a common class and of a rare one
+  scores |= {'step_ms_median': 10.0, 'per_class': {'f1': [0.5, 0.5], 'recall': recall}}
+  results = {'dataset': 'toy', 'gan': {}, 'train_counts': counts, 'arms': {kind: scores}}
   about = {'name': f'{arm},{seed}', 'arm': arm, 'seed': seed, 'kind': kind, 'gan': ''}
   return findings.Finished(about, results, right, 0.0)
 
 
-def _summary(accuracies, seeds):
+def _summary(accuracies, seeds, counts=(5, 5)):
   """Of arms {name: (role, validation accuracy, [test accuracy of each seed])}."""
   arms, finished = [], []
   for name, (role, val, tests) in accuracies.items():
     arm = {'setting': '', 'name': name, 'role': role, 'fields': {}, 'key': name}
     controls = {'same_steps': 'base', 'same_exposure': '', 'same_compute': ''}
-    arms.append(arm | (controls if role != 'control' else {}))
-    kind = 'real_only' if role == 'control' else 'augmented'
+    is_control = role in ('control', 'all_labels')
+    arms.append(arm | (controls if not is_control else {}))
+    kind = 'real_only' if is_control else 'augmented'
     for seed in range(min(seeds, len(tests))):
       right = np.arange(1000) < round(1000 * tests[seed])
-      finished.append(_finished(name, kind, seed, val=val, right=right))
+      finished.append(
+        _finished(name, kind, seed, val=val, right=right, counts=list(counts))
+      )
   plan = {'ablation': {'control': 'base'}, 'arms': arms}
   plan['cells'] = [cell.about for cell in finished] + [{'name': 'late', 'seed': 9}]
   return findings.summarize(plan, finished, {'broken': 'why'})
@@ -295,6 +304,48 @@ def test_findings_choose_by_validation_and_decide_by_paired_differences():
   assert (best['trials'], best['control_trials']) == (2, 2)
   assert summary['num_comparisons'] == 3
   assert summary['missing'] == ['late'] and summary['failures'] == {'broken': 'why'}
+
+
+def test_bounds_and_controls_with_more_labels_are_neither_judged_nor_chosen():
+  base = np.array([0.80, 0.84, 0.78])
+  (setting,) = _summary(
+    {
+      'base': ('control', 0.7, base),
+      'more': ('all_labels', 1.0, base + 0.02),  # right on what it was trained on
+      'good': ('treatment', 0.9, np.add(base, [0.010, 0.011, 0.012])),
+      'unseen': ('bound', 0.95, np.add(base, [0.10, 0.11, 0.12])),
+    },
+    seeds=3,
+  )['settings']
+  rows, best = _named_rows(setting), setting['best']
+  assert (best['arm'], best['control'], best['control_trials']) == ('good', 'base', 1)
+  (other,) = best['all_labels']
+  assert other['control'] == 'more' and other['mean'] == pytest.approx(-0.009)
+  good, unseen = rows['good']['difference'], rows['unseen']['difference']
+  assert good['adjusted_p'] == pytest.approx(2 * good['p'])  # of two, and not of three
+  assert unseen['mean'] == pytest.approx(0.11) and 'verdict' not in unseen
+
+
+def test_recall_of_rare_classes_is_told_where_classes_are_unequal():
+  base = np.array([0.80, 0.84, 0.78])
+  arms = {'base': ('control', 0.7, base), 'good': ('treatment', 0.9, base + 0.01)}
+  arms['good'][2][0] += 0.001
+  (even,) = _summary(arms, 3)['settings']
+  assert _named_rows(even)['good']['difference']['rare_recall'] is None
+  (rare,) = _summary(arms, 3, counts=(50, 5))['settings']
+  found = _named_rows(rare)['good']['difference']['rare_recall']
+  assert found['mean'] == pytest.approx((0.011 + 0.01 + 0.01) / 3)
+  (common,) = _summary(arms, 3, counts=(5, 50))['settings']  # the other one is rare
+  assert _named_rows(common)['good']['difference']['rare_recall']['mean'] == 0
+
+
+def test_a_control_with_validation_labels_takes_the_steps_of_the_others():
+  controls = {'all': {'data.train_on_val': True}, 'cutout': {'augment.cutout': 4}}
+  arms = _named(_arms(_config(controls=controls, bounds=('replayed', 'unseen'))))
+  assert arms['all'].role == 'all_labels' and arms['cutout'].role == 'control'
+  assert arms['all'].fields['classifier.num_steps'] == 50 * SIZE // 128  # of fewer images
+  assert [arms[name].role for name in ('replayed', 'unseen')] == ['bound', 'bound']
+  assert arms['unseen'].same_steps == 'real_classical'
 
 
 def test_what_is_finished_first_is_judged_among_all_that_is_planned():

@@ -99,7 +99,7 @@ FIELDS = {
   'sampler.refresh_every': st.integers(0, 3),
   'sampler.score': _choice('teacher', 'discriminator', 'hard', 'random'),
   'sampler.smoothing': st.floats(0, 1),
-  'sampler.source': _choice('generator', 'noise', 'mislabelled'),
+  'sampler.source': _choice('generator', 'noise', 'mislabelled', 'replayed'),
   'sampler.truncation': st.floats(0, 3),
 }
 

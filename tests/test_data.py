@@ -78,6 +78,27 @@ def test_per_class_is_the_whole_label_budget(mnist5k):
     data.load_dataset('mnist5k', **OPTIONS, per_class=351)
 
 
+@pytest.mark.parametrize('rare', [{}, {'imbalance': 4.0}])
+def test_unseen_images_are_all_that_the_budget_leaves(mnist5k, rare):
+  small = data.load_dataset('mnist5k', **OPTIONS, per_class=14, with_unseen=True, **rare)
+  parts = [_rows(split) for split in (small.train, small.val, small.unseen)]
+  assert sum(map(len, parts)) == 3500 and len(set().union(*parts)) == 3500
+  assert set().union(*parts) == _rows(mnist5k.train) | _rows(mnist5k.val)
+  assert not parts[2] & _rows(small.test)
+  with pytest.raises(DataError, match="leaves none of class '0'"):
+    data.load_dataset('mnist5k', **OPTIONS, with_unseen=True)
+
+
+def test_validation_images_are_trained_on_or_tested_on_where_asked(mnist5k):
+  more = data.load_dataset('mnist5k', **OPTIONS, train_on_val=True)
+  assert _rows(more.train) == _rows(mnist5k.train) | _rows(mnist5k.val)
+  np.testing.assert_array_equal(np.bincount(more.train.labels), [350] * 10)
+  assert more.fingerprint != mnist5k.fingerprint
+  search = data.load_dataset('mnist5k', **OPTIONS, test_on='val')
+  np.testing.assert_array_equal(search.test.images, mnist5k.val.images)
+  assert search.fingerprint == mnist5k.fingerprint
+
+
 def test_fingerprint_sees_one_pixel_and_one_label(mnist5k):
   images, labels = mnist5k.train.images.copy(), mnist5k.train.labels.copy()
   images[7, 5, 5] ^= 1

@@ -230,9 +230,9 @@ def test_hard_is_what_the_classifier_is_least_sure_of_where_the_teacher_agrees()
   agrees = _ask(drawn).argmax(-1) == made.labels[:, None]
   mine = _ask(drawn, scale=-2).copy()
   own = _of_label(mine, made.labels)
-  mine[np.arange(1000), :, made.labels] = -1
+  mine[np.arange(60), :, made.labels] = -1
   margins, kept = own - mine.max(-1), _kept(made, drawn)
-  at = np.arange(1000)
+  at = np.arange(60)
   some = agrees.any(1)
   assert some.sum() > 10 and (~some).any()  # both kinds of position occur
   lowest = np.where(agrees, margins, np.inf).argmin(1)
@@ -640,6 +640,20 @@ def test_mislabelled_images_are_of_each_other_class_as_often():
   others = counts[~np.eye(tiny.CLASSES, dtype=bool)]
   expected = 3000 / tiny.CLASSES / (tiny.CLASSES - 1)
   assert np.abs(others - expected).max() < 5 * np.sqrt(expected)
+
+
+def test_real_images_in_the_generators_place_are_of_the_label_and_of_all_of_it():
+  labels = np.array([2, 0, 2, 1, 2, 0])  # three, two and one of a class
+  images = (10 * np.arange(6, dtype=np.uint8)).reshape(6, 1, 1, 1)
+  variables = sampler.group_by_class(images, labels, tiny.CLASSES)
+  asked = jnp.arange(600) % tiny.CLASSES
+  keys = rng.example_keys(rng.stream_key(0, 'latent'), jnp.arange(600))
+  drawn = np.asarray(sampler.make_real_sampler()(variables, keys, asked)).ravel()
+  shown = np.rint((drawn + 1) * 127.5 / 10).astype(int)
+  np.testing.assert_array_equal(labels[shown], asked)
+  counts = np.bincount(shown, minlength=6)
+  expected = 200 / np.bincount(labels)[labels]
+  assert np.all(np.abs(counts - expected) < 5 * np.sqrt(expected))
 
 
 def test_noise_knows_neither_label_nor_generator():

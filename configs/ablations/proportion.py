@@ -1,0 +1,34 @@
+"""The experiment that the project was made for: which proportion of synthetic images?
+
+python -m gan_aug_jax ablate --workdir=... --config=configs/ablations/proportion.py:mnist
+
+The argument names a config of the experiment: cifar10, mnist, mlp-original or
+mlp-updated. Without classical augmentation, as the experiment has it, and for the CNN at
+20 % with it, too. Made for an accelerator: on a CPU set --config.gan.num_steps and
+--config.classifier.num_epochs.
+"""
+
+import pathlib
+import runpy
+
+from gan_aug_jax import config as base
+
+_CONFIGS = pathlib.Path(__file__).parent.parent
+NAMES = ('cifar10', 'mnist', 'mlp-original', 'mlp-updated')
+
+
+def get_config(name='cifar10'):
+  if name not in NAMES:
+    raise base.ConfigError(
+      f'configs/ablations/proportion.py has no experiment {name!r}; choose one of '
+      f'{", ".join(NAMES)}.'
+    )
+  file, *version = name.split('-')
+  config = runpy.run_path(str(_CONFIGS / f'{file}.py'))['get_config'](*version)
+  arms = {
+    f'ratio={ratio:g}': {'arms': ('augmented',), 'mix.ratio': ratio}
+    for ratio in (0.1, 0.2, 0.35, 0.5)
+  }
+  if config.classifier.arch == 'cnn':
+    arms['ratio=0.2+classical'] = {'mix.ratio': 0.2}
+  return base.add_ablation(config, arms=arms)

@@ -1,0 +1,38 @@
+"""Which recipe for scarce labels? By validation images alone.
+
+python -m gan_aug_jax ablate --config=configs/ablations/search.py:mnist,25 --workdir=...
+
+The argument is that of configs/recipes/low_data.py, which this starts from. Real images
+alone have as many trials as synthesis has. The test split is not looked at.
+"""
+
+import pathlib
+import runpy
+
+from gan_aug_jax import config as base
+
+_RECIPE = pathlib.Path(__file__).parent.parent / 'recipes' / 'low_data.py'
+
+
+def get_config(data='mnist5k,50'):
+  config = runpy.run_path(str(_RECIPE))['get_config'](data)
+  config.data.test_on = 'val'
+  arms = {
+    'plain': {},
+    'half': {'mix.ratio': 0.5},
+    'hard': {'sampler.candidates': 4, 'sampler.score': 'hard'},
+    'confident': {'sampler.min_confidence': 0.5},
+    'off_at_the_end': {'mix.off': 0.3},
+    'light': {'mix.mode': 'add', 'mix.ratio': 0.5, 'mix.weight': 0.3},
+    'vae': {'sampler.generator': 'examples.vae:train'},
+  }
+  controls = {
+    'crop_alone': {'augment.cutout': 0},
+    'mixup': {'augment.mixup': 0.2},
+    'cutmix': {'augment.cutmix': 1.0},
+    'weight_decay': {'classifier.weight_decay': 1e-3},
+    'dropout': {'classifier.dropout': 0.5},
+  }
+  return base.add_ablation(
+    config, seeds=(0, 1), arms=arms, controls=controls, bounds=('replayed', 'unseen')
+  )

@@ -1,0 +1,42 @@
+"""The recipe for scarce labels: one and the same for every dataset.
+
+    python -m gan_aug_jax run --config=configs/recipes/low_data.py:mnist,25 --workdir=...
+    python -m gan_aug_jax run --config=configs/recipes/low_data.py:folder,0 \\
+        --config.data.data_dir=DIR --workdir=...
+
+The argument is the data's name and the images a class, validation included (0: all that
+there are). How it was found, and what it is worth: docs/results/evidence.md.
+"""
+
+from gan_aug_jax import config as base
+
+_DIGITS = ('mnist', 'mnist5k')
+
+
+def get_config(data='mnist5k,50'):
+  name, _, per_class = data.rpartition(',')
+  if not name or not per_class.isdecimal():
+    raise base.ConfigError(
+      f'configs/recipes/low_data.py:{data} must be NAME,IMAGES, such as '
+      'low_data.py:cifar10,250; 0 images a class for all.'
+    )
+  config = base.default()
+  config.data.name, config.data.per_class = name, int(per_class)
+  config.data.val_fraction = 0.2
+  config.gan.arch = 'sngan'
+  config.gan.loss = 'hinge'
+  config.gan.width = 32
+  config.gan.num_steps = 1500
+  config.gan.learning_rate = 4e-4
+  config.gan.select_steps = 100
+  config.classifier.features = (16, 32, 64)
+  config.classifier.num_steps = 1000
+  config.classifier.batch_size = 64
+  config.classifier.learning_rate = 0.02
+  config.classifier.schedule = 'cosine'
+  config.augment.crop = 2
+  config.augment.cutout = 8
+  config.augment.flip = name not in _DIGITS  # a mirrored digit is no digit
+  config.mix.ratio = 0.2
+  config.sampler.refresh_every = 4
+  return config
