@@ -229,7 +229,7 @@ def verdicts(setting, summary):
         f'The best arm, {best["arm"]}, against the best control, {best["control"]}: '
         f'{best["verdict"]}.',
         f'{_describe(best)}. Chosen on validation images from {best["trials"]} arms '
-        f'and {best["control_trials"]} controls.{fewer}{_labelled(best)}'
+        f'and {best["control_trials"]} controls.{fewer}{_beside(best)}'
         f'{_power(best, summary)}',
       )
     )
@@ -256,11 +256,9 @@ def verdicts(setting, summary):
   return lines
 
 
-def _labelled(best):
-  others = [f'{other["control"]} {_describe(other)}' for other in best['all_labels']]
-  if not others:
-    return ''
-  return f' Against what trains on the validation images, too: {"; ".join(others)}.'
+def _beside(best):
+  others = [f'against {other["control"]} {_describe(other)}' for other in best['beside']]
+  return f' Beside it: {"; ".join(others)}.' if others else ''
 
 
 def _power(row, summary):

@@ -103,8 +103,8 @@ def summarize(plan, finished, failures):
     A JSON-serialisable dict: 'settings', a list of {'name', 'arms', 'best'}; an arm has
     what its seeds gave and, if it is no control, 'difference' to the control of as many
     steps, 'exposure' and 'compute' to the controls of as many real images and
-    operations; 'best' compares the best arm with the best control, and in 'all_labels'
-    with the controls that train on validation images, too.
+    operations; 'best' compares the best arm with the best control, and in 'beside' with
+    controls that train on validation images, too, and with replayed training images.
   """
   by_arm, settings = {}, {}
   for cell in finished:
@@ -232,11 +232,11 @@ def _best(rows, cells):
   beside = [
     _compare(cells[best['name']], cells[row['name']], row['name'])
     for row in rows
-    if row['role'] == 'all_labels'
+    if row['role'] == 'all_labels' or row['name'] == 'replayed'
   ]
   return compared and compared | {
     'arm': best['name'],
-    'all_labels': [other for other in beside if other],
+    'beside': [other for other in beside if other],
     'trials': sum(row['role'] == 'treatment' for row in rows),
     'control_trials': len(fair),
   }

@@ -319,7 +319,7 @@ def test_bounds_and_controls_with_more_labels_are_neither_judged_nor_chosen():
   )['settings']
   rows, best = _named_rows(setting), setting['best']
   assert (best['arm'], best['control'], best['control_trials']) == ('good', 'base', 1)
-  (other,) = best['all_labels']
+  (other,) = best['beside']
   assert other['control'] == 'more' and other['mean'] == pytest.approx(-0.009)
   good, unseen = rows['good']['difference'], rows['unseen']['difference']
   assert good['adjusted_p'] == pytest.approx(2 * good['p'])  # of two, and not of three
