@@ -42,6 +42,7 @@ _COLUMNS = (
 )
 _ON_TERMINAL = ('seeds', 'test accuracy', 'sd over seeds', 'val. accuracy', 'F1', 'gap')
 _ON_TERMINAL += ('synthetic', 'steps', 'ms a step', 'training s')
+_WHEN_NARROW = ('seeds', 'test accuracy', 'val. accuracy', 'synthetic')
 # (field of a cell's arm, its name in cells.csv)
 _CELL_FIELDS = (
   ('eval_accuracy', 'test_accuracy'),
@@ -106,10 +107,11 @@ def print_summary(summary, file=None):
   console = rich.console.Console(file=file, markup=False)
   if not console.is_terminal:
     console.width = 160
+  headings = _ON_TERMINAL if console.width >= 140 else _WHEN_NARROW
+  shown = [heading in headings for _, heading, _ in _COLUMNS]
   for setting in summary['settings']:
     table = rich.table.Table(title=_title(summary, setting))
     table.add_column('arm', no_wrap=True)
-    shown = [heading in _ON_TERMINAL for _, heading, _ in _COLUMNS]
     for _, heading, _ in itertools.compress(_COLUMNS, shown):
       table.add_column(heading, justify='right')
     for row in setting['arms']:

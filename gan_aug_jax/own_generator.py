@@ -129,7 +129,7 @@ class _Once:
 
   def __init__(self, dataset):
     nothing = dataset.test.rows(slice(0, 0))
-    self.dataset = dataclasses.replace(dataset, test=nothing)
+    self.dataset = dataclasses.replace(dataset, test=nothing, unseen=None)
 
   def __hash__(self):
     return hash(self.dataset.fingerprint)

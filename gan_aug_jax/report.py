@@ -5,6 +5,7 @@ time, and shows nothing that is not on disk.
 """
 
 import base64
+import itertools
 import json
 import math
 import pathlib
@@ -31,6 +32,9 @@ _COLUMNS = (
   ('step_ms_median', 'ms a step', '{:.1f}'),
   ('train_seconds', 'training s', '{:.1f}'),
 )
+# What a terminal shows that has no room for all of them; the report has them.
+_WIDTH = 150
+_WHEN_NARROW = ('test accuracy', 'F1', 'gap', 'synthetic', 'ms a step')
 # (treatment, its control)
 _PAIRS = (('augmented', 'real_only'), ('augmented_classical', 'real_classical'))
 
@@ -42,10 +46,12 @@ def print_table(results, file=None):
     console.width = 170  # a log has no width to fit
   table = rich.table.Table(title=f'{results["dataset"]}, seed {results["seed"]}')
   table.add_column('arm', no_wrap=True)
-  for _, heading, _ in _COLUMNS:
+  narrow = console.width < _WIDTH
+  shown = [not narrow or heading in _WHEN_NARROW for _, heading, _ in _COLUMNS]
+  for _, heading, _ in itertools.compress(_COLUMNS, shown):
     table.add_column(heading, justify='right')
   for name, arm in results['arms'].items():
-    table.add_row(name, *_cells(arm))
+    table.add_row(name, *itertools.compress(_cells(arm), shown))
   console.print(table)
   for line in filter(None, (*_costs(results), _foreign(results['gan']))):
     console.print(line, highlight=False, soft_wrap=True)
@@ -286,6 +292,8 @@ _SHOWN = {
 def _policies(results):
   """Sentences on what the policies did, of each arm that has something to tell."""
   lines = [SEARCH] if results.get('test_on') == 'val' else []
+  if skipped := results.get('num_skipped'):
+    lines.append(f'{skipped:,} image files could not be read and were left out.')
   for name, arm in results['arms'].items():
     source, rates = arm['source'], arm['acceptance']
     if (shown := source.get('shows', 'generator')) in _SHOWN:

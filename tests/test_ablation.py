@@ -15,7 +15,8 @@ import time
 import numpy as np
 import pytest
 
-from gan_aug_jax import ablation, arms, cells, cli, config, data, experiment, findings
+from gan_aug_jax import ablation, ablation_report, arms, cells, cli, config, data
+from gan_aug_jax import experiment, findings
 from gan_aug_jax.errors import ConfigError, NonFiniteError
 from tests import test_run
 
@@ -346,6 +347,25 @@ def test_a_control_with_validation_labels_takes_the_steps_of_the_others():
   assert arms['all'].fields['classifier.num_steps'] == 50 * SIZE // 128  # of fewer images
   assert [arms[name].role for name in ('replayed', 'unseen')] == ['bound', 'bound']
   assert arms['unseen'].same_steps == 'real_classical'
+
+
+@pytest.mark.parametrize(
+  ('grid', 'drawn'),
+  [
+    ({'data.per_class': (10, 50, 500)}, True),
+    ({'data.name': ('a', 'b', 'c')}, False),  # in no order
+    ({'data.per_class': (10, 50, 500), 'mix.ratio': (0.1,)}, False),  # two fields
+    ({}, False),
+  ],
+)
+def test_a_curve_is_drawn_along_a_grid_of_one_field_of_numbers(grid, drawn):
+  paired = {'mean': 0.1, 'low': 0.0, 'high': 0.2, 'differences': [0.0, 0.2]}
+  rows = [{'name': 'x', 'difference': paired}, {'name': 'control'}]
+  settings = [{'arms': rows}, {'arms': []}, {'arms': rows}]  # one is not finished
+  plan = {'ablation': {'grid': grid}}
+  curve = ablation_report._curve(plan, {'settings': settings})
+  assert bool(curve) == drawn
+  assert not drawn or curve['curve'].startswith(b'\x89PNG')
 
 
 def test_what_is_finished_first_is_judged_among_all_that_is_planned():

@@ -1,8 +1,11 @@
 """What a user sees: quiet on stderr, plain lines in a pipe, and where to look last."""
 
+import io
+import json
 import logging
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +15,7 @@ import warnings
 
 import pytest
 
-from gan_aug_jax import cli, logs
+from gan_aug_jax import cli, logs, report
 from tests.test_bad_input import CONFIG, original  # noqa: F401  a fixture
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -85,6 +88,24 @@ def test_a_reader_that_leaves_is_no_traceback(copy):
   os.close(write)
   assert process.returncode in (0, 3) and 'Traceback' not in process.stderr
   assert process.stderr.count('\n') <= 1
+
+
+class _Terminal(io.StringIO):
+  def isatty(self):
+    return True
+
+
+@pytest.mark.parametrize('columns', [80, 160])
+def test_the_table_fits_the_terminal(copy, columns, monkeypatch):
+  monkeypatch.setenv('COLUMNS', str(columns))
+  results, screen = json.loads((copy / 'results.json').read_text()), _Terminal()
+  report.print_table(results, screen)
+  shown = re.sub(r'\x1b\[[\d;]*m', '', screen.getvalue())
+  rows = [line for line in shown.splitlines() if '\u2502' in line]
+  assert all(len(line) <= columns for line in rows)
+  # None of a row's cells goes on in the next one.
+  assert len(rows) == len(results['arms']) and '%' in rows[0]
+  assert ('training s' in shown) == (columns == 160)
 
 
 def _log_all():

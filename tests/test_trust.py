@@ -279,6 +279,7 @@ def _summary(name):
   setting = {'name': f'data.name={name}', 'arms': [row], 'best': None}
   return {
     'dataset': name,
+    'test_on': 'val',
     'seeds': [0],
     'control': 'real_classical',
     'num_cells': 1,
@@ -296,6 +297,7 @@ def test_the_report_of_an_ablation_escapes_names_and_errors(name, tmp_path):
   summary, out = _summary(name), io.StringIO()
   plan = {
     'config': config_lib.default().to_dict() | {'duration': name},
+    'ablation': {'grid': {'data.name': (name,)}},
     'arms': [],
     'cells': [],
     'versions': {'x': name},
