@@ -123,7 +123,9 @@ class _Setting:
     for name, fields in self.spec.controls.items():
       role = 'control'
       if fields.get('data.train_on_val'):
-        role, fields = 'all_labels', {'classifier.num_steps': self.normal, **fields}
+        role = 'all_labels'
+        if 'classifier.num_epochs' not in fields:
+          fields = {'classifier.num_steps': self.normal, **fields}
       self._add_control(name, role, {'arms': (self.spec.control,), **fields})
     wanted = self.spec.arms or {TREATMENT: {}}
     arms = [
@@ -177,6 +179,8 @@ class _Setting:
 def _shows_uncounted(config):
   """Whether real images are shown that are not of the stream: substitutes, partners."""
   sampler, augment = config.sampler, config.augment
+  if sampler.source in BOUNDS:
+    return True
   substitutes = sampler.min_confidence > 0 and sampler.on_reject == 'real'
   return substitutes or augment.mixup > 0 or augment.cutmix > 0
 
@@ -240,6 +244,7 @@ def _validate(config):
     raise ConfigError(f'ablation.placebos={spec.placebos!r} must be some of {PLACEBOS}.')
   if not set(spec.bounds) <= set(BOUNDS):
     raise ConfigError(f'ablation.bounds={spec.bounds!r} must be some of {BOUNDS}.')
+  _validate_elsewhere(base, spec)
   _validate_grid(base, spec.grid)
   _validate_arms(base, spec)
 
@@ -257,6 +262,25 @@ def _validate_seeds(base, seeds):
         f'{part}.seed={base[part].seed} would be the same under every one of '
         'ablation.seeds, which then says too little of chance; leave it at -1.'
       )
+
+
+# Fields that make an arm or a control what it is, with where they belong.
+_ELSEWHERE = {
+  'sampler.source': 'ablation.placebos and ablation.bounds',
+  'data.train_on_val': 'ablation.controls',
+}
+
+
+def _validate_elsewhere(base, spec):
+  """Refuses what would pass a bound, or a control with more labels, off as another."""
+  here, default = config_lib.flatten(base), config_lib.flatten(config_lib.default())
+  changed = [(spec.grid, 'ablation.grid')]
+  changed += [(fields, f'ablation.arms[{name!r}]') for name, fields in spec.arms.items()]
+  for field, belongs in _ELSEWHERE.items():
+    places = [where for fields, where in changed if field in fields]
+    places += ['the base config'] if here[field] != default[field] else []
+    if places:
+      raise ConfigError(f'{field} is set in {places[0]}; it belongs to {belongs}.')
 
 
 def _validate_grid(base, grid):

@@ -351,13 +351,16 @@ def evaluate_arms(session, dataset):
   """Evaluates the workdir's finished arms again.
 
   Returns:
-    {arm: {split: scores}} for the splits 'val' and 'test', scores as `make_evaluator`.
+    {arm: {split: scores}} for the splits 'val' and, but in a search, 'test'; scores as
+    `make_evaluator`.
 
   Raises:
     CheckpointError: if no arm is finished, or a checkpoint cannot be read.
   """
   model, evaluate = make_evaluator(session, dataset.num_classes)
-  splits = {'val': dataset.val, 'test': dataset.test}
+  splits = {'val': dataset.val}
+  if session.config.data.test_on == 'test':
+    splits['test'] = dataset.test
   scores = {}
   for name in session.config.arms:
     if not read_result(session.path('arms', name, 'result.json')):

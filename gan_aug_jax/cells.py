@@ -90,7 +90,12 @@ def _gan_of(base, config):
   # The probes that choose a checkpoint have the GAN's seed: they belong to it.
   seeds |= {'classifier.seed': seeds['gan.seed'], 'seed': 0}
   shared.update_from_flattened_dict({**of_arms, **seeds})
-  content = json.dumps(workdir_lib.fixed_fields(shared), sort_keys=True)
+  hangs_on = workdir_lib.fixed_fields(shared)
+  # Of no matter to a GAN; and so that those of older ablations keep their names.
+  del hangs_on['data.test_on']
+  if not hangs_on['data.train_on_val']:
+    del hangs_on['data.train_on_val']
+  content = json.dumps(hangs_on, sort_keys=True)
   return hashlib.sha256(content.encode()).hexdigest()[:16], shared
 
 
@@ -106,7 +111,7 @@ def load_data(config):
   fields = {f: v for f, v in config_lib.flatten(config).items() if f.startswith('data.')}
   fields['data.seed'] = config_lib.seed_of(config, 'data')
   if config.sampler.source == 'unseen':  # which asks for more images
-    fields['sampler.source'] = 'unseen'
+    fields |= {'sampler.source': 'unseen', 'arms': config.arms}
   return _load(tuple(fields.items()))
 
 
@@ -140,6 +145,11 @@ def plan(config, workdir, layout):
   size_of = lambda config: len(load_data(config).train)
   arms = ablation.arms_of(config, size_of, operations_of)
   cells = list_cells(config, arms)
+  unseen = {
+    cell.arm.setting: cell for cell in cells if cell.config.sampler.source == 'unseen'
+  }
+  for cell in unseen.values():
+    load_data(cell.config)  # which fails here, before anything is trained, or never
   for cell in cells:
     workdir_lib.check_config(Session(cell.config, workdir / 'cells' / cell.name, layout))
   return arms, cells

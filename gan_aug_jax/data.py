@@ -162,7 +162,7 @@ def _unseen(name, whole, kept, found):
     raise DataError(
       f"sampler.source='unseen' shows images of {name!r} beyond the budget, which leaves "
       f'none of class {found.class_names[int(left.argmin())]!r}; set data.per_class to '
-      'less than there are.'
+      'less than there are, or leave that source out.'
     )
   return rest
 

@@ -25,6 +25,7 @@ from gan_aug_jax.workdir import describe_data, describe_devices
 def load_data(config):
   """Loads the dataset that a config asks for; see `data.load_dataset`."""
   data = config.data
+  draws_unseen = config.sampler.source == 'unseen' and config_lib.draws_synthetic(config)
   return data_lib.load_dataset(
     data.name,
     image_size=data.image_size,
@@ -37,7 +38,7 @@ def load_data(config):
     on_corrupt=data.on_corrupt,
     train_on_val=data.train_on_val,
     test_on=data.test_on,
-    with_unseen=config.sampler.source == 'unseen',
+    with_unseen=draws_unseen,
   )
 
 
@@ -77,7 +78,8 @@ def announce(session, dataset, *, only_gan=False):
     parts.append(f'{len(config.arms)} x a {config.classifier.arch}, {each} steps each')
   sizes = f'{len(dataset.train):,} / {len(dataset.val):,} / {len(dataset.test):,}'
   skipped = f' Files skipped: {len(dataset.skipped):,}.' if dataset.skipped else ''
-  notes = f' Synthetic images are drawn from {own}.' if own else ''
+  draws = own and config_lib.needs_generator(config)
+  notes = f' Synthetic images are drawn from {own}.' if draws else ''
   notes += f' Expect {config.duration}.' if config.duration else ''
   if config.steps_per_call > 1 and session.layout.on_cpu:
     notes += ' Several steps a call are slow on a CPU: steps_per_call=1 is faster.'
@@ -129,6 +131,7 @@ def train_arms(session, dataset, generator):
     'dataset': dataset.name,
     'num_skipped': len(dataset.skipped),
     'test_on': session.config.data.test_on,
+    'train_on_val': session.config.data.train_on_val,
     'seed': session.config.seed,
     'train_counts': np.bincount(
       dataset.train.labels, minlength=dataset.num_classes

@@ -31,7 +31,7 @@ TREATED = (*_JUDGED, 'bound')
 COMPARISONS = {
   'difference': ('same_steps', 'equal steps'),
   'exposure': ('same_exposure', 'equal exposure'),
-  'compute': ('same_compute', 'equal operations'),
+  'compute': ('same_compute', 'at least equal operations'),
 }
 
 
@@ -153,8 +153,6 @@ def _row(arm, cells):
     return row
   row |= {field: _mean(cell.arm[field] for cell in mine.values()) for field in _MEANS}
   row['gan_seconds'] = _mean(cell.gan_seconds for cell in mine.values())
-  rare = [_rare_recall(cell) for cell in mine.values()]
-  row['rare_recall'] = None if None in rare else _mean(rare)
   row |= _spread(list(accuracies.values()))
   if arm['role'] in TREATED:
     for name, (control, _) in COMPARISONS.items():
@@ -173,10 +171,13 @@ def _spread(values):
   return {name: about[name] for name in ('mean', 'sd', 'low', 'high')}
 
 
-def _rare_recall(cell):
-  """Mean test recall of the rarer half of the classes; None if all are equal."""
-  counts = np.asarray(cell.results['train_counts'])
-  if counts.min() == counts.max():
+def _rare_recall(cell, of):
+  """Mean test recall of the classes that are the rarer half in the training of `of`.
+
+  None where its rarest class has more than half the images of its most common one.
+  """
+  counts = np.asarray(of.results['train_counts'])
+  if 2 * counts.min() > counts.max():
     return None
   rare = np.argsort(counts, kind='stable')[: len(counts) // 2]
   return float(np.mean(np.asarray(cell.arm['per_class']['recall'])[rare]))
@@ -201,7 +202,7 @@ def _compare(treatment, control, name):
     mine.arm['step_ms_median'] / theirs.arm['step_ms_median'] - 1
     for mine, theirs in pairs
   ]
-  rare = [[_rare_recall(cell) for cell in pair] for pair in pairs]
+  rare = [[_rare_recall(cell, pair[1]) for cell in pair] for pair in pairs]
   unequal = all(None not in pair for pair in rare)
   return {
     'control': name,

@@ -53,7 +53,8 @@ def print_table(results, file=None):
   for name, arm in results['arms'].items():
     table.add_row(name, *itertools.compress(_cells(arm), shown))
   console.print(table)
-  for line in filter(None, (*_costs(results), _foreign(results['gan']))):
+  told = (*_costs(results), *_caveats(results), _foreign(results['gan']))
+  for line in filter(None, told):
     console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -163,6 +164,32 @@ def _foreign(gan_info):
   )
 
 
+SEARCH = (
+  'A search: what is called test here are the validation images; the test split was not '
+  'looked at.'
+)
+_LABELLED = (
+  'The validation images were trained on, too: what is said of them, and chosen by '
+  'them, is no measure.'
+)
+_SHOWN = {
+  'noise': 'noise',
+  'mislabelled': 'of another class',
+  'replayed': 'real, drawn from the training images once more: a bound, and no result',
+  'unseen': 'real, and beyond the budget of labels: a bound, and no result',
+}
+
+
+def _caveats(results):
+  """What a reader must know of a search, a bound, or a validation that is none."""
+  lines = [SEARCH] if results.get('test_on') == 'val' else []
+  lines += [_LABELLED] if results.get('train_on_val') else []
+  for name, arm in results['arms'].items():
+    if (shown := arm['source'].get('shows', 'generator')) in _SHOWN:
+      lines.append(f'{name}: what is called synthetic is {_SHOWN[shown]}.')
+  return lines
+
+
 def _costs(results):
   parts = []
   if results['gan']:
@@ -197,7 +224,9 @@ def findings(workdir, results):
     paired = statistics.compare_predictions(mine, theirs, labels)
     arms = results['arms']
     before, after = arms[control], arms[treatment]
-    if paired['low'] > 0:
+    if after['source'].get('shows') in ('replayed', 'unseen'):
+      verdict = 'a bound, and no verdict'
+    elif paired['low'] > 0:
       verdict = 'helped'
     elif paired['high'] < 0:
       verdict = 'hurt'
@@ -277,27 +306,13 @@ def _per_class(results, class_names):
   ]
 
 
-SEARCH = (
-  'A search: what is called test here are the validation images; the test split was not '
-  'looked at.'
-)
-_SHOWN = {
-  'noise': 'noise',
-  'mislabelled': 'of another class',
-  'replayed': 'real, drawn from the training images once more',
-  'unseen': 'real, of the training split beyond the budget of labels: a bound',
-}
-
-
 def _policies(results):
   """Sentences on what the policies did, of each arm that has something to tell."""
-  lines = [SEARCH] if results.get('test_on') == 'val' else []
+  lines = _caveats(results)
   if skipped := results.get('num_skipped'):
     lines.append(f'{skipped:,} image files could not be read and were left out.')
   for name, arm in results['arms'].items():
     source, rates = arm['source'], arm['acceptance']
-    if (shown := source.get('shows', 'generator')) in _SHOWN:
-      lines.append(f'{name}: what is called synthetic is {_SHOWN[shown]}.')
     if 'teacher_val_accuracy' in source:
       lines.append(
         f'{name}: the teacher, trained on the same real images, is right on '

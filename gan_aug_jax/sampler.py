@@ -123,8 +123,8 @@ def make_pool_sampler():
 def make_real_sampler():
   """Returns a `sample` that draws real images of each label, see `make_sampler`.
 
-  What bounds any generator: of the training set, what it replays; of images that nothing
-  else sees, what it could give at best. Its variables are from `group_by_class`.
+  What generators lie between: one that replays its training set, and one that draws new
+  images like it. Its variables are from `group_by_class`.
   """
 
   def sample(variables, keys, labels):
@@ -143,7 +143,8 @@ def group_by_class(images, labels, num_classes):
   """
   count = np.bincount(labels, minlength=num_classes).astype(np.int32)
   order = np.argsort(labels, kind='stable')
-  return {'images': images[order], 'first': np.cumsum(count) - count, 'count': count}
+  first = (np.cumsum(count) - count).astype(np.int32)
+  return {'images': images[order], 'first': first, 'count': count}
 
 
 def make_noise_sampler(image_shape):

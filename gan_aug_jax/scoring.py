@@ -101,6 +101,7 @@ def _reference(session, dataset):
   """The dataset with all its labels, and its images that the run did not train on."""
   config = session.config.copy_and_resolve_references()
   config.data.per_class, config.data.imbalance = 0, 1.0
+  config.data.train_on_val, config.sampler.source = False, 'generator'
   limited = session.config.data != config.data
   whole = experiment.load_data(config) if limited else dataset
   seen = {image.tobytes() for image in dataset.train.images}

@@ -162,6 +162,11 @@ def _validate_policies(config):
       "augment.cutmix, which are real examples too; use classifier.budget='steps'",
     ),
     (
+      classifier.budget == 'exposure' and sampler.source in ('replayed', 'unseen'),
+      f"classifier.budget='exposure' does not count the real images that sampler.source="
+      f"{sampler.source!r} shows; use classifier.budget='steps'",
+    ),
+    (
       config.augment.on == 'synthetic' and 'real_classical' in config.arms,
       "augment.on='synthetic' leaves the arm real_classical without any augmentation, "
       'the same as real_only; leave it out of arms',

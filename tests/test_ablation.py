@@ -17,7 +17,7 @@ import pytest
 
 from gan_aug_jax import ablation, ablation_report, arms, cells, cli, config, data
 from gan_aug_jax import experiment, findings
-from gan_aug_jax.errors import ConfigError, NonFiniteError
+from gan_aug_jax.errors import ConfigError, DataError, NonFiniteError
 from tests import test_run
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -144,6 +144,9 @@ def test_shipped_ablations_are_sound(file):
     ({'placebos': ('sugar',)}, 'ablation.placebos'),
     ({'bounds': ('noise',)}, 'ablation.bounds'),
     ({'arms': {'a': {'data.train_on_val': True}}}, 'data.train_on_val'),
+    ({'grid': {'data.train_on_val': (False, True)}}, 'ablation.controls'),
+    ({'arms': {'a': {'sampler.source': 'unseen'}}}, 'ablation.bounds'),
+    ({'grid': {'sampler.source': ('noise', 'unseen')}}, 'ablation.bounds'),
     ({'arms': {'a b': {}}}, "ablation.arms['a b']"),
     ({'arms': {'real_only': {}}}, 'another arm'),
     ({'arms': {'a': {'mix.raito': 0.1}}}, 'mix.raito'),
@@ -172,6 +175,35 @@ def test_what_cannot_work_is_refused_in_a_sentence(fields, named):
   with pytest.raises(ConfigError) as caught:
     _arms(_config(**fields))
   assert named in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_a_pool_is_counted_as_if_every_step_drew(tmp_path, monkeypatch):
+  fields, counted = _config(arms={'pool': {}}, equal_compute=True, seeds=(0,)), []
+  fields.sampler.refresh_every = 4
+
+  def operations(session, control):
+    counted.append(session.config.sampler.refresh_every)
+    return {'gan': 600.0, 'step': 11.0, 'real_step': 10.0}
+
+  monkeypatch.setattr(cells, '_operations', operations)
+  monkeypatch.setattr(cells, 'load_data', lambda _: type('Data', (), {'train': [0] * 9}))
+  _, listed = cells.plan(fields, tmp_path, None)
+  pool = next(cell for cell in listed if cell.arm.name == 'pool')
+  assert counted == [1] and pool.config.sampler.refresh_every == 4
+
+
+def test_a_budget_that_leaves_nothing_unseen_is_refused_before_anything_is_trained(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setitem(data._SOURCES, 'toy', test_run._toy_source)
+  fields = _config(bounds=('unseen',), seeds=(0,))
+  fields.data.name, fields.data.image_size = 'toy', 8
+  with pytest.raises(DataError, match="leaves none of class 'a'"):
+    cells.plan(fields, tmp_path, None)
+  fields.data.per_class = 8
+  _, listed = cells.plan(fields, tmp_path, None)
+  kept = {cell.arm.name: cells.load_data(cell.config).unseen for cell in listed}
+  assert len(kept.pop('unseen')) == 3 * 16 - 3 * 8 and not any(kept.values())
 
 
 def test_a_seed_that_would_be_the_same_for_all_is_refused():
@@ -333,6 +365,8 @@ def test_recall_of_rare_classes_is_told_where_classes_are_unequal():
   arms['good'][2][0] += 0.001
   (even,) = _summary(arms, 3)['settings']
   assert _named_rows(even)['good']['difference']['rare_recall'] is None
+  (near,) = _summary(arms, 3, counts=(50, 26))['settings']
+  assert _named_rows(near)['good']['difference']['rare_recall'] is None
   (rare,) = _summary(arms, 3, counts=(50, 5))['settings']
   found = _named_rows(rare)['good']['difference']['rare_recall']
   assert found['mean'] == pytest.approx((0.011 + 0.01 + 0.01) / 3)
@@ -347,6 +381,7 @@ def test_a_control_with_validation_labels_takes_the_steps_of_the_others():
   assert arms['all'].fields['classifier.num_steps'] == 50 * SIZE // 128  # of fewer images
   assert [arms[name].role for name in ('replayed', 'unseen')] == ['bound', 'bound']
   assert arms['unseen'].same_steps == 'real_classical'
+  assert arms['unseen'].same_exposure == ''  # all that it shows is real
 
 
 @pytest.mark.parametrize(

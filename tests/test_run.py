@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from gan_aug_jax import cli, data, gan_training, loop, splits, tensorboard
+from gan_aug_jax import cli, data, gan_training, loop, sampler, splits, tensorboard
 from gan_aug_jax.signals import Interrupted
 from tests.conftest import make_dataset
 
@@ -324,6 +324,41 @@ def test_policies_through_a_whole_run(config_file, tmp_path, monkeypatch):
   monkeypatch.setattr(loop, 'train', None)  # nothing is trained again
   assert run('run', *flags) == 0
   assert json.loads((tmp_path / 'run' / 'results.json').read_text()) == results
+
+
+def test_a_search_of_a_bound_trains_no_gan_and_leaves_the_test_split_alone(
+  config_file, tmp_path, monkeypatch, capsys
+):
+  drawn_from = []
+
+  def group(images, labels, num_classes):
+    drawn_from.extend(image.tobytes() for image in images)
+    return real(images, labels, num_classes)
+
+  real = sampler.group_by_class
+  monkeypatch.setattr(sampler, 'group_by_class', group)
+  monkeypatch.setattr(gan_training, 'train_gan', None)  # to call it would raise
+  fields = {'data.per_class': 8, 'data.test_on': 'val', 'sampler.source': 'unseen'}
+  flags = [f'--config.{field}={value}' for field, value in fields.items()]
+  run(
+    'run',
+    f'--config={config_file}',
+    f'--workdir={tmp_path}',
+    "--config.arms=('real_only','augmented')",
+    *flags,
+  )
+  shown = capsys.readouterr().out
+  assert 'A search' in shown and 'beyond the budget of labels' in shown
+  results = json.loads((tmp_path / 'results.json').read_text())
+  arm = results['arms']['augmented']
+  assert arm['eval_loss'] == arm['val_loss'] and results['gan'] == {}
+  toy = data.load_dataset('toy', image_size=8, seed=0, val_fraction=0.25, per_class=8)
+  used = {image.tobytes() for part in (toy.train, toy.val) for image in part.images}
+  assert len(drawn_from) == 3 * 16 - 3 * 8 and not used & set(drawn_from)
+  page = (tmp_path / 'report.html').read_text()
+  assert 'a bound, and no verdict' in page and 'helped' not in page
+  assert cli.main(['gan_aug_jax', 'evaluate', f'--workdir={tmp_path}']) == 0
+  assert ' test ' not in capsys.readouterr().out
 
 
 def test_images_drawn_beforehand_are_kept_and_made_again(

@@ -33,6 +33,8 @@ def get_config(data='mnist5k,50'):
     'weight_decay': {'classifier.weight_decay': 1e-3},
     'dropout': {'classifier.dropout': 0.5},
   }
+  # Without a budget there is no image beyond it.
+  bounds = ('replayed', 'unseen') if config.data.per_class else ('replayed',)
   return base.add_ablation(
-    config, seeds=(0, 1), arms=arms, controls=controls, bounds=('replayed', 'unseen')
+    config, seeds=(0, 1), arms=arms, controls=controls, bounds=bounds
   )
