@@ -1,0 +1,24 @@
+"""What could any generator give, and where does it stop? Real images in its place.
+
+python -m gan_aug_jax ablate --config=configs/ablations/bounds.py:mnist --workdir=...
+
+The argument is the name of the data. From configs/recipes/low_data.py, with a small VAE,
+which trains in seconds, between the floor and the ceiling.
+"""
+
+import pathlib
+import runpy
+
+from gan_aug_jax import config as base
+
+_RECIPE = pathlib.Path(__file__).parent.parent / 'recipes' / 'low_data.py'
+
+
+def get_config(data='mnist5k'):
+  config = runpy.run_path(str(_RECIPE))['get_config'](f'{data},10')
+  return base.add_ablation(
+    config,
+    arms={'vae': {'sampler.generator': 'examples.vae:train'}},
+    grid={'data.per_class': (10, 25, 100)},
+    bounds=('replayed', 'unseen'),
+  )
