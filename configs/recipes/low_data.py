@@ -1,11 +1,11 @@
-"""The recipe for scarce labels: one and the same for every dataset.
+"""A recipe to start from where labels are scarce: the same for every dataset.
 
     python -m gan_aug_jax run --config=configs/recipes/low_data.py:mnist,25 --workdir=...
     python -m gan_aug_jax run --config=configs/recipes/low_data.py:folder,0 \\
         --config.data.data_dir=DIR --workdir=...
 
 The argument is the data's name and the images a class, validation included (0: all that
-there are). How it was found, and what it is worth: docs/results/evidence.md.
+there are). What is known of its worth stands in docs/results/evidence.md.
 """
 
 from gan_aug_jax import config as base
