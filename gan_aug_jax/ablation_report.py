@@ -65,8 +65,8 @@ _EXPLAINED = (
   'classifier, its initialisation and order, the same for every arm. Verdicts are '
   'adjusted for their number by the procedure of Holm; the smallest effect is what would '
   'have been found in four of five such ablations. What is best was chosen by the mean '
-  'recall of the classes on validation images. Of few seeds the resampled interval is '
-  'too narrow: go by the other.'
+  'recall of the classes on validation images, among equals by the loss. Of few seeds '
+  'the resampled interval is too narrow: go by the other.'
 )
 
 

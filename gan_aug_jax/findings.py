@@ -17,6 +17,7 @@ from gan_aug_jax.workdir import read_json, read_result
 _MEANS = (
   'val_accuracy',
   'val_recall',
+  'val_loss',
   'eval_f1',
   'eval_precision',
   'eval_recall',
@@ -244,12 +245,16 @@ def _best(rows, cells):
 
 
 def _first(rows):
-  """The row of the highest validation recall, among those of the most seeds."""
+  """The row of the highest validation recall, among those of the most seeds.
+
+  Few validation images make many equals; among them the lowest loss decides.
+  """
   rated = [row for row in rows if row['num_seeds']]
   # Of fewer seeds, a lucky one could win.
   most = max((row['num_seeds'] for row in rated), default=0)
   rated = [row for row in rated if row['num_seeds'] == most]
-  return max(rated, key=lambda row: row['val_recall'], default=None)
+  best = lambda row: (row['val_recall'], -row['val_loss'])
+  return max(rated, key=best, default=None)
 
 
 def _compared(settings):

@@ -339,6 +339,22 @@ def test_findings_choose_by_validation_and_decide_by_paired_differences():
   assert summary['missing'] == ['late'] and summary['failures'] == {'broken': 'why'}
 
 
+def test_of_equal_recall_the_lower_validation_loss_is_chosen(monkeypatch):
+  losses = {'base': 0.9, 'other': 0.2, 'third': 0.5, 'x': 0.1}
+  real = _finished
+
+  def finished(arm, *args, **kwargs):
+    cell = real(arm, *args, **kwargs)
+    cell.arm['val_loss'] = losses[arm]
+    return cell
+
+  monkeypatch.setitem(globals(), '_finished', finished)
+  controls = {name: ('control', 0.96, [0.9, 0.9]) for name in ('base', 'other', 'third')}
+  arms = {**controls, 'x': ('treatment', 0.9, [0.9, 0.9])}
+  (setting,) = _summary(arms, 2)['settings']
+  assert setting['best']['control'] == 'other'
+
+
 def test_bounds_and_controls_with_more_labels_are_neither_judged_nor_chosen():
   base = np.array([0.80, 0.84, 0.78])
   (setting,) = _summary(
