@@ -14,8 +14,6 @@ from gan_aug_jax.errors import ConfigError
 CONTROLS = ('real_only', 'real_classical')
 TREATMENT = 'augmented_classical'
 PLACEBOS = ('noise', 'mislabelled')
-# Real images in the generator's place: those it was trained on, and ones that it was not.
-BOUNDS = ('replayed', 'unseen')
 # What differs between an arm and its control must be synthesis, and nothing else.
 _OF_ARMS = ('arms', 'mix.', 'sampler.', 'gan.', 'augment.on')
 _OF_ARMS += ('classifier.budget', 'classifier.batch_norm')
@@ -179,7 +177,7 @@ class _Setting:
 def _shows_uncounted(config):
   """Whether real images are shown that are not of the stream: substitutes, partners."""
   sampler, augment = config.sampler, config.augment
-  if sampler.source in BOUNDS:
+  if sampler.source in config_lib.BOUNDS:
     return True
   substitutes = sampler.min_confidence > 0 and sampler.on_reject == 'real'
   return substitutes or augment.mixup > 0 or augment.cutmix > 0
@@ -242,8 +240,10 @@ def _validate(config):
     raise ConfigError(f'ablation.control={spec.control!r} must be one of {CONTROLS}.')
   if not set(spec.placebos) <= set(PLACEBOS):
     raise ConfigError(f'ablation.placebos={spec.placebos!r} must be some of {PLACEBOS}.')
-  if not set(spec.bounds) <= set(BOUNDS):
-    raise ConfigError(f'ablation.bounds={spec.bounds!r} must be some of {BOUNDS}.')
+  if not set(spec.bounds) <= set(config_lib.BOUNDS):
+    raise ConfigError(
+      f'ablation.bounds={spec.bounds!r} must be some of {config_lib.BOUNDS}.'
+    )
   _validate_elsewhere(base, spec)
   _validate_grid(base, spec.grid)
   _validate_arms(base, spec)

@@ -18,6 +18,9 @@ ARMS = {
   'augmented_classical': (True, True),
 }
 
+# What `sampler.source` shows of real images: those of the training set, and others.
+BOUNDS = ('replayed', 'unseen')
+
 
 def default():
   """Returns the config that every experiment starts from."""

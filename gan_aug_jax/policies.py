@@ -79,7 +79,10 @@ def _prepare(session, dataset, generator):
   if count := config.sampler.offline:
     depends = {**_latents_of(config), 'count': count, 'source': config.sampler.source}
     images = _offline(session, dataset, variables, sample, depends, directory)
-    variables = session.layout.place({'images': images})
+    images = images.reshape(-1, *dataset.image_shape)
+    labels = np.repeat(np.arange(dataset.num_classes), count)
+    grouped = sampler.group_by_class(images, labels, dataset.num_classes)
+    variables = session.layout.place(grouped)
     sample, info['offline'] = sampler.make_pool_sampler(), count
   frozen = {'generator': variables}
   teacher = judge = None
@@ -110,10 +113,10 @@ def _images_of(session, dataset, generator):
   source, num_classes = config.sampler.source, dataset.num_classes
   if source == 'noise':
     return sampler.make_noise_sampler(dataset.image_shape), {}
-  if source in ('replayed', 'unseen'):
+  if source in config_lib.BOUNDS:
     split = dataset.train if source == 'replayed' else dataset.unseen
     images = sampler.group_by_class(split.images, split.labels, num_classes)
-    return sampler.make_real_sampler(), session.layout.place(images)
+    return sampler.make_pool_sampler(), session.layout.place(images)
   sample = generator.sample
   if not config.sampler.generator:  # whose latents are its own affair
     num_members, data_info = max(1, len(generator.members)), describe_data(dataset)

@@ -224,7 +224,7 @@ def findings(workdir, results):
     paired = statistics.compare_predictions(mine, theirs, labels)
     arms = results['arms']
     before, after = arms[control], arms[treatment]
-    if after['source'].get('shows') in ('replayed', 'unseen'):
+    if after['source'].get('shows') in config_lib.BOUNDS:
       verdict = 'a bound, and no verdict'
     elif paired['low'] > 0:
       verdict = 'helped'

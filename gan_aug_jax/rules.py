@@ -147,7 +147,7 @@ RULES = {
   'score.num_samples': _whole(10, _MOST_IMAGES),
   'score.neighbours': _whole(1),
   'sampler.precision': _one_of('', *_PRECISIONS),
-  'sampler.source': _one_of('generator', 'noise', 'mislabelled', 'replayed', 'unseen'),
+  'sampler.source': _one_of('generator', 'noise', 'mislabelled', *config_lib.BOUNDS),
   'sampler.candidates': _within_whole(1, 64),
   'sampler.score': _one_of('teacher', 'discriminator', 'hard', 'random'),
   'sampler.min_confidence': _within(0, 1, high_open=True),

@@ -107,24 +107,11 @@ def _repeat(labels, shape):
 
 
 def make_pool_sampler():
-  """Returns a `sample` that draws from images made beforehand, see `make_sampler`.
+  """Returns a `sample` that draws from images that are there, see `make_sampler`.
 
-  Its variables hold 'images', uint8 [num_classes, n, H, W, C].
-  """
-
-  def sample(variables, keys, labels):
-    images = variables['images']
-    draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, images.shape[1]))
-    return realdata.normalize(images[labels, draw(keys)])
-
-  return for_candidates(sample)
-
-
-def make_real_sampler():
-  """Returns a `sample` that draws real images of each label, see `make_sampler`.
-
-  What generators lie between: one that replays its training set, and one that draws new
-  images like it. Its variables are from `group_by_class`.
+  They were made beforehand; or they are real, the bounds of any generator: one that
+  replays its training set, and one that draws new images like it. Its variables are from
+  `group_by_class`.
   """
 
   def sample(variables, keys, labels):
@@ -136,7 +123,7 @@ def make_real_sampler():
 
 
 def group_by_class(images, labels, num_classes):
-  """Images uint8 [N, H, W, C] in the order of their classes, for `make_real_sampler`.
+  """Images uint8 [N, H, W, C] in the order of their classes, for `make_pool_sampler`.
 
   Returns:
     {'images', 'first': int32 [num_classes], where a class begins, 'count': likewise}.

@@ -80,7 +80,7 @@ def _validate_host(config):
   if config_lib.draws_synthetic(config):
     if sampler.min_confidence > 0 and sampler.on_reject == 'real':
       asks += [('sampler.on_reject', 'real', 'drop')]
-    if sampler.source in ('replayed', 'unseen'):
+    if sampler.source in config_lib.BOUNDS:
       asks += [('sampler.source', sampler.source, 'generator')]
   for field, value, other in asks:
     if value != other:
@@ -162,7 +162,7 @@ def _validate_policies(config):
       "augment.cutmix, which are real examples too; use classifier.budget='steps'",
     ),
     (
-      classifier.budget == 'exposure' and sampler.source in ('replayed', 'unseen'),
+      classifier.budget == 'exposure' and sampler.source in config_lib.BOUNDS,
       f"classifier.budget='exposure' does not count the real images that sampler.source="
       f"{sampler.source!r} shows; use classifier.budget='steps'",
     ),

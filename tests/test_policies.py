@@ -569,16 +569,6 @@ def test_a_pool_lasts_for_its_steps_and_stays_on_its_device(toy, backend):
   assert same == [True, True, False, True, True, False]
 
 
-def test_images_drawn_beforehand_are_those_of_the_label():
-  images = jnp.stack([jnp.full((5, 2, 2, 1), 10 * c, jnp.uint8) for c in range(3)])
-  keys = jax.random.split(jax.random.key(0), (30, 2))
-  labels = jnp.arange(30) % 3
-  drawn = sampler.make_pool_sampler()({'images': images}, keys, labels)
-  assert drawn.shape == (30, 2, 2, 2, 1)
-  expected = np.broadcast_to((10 * labels / 127.5 - 1)[:, None], (30, 2))
-  np.testing.assert_allclose(drawn[..., 0, 0, 0], expected, rtol=1e-5)
-
-
 # As the config asks.
 
 
@@ -642,18 +632,22 @@ def test_mislabelled_images_are_of_each_other_class_as_often():
   assert np.abs(others - expected).max() < 5 * np.sqrt(expected)
 
 
-def test_real_images_in_the_generators_place_are_of_the_label_and_of_all_of_it():
+def test_images_that_are_there_are_drawn_by_label_and_all_of_them():
   labels = np.array([2, 0, 2, 1, 2, 0])  # three, two and one of a class
   images = (10 * np.arange(6, dtype=np.uint8)).reshape(6, 1, 1, 1)
   variables = sampler.group_by_class(images, labels, tiny.CLASSES)
   asked = jnp.arange(600) % tiny.CLASSES
   keys = rng.example_keys(rng.stream_key(0, 'latent'), jnp.arange(600))
-  drawn = np.asarray(sampler.make_real_sampler()(variables, keys, asked)).ravel()
+  sample = sampler.make_pool_sampler()
+  drawn = np.asarray(sample(variables, keys, asked)).ravel()
   shown = np.rint((drawn + 1) * 127.5 / 10).astype(int)
   np.testing.assert_array_equal(labels[shown], asked)
   counts = np.bincount(shown, minlength=6)
   expected = 200 / np.bincount(labels)[labels]
   assert np.all(np.abs(counts - expected) < 5 * np.sqrt(expected))
+  several = sample(variables, keys.reshape(300, 2), asked[:300])  # candidates of a label
+  of_label = labels[np.rint((several.reshape(300, 2) + 1) * 127.5 / 10).astype(int)]
+  np.testing.assert_array_equal(of_label, np.stack([asked[:300]] * 2, 1))
 
 
 def test_noise_knows_neither_label_nor_generator():

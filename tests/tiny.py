@@ -113,8 +113,9 @@ def fused(
   ask, teacher_variables = teacher(dtype, scale=3)
   if offline:
     sample = sampler.make_pool_sampler()
-    pixels = np.random.default_rng(1).integers(0, 256, (CLASSES, 5, *SHAPE), np.uint8)
-    variables = {'images': jnp.asarray(pixels)}
+    pixels = np.random.default_rng(1).integers(0, 256, (5 * CLASSES, *SHAPE), np.uint8)
+    shown = np.repeat(np.arange(CLASSES), 5)
+    variables = sampler.group_by_class(pixels, shown, CLASSES)
   if num_members > 1:
     stack = lambda tree: jax.tree.map(
       lambda x: jnp.stack([x * (1 + i) for i in range(num_members)]), tree
