@@ -18,13 +18,19 @@ def get_config(data='mnist5k,50'):
   config = runpy.run_path(str(_RECIPE))['get_config'](data)
   config.data.test_on = 'val'
   arms = {
-    'plain': {},
-    'half': {'mix.ratio': 0.5},
-    'hard': {'sampler.candidates': 4, 'sampler.score': 'hard'},
-    'confident': {'sampler.min_confidence': 0.5},
-    'off_at_the_end': {'mix.off': 0.3},
+    'gan': {},
     'light': {'mix.mode': 'add', 'mix.ratio': 0.5, 'mix.weight': 0.3},
+    'taught': {'sampler.labels': 'teacher', 'mix.ratio': 0.5},
     'vae': {'sampler.generator': 'examples.vae:train'},
+    'warped': {'sampler.generator': 'examples.deformations:train'},
+    'warped_half': {
+      'sampler.generator': 'examples.deformations:train',
+      'mix.ratio': 0.5,
+    },
+    'untrained_half': {
+      'sampler.generator': 'examples.deformations:untrained',
+      'mix.ratio': 0.5,
+    },
   }
   controls = {
     'crop_alone': {'augment.cutout': 0},
@@ -33,8 +39,4 @@ def get_config(data='mnist5k,50'):
     'weight_decay': {'classifier.weight_decay': 1e-3},
     'dropout': {'classifier.dropout': 0.5},
   }
-  # Without a budget there is no image beyond it.
-  bounds = ('replayed', 'unseen') if config.data.per_class else ('replayed',)
-  return base.add_ablation(
-    config, seeds=(0, 1), arms=arms, controls=controls, bounds=bounds
-  )
+  return base.add_ablation(config, seeds=(0, 1), arms=arms, controls=controls)

@@ -1,0 +1,132 @@
+"""A generator that is no network: real images, warped as images of their class differ.
+
+    python -m gan_aug_jax run --config=configs/mnist5k.py --workdir=runs/deformations \\
+        --config.sampler.generator=examples.deformations:train
+
+After Hauberg et al. 2016 (Dreaming more data, arXiv 1510.02795): training images of a
+class are laid over one another, and warps are drawn from the Gaussian of what that took.
+Here a warp is a displacement at 5x5 knots, linear in between, as affine maps are, too.
+`train` learns its warps in seconds on the run's own training images, and says so;
+`untrained` draws each knot by itself, to compare: what one would choose by hand.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import gan_aug_jax
+
+KNOTS = 5  # along a side
+WARPS = 64  # learned for each class, half of them from pairs of any class
+STEPS, STIFFNESS = 100, 0.003  # of laying one image over another
+UNTRAINED_STD = 1.5  # pixels
+
+
+def warp(image, knots):
+  """Warps an image [H, W, C] by pixels at knots, [KNOTS, KNOTS, 2] (down, right)."""
+  height, width, _ = image.shape
+  shift = jnp.einsum('hk,wl,kld->dhw', _tents(height), _tents(width), knots)
+  grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing='ij'))
+  look_up = functools.partial(
+    jax.scipy.ndimage.map_coordinates,
+    coordinates=list(grid + shift),
+    order=1,
+    mode='nearest',
+  )
+  return jax.vmap(look_up, in_axes=-1, out_axes=-1)(image)
+
+
+def _tents(size):
+  """Weights [size, KNOTS] by which a pixel goes with the knots beside it."""
+  at = np.linspace(0, KNOTS - 1, size)[:, None]
+  return np.maximum(0, 1 - np.abs(at - np.arange(KNOTS))).astype(np.float32)
+
+
+def _blur(image):
+  """Strokes that do not touch have no gradient towards one another."""
+  for axis in (0, 1, 0, 1):
+    image = (jnp.roll(image, 1, axis) + image + jnp.roll(image, -1, axis)) / 3
+  return image
+
+
+@jax.jit
+@jax.vmap
+def register(moving, fixed):
+  """Returns the knots by which images [B, H, W, C] in [-1, 1] come to lie over others."""
+  optimizer = optax.adam(0.1)
+
+  def loss_fn(knots):
+    bends = sum(jnp.mean(jnp.square(jnp.diff(knots, axis=axis))) for axis in (0, 1))
+    error = jnp.mean(jnp.square(_blur(warp(moving, knots)) - _blur(fixed)))
+    return error + STIFFNESS * bends
+
+  def step(_, state):
+    knots, opt_state = state
+    updates, opt_state = optimizer.update(jax.grad(loss_fn)(knots), opt_state)
+    return optax.apply_updates(knots, updates), opt_state
+
+  start = jnp.zeros((KNOTS, KNOTS, 2))
+  return jax.lax.fori_loop(0, STEPS, step, (start, optimizer.init(start)))[0]
+
+
+def train(dataset):
+  """Returns the generator, its warps learned on `dataset.train` and nothing else."""
+  rng, labels = np.random.default_rng(0), dataset.train.labels
+  of_class = [np.flatnonzero(labels == c) for c in range(dataset.num_classes)]
+  pairs = [_pairs(rng, rows, WARPS // 2) for rows in of_class]
+  images = dataset.train.images / np.float32(127.5) - 1
+  own = [register(images[moving], images[fixed]) for moving, fixed in pairs]
+  # What is learned on one class serves another, and all the more one of few images.
+  every = np.concatenate(own)
+  borrowed = [every[rng.integers(0, len(every), WARPS // 2)] for _ in own]
+  return _generator(dataset, np.concatenate([own, borrowed], 1), 'learned deformations')
+
+
+def untrained(dataset):
+  """Returns the generator with warps whose knots are independent normals."""
+  knots = KNOTS * KNOTS * 2
+  one = np.eye(knots, dtype=np.float32).reshape(1, knots, KNOTS, KNOTS, 2)
+  warps = np.repeat(UNTRAINED_STD * np.sqrt(2 * knots) * one, dataset.num_classes, 0)
+  return _generator(dataset, warps, 'untrained deformations')
+
+
+def _pairs(rng, rows, count):
+  moving = rng.choice(rows, count)
+  return moving, rng.choice(rows, count)
+
+
+def _generator(dataset, warps, name):
+  labels = dataset.train.labels
+  counts = np.bincount(labels, minlength=dataset.num_classes)
+  variables = {
+    'images': dataset.train.images[np.argsort(labels, kind='stable')],
+    'starts': np.cumsum(counts) - counts,
+    'counts': counts,
+    'warps': warps,
+  }
+
+  def sample(variables, key, labels):
+    return jax.vmap(functools.partial(_sample, variables, key))(labels)
+
+  return gan_aug_jax.from_function(
+    sample,
+    jax.tree.map(jnp.asarray, variables),
+    image_shape=dataset.image_shape,
+    num_classes=dataset.num_classes,
+    trained_on=dataset.fingerprint,
+    name=name,
+  )
+
+
+def _sample(variables, key, label):
+  key_row, key_warp = jax.random.split(key)
+  row = jax.random.randint(key_row, (), 0, variables['counts'][label])
+  image = variables['images'][variables['starts'][label] + row] / 127.5 - 1
+  warps = variables['warps'][label]
+  # A sum with normal weights has the covariance of the warps. They lead from one image to
+  # another, which takes twice the variance of an image about the mean of its class.
+  weights = jax.random.normal(key_warp, (len(warps),)) / jnp.sqrt(2 * len(warps))
+  return warp(image, jnp.einsum('m,m...->...', weights, warps))
