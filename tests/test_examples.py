@@ -7,8 +7,10 @@ import runpy
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from examples import deformations
 from gan_aug_jax import data, portable
 from gan_aug_jax.description import Description
 from gan_aug_jax.errors import CheckpointError
@@ -63,3 +65,62 @@ def test_example_trains_on_what_the_generator_draws(files, capsys, monkeypatch, 
   assert said[BLACK] != said[WHITE]
   with pytest.raises(CheckpointError, match='trained on images ffffffff'):
     main(files[FOREIGN], num_steps=2)
+
+
+SIZE = 16
+
+
+def _digit(down, right):
+  image = np.full((SIZE, SIZE, 1), -1, np.float32)
+  image[5 + down : 11 + down, 6 + right : 9 + right] = 1
+  return image
+
+
+def test_a_warp_moves_pixels_as_its_knots_say():
+  rng = np.random.default_rng(0)
+  image = rng.uniform(-1, 1, (SIZE, SIZE, 2)).astype(np.float32)
+  knots = np.zeros((deformations.KNOTS, deformations.KNOTS, 2), np.float32)
+  np.testing.assert_allclose(deformations.warp(image, knots), image, atol=1e-6)
+  knots[...] = 2, -1  # each pixel shows what is two below it and one to its left
+  moved = np.asarray(deformations.warp(image, knots))
+  np.testing.assert_allclose(moved[:-2, 1:], image[2:, :-1], atol=1e-6)
+  # Linear along the knots is linear along the pixels: here a mirror, which is affine.
+  at = np.linspace(0, SIZE - 1, deformations.KNOTS)
+  knots[...] = 0
+  knots[..., 0] = (SIZE - 1 - 2 * at)[:, None]
+  mirrored = deformations.warp(image, knots)
+  np.testing.assert_allclose(mirrored, image[::-1], atol=1e-4)
+
+
+def test_registration_lays_one_image_over_another():
+  moving, fixed = _digit(0, 0)[None], _digit(2, -2)[None]
+  (knots,) = deformations.register(moving, fixed)
+  before = np.mean(np.square(moving - fixed))
+  after = np.mean(np.square(deformations.warp(moving[0], knots) - fixed[0]))
+  assert after < 0.2 * before
+
+
+@pytest.fixture(scope='module')
+def two_classes():
+  """The first varies downwards only, the second is one grey; not as many of each."""
+  images = [_digit(shift, 0) for shift in range(-3, 4)] + [np.zeros((SIZE, SIZE, 1))] * 3
+  images = np.uint8(np.round((np.float32(images) + 1) * 127.5))
+  order = np.random.default_rng(0).permutation(10)
+  split = data.Split(images[order], np.int32([0] * 7 + [1] * 3)[order])
+  return data.Dataset('toy', ('digit', 'grey'), split, split, split)
+
+
+@pytest.mark.parametrize('make', [deformations.train, deformations.untrained])
+def test_warped_images_are_of_their_class(two_classes, make):
+  generator = make(two_classes)
+  keys = jax.random.split(jax.random.key(0), 128)
+  asked = np.repeat([0, 1], 64)
+  drawn = np.asarray(generator.sample(generator.variables, keys, asked))
+  np.testing.assert_allclose(drawn[asked == 1], 0, atol=0.01)
+  assert drawn[asked == 0].std(0).mean() > 0.1
+
+
+def test_warps_are_learned_along_what_varies(two_classes):
+  warps = np.asarray(deformations.train(two_classes).variables['warps'])
+  down, right = np.moveaxis(warps[0, : deformations.WARPS // 2], -1, 0)
+  assert down.std() > 1 and down.std() > 4 * right.std()
