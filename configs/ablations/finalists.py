@@ -1,0 +1,28 @@
+"""Which of the search's finalists? With the best control's augmentation, by validation.
+
+python -m gan_aug_jax ablate --workdir=W --config=configs/ablations/finalists.py:mnist,25
+
+The argument is that of configs/recipes/low_data.py. MixUp was the search's best control,
+so both sides have it; warped images were its best generator, and shown on top of the real
+ones at a low weight its best mixture. The test split is not looked at.
+"""
+
+import pathlib
+import runpy
+
+from gan_aug_jax import config as base
+
+_SEARCH = pathlib.Path(__file__).parent / 'search.py'
+
+
+def get_config(data='mnist5k,50'):
+  config = base.base_of(runpy.run_path(str(_SEARCH))['get_config'](data))
+  config.augment.mixup = 0.2
+  warped = {'sampler.generator': 'examples.deformations:train'}
+  more = {'mix.mode': 'add', 'mix.ratio': 0.5}
+  arms = {
+    'warped': warped,
+    'warped_more': warped | more,
+    'warped_light': warped | more | {'mix.weight': 0.3},
+  }
+  return base.add_ablation(config, seeds=(0, 1), arms=arms)
