@@ -1,10 +1,11 @@
-"""Does a recipe for scarce labels help? On the test split, once, with five seeds.
+"""Does the recipe for scarce labels help? On the test split, once, with five seeds.
 
 python -m gan_aug_jax ablate --config=configs/ablations/confirm.py:mnist,25 --workdir=...
 
 The argument is that of configs/recipes/low_data.py, whose augmentation both sides have.
-real_classical is there at equal steps, at equal exposure, at no fewer operations than the
-arm and its GAN take, and trained on the validation images, too.
+Beside the control of equal steps there is one with half as many again, which takes more
+operations than the arm and the learning of its warps, and one that is trained on the
+validation images, too.
 """
 
 import pathlib
@@ -17,13 +18,16 @@ _RECIPE = pathlib.Path(__file__).parent.parent / 'recipes' / 'low_data.py'
 
 def get_config(data='mnist5k,50'):
   config = runpy.run_path(str(_RECIPE))['get_config'](data)
+  more = config.classifier.num_steps * 3 // 2
   # Without a budget there is no image beyond it.
   bounds = ('replayed', 'unseen') if config.data.per_class else ('replayed',)
   return base.add_ablation(
     config,
     seeds=(10, 11, 12, 13, 14),  # not those of the search
     arms={'low_data': {}},
-    controls={'all_labels': {'data.train_on_val': True}},
+    controls={
+      'half_as_many_again': {'classifier.num_steps': more},
+      'all_labels': {'data.train_on_val': True},
+    },
     bounds=bounds,
-    equal_compute=True,
   )
