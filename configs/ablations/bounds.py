@@ -2,8 +2,8 @@
 
 python -m gan_aug_jax ablate --config=configs/ablations/bounds.py:mnist --workdir=...
 
-The argument is the name of the data. From configs/recipes/low_data.py, with a small VAE,
-which trains in seconds, between the floor and the ceiling.
+The argument is the name of the data. From what configs/recipes/low_data.py was before the
+search, with a small VAE, which trains in seconds, between the floor and the ceiling.
 """
 
 import pathlib
@@ -15,7 +15,7 @@ _RECIPE = pathlib.Path(__file__).parent.parent / 'recipes' / 'low_data.py'
 
 
 def get_config(data='mnist5k'):
-  config = runpy.run_path(str(_RECIPE))['get_config'](f'{data},10')
+  config = runpy.run_path(str(_RECIPE))['before_search'](f'{data},10')
   return base.add_ablation(
     config,
     arms={'vae': {'sampler.generator': 'examples.vae:train'}},

@@ -3,9 +3,8 @@
 python -m gan_aug_jax ablate --config=configs/ablations/confirm.py:mnist,25 --workdir=...
 
 The argument is that of configs/recipes/low_data.py, whose augmentation both sides have.
-Beside the control of equal steps there is one with half as many again, which takes more
-operations than the arm and the learning of its warps, and one that is trained on the
-validation images, too.
+Beside the control of equal steps there is one of half as many again, as the arm sees half
+as many images again in a step, and one that is trained on the validation images, too.
 """
 
 import pathlib

@@ -2,9 +2,9 @@
 
 python -m gan_aug_jax ablate --config=configs/ablations/search.py:mnist,25 --workdir=...
 
-The argument is that of configs/recipes/low_data.py; this starts from what that was, a GAN
-at 20 %. Real images alone have as many trials as synthesis has. The test split is not
-looked at.
+The argument is that of configs/recipes/low_data.py, and this starts from what that was
+then. Real images alone have as many trials as synthesis has. The test split is not looked
+at.
 """
 
 import pathlib
@@ -16,12 +16,8 @@ _RECIPE = pathlib.Path(__file__).parent.parent / 'recipes' / 'low_data.py'
 
 
 def get_config(data='mnist5k,50'):
-  config = runpy.run_path(str(_RECIPE))['get_config'](data)
+  config = runpy.run_path(str(_RECIPE))['before_search'](data)
   config.data.test_on = 'val'
-  # What it was before the search.
-  config.sampler.generator = ''
-  config.augment.mixup = 0.0
-  config.mix.mode, config.mix.ratio, config.mix.weight = 'replace', 0.2, 1.0
   arms = {
     'gan': {},
     'light': {'mix.mode': 'add', 'mix.ratio': 0.5, 'mix.weight': 0.3},

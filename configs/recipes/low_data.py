@@ -16,6 +16,17 @@ _DIGITS = ('mnist', 'mnist5k')
 
 
 def get_config(data='mnist5k,50'):
+  config = before_search(data)
+  config.augment.mixup = 0.2
+  config.mix.mode = 'add'
+  config.mix.ratio = 0.5
+  config.mix.weight = 0.3
+  config.sampler.generator = 'examples.deformations:train'
+  return config
+
+
+def before_search(data):
+  """What configs/ablations/search.py and bounds.py start from: a GAN's images at 20 %."""
   name, _, per_class = data.rpartition(',')
   if not name or not per_class.isdecimal():
     raise base.ConfigError(
@@ -40,10 +51,6 @@ def get_config(data='mnist5k,50'):
   config.augment.crop = 2
   config.augment.cutout = 8
   config.augment.flip = name not in _DIGITS  # a mirrored digit is no digit
-  config.augment.mixup = 0.2
-  config.mix.mode = 'add'
-  config.mix.ratio = 0.5
-  config.mix.weight = 0.3
-  config.sampler.generator = 'examples.deformations:train'
+  config.mix.ratio = 0.2
   config.sampler.refresh_every = 4
   return config
