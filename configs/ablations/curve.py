@@ -2,8 +2,9 @@
 
 python -m gan_aug_jax ablate --config=configs/ablations/curve.py:mnist --workdir=...
 
-The argument is the name of the data. Beside the recipe, configs/recipes/low_data.py, are
-the training images once more in its place, and real ones that nobody has seen.
+The argument is the name of the data, or NAME,IMAGES,... with how many a class. Beside the
+recipe, configs/recipes/low_data.py, are the training images once more in its place, and
+real ones that nobody has seen.
 """
 
 import pathlib
@@ -14,11 +15,16 @@ from gan_aug_jax import config as base
 _RECIPE = pathlib.Path(__file__).parent.parent / 'recipes' / 'low_data.py'
 
 
-def get_config(data='mnist5k'):
-  config = runpy.run_path(str(_RECIPE))['get_config'](f'{data},10')
+def get_config(data='mnist5k,14,28,56'):
+  name, *sizes = data.split(',')
+  sizes = sizes or ['10', '25', '100']
+  # The recipe refuses what is no size.
+  configs = [
+    runpy.run_path(str(_RECIPE))['get_config'](f'{name},{size}') for size in sizes
+  ]
   return base.add_ablation(
-    config,
+    configs[0],
     arms={'low_data': {}},
-    grid={'data.per_class': (10, 25, 100)},
+    grid={'data.per_class': tuple(config.data.per_class for config in configs)},
     bounds=('replayed', 'unseen'),
   )
