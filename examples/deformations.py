@@ -20,7 +20,7 @@ import optax
 import gan_aug_jax
 
 KNOTS = 5  # along a side
-WARPS = 64  # learned for each class, half of them from pairs of any class
+WARPS = 64  # of each class, half of them learned on it, half on any
 STEPS, STIFFNESS = 100, 0.003  # of laying one image over another
 UNTRAINED_STD = 1.5  # pixels
 

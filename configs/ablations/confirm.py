@@ -17,7 +17,7 @@ _RECIPE = pathlib.Path(__file__).parent.parent / 'recipes' / 'low_data.py'
 
 def get_config(data='mnist5k,50'):
   config = runpy.run_path(str(_RECIPE))['get_config'](data)
-  more = config.classifier.num_steps * 3 // 2
+  more = round(config.classifier.num_steps * (1 + config.mix.ratio))  # of mode 'add'
   # Without a budget there is no image beyond it.
   bounds = ('replayed', 'unseen') if config.data.per_class else ('replayed',)
   return base.add_ablation(

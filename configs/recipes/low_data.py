@@ -1,4 +1,4 @@
-"""Where labels are scarce: one recipe, nothing in it tuned to a dataset.
+"""Where labels are scarce: one recipe for all datasets, but that digits are not mirrored.
 
     python -m gan_aug_jax run --config=configs/recipes/low_data.py:mnist,25 --workdir=...
     python -m gan_aug_jax run --config=configs/recipes/low_data.py:folder,0 \\
