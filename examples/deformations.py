@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 import gan_aug_jax
+from gan_aug_jax import sampler
 
 KNOTS = 5  # along a side
 WARPS = 64  # of each class, half of them learned on it, half on any
@@ -76,7 +77,7 @@ def train(dataset):
   """Returns the generator, its warps learned on `dataset.train` and nothing else."""
   rng, labels = np.random.default_rng(0), dataset.train.labels
   of_class = [np.flatnonzero(labels == c) for c in range(dataset.num_classes)]
-  pairs = [_pairs(rng, rows, WARPS // 2) for rows in of_class]
+  pairs = [rng.choice(rows, (2, WARPS // 2)) for rows in of_class]
   images = dataset.train.images / np.float32(127.5) - 1
   own = [register(images[moving], images[fixed]) for moving, fixed in pairs]
   # What is learned on one class serves another, and all the more one of few images.
@@ -93,40 +94,27 @@ def untrained(dataset):
   return _generator(dataset, warps, 'untrained deformations')
 
 
-def _pairs(rng, rows, count):
-  moving = rng.choice(rows, count)
-  return moving, rng.choice(rows, count)
-
-
 def _generator(dataset, warps, name):
-  labels = dataset.train.labels
-  counts = np.bincount(labels, minlength=dataset.num_classes)
-  variables = {
-    'images': dataset.train.images[np.argsort(labels, kind='stable')],
-    'starts': np.cumsum(counts) - counts,
-    'counts': counts,
-    'warps': warps,
-  }
+  real = sampler.group_by_class(
+    dataset.train.images, dataset.train.labels, dataset.num_classes
+  )
+  variables = jax.tree.map(jnp.asarray, {'real': real, 'warps': warps})
+  draw = sampler.make_pool_sampler()
 
-  def sample(variables, key, labels):
-    return jax.vmap(functools.partial(_sample, variables, key))(labels)
+  def sample(variables, key, labels):  # a batch of one, see `from_function`
+    key_image, key_weights = jax.random.split(key)
+    (image,) = draw(variables['real'], key_image[None], labels)
+    (warps,) = variables['warps'][labels]
+    # A sum with normal weights has the covariance of the warps. They lead from one image
+    # to another, which takes twice the variance of an image about its class's mean.
+    weights = jax.random.normal(key_weights, (len(warps),)) / jnp.sqrt(2 * len(warps))
+    return warp(image, jnp.einsum('m,m...->...', weights, warps))[None]
 
   return gan_aug_jax.from_function(
     sample,
-    jax.tree.map(jnp.asarray, variables),
+    variables,
     image_shape=dataset.image_shape,
     num_classes=dataset.num_classes,
     trained_on=dataset.fingerprint,
     name=name,
   )
-
-
-def _sample(variables, key, label):
-  key_row, key_warp = jax.random.split(key)
-  row = jax.random.randint(key_row, (), 0, variables['counts'][label])
-  image = variables['images'][variables['starts'][label] + row] / 127.5 - 1
-  warps = variables['warps'][label]
-  # A sum with normal weights has the covariance of the warps. They lead from one image to
-  # another, which takes twice the variance of an image about the mean of its class.
-  weights = jax.random.normal(key_warp, (len(warps),)) / jnp.sqrt(2 * len(warps))
-  return warp(image, jnp.einsum('m,m...->...', weights, warps))

@@ -17,7 +17,7 @@ _RECIPE = pathlib.Path(__file__).parent.parent / 'recipes' / 'low_data.py'
 
 def get_config(data='mnist5k,14,28,56'):
   name, *sizes = data.split(',')
-  sizes = sizes or ['10', '25', '100']
+  sizes = sizes or (10, 25, 100)
   # The recipe refuses what is no size.
   configs = [
     runpy.run_path(str(_RECIPE))['get_config'](f'{name},{size}') for size in sizes
