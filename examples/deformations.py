@@ -75,15 +75,13 @@ def register(moving, fixed):
 
 def train(dataset):
   """Returns the generator, its warps learned on `dataset.train` and nothing else."""
-  rng, labels = np.random.default_rng(0), dataset.train.labels
-  of_class = [np.flatnonzero(labels == c) for c in range(dataset.num_classes)]
-  pairs = [rng.choice(rows, (2, WARPS // 2)) for rows in of_class]
-  images = dataset.train.images / np.float32(127.5) - 1
-  own = [register(images[moving], images[fixed]) for moving, fixed in pairs]
-  # What is learned on one class serves another, and all the more one of few images.
-  every = np.concatenate(own)
-  borrowed = [every[rng.integers(0, len(every), WARPS // 2)] for _ in own]
-  return _generator(dataset, np.concatenate([own, borrowed], 1), 'learned deformations')
+  variables = _learn(dataset)
+  return _generator(dataset, {'warps': variables['warps']}, 'learned deformations')
+
+
+def train_colors(dataset):
+  """As `train`, and brightness and contrast go from image to image as the warps do."""
+  return _generator(dataset, _learn(dataset), 'learned deformations and colours')
 
 
 def untrained(dataset):
@@ -91,24 +89,64 @@ def untrained(dataset):
   knots = KNOTS * KNOTS * 2
   one = np.eye(knots, dtype=np.float32).reshape(1, knots, KNOTS, KNOTS, 2)
   warps = np.repeat(UNTRAINED_STD * np.sqrt(2 * knots) * one, dataset.num_classes, 0)
-  return _generator(dataset, warps, 'untrained deformations')
+  return _generator(dataset, {'warps': warps}, 'untrained deformations')
 
 
-def _generator(dataset, warps, name):
+def _learn(dataset):
+  """What it takes from images to others of their class, [classes, WARPS, ...] each."""
+  rng, labels = np.random.default_rng(0), dataset.train.labels
+  of_class = [np.flatnonzero(labels == c) for c in range(dataset.num_classes)]
+  pairs = [rng.choice(rows, (2, WARPS // 2)) for rows in of_class]
+  images = dataset.train.images / np.float32(127.5) - 1
+  colors = np.stack(_colors(images), 1)  # [N, 2, C]
+  own = [
+    {
+      'warps': register(images[moving], images[fixed]),
+      'colors': colors[fixed] - colors[moving],
+    }
+    for moving, fixed in pairs
+  ]
+  # What is learned on one class serves another, and all the more one of few images.
+  every = jax.tree.map(lambda *parts: np.concatenate(parts), *own)
+  drawn = [rng.integers(0, len(every['warps']), WARPS // 2) for _ in own]
+  together = lambda every, *own: np.stack(
+    [np.concatenate([mine, every[rows]]) for mine, rows in zip(own, drawn, strict=True)]
+  )
+  return jax.tree.map(together, every, *own)
+
+
+def _colors(images):
+  """Brightness and logarithm of contrast by channel, [..., C] each."""
+  contrast = images.std((-3, -2)) + 0.05  # a grey image has none
+  return images.mean((-3, -2)), jnp.log(contrast)
+
+
+def recolor(image, change):
+  """Changes brightness and log contrast of each channel by `change` [2, C]."""
+  brightness, contrast = change
+  mean = image.mean((0, 1))
+  return (image - mean) * jnp.exp(contrast) + mean + brightness
+
+
+def _generator(dataset, changes, name):
+  """A generator of images that are changed by sums of `changes`."""
   real = sampler.group_by_class(
     dataset.train.images, dataset.train.labels, dataset.num_classes
   )
-  variables = jax.tree.map(jnp.asarray, {'real': real, 'warps': warps})
+  variables = jax.tree.map(jnp.asarray, {'real': real, 'changes': changes})
   draw = sampler.make_pool_sampler()
 
   def sample(variables, key, labels):  # a batch of one, see `from_function`
     key_image, key_weights = jax.random.split(key)
     (image,) = draw(variables['real'], key_image[None], labels)
-    (warps,) = variables['warps'][labels]
-    # A sum with normal weights has the covariance of the warps. They lead from one image
-    # to another, which takes twice the variance of an image about its class's mean.
-    weights = jax.random.normal(key_weights, (len(warps),)) / jnp.sqrt(2 * len(warps))
-    return warp(image, jnp.einsum('m,m...->...', weights, warps))[None]
+    of_class = jax.tree.map(lambda of_all: of_all[labels[0]], variables['changes'])
+    # A sum with normal weights has the covariance of the changes. They lead from one
+    # image to another, which takes twice the variance of one about its class's mean.
+    count = len(of_class['warps'])
+    weights = jax.random.normal(key_weights, (count,)) / jnp.sqrt(2 * count)
+    change = jax.tree.map(lambda of_one: jnp.tensordot(weights, of_one, 1), of_class)
+    image = warp(image, change['warps'])
+    return (recolor(image, change['colors']) if 'colors' in change else image)[None]
 
   return gan_aug_jax.from_function(
     sample,

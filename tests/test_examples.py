@@ -123,7 +123,7 @@ def test_warped_images_are_of_their_class(two_classes, make):
 
 
 def test_warps_are_learned_along_what_varies(two_classes):
-  warps = np.asarray(deformations.train(two_classes).variables['warps'])
+  warps = np.asarray(deformations.train(two_classes).variables['changes']['warps'])
   down, right = np.moveaxis(warps[0, : deformations.WARPS // 2], -1, 0)
   assert down.std() > 1 and down.std() > 4 * right.std()
 

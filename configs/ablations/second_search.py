@@ -1,0 +1,52 @@
+"""Which recipe, once longer training is a trial? By validation images alone.
+
+python -m gan_aug_jax ablate --workdir=W \\
+    --config=configs/ablations/second_search.py:mnist,25
+
+The argument is NAME,IMAGES as that of configs/recipes/low_data.py, or NAME,IMAGES,TIMES,
+with how many times fewer images the rarest class has. Both sides train half as long again
+as in the first search, with its augmentation; real images alone have a trial of half as
+many steps again, which is what images on top cost. The test split is not looked at.
+"""
+
+import pathlib
+import runpy
+
+from gan_aug_jax import config as base
+
+_RECIPE = pathlib.Path(__file__).parent.parent / 'recipes' / 'low_data.py'
+
+
+def get_config(data='mnist5k,50'):
+  name, images, times = (*data.split(','), '', '')[:3]
+  if data.count(',') > 2 or (times and not times.isdecimal()):
+    raise base.ConfigError(
+      f'configs/ablations/second_search.py:{data} must be NAME,IMAGES or '
+      'NAME,IMAGES,TIMES, such as second_search.py:cifar10,500,50.'
+    )
+  config = runpy.run_path(str(_RECIPE))['before_search'](f'{name},{images}')
+  config.data.test_on = 'val'
+  config.classifier.num_steps = 1500
+  config.augment.mixup = 0.2
+  config.mix.mode, config.mix.ratio = 'add', 0.5
+  config.sampler.generator = 'examples.deformations:train'
+  arms = {
+    'light': {'mix.weight': 0.3},
+    'full': {},
+    'half': {'mix.mode': 'replace'},
+    'colored': {'sampler.generator': 'examples.deformations:train_colors'},
+  }
+  controls = {
+    'half_as_many_again': {'classifier.num_steps': 2250},
+    'color': {'augment.color': 0.3},
+  }
+  bounds = ()
+  if times:
+    config.data.imbalance = float(times)
+    config.sampler.classes = 'balance'
+    arms['uniform'] = {'sampler.classes': 'uniform'}
+    controls['dropout'] = {'classifier.dropout': 0.5}
+    bounds = ('replayed',)  # rare images shown more often, and not warped
+  return base.add_ablation(
+    config, seeds=(3, 4), arms=arms, controls=controls, bounds=bounds
+  )
