@@ -110,7 +110,9 @@ def two_classes():
   return data.Dataset('toy', ('digit', 'grey'), split, split, split)
 
 
-@pytest.mark.parametrize('make', [deformations.train, deformations.untrained])
+@pytest.mark.parametrize(
+  'make', [deformations.train, deformations.train_colors, deformations.untrained]
+)
 def test_warped_images_are_of_their_class(two_classes, make):
   generator = make(two_classes)
   keys = jax.random.split(jax.random.key(0), 128)
@@ -141,3 +143,48 @@ def test_untrained_warps_are_as_wide_as_they_say():
   pixels = 8 * np.asarray(drawn)[:, 8, 8, 0]
   np.testing.assert_allclose(pixels.mean(), 0, atol=0.2)
   np.testing.assert_allclose(pixels.std(), deformations.UNTRAINED_STD, rtol=0.1)
+
+
+def test_colors_change_by_channel():
+  image = np.random.default_rng(0).uniform(-1, 1, (SIZE, SIZE, 3)).astype(np.float32)
+  change = np.float32([[0.2, 0, -0.1], [0, np.log(2), -1]])
+  changed = np.asarray(deformations.recolor(image, change))
+  means = image.mean((0, 1)) + change[0]
+  np.testing.assert_allclose(changed.mean((0, 1)), means, atol=1e-5)
+  spreads = image.std((0, 1)) * [1, 2, np.exp(-1)]
+  np.testing.assert_allclose(changed.std((0, 1)), spreads, rtol=1e-5)
+
+
+def test_colors_differ_as_they_do_within_a_class():
+  # The first channel varies in brightness, in one class more; the second differs between
+  # classes alone; the third varies in contrast.
+  rng, labels = np.random.default_rng(0), np.arange(400) % 2
+  brightness = np.float64([0.1, 0.3])[labels] * rng.standard_normal(400)
+  contrast = 0.4 * np.exp(0.3 * rng.standard_normal(400))
+  images = np.zeros((400, 8, 8, 3))
+  images += np.stack([brightness, labels - 0.5, 0 * labels], 1)[:, None, None]
+  images[:, :, :4, 2] -= contrast[:, None, None]
+  images[:, :, 4:, 2] += contrast[:, None, None]
+  images = np.uint8(np.round((np.clip(images, -1, 1) + 1) * 127.5))
+  split = data.Split(images, np.int32(labels))
+  dataset = data.Dataset('toy', ('even', 'odd'), split, split, split)
+  generator = deformations.train_colors(dataset)
+  _, learned = np.moveaxis(generator.variables['changes']['colors'], 2, 0)
+  np.testing.assert_allclose(learned[..., 2].std(), 0.3 * np.sqrt(2), rtol=0.2)
+  # An image of the class, and on top changes half of which are learned on any class.
+  drawn, asked = _draw_means(generator, generator.variables)
+  spreads = [drawn[asked == c, 0].std() for c in (0, 1)]
+  np.testing.assert_allclose(np.square(spreads), [0.04, 0.16], rtol=0.3)
+  np.testing.assert_allclose(drawn[:, 1], asked - 0.5, atol=0.01)
+  # Without those of one class, its images stay as they are, and the other's do not.
+  first_still = lambda of_all: of_all.at[0].set(0)
+  changes = jax.tree.map(first_still, generator.variables['changes'])
+  drawn, asked = _draw_means(generator, generator.variables | {'changes': changes})
+  spreads = [drawn[asked == c, 0].std() for c in (0, 1)]
+  np.testing.assert_allclose(np.square(spreads), [0.01, 0.16], rtol=0.3)
+
+
+def _draw_means(generator, variables):
+  """Means by channel of 1,000 images, [1000, C], and their classes, 0 and 1 in turn."""
+  keys, asked = jax.random.split(jax.random.key(0), 1000), np.arange(1000) % 2
+  return np.asarray(generator.sample(variables, keys, asked)).mean((1, 2)), asked
