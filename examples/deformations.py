@@ -146,7 +146,9 @@ def _generator(dataset, changes, name):
     weights = jax.random.normal(key_weights, (count,)) / jnp.sqrt(2 * count)
     change = jax.tree.map(lambda of_one: jnp.tensordot(weights, of_one, 1), of_class)
     image = warp(image, change['warps'])
-    return (recolor(image, change['colors']) if 'colors' in change else image)[None]
+    if 'colors' in change:
+      image = jnp.clip(recolor(image, change['colors']), -1, 1)
+    return image[None]
 
   return gan_aug_jax.from_function(
     sample,

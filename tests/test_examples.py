@@ -173,6 +173,7 @@ def test_colors_differ_as_they_do_within_a_class():
   np.testing.assert_allclose(learned[..., 2].std(), 0.3 * np.sqrt(2), rtol=0.2)
   # An image of the class, and on top changes half of which are learned on any class.
   drawn, asked = _draw_means(generator, generator.variables)
+  assert np.abs(drawn).max() <= 1
   spreads = [drawn[asked == c, 0].std() for c in (0, 1)]
   np.testing.assert_allclose(np.square(spreads), [0.04, 0.16], rtol=0.3)
   np.testing.assert_allclose(drawn[:, 1], asked - 0.5, atol=0.01)
