@@ -16,13 +16,17 @@ _RECIPE = pathlib.Path(__file__).parent.parent / 'recipes' / 'low_data.py'
 
 
 def get_config(data='mnist5k,50'):
-  config = runpy.run_path(str(_RECIPE))['get_config'](data)
+  config = runpy.run_path(str(_RECIPE))['of_first_search'](data)
+  return confirm(config, seeds=(10, 11, 12, 13, 14))  # not those of the search
+
+
+def confirm(config, seeds):
   more = round(config.classifier.num_steps * (1 + config.mix.ratio))  # of mode 'add'
   # Without a budget there is no image beyond it.
   bounds = ('replayed', 'unseen') if config.data.per_class else ('replayed',)
   return base.add_ablation(
     config,
-    seeds=(10, 11, 12, 13, 14),  # not those of the search
+    seeds=seeds,
     arms={'low_data': {}},
     controls={
       'half_as_many_again': {'classifier.num_steps': more},

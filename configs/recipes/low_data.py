@@ -17,6 +17,19 @@ _DIGITS = ('mnist', 'mnist5k')
 
 def get_config(data='mnist5k,50'):
   config = before_search(data)
+  config.classifier.num_steps = 1500
+  config.augment.mixup = 0.2
+  config.augment.color = 0.3
+  config.mix.mode = 'add'
+  config.mix.ratio = 0.5
+  config.sampler.classes = 'balance'
+  config.sampler.generator = 'examples.deformations:train_colors'
+  return config
+
+
+def of_first_search(data):
+  """The recipe that configs/ablations/confirm.py is about."""
+  config = before_search(data)
   config.augment.mixup = 0.2
   config.mix.mode = 'add'
   config.mix.ratio = 0.5
