@@ -7,6 +7,7 @@ After Hauberg et al. 2016 (Dreaming more data, arXiv 1510.02795): training image
 class are laid over one another, and warps are drawn from the Gaussian of what that took.
 Here a warp is a displacement at 5x5 knots, linear in between, as affine maps are, too.
 `train` learns its warps in seconds on the run's own training images, and says so;
+`train_colors` learns brightness and contrast by channel on the same pairs, too;
 `untrained` draws each knot by itself, to compare: what one would choose by hand.
 """
 
