@@ -99,7 +99,7 @@ def _learn(dataset):
   of_class = [np.flatnonzero(labels == c) for c in range(dataset.num_classes)]
   pairs = [rng.choice(rows, (2, WARPS // 2)) for rows in of_class]
   images = dataset.train.images / np.float32(127.5) - 1
-  colors = np.stack(_colors(images), 1)  # [N, 2, C]
+  colors = _colors(images)
   own = [
     {
       'warps': register(images[moving], images[fixed]),
@@ -117,9 +117,9 @@ def _learn(dataset):
 
 
 def _colors(images):
-  """Brightness and logarithm of contrast by channel, [..., C] each."""
-  contrast = images.std((-3, -2)) + 0.05  # a grey image has none
-  return images.mean((-3, -2)), jnp.log(contrast)
+  """Brightness and logarithm of contrast of each channel, [N, 2, C]."""
+  contrast = images.std((1, 2)) + 0.05  # a grey image has none
+  return np.stack([images.mean((1, 2)), jnp.log(contrast)], 1)
 
 
 def recolor(image, change):
