@@ -1,4 +1,4 @@
-"""Does the recipe for scarce labels help? On the test split, once, with five seeds.
+"""Does the recipe of the first search help? On the test split, once, with five seeds.
 
 python -m gan_aug_jax ablate --config=configs/ablations/confirm.py:mnist,25 --workdir=...
 
