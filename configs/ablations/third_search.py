@@ -1,0 +1,35 @@
+"""What the second search left out: another classifier, a GAN, several GANs at once.
+
+python -m gan_aug_jax ablate --workdir=W \\
+    --config=configs/ablations/third_search.py:cifar10,250
+
+The argument is that of configs/recipes/low_data.py. Beside its warped images are those of
+a GAN, and those of two, its checkpoints after half of its training and all of it. By
+validation images alone; the test split is not looked at.
+"""
+
+import pathlib
+import runpy
+
+from gan_aug_jax import config as base
+
+_RECIPE = pathlib.Path(__file__).parent.parent / 'recipes' / 'low_data.py'
+
+
+def get_config(data='mnist5k,50'):
+  config = runpy.run_path(str(_RECIPE))['get_config'](data)
+  config.data.test_on = 'val'
+  return base.add_ablation(
+    config,
+    seeds=(3,),
+    arms={
+      'low_data': {},
+      'gan': {'sampler.generator': ''},
+      'gans': {
+        'sampler.generator': '',
+        'sampler.checkpoints': ('step:500', 'step:1000'),
+      },
+    },
+    controls={'half_as_many_again': {'classifier.num_steps': 2250}},
+    grid={'classifier.arch': ('cnn', 'resnet')},
+  )
