@@ -8,8 +8,8 @@ The argument is the data's name and the images a class, validation included (0: 
 there are). Few images train no GAN that is of use, so what is shown are real ones, warped
 and coloured as pairs of them differ (examples/deformations.py), on top of the batch and
 more of the rarer classes; `--config.sampler.generator=` trains the GAN nevertheless. How
-it was chosen and what it is worth, which is nothing beyond some hundred photographs a
-class: docs/results/evidence.md.
+it was chosen and what it is worth, with 250 photographs a class or more nothing:
+docs/results/evidence.md.
 """
 
 from gan_aug_jax import config as base
