@@ -4,7 +4,7 @@
 
 Times every convolution of the CNN, of the DCGAN's generator as it samples and trains, and
 of its discriminator: forward, for the weights and for what is below, as XLA compiles it
-by default and as `sharding.compile_step` does, all interleaved in one process. GFLOP/s
+by default and as `programs.compile_step` does, all interleaved in one process. GFLOP/s
 count a product at every tap, also where it falls on the border; the last row is a large
 matrix product. One device.
 """
@@ -85,7 +85,7 @@ def main(_):
   import jax
   import jax.numpy as jnp
 
-  from gan_aug_jax import sharding
+  from gan_aug_jax import programs, sharding
 
   layout = sharding.make_layout('jit', found[:1])
   where = timing.describe(layout)
@@ -105,7 +105,7 @@ def main(_):
     for which, (function, arguments) in functions.items():
       arguments = layout.place(arguments)
       default = jax.jit(function).lower(*arguments).compile()
-      ours = sharding.compile_step(function, layout, *arguments, donate=())
+      ours = programs.compile_step(function, layout, *arguments, donate=())
       takes[name, which, 'default'] = run(default, arguments)
       takes[name, which, 'ours'] = run(ours, arguments)
   matrix = jnp.ones((2048, 2048))

@@ -77,12 +77,12 @@ class Bench:
     """Runs of the sampler and the classifier as programs of their own, by name."""
     import jax
 
-    from gan_aug_jax import policies, rehearsal, rng, sharding
+    from gan_aug_jax import arms, policies, programs, rehearsal, rng, sharding
 
     layout, dataset, session = self.layout, self.dataset, self.session(config)
-    source = policies.prepare(
-      session, dataset, rehearsal.untrained_generator(session, dataset)
-    )
+    generator = rehearsal.untrained_generator(session, dataset)
+    source = policies.make_source(session, dataset, generator)
+    frozen = policies.prepare(session, dataset, generator).frozen
     plan, _ = policies.make_plan(config, 10_000, synthetic=True)
     synthesize = policies.make_synthesize(session, dataset, source, plan, None)
 
@@ -94,29 +94,24 @@ class Bench:
       return sharding.flatten(synthesize(keys, slot, state, frozen).images)[:, None]
 
     # The classifier's program is the fused step, with a sampler that hands on its images.
-    given = policies.Source(
-      lambda variables, keys, labels: variables, source.frozen, None, None, {}
-    )
-    rehearsed = rehearsal.rehearse_arm(
-      session, dataset, ARM.value, num_steps=10_000, source=given
-    )
-    state, place = rehearsed.state, layout.place
-    arguments = (state, source.frozen)
-    sampler = sharding.compile_step(sample, layout, *arguments, donate=())
+    given = policies.Source(lambda variables, keys, labels: variables, None, None, {})
+    _, training = arms.make_training(session, dataset, ARM.value, given, num_steps=10_000)
+    state, place = training.init(), layout.place
+    arguments = (state, frozen)
+    sampler = programs.compile_step(sample, layout, *arguments, donate=())
     made = sampler(*arguments)
-    program = sharding.compile_step(
-      rehearsed.step, layout, state, rehearsed.inputs(0)[0], {'generator': made}
-    )
+    step, feed = training.step_function, training.feed
+    frozen_images = {'generator': made}
+    program = programs.compile_step(step, layout, state, *feed(0, 1), frozen_images)
     number = 0
 
     def train(images):
       nonlocal state, number
-      data, _ = rehearsed.inputs(number)
-      state, metrics = program(state, data, {'generator': images})
+      state, metrics = program(state, *feed(number, 1), {'generator': images})
       number += 1
       return metrics
 
-    draw = lambda: sampler(state, source.frozen)
+    draw = lambda: sampler(state, frozen)
     through_host = lambda: train(place(np.array(jax.device_get(draw()))))
     takes = {
       'two programs': lambda: train(draw()),
@@ -124,7 +119,7 @@ class Bench:
       'sampler alone': draw,
       'classifier alone': lambda: train(made),
     }
-    lowered = sharding.lower_step(sample, layout, *arguments, donate=())
+    lowered = programs.lower_step(sample, layout, *arguments, donate=())
     operations = lowered.cost_analysis()['flops']
     self.programs['sampler alone'] = _cost(sampler.compiled, operations, 0.0)
     return {name: timing.repeat(take, _STEPS) for name, take in takes.items()}

@@ -47,15 +47,18 @@ def rehearse(config, layout, *, side=32, num_images=2000, per_call=1):
   """The augmented arm of a config on images of a size, several steps a call."""
   import dataclasses
 
-  from gan_aug_jax import rehearsal, sharding, workdir
+  from gan_aug_jax import programs, rehearsal, workdir
 
   dataset = noise.make_dataset((side, side, 3), per_class=num_images // 10)
   session = workdir.Session(config, pathlib.Path('unused'), layout, quiet=True)
   rehearsed = rehearsal.rehearse_arm(
     session, dataset, 'augmented_classical', num_steps=10_000, at=5_000
   )
+  count, feed = layout.scalar(per_call), rehearsed.feed
   return dataclasses.replace(
-    rehearsed, step=sharding.repeat_step(rehearsed.step, per_call)
+    rehearsed,
+    step=programs.repeat_step(rehearsed.step, per_call),
+    feed=lambda number, steps: (count, *feed(number * per_call, steps * per_call)),
   )
 
 

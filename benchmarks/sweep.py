@@ -46,7 +46,7 @@ def prepare(config, layout, dataset, arm, count):
   """Returns two runs of a step of every seed, alone and together."""
   import jax
 
-  from gan_aug_jax import rehearsal, sharding, together, workdir
+  from gan_aug_jax import programs, rehearsal, together, workdir
 
   rehearsed = []
   for seed in range(count):
@@ -59,10 +59,11 @@ def prepare(config, layout, dataset, arm, count):
   stacked = layout.place(
     jax.tree.map(lambda *x: np.stack(x), *(jax.device_get(state) for state in states))
   )
-  feeds = [lambda at, _, each=each: each.inputs(at) for each in rehearsed]
-  feed = together.stack_feeds(feeds, layout.place)
+  feed = together.StackedFeed([each.feed for each in rehearsed], layout)
+  frozen = [jax.device_get(each.extra) for each in rehearsed]
+  extra = layout.place(jax.tree.map(lambda *x: np.stack(x), *frozen))
   step = together.make_step(rehearsed[0].step, count)
-  joint = sharding.compile_step(step, layout, stacked, *feed(0, 0))
+  joint = programs.compile_step(step, layout, stacked, *feed(0, 1), *extra)
   number = 0
 
   def alone():
@@ -74,7 +75,7 @@ def prepare(config, layout, dataset, arm, count):
 
   def as_one():
     nonlocal stacked
-    stacked, metrics = joint(stacked, *feed(number, 0))
+    stacked, metrics = joint(stacked, *feed(number, 1), *extra)
     return metrics
 
   return timing.repeat(alone, 1), timing.repeat(as_one, 1)

@@ -154,7 +154,8 @@ def print_plan(cells, seconds, gans, file=None):
   console.print(
     f'To train: {len(seconds)} classifiers, {format_seconds(of_cells)}, and {len(gans)} '
     f'GANs, {format_seconds(of_gans)}; {format_seconds(of_cells + of_gans)} together, by '
-    'a few steps of each, without compilation, evaluation and the choice of checkpoints.',
+    'a few steps of each, with the choice of checkpoints, without compilation and '
+    'evaluation.',
     highlight=False,
     soft_wrap=True,
   )

@@ -1,10 +1,8 @@
 """The arms of a run: classifiers trained with and without synthesis into arms/NAME/."""
 
-from collections.abc import Callable
-import dataclasses
+import functools
 import io
 import json
-import time
 
 import jax
 import numpy as np
@@ -28,45 +26,111 @@ from gan_aug_jax.models import classifiers
 from gan_aug_jax.workdir import describe_devices, read_result, versions
 
 
-def train_arm(session, dataset, name, prepare, evaluator):
-  """Trains one arm, or goes on, or finds it finished; evaluates it once.
+class Arm:
+  """One arm: what its training takes, and the training itself."""
 
-  Args:
-    session: the run's.
-    dataset: the data.
-    name: one of `config.ARMS`.
-    prepare: gives the `policies.Source` that it draws from, when it draws.
-    evaluator: from `make_evaluator`.
+  def __init__(self, session, dataset, name, evaluator):
+    """Prepares the programs, which are compiled when they are used, or by `start`.
 
-  Returns:
-    The arm's dict of results.json.
-  """
-  directory = session.path('arms', name)
-  if result := finished_result(directory):
+    Args:
+      session: the run's.
+      dataset: the data.
+      name: one of `config.ARMS`.
+      evaluator: the `evaluation.Evaluator` of `build_model`.
+    """
+    self.session, self.dataset, self.name = session, dataset, name
+    self.evaluator = evaluator
+    self.is_augmented = config_lib.is_augmented(session.config, name)
+    self._made = None
+
+  @property
+  def directory(self):
+    return self.session.path('arms', self.name)
+
+  def plan_training(self, generator=None):
+    """The `policies.Source` (or None), the `BatchPlan` and the `fitting.Training`.
+
+    Args:
+      generator: a `FrozenGenerator`, where the user's own takes the GAN's place.
+    """
+    if self._made is None:
+      source = None
+      if self.is_augmented:
+        source = policies.make_source(self.session, self.dataset, generator)
+      self._made = source, *make_training(self.session, self.dataset, self.name, source)
+    return self._made
+
+  def start(self):
+    """Compiles in threads what is needed to train an arm that is not finished."""
+    own = self.is_augmented and self.session.config.sampler.generator
+    if finished_result(self.directory) or own:
+      return
+    source, _, training = self.plan_training()
+    training.start(source.shapes if source else {})
+    variables = self.session.layout.shapes(training.state.variables)
+    self.evaluator.start(variables, self.dataset.image_shape)
+
+  def train(self, generator, prepare):
+    """Trains, or goes on, or finds the arm finished; evaluates it once.
+
+    Args:
+      generator: the `FrozenGenerator`, or None.
+      prepare: gives the `policies.Prepared`, when it draws.
+
+    Returns:
+      The arm's dict of results.json.
+    """
+    if result := finished_result(self.directory):
+      return result
+    _, plan, training = self.plan_training(generator)
+    prepared = prepare() if self.is_augmented else _NOTHING
+    # Waited for here, so that it counts as compilation and not as evaluation.
+    variables = self.session.layout.shapes(training.state.variables)
+    compile_seconds = self.evaluator.compile(variables, self.dataset.image_shape)
+    fitted = fitting.fit(
+      self.session,
+      self.directory,
+      self.name,
+      training,
+      extra=(prepared.frozen,),
+      fingerprint=self.dataset.fingerprint,
+      evaluate=lambda _, state: validate(self.evaluator, state, self.dataset),
+    )
+    fitted.host['compile_seconds'] += compile_seconds
+    return self.finish(plan, prepared, fitted)
+
+  def finish(self, plan, prepared, fitted):
+    """Evaluates a trained arm, the test split this once, and writes what came of it.
+
+    Args:
+      plan: its `BatchPlan`.
+      prepared: the `policies.Prepared` that it drew from.
+      fitted: the `fitting.Fitted`.
+
+    Returns:
+      The arm's dict of results.json.
+    """
+    session, dataset, state = self.session, self.dataset, fitted.state
+    splits = {'train': dataset.train, 'val': dataset.val, 'eval': dataset.test}
+    scores = {
+      prefix: self.evaluator(state.variables, split) for prefix, split in splits.items()
+    }
+    result = _arm_result(session, scores, dataset, plan, fitted)
+    result['acceptance'] = _acceptance(state, dataset)
+    result['source'] = prepared.info
+    if jax.process_index() == 0:
+      _write_predictions(self.directory / 'predictions.npz', scores, dataset)
+      if session.config.log.tensorboard:
+        confusion = {self.name: result['confusion_matrix']}
+        picture = pictures.confusion_matrices(dataset.class_names, confusion)
+        events = self.directory / 'tensorboard'
+        tensorboard.write_result(events, session.config, result, picture)
+      content = json.dumps(result, indent=1)
+      loop.write_atomically(self.directory / 'result.json', content)
     return result
-  _, evaluate = evaluator
-  training = make_training(session, dataset, name, prepare, evaluator)
-  plan, cycle = training.plan, training.cycle
-  # Compiled here, so that it counts as compilation and not as evaluation.
-  began = time.perf_counter()
-  variables = session.layout.place(training.state.variables)
-  evaluate(variables, dataset.val.rows(slice(0, 1)))
-  compile_seconds = time.perf_counter() - began
-  fitted = fitting.fit(
-    session,
-    directory,
-    name,
-    step=training.step,
-    state=training.state,
-    num_steps=training.num_steps,
-    feed=training.feed,
-    fingerprint=dataset.fingerprint,
-    evaluate=lambda _, state: validate(evaluate, state, dataset),
-    pool=make_pool(session, dataset, plan) if cycle > 1 else None,
-    cycle=cycle,
-  )
-  fitted.host['compile_seconds'] += compile_seconds
-  return finish_arm(session, dataset, name, training, fitted, evaluate)
+
+
+_NOTHING = policies.Prepared({}, {})
 
 
 def finished_result(directory):
@@ -77,39 +141,34 @@ def finished_result(directory):
   return result if finished else None
 
 
-@dataclasses.dataclass(frozen=True)
-class Training:
-  """What an arm trains with.
+def make_training(session, dataset, name, source, *, num_steps=None):
+  """Returns the `BatchPlan` and the `fitting.Training` of an arm.
 
-  Attributes:
-    plan: the `BatchPlan`.
-    step: the fused step.
-    state: the initial state, on the host.
-    feed: `(step, num_steps) -> inputs`, see `fitting.make_feed`.
-    num_steps: length of training.
-    cycle: steps that a pool lasts.
-    source: the `policies.Source` that is drawn from, or None.
+  Args:
+    session: the run's.
+    dataset: the data.
+    name: of the arm.
+    source: the `policies.Source`, or None to draw nothing.
+    num_steps: of the training, which schedules depend on; None for the config's.
   """
-
-  plan: object
-  step: Callable
-  state: classifier.ClassifierState
-  feed: Callable
-  num_steps: int
-  cycle: int
-  source: object
-
-
-def make_training(session, dataset, name, prepare, evaluator):
-  """Returns the `Training` of an arm; arguments as `train_arm`."""
-  config = session.config
-  synthetic = config_lib.is_augmented(config, name)
-  num_steps = policies.num_steps_of_arm(config, len(dataset.train), synthetic=synthetic)
-  source = prepare() if synthetic else None
-  plan, step, state = make_step(session, dataset, name, source, evaluator[0], num_steps)
-  feed = fitting.make_feed(session, dataset, plan, source.frozen if source else {})
+  config, synthetic = session.config, source is not None
+  num_steps = num_steps or policies.num_steps_of_arm(
+    config, len(dataset.train), synthetic=synthetic
+  )
+  plan, step, init = make_step(session, dataset, name, source, num_steps)
   cycle = config.sampler.refresh_every if synthetic else 1
-  return Training(plan, step, state, feed, num_steps, cycle, source)
+  pool = functools.partial(make_pool, session, dataset, plan) if cycle > 1 else None
+  training = fitting.make_training(
+    session,
+    step,
+    init=init,
+    seed=config_lib.seed_of(config, 'classifier'),
+    feed=fitting.Feed(session, dataset.train, plan),
+    cadence=fitting.cadence_of(session, num_steps, cycle=cycle),
+    make_pool=pool,
+    cycle=cycle,
+  )
+  return plan, training
 
 
 def validate(evaluate, state, dataset):
@@ -123,49 +182,17 @@ def validate(evaluate, state, dataset):
   }
 
 
-def finish_arm(session, dataset, name, training, fitted, evaluate):
-  """Evaluates a trained arm, the test split this once, and writes what came of it.
-
-  Args:
-    session: the run's.
-    dataset: the data.
-    name: of the arm.
-    training: its `Training`.
-    fitted: the `fitting.Fitted`.
-    evaluate: from `make_evaluator`.
-
-  Returns:
-    The arm's dict of results.json.
-  """
-  state, source = fitted.state, training.source
-  splits = {'train': dataset.train, 'val': dataset.val, 'eval': dataset.test}
-  scores = {prefix: evaluate(state.variables, split) for prefix, split in splits.items()}
-  result = _arm_result(session, scores, dataset, training.plan, fitted)
-  result['acceptance'] = _acceptance(state, dataset)
-  result['source'] = source.info if source else {}
-  if jax.process_index() == 0:
-    directory = session.path('arms', name)
-    _write_predictions(directory / 'predictions.npz', scores, dataset)
-    if session.config.log.tensorboard:
-      confusion = {name: result['confusion_matrix']}
-      picture = pictures.confusion_matrices(dataset.class_names, confusion)
-      tensorboard.write_result(directory / 'tensorboard', session.config, result, picture)
-    loop.write_atomically(directory / 'result.json', json.dumps(result, indent=1))
-  return result
-
-
-def make_step(session, dataset, name, source, model, num_steps):
-  """Returns the plan, the fused step and the initial state of one arm.
+def make_step(session, dataset, name, source, num_steps):
+  """Returns the plan, the fused step and the `init` (`seed -> state`) of one arm.
 
   Args:
     session: the run's.
     dataset: the data.
     name: of the arm.
     source: the `policies.Source` to draw from, or None to draw nothing.
-    model: the classifier.
     num_steps: of the training.
   """
-  config = session.config
+  config, model = session.config, build_model(session, dataset.num_classes)
   classical = config_lib.ARMS[name][1]
   plan, weight = policies.make_plan(config, num_steps, synthetic=source is not None)
   synthesize, memory = None, ()
@@ -186,7 +213,14 @@ def make_step(session, dataset, name, source, model, num_steps):
   step = classifier.make_fused_step(
     model=model, optimizer=optimizer, layout=session.layout, plan=plan, compose=compose
   )
-  return plan, step, _init_classifier(session, dataset, model, optimizer, memory)
+  init = functools.partial(
+    classifier.init_classifier,
+    model=model,
+    optimizer=optimizer,
+    image_shape=dataset.image_shape,
+    policy=memory,
+  )
+  return plan, step, init
 
 
 _NO_AUGMENTATION = classifier.Augmentation()
@@ -232,16 +266,6 @@ def _optimizer(session, num_steps):
     schedule=config.schedule,
     momentum=config.momentum,
     weight_decay=config.weight_decay,
-  )
-
-
-def _init_classifier(session, dataset, model, optimizer, memory=()):
-  return classifier.init_classifier(
-    model,
-    optimizer,
-    seed=config_lib.seed_of(session.config, 'classifier'),
-    image_shape=dataset.image_shape,
-    policy=memory,
   )
 
 
@@ -300,10 +324,10 @@ def _write_predictions(path, scores, dataset):
   loop.write_atomically(path, content.getvalue())
 
 
-def make_evaluator(session, num_classes):
-  """Returns the classifier and its evaluation of a split, see `evaluation`."""
+def build_model(session, num_classes):
+  """The linen module of the config's classifier."""
   config = session.config.classifier
-  model = classifiers.build_classifier(
+  return classifiers.build_classifier(
     config.arch,
     num_classes=num_classes,
     dropout=config.dropout,
@@ -314,16 +338,21 @@ def make_evaluator(session, num_classes):
     blocks=config.blocks,
     batch_norm=config.batch_norm,
   )
-  return model, evaluation.make_evaluate(session, model, num_classes)
 
 
-def restore_arm(session, name, model, *, num_train, image_shape):
+def make_evaluator(session, num_classes):
+  """The `evaluation.Evaluator` of the config's classifier."""
+  model = build_model(session, num_classes)
+  return evaluation.Evaluator(session, model, num_classes)
+
+
+def restore_arm(session, name, *, num_classes, num_train, image_shape):
   """Reads the classifier of a finished arm.
 
   Args:
     session: the run's.
     name: of the arm.
-    model: from `make_evaluator`.
+    num_classes: number of classes.
     num_train: images of the training set.
     image_shape: (H, W, C).
 
@@ -336,15 +365,16 @@ def restore_arm(session, name, model, *, num_train, image_shape):
   config = session.config
   synthetic = config_lib.is_augmented(config, name)
   num_steps = policies.num_steps_of_arm(config, num_train, synthetic=synthetic)
-  state = classifier.init_classifier(
-    model,
-    _optimizer(session, num_steps),
-    seed=config_lib.seed_of(config, 'classifier'),
+  init = functools.partial(
+    classifier.init_classifier,
+    model=build_model(session, num_classes),
+    optimizer=_optimizer(session, num_steps),
     image_shape=image_shape,
     policy=policies.memory_of(config) if synthetic else (),
   )
+  state = session.layout.shapes(jax.eval_shape(init, np.int32(0)))
   with checkpoint.Checkpoints(session.path('arms', name, 'checkpoints')) as checkpoints:
-    return checkpoints.restore_step(num_steps, session.layout.place(state))
+    return checkpoints.restore_step(num_steps, state)
 
 
 def evaluate_arms(session, dataset):
@@ -357,7 +387,7 @@ def evaluate_arms(session, dataset):
   Raises:
     CheckpointError: if no arm is finished, or a checkpoint cannot be read.
   """
-  model, evaluate = make_evaluator(session, dataset.num_classes)
+  evaluate = make_evaluator(session, dataset.num_classes)
   splits = {'val': dataset.val}
   if session.config.data.test_on == 'test':
     splits['test'] = dataset.test
@@ -368,7 +398,7 @@ def evaluate_arms(session, dataset):
     state = restore_arm(
       session,
       name,
-      model,
+      num_classes=dataset.num_classes,
       num_train=len(dataset.train),
       image_shape=dataset.image_shape,
     )

@@ -4,67 +4,94 @@ All by the run's own training and validation images: what chooses a generator mu
 know more labels than the run may use.
 """
 
+import functools
 import math
+import time
+
+import jax
 
 from gan_aug_jax import evaluation, fidelity, probe
 
 
-def make_scores(session, directory, dataset, sample):
-  """Returns `scores(variables) -> {name: float}` of a frozen generator.
+class Scores:
+  """Scores frozen generators; `scores(variables, drawn) -> {name: float}`.
 
-  Args:
-    session: the run's.
-    directory: of the GAN, where an extractor is kept.
-    dataset: what the GAN trains on; its test split is not read.
-    sample: `(variables, keys, labels) -> images`.
-
-  Returns:
-    A function whose scores are 'diversity', see `fidelity.class_diversity`, and what
-    `gan.select` goes by: 'cas' and 'cas_loss', the accuracy and loss (nats) on validation
-    images of a probe trained on samples alone; or 'frechet', the distance to training
-    images in features of a probe trained on them.
+  The scores are 'diversity', see `fidelity.class_diversity`, and what `gan.select` goes
+  by: 'cas' and 'cas_loss', the accuracy and loss (nats) on validation images of a probe
+  trained on samples alone; or 'frechet', the distance to training images in features of a
+  probe trained on them.
   """
-  config, num_classes = session.config, dataset.num_classes
-  select = config.gan.select
-  draw = probe.make_draw(session, sample, num_classes)
-  train, val = dataset.train, dataset.val
-  if select == 'cas':
-    train_probe = probe.make_trainer(
-      session, dataset, num_steps=config.gan.select_steps, sample=sample
-    )
-    model = probe.build_probe(session, num_classes)
-    evaluate = evaluation.make_evaluate(session, model, num_classes)
-  embed, real = probe.make_embed(session, num_classes), None
 
-  def extract():
-    extractor = probe.train_extractor(
-      session,
-      dataset,
-      None,
-      num_steps=config.score.extractor_steps,
-      directory=directory / 'extractor',
-    )
-    some = train.some(config.score.num_samples, 0)
-    return extractor.variables, embed(extractor.variables, some)[0]
+  def __init__(self, session, directory, dataset, sample, draw):
+    """Prepares what scores are made with.
 
-  def scores(variables):
-    nonlocal real
-    few, found = draw(variables, 50 * num_classes), {}
+    Args:
+      session: the run's.
+      directory: of the GAN, where an extractor is kept.
+      dataset: what the GAN trains on; its test split is not read.
+      sample: `(variables, keys, labels) -> images`.
+      draw: a `probe.Draw` of it.
+    """
+    self._session, self._directory, self._dataset = session, directory, dataset
+    self._draw, self._by = draw, session.config.gan.select
+    self.probe_seconds = 0.0  # of the last probe that was trained
+    if self._by == 'cas':
+      self._train = probe.Trainer(
+        session, dataset, num_steps=session.config.gan.select_steps, sample=sample
+      )
+      self._model = probe.build_probe(session, dataset.num_classes)
+      self._evaluate = evaluation.Evaluator(session, self._model, dataset.num_classes)
+
+  def start(self, variables):
+    """Compiles in threads, for a generator's variables or shapes like these."""
+    if self._by == 'cas':
+      self._train.start(variables)
+      shape, layout = self._dataset.image_shape, self._session.layout
+      self._evaluate.start(layout.shapes(probe.shapes_of(self._model, shape)), shape)
+
+  def __call__(self, variables, drawn, *, is_only=False):
+    """Scores a generator, of which `drawn` is a `Split` of 50 images a class.
+
+    The only one of its training has no need of more than a diversity.
+    """
+    train, val, found = self._dataset.train, self._dataset.val, {}
     diversity = fidelity.class_diversity(
-      train.images, train.labels, few.images, few.labels
+      train.images, train.labels, drawn.images, drawn.labels
     )
     if math.isfinite(diversity):  # it is not with one real image a class
       found['diversity'] = diversity
-    if select == 'cas':
-      accuracy = evaluate(train_probe(variables), val)
+    if is_only:
+      return found
+    if self._by == 'cas':
+      began = time.perf_counter()
+      trained = jax.block_until_ready(self._train(variables))
+      self.probe_seconds = time.perf_counter() - began
+      accuracy = self._evaluate(trained, val)
       found |= {'cas': accuracy['accuracy'], 'cas_loss': accuracy['loss']}
-    if select == 'frechet':
-      real = real or extract()
-      drawn = draw(variables, config.score.num_samples)
-      found['frechet'] = fidelity.frechet_distance(real[1], embed(real[0], drawn)[0])
+    if self._by == 'frechet':
+      extractor, real = self._real
+      many = self._draw(variables, self._session.config.score.num_samples)
+      generated = self._embed(extractor, many)[0]
+      found['frechet'] = fidelity.frechet_distance(real, generated)
     return found
 
-  return scores
+  @functools.cached_property
+  def _embed(self):
+    return probe.make_embed(self._session, self._dataset.num_classes)
+
+  @functools.cached_property
+  def _real(self):
+    """The extractor's variables and the features of training images."""
+    score, train = self._session.config.score, self._dataset.train
+    extractor = probe.train_extractor(
+      self._session,
+      self._dataset,
+      None,
+      num_steps=score.extractor_steps,
+      directory=self._directory / 'extractor',
+    )
+    some = train.some(score.num_samples, 0)
+    return extractor.variables, self._embed(extractor.variables, some)[0]
 
 
 def warnings(rows, last, num_steps):

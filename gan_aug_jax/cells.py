@@ -25,7 +25,9 @@ from gan_aug_jax import (
   arms as arms_lib,
   config as config_lib,
   experiment,
+  gan_training,
   loop,
+  programs,
   rehearsal,
   signals,
   together,
@@ -290,15 +292,18 @@ def _attempt(unit, workdir, layout, broken, say):
 
 
 def _member(cell, workdir, layout, broken):
-  """A cell with its data and generator; None while another worker trains its GAN."""
+  """The `together.Member` of a cell; None while another worker trains its GAN."""
   session = Session(cell.config, workdir / 'cells' / cell.name, layout)
-  dataset, generator = load_data(cell.config), None
+  dataset, generator, gan = load_data(cell.config), None, None
   workdir_lib.claim(session, dataset)
   if cell.gan_config is not None:
-    generator = _generator(cell, workdir, layout, dataset, broken)
+    gan = Session(cell.gan_config, workdir / 'gans' / cell.gan, layout)
+  run = experiment.Run(session, dataset, gan_session=gan)
+  if gan:
+    generator = _generator(cell, workdir, run, gan, broken)
     if generator is None:
       return None
-  return together.Member(session, dataset, generator)
+  return together.Member(run, generator)
 
 
 def _train(members, workdir, say):
@@ -308,13 +313,13 @@ def _train(members, workdir, say):
   left = [
     (cell, member)
     for cell, member in members
-    if not arms_lib.finished_result(member.session.path('arms', cell.kind))
+    if not arms_lib.finished_result(member.arm.directory)
   ]
-  if len(left) > 1 and len({len(member.dataset.train) for _, member in left}) == 1:
+  if len(left) > 1 and len({len(member.arm.dataset.train) for _, member in left}) == 1:
     names = json.dumps([cell.name for cell, _ in left])
     directory = workdir / 'together' / hashlib.sha256(names.encode()).hexdigest()[:16]
     try:
-      together.train([member for _, member in left], left[0][0].kind, directory)
+      together.train([member for _, member in left], directory)
     except signals.Interrupted:
       raise
     except Exception as error:  # of one of them, or memory that is short for all
@@ -322,7 +327,7 @@ def _train(members, workdir, say):
       say(f'Together they failed ({error}); each is trained alone.')
   for cell, member in members:
     with _noted(workdir, cell):
-      experiment.train_arms(member.session, member.dataset, member.generator)
+      member.run.train_arms(member.generator)
 
 
 @contextlib.contextmanager
@@ -339,21 +344,21 @@ def _noted(workdir, cell):
     loop.write_atomically(_failure_path(workdir, cell.name), content)
 
 
-def _generator(cell, workdir, layout, dataset, broken):
+def _generator(cell, workdir, run, session, broken):
   """The cell's generator, trained here if it is missing; None while another trains it."""
-  directory = workdir / 'gans' / cell.gan
-  session = Session(cell.gan_config, directory, layout)
   if cell.gan in broken:
     raise CheckpointError(broken[cell.gan])
-  if (directory / 'gan' / 'result.json').exists():
+  if session.path('gan', 'result.json').exists():
     with contextlib.suppress(CheckpointError):
-      return experiment.obtain_generator(session, dataset, train=False)
+      return run.obtain_generator(train=False)
   with _claim(workdir / 'locks' / f'gan-{cell.gan}.lock') as ours:
     if not ours:
       return None
-    workdir_lib.claim(session, dataset)
+    workdir_lib.claim(session, run.dataset)
     try:
-      return experiment.obtain_generator(session, dataset)
+      with programs.ahead():
+        run.start()
+        return run.obtain_generator()
     except signals.Interrupted:
       raise
     except Exception as error:  # it would befall every cell that draws from it
@@ -393,8 +398,8 @@ def estimate(cells, workdir, layout, num_steps=10):
     num_steps: to measure of each kind of step.
 
   Returns:
-    ({cell name: seconds}, {GAN name: seconds}), without compilation, evaluation and the
-    choice of checkpoints.
+    ({cell name: seconds}, {GAN name: seconds}), the choice of checkpoints included,
+    without compilation and evaluation.
   """
   measured, seconds, gans = {}, {}, {}
 
@@ -430,5 +435,8 @@ def estimate(cells, workdir, layout, num_steps=10):
         key = tuple(item for item in fields.items() if not item[0].endswith('seed'))
         each = once(key, functools.partial(rehearsal.rehearse_gan, of_gan, dataset))
         steps = config_lib.num_steps_of(cell.gan_config, 'gan', len(dataset.train))
-        gans[cell.gan] = steps * each
+        count = gan_training.num_candidates(of_gan, steps)
+        if count > 1 and ('candidate', key) not in measured:
+          measured['candidate', key] = rehearsal.candidate_seconds(of_gan, dataset)
+        gans[cell.gan] = steps * each + count * measured.get(('candidate', key), 0)
   return seconds, gans

@@ -48,13 +48,13 @@ class ClassifierState:
     return {'params': self.params, 'batch_stats': self.batch_stats}
 
 
-def init_classifier(model, optimizer, *, seed, image_shape, policy=()):
+def init_classifier(seed, *, model, optimizer, image_shape, policy=()):
   """Initialises a classifier's state.
 
   Args:
+    seed: integer in [0, 2^31), or an int32 scalar array.
     model: linen module from `build_classifier`.
     optimizer: optax transformation.
-    seed: integer in [0, 2^31).
     image_shape: (height, width, channels).
     policy: what to gather by class, names of `ClassifierState.policy`.
   """
@@ -273,10 +273,7 @@ def make_fused_step(*, model, optimizer, layout, plan, compose):
   """
 
   def fused_step(state, data, frozen):
-    def keys(stream, positions, substep=0):
-      key = rng.stream_key(state.seed, stream, state.step, substep)
-      return rng.example_keys(key, positions)
-
+    keys = rng.step_keys(state.seed, state.step)
     batch, pool = compose(keys, state, data, frozen)
     dropout_keys = flatten(keys('dropout', layout.positions(plan.total)))
     images, targets, weights = map(flatten, (batch.images, batch.targets, batch.weights))

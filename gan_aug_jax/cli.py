@@ -143,22 +143,23 @@ def _train(command, flags):
       'run, or leave it out.'
     )
   session = _start(config, flags.workdir, trains_gan=only_gan or None)
-  from gan_aug_jax import experiment, gan_training, workdir
+  from gan_aug_jax import experiment, programs, workdir
 
   dataset = experiment.load_data(config)
   signals.check()
   workdir.claim(session, dataset)
   print(experiment.announce(session, dataset, only_gan=only_gan), flush=True)
-  generator = None
-  if only_gan:
-    gan_training.train_gan(session, dataset)
-    print(f'Samples: {session.path("gan", "samples.png")}')
-    return
-  if config_lib.needs_generator(config):
-    generator = experiment.obtain_generator(session, dataset, train=command == 'run')
-  results = experiment.train_arms(session, dataset, generator)
+  run = experiment.Run(session, dataset, arms=not only_gan)
+  trains_gan = command != 'train-classifier'
+  with programs.ahead():
+    run.start(gan=trains_gan)
+    generator = run.obtain_generator(train=trains_gan)
+    results = None if only_gan else run.train_arms(generator)
   signals.check()
-  _show(session, results)
+  if only_gan:
+    print(f'Samples: {session.path("gan", "samples.png")}')
+  else:
+    _show(session, results)
 
 
 def _show(session, results):

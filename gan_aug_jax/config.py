@@ -31,7 +31,7 @@ def default():
   config.backend = 'jit'  # 'jit' or 'pmap': the same numbers
   config.platform = ''  # 'cpu', 'gpu' or 'tpu'; '' takes what JAX finds
   config.num_cpu_devices = 0  # virtual devices on a CPU host; 0: one
-  config.steps_per_call = 0  # steps scanned in one call; 0: 1 on CPU, measured elsewhere
+  config.steps_per_call = 0  # steps scanned in one call; 0: 1 on CPU, up to 50 elsewhere
   config.compilation_cache = True  # keep compiled programs in the user's cache directory
   config.precision = 'float32'  # to compute in, or 'bfloat16', 'float64'
   config.arms = tuple(ARMS)  # what to compare: any of ARMS
@@ -153,7 +153,7 @@ def default():
   log.every_steps = 50  # between lines of metrics.jsonl
   log.eval_every_steps = 0  # classifier on validation data; 0: about 20 times a run
   log.tensorboard = False  # event files beside metrics.jsonl; needs the extra tensorflow
-  log.save_every_steps = 0  # checkpoints and the GAN's sample grids; 0: about 5 times
+  log.save_every_steps = 0  # checkpoints, grids; 0: 5 times, a GAN's at most every 1,000
   return config.lock()
 
 

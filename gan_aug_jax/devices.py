@@ -11,6 +11,10 @@ from gan_aug_jax.config import needs_generator, precision_of
 from gan_aug_jax.errors import ConfigError, UserError
 
 
+# Of compiled programs: those of some hundred configs. The least recently used go first.
+_MOST_CACHE_BYTES = 2**31
+
+
 class DeviceError(UserError):
   """A platform or a number of devices that this machine does not have."""
 
@@ -116,11 +120,17 @@ def _keep_compiled_programs(jax):
   with contextlib.suppress(OSError), open('/proc/cpuinfo') as file:
     kind += next((line for line in file if line.startswith('flags')), '')
   kind = hashlib.sha256(kind.encode()).hexdigest()[:8]
-  directory = os.path.join(cache_directory(), f'xla-{kind}')
+  directory = os.path.join(cache_directory(), f'programs-{kind}')
   with contextlib.suppress(OSError):
     os.makedirs(directory, exist_ok=True)
     jax.config.update('jax_compilation_cache_dir', directory)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+    jax.config.update('jax_compilation_cache_max_size', _MOST_CACHE_BYTES)
+    # What the autotuning of a GPU's kernels finds is kept in a folder of it, unless the
+    # user's XLA_FLAGS, which JAX would override, name another.
+    flag = 'xla_gpu_per_fusion_autotune_cache_dir'
+    kept = '' if flag in os.environ.get('XLA_FLAGS', '') else flag
+    jax.config.update('jax_persistent_cache_enable_xla_caches', kept)
 
 
 def _join_processes(jax, distributed):

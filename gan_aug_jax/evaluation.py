@@ -5,7 +5,8 @@ import time
 import jax
 import numpy as np
 
-from gan_aug_jax import classifier, metrics, sharding
+from gan_aug_jax import classifier, metrics
+from gan_aug_jax.programs import Program
 
 BATCH = 500  # images a chunk
 
@@ -20,29 +21,60 @@ def chunks(session, split):
     yield session.layout.place((images, labels, np.int32(len(rows))))
 
 
-def make_evaluate(session, model, num_classes):
-  """Returns `evaluate(variables, split) -> dict`.
+def _blank(session, image_shape):
+  """A chunk, as `chunks` yields them, of no image."""
+  images, labels = np.zeros((BATCH, *image_shape), np.uint8), np.zeros(BATCH, np.int32)
+  return session.layout.place((images, labels, np.int32(0)))
 
-  It gives the metrics of `metrics.summarize`, 'loss' (mean, nats), 'confusion',
-  'predictions' int32 [N] and 'seconds'. It is compiled once, at the first call.
-  """
-  step = classifier.make_eval_step(
-    model=model,
-    layout=session.layout,
-    batch_size=BATCH,
-    num_classes=num_classes,
-    dtype=session.image_dtype('classifier'),
-  )
-  program = None
 
-  def evaluate(variables, split):
-    nonlocal program
-    if program is None:
-      arguments = (variables, *next(chunks(session, split)))
-      program = sharding.compile_step(step, session.layout, *arguments, donate=())
+class Evaluator:
+  """Evaluates a classifier; `evaluator(variables, split) -> dict`."""
+
+  def __init__(self, session, model, num_classes):
+    """Prepares the program, which is compiled at the first call, or by `start`.
+
+    Args:
+      session: the run's.
+      model: linen module from `build_classifier`.
+      num_classes: number of classes.
+    """
+    self._session = session
+    step = classifier.make_eval_step(
+      model=model,
+      layout=session.layout,
+      batch_size=BATCH,
+      num_classes=num_classes,
+      dtype=session.image_dtype('classifier'),
+    )
+    self._program = Program(step, session.layout, donate=())
+
+  def start(self, variables, image_shape):
+    """Compiles in a thread, for variables or shapes like these."""
+    self._program.start(variables, *_blank(self._session, image_shape))
+
+  def compile(self, variables, image_shape):
+    """Waits until it is compiled; returns the seconds that this took.
+
+    Args:
+      variables: placed arrays, or their shapes.
+      image_shape: (H, W, C).
+    """
+    place = lambda x: self._session.layout.place(np.zeros(x.shape, x.dtype))
+    blank = _blank(self._session, image_shape)
+    return self._program.compile(jax.tree.map(place, variables), *blank)
+
+  def __call__(self, variables, split):
+    """Evaluates placed variables on a `Split`.
+
+    Returns:
+      The metrics of `metrics.summarize`, 'loss' (mean, nats), 'confusion', 'predictions'
+      int32 [N] and 'seconds', without those of compilation.
+    """
+    self._program.compile(variables, *next(chunks(self._session, split)))
     began = time.perf_counter()
     parts = [
-      jax.device_get(program(variables, *chunk)) for chunk in chunks(session, split)
+      jax.device_get(self._program(variables, *chunk))
+      for chunk in chunks(self._session, split)
     ]
     confusion = sum(part['confusion'] for part in parts)
     predictions = [part['predictions'][:BATCH] for part in parts]
@@ -53,5 +85,3 @@ def make_evaluate(session, model, num_classes):
       'predictions': np.concatenate(predictions)[: len(split)],
       'seconds': time.perf_counter() - began,
     }
-
-  return evaluate

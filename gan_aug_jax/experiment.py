@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from gan_aug_jax import (
-  arms,
+  arms as arms_lib,
   config as config_lib,
   data as data_lib,
   gan_training,
@@ -42,25 +42,78 @@ def load_data(config):
   )
 
 
-def obtain_generator(session, dataset, *, train=True):
-  """The frozen generator of a run: the user's own where one is named, or the GAN.
+class Run:
+  """What a run trains: the GANs, unless the config needs none, and the arms.
 
-  Args:
-    session: the run's.
-    dataset: the data; its test split is not read.
-    train: whether to train a GAN that is not finished.
-
-  Returns:
-    A `gan_training.FrozenGenerator`.
-
-  Raises:
-    ConfigError, CheckpointError: see `own_generator` and `gan_training`.
+  All that it will compile is known before anything is trained; `start` compiles it in
+  threads, in the order in which it is needed.
   """
-  if session.config.sampler.generator:
-    return own_generator.obtain(session, dataset)
-  if train:
-    return gan_training.train_gan(session, dataset)
-  return gan_training.load_generator(session, describe_data(dataset))
+
+  def __init__(self, session, dataset, *, arms=True, gan_session=None):
+    """Plans a run.
+
+    Args:
+      session: the run's.
+      dataset: the data.
+      arms: whether to train the arms.
+      gan_session: of the GANs, where they are kept elsewhere than the arms.
+
+    Raises:
+      ConfigError: see `gan_training`.
+    """
+    config = session.config
+    self.session, self.dataset = session, dataset
+    self._gan_session = gan_session or session
+    own = config.sampler.generator
+    trains_gan = not own and (config_lib.needs_generator(config) or not arms)
+    self.gan = trains_gan and gan_training.GanTraining(self._gan_session, dataset)
+    evaluator = arms_lib.make_evaluator(session, dataset.num_classes)
+    names = config.arms if arms else ()
+    self.arms = [arms_lib.Arm(session, dataset, name, evaluator) for name in names]
+
+  def start(self, *, gan=True):
+    """Compiles in threads what is not trained yet; `gan`: the GAN's programs, too."""
+    if self.gan and gan:
+      self.gan.start()
+    for arm in self.arms:
+      arm.start()
+
+  def obtain_generator(self, *, train=True):
+    """The frozen generator: the user's own where one is named, or the GAN; or None.
+
+    Args:
+      train: whether to train a GAN that is not finished.
+
+    Returns:
+      A `gan_training.FrozenGenerator`; None where no arm draws from one.
+
+    Raises:
+      ConfigError, CheckpointError: see `own_generator` and `gan_training`.
+    """
+    config, session = self.session.config, self._gan_session
+    if config.sampler.generator:
+      draws = config_lib.needs_generator(config)
+      return own_generator.obtain(session, self.dataset) if draws else None
+    if not self.gan:
+      return None
+    if train:
+      return self.gan.train()
+    return gan_training.load_generator(session, describe_data(self.dataset))
+
+  def train_arms(self, generator):
+    """Trains every arm and writes results.json.
+
+    Returns:
+      The content of results.json.
+    """
+    session, dataset = self.session, self.dataset
+    # Once for all arms, and not where all are finished.
+    prepare = functools.cache(lambda: policies.prepare(session, dataset, generator))
+    trained = {arm.name: arm.train(generator, prepare) for arm in self.arms}
+    results = _results(session, dataset, generator, trained)
+    if jax.process_index() == 0:
+      loop.write_atomically(session.path('results.json'), json.dumps(results, indent=1))
+    return results
 
 
 def announce(session, dataset, *, only_gan=False):
@@ -71,7 +124,9 @@ def announce(session, dataset, *, only_gan=False):
   if only_gan or (config_lib.needs_generator(config) and not own):
     steps = config_lib.num_steps_of(config, 'gan', len(dataset.train))
     number = len({seed for seed, _ in config_lib.members_of(config)})
-    parts.append(f'{number} x a {config.gan.arch} GAN, {steps:,} steps')
+    choice = gan_training.num_candidates(session, steps)
+    chosen = f', the best of {choice} checkpoints' if choice > 1 else ''
+    parts.append(f'{number} x a {config.gan.arch} GAN, {steps:,} steps{chosen}')
   if not only_gan:
     steps = sorted({num_steps_of(config, dataset, name) for name in config.arms})
     each = ' or '.join(f'{number:,}' for number in steps)
@@ -104,19 +159,8 @@ def num_steps_of(config, dataset, name):
 _SECONDS = ('train_seconds', 'compile_seconds', 'eval_seconds', 'eval_runtime')
 
 
-def train_arms(session, dataset, generator):
-  """Trains every arm of the config and writes results.json.
-
-  Returns:
-    The content of results.json.
-  """
-  evaluator = arms.make_evaluator(session, dataset.num_classes)
-  # Once for all arms, and not where all are finished.
-  prepare = functools.cache(lambda: policies.prepare(session, dataset, generator))
-  trained = {
-    name: arms.train_arm(session, dataset, name, prepare, evaluator)
-    for name in session.config.arms
-  }
+def _results(session, dataset, generator, trained):
+  """The content of results.json; `trained` has the dict of each arm."""
   first = trained[session.config.arms[0]]
   gan_info = generator.info if generator else {}
   total = sum(
@@ -127,7 +171,7 @@ def train_arms(session, dataset, generator):
   )
   # The arms draw from one source; read back after an interruption it takes no time.
   total += max(arm['source'].get('seconds', 0) for arm in trained.values())
-  results = {
+  return {
     'dataset': dataset.name,
     'num_skipped': len(dataset.skipped),
     'test_on': session.config.data.test_on,
@@ -143,6 +187,3 @@ def train_arms(session, dataset, generator):
     'total_seconds': total,
     'arms': trained,
   }
-  if jax.process_index() == 0:
-    loop.write_atomically(session.path('results.json'), json.dumps(results, indent=1))
-  return results

@@ -3,12 +3,14 @@
 The GAN and every arm pass through here; what is theirs is handed in.
 """
 
+from collections.abc import Callable
 import dataclasses
+import functools
+import math
 import time
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax.experimental import multihost_utils
 import numpy as np
 
 from gan_aug_jax import (
@@ -17,12 +19,114 @@ from gan_aug_jax import (
   loop,
   progress,
   realdata,
-  sharding,
   signals,
   streaming,
   tensorboard,
+  workdir,
 )
 from gan_aug_jax.errors import CheckpointError
+from gan_aug_jax.programs import Program, repeat_step
+
+# On an accelerator, whose host takes longer to start a step than small networks take to
+# compute it; a constant, so that every training of a config runs the same program.
+_STEPS_PER_CALL = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+  """What a training takes, known before anything is trained.
+
+  Attributes:
+    session: the run's.
+    init_function: `seed -> state`, of arrays.
+    step_function: `(state, *inputs) -> (state, metrics)`.
+    init_program: the program of `init_function`.
+    step: the program of `per_call` steps, see `programs.repeat_step`.
+    state: shapes of the state, as placed.
+    seed: of the state; of several in one program, one each.
+    feed: a `Feed`.
+    cadence: the `loop.Cadence`.
+    per_call: steps that a call takes.
+    make_pool: `() -> arrays` for `state.pool`, which are not saved; or None for none.
+    cycle: steps after which they are made anew: only then is a state saved.
+  """
+
+  session: workdir.Session
+  init_function: Callable
+  step_function: Callable
+  init_program: Program
+  step: Program
+  state: Any
+  seed: int | tuple[int, ...]
+  feed: 'Feed'
+  cadence: loop.Cadence
+  per_call: int
+  make_pool: Callable | None = None
+  cycle: int = 1
+
+  @property
+  def num_steps(self):
+    return self.cadence.num_steps
+
+  @property
+  def layout(self):
+    return self.session.layout
+
+  def start(self, *extra):
+    """Compiles in threads; `extra` are shapes of further inputs of the step."""
+    self.init_program.start(self._seed())
+    state = self.state
+    if self.make_pool:
+      placed = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+      state = dataclasses.replace(state, pool=jax.tree.map(placed, self.make_pool()))
+    count = self.layout.scalar(0)
+    self.step.start(state, count, *self.feed.shapes(self.per_call), *extra)
+
+  def init(self):
+    """A new state, placed, without its pool."""
+    return self.init_program(self._seed())
+
+  def _seed(self):
+    return self.layout.place(np.asarray(self.seed, np.int32))
+
+  def compile(self, state, step, *extra):
+    """Waits until the call that takes steps from `step` on is compiled."""
+    inputs = self.feed(step - step % self.per_call, self.per_call)
+    self.step.compile(state, self.layout.scalar(0), *inputs, *extra)
+
+  def take(self, state, step, count, *extra):
+    """Takes `count` steps from `step` on, within one call of the program."""
+    inputs = self.feed(step - step % self.per_call, self.per_call)
+    return self.step(state, self.layout.scalar(count), *inputs, *extra)
+
+
+def make_training(session, step, *, init, seed, feed, cadence, **pool):
+  """Returns the `Training` of a step.
+
+  Args:
+    session: the run's.
+    step: `(state, *inputs) -> (state, metrics)`.
+    init: `seed -> state`, of arrays.
+    seed: of the state.
+    feed: a `Feed`.
+    cadence: the `loop.Cadence`.
+    **pool: see `Training`.
+  """
+  layout = session.layout
+  per_call = steps_per_call(session, cadence)
+  return Training(
+    session=session,
+    init_function=init,
+    step_function=step,
+    init_program=Program(init, layout.on_jit, donate=(), runs_once=True),
+    step=Program(repeat_step(step, per_call), layout),
+    state=layout.shapes(jax.eval_shape(init, np.asarray(seed, np.int32))),
+    seed=seed,
+    feed=feed,
+    cadence=cadence,
+    per_call=per_call,
+    **pool,
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,17 +148,13 @@ def fit(
   session,
   directory,
   name,
+  training,
   *,
-  step,
-  state,
-  num_steps,
-  feed,
+  extra=(),
   fingerprint,
   evaluate=None,
   selection=None,
   generator_shapes=None,
-  pool=None,
-  cycle=1,
 ):
   """Trains to the last step from wherever the directory's checkpoints are.
 
@@ -62,17 +162,13 @@ def fit(
     session: the run's.
     directory: of checkpoints/ and metrics.jsonl.
     name: shown beside the progress.
-    step: `(state, *inputs) -> (state, metrics)`.
-    state: the initial state, on the host.
-    num_steps: length of training.
-    feed: `(step, num_steps) -> inputs` of a call that takes those steps.
+    training: a `Training`.
+    extra: further inputs of its step, the same for every step.
     fingerprint: of the training images, kept with the state.
     evaluate: `(step, state) -> {name: float}`, or None.
     selection: a `Selection` of generators, in the place of `evaluate`: it considers the
       state wherever a save is due, and what it keeps is saved with the state.
     generator_shapes: shapes of the variables of a generator that it keeps.
-    pool: placed arrays for `state.pool`, which are not saved, or None for none.
-    cycle: steps after which they are made anew: only then is a state saved.
 
   Returns:
     A `Fitted`.
@@ -82,11 +178,9 @@ def fit(
     CheckpointError: if what is there was trained on other images, or cannot be read.
   """
   directory.mkdir(parents=True, exist_ok=True)
-  cadence = cadence_of(session, num_steps, cycle)
+  num_steps, cadence, cycle = training.num_steps, training.cadence, training.cycle
   if selection:
     cadence = dataclasses.replace(cadence, eval_every=cadence.save_every)
-    evaluate = selection.consider
-  state = session.layout.place(state)
   host = loop.new_host() | {
     'fingerprint': fingerprint,
     'config': session.config.to_dict(),
@@ -97,34 +191,35 @@ def fit(
     checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints,
     signals.deferred() as stopped,
   ):
-    save, shapes = checkpoints.save, None
+    save, shapes, state = checkpoints.save, None, None
     if selection:
       save = _save_selection(checkpoints, selection)
       shapes = lambda host: dict.fromkeys(
         selection.names(host['selection']), generator_shapes
       )
-    if restored := checkpoints.restore(state, shapes):
+    if restored := checkpoints.restore(training.state, shapes):
       state, host, kept = restored
       if selection:
         selection.resume(host['selection'], kept)
-    if pool is not None:
-      state, save = dataclasses.replace(state, pool=pool), _save_without_pool(save)
     if host['fingerprint'] != fingerprint:
       raise CheckpointError(
         f'The training in {str(directory)!r} was begun on other images; give another '
         '--workdir.'
       )
     start = host['step']
-    programs, inputs = {}, None
-    if start < num_steps:
-      programs, inputs = _programs(session, step, state, host, cadence, feed)
+    host['steps_per_call'] = training.per_call
+    if training.make_pool:
+      save = _save_without_pool(save)
+    if state is None or start < num_steps:
+      state = _begin(training, state, host, extra)
     with progress.Progress(name, num_steps, start=start, quiet=quiet) as display:
       display.say(f'{name}: {_describe(host, start)}')
+      if selection:
+        evaluate = _choose(selection, cadence, display)
       state, host = loop.train(
-        programs=programs,
+        take=lambda state, step, count: training.take(state, step, count, *extra),
         state=state,
         host=host,
-        feed=inputs,
         cadence=cadence,
         save=save,
         metrics_file=make_metrics_file(session, directory, start),
@@ -141,6 +236,33 @@ def fit(
         'go on.'
       )
   return Fitted(state, host, loop.read_metrics(directory / 'metrics.jsonl'))
+
+
+def _choose(selection, cadence, display):
+  """Returns the `evaluate` that considers a candidate, and says which of how many."""
+  count = math.ceil(cadence.num_steps / cadence.save_every)
+
+  def choose(step, state):
+    number = math.ceil(step / cadence.save_every)
+    display.say(f'{display.name}: choosing a checkpoint, {number} of {count}')
+    return selection.consider(step, state)
+
+  return choose
+
+
+def _begin(training, state, host, extra):
+  """The state to train from, `state` or a new one; waits until its step is compiled.
+
+  Notes in `host` the seconds that this took, and the step's peak memory.
+  """
+  began = time.perf_counter()
+  state = training.init() if state is None else state
+  if training.make_pool:
+    state = dataclasses.replace(state, pool=training.make_pool())
+  training.compile(state, host['step'], *extra)
+  host['compile_seconds'] += time.perf_counter() - began
+  host['peak_bytes'] = training.step.peak_bytes
+  return state
 
 
 def make_metrics_file(session, directory, after_step):
@@ -172,14 +294,15 @@ def _save_without_pool(save):
   return save_rest
 
 
-def cadence_of(session, num_steps, cycle=1):
-  """The `loop.Cadence` that a config asks for, saves at multiples of `cycle`."""
+def cadence_of(session, num_steps, *, saves=5, cycle=1):
+  """The `loop.Cadence` that a config asks for; `saves` and `cycle` as `make_cadence`."""
   log = session.config.log
   return loop.make_cadence(
     num_steps,
     log_every=log.every_steps,
     eval_every=log.eval_every_steps,
     save_every=log.save_every_steps,
+    saves=saves,
     cycle=cycle,
   )
 
@@ -197,98 +320,87 @@ def _tracer(session, directory):
   return loop.Tracer(session.config.profile.steps, directory / 'profile' / process)
 
 
-def _programs(session, step, state, host, cadence, feed):
-  """Compiles the step for one and for several steps a call, those that are needed.
+def steps_per_call(session, cadence):
+  """Steps that a call takes: what the config says, or a constant of the platform.
 
-  Notes in `host` the steps a call, the seconds of compilation and the peak memory.
-
-  Returns:
-    `(programs, inputs)`, see `loop.train`.
+  Calls end where lines, evaluations and saves are due, so it divides their cadences, and
+  any other length is a shorter call of the same program.
   """
-  began, start = time.perf_counter(), host['step']
-  candidates = _candidates(session, cadence, host['steps_per_call'])
-  # One window for all of them, or they would be programs of different shapes.
-  inputs = lambda at: feed(at, max(candidates))
-  compiled = {}
-
-  def program(length):
-    if length not in compiled:
-      repeated = sharding.repeat_step(step, length)
-      arguments = (state, *inputs(start))
-      compiled[length] = sharding.compile_step(repeated, session.layout, *arguments)
-    return compiled[length]
-
-  def seconds_a_step(length):
-    """Of 100 steps on a copy of the state, which the program takes for itself."""
-    call, copy = program(length), jax.tree.map(jnp.copy, state)
-    copy, _ = jax.block_until_ready(call(copy, *inputs(start)))
-    since, calls = time.perf_counter(), -(-100 // length)
-    for _ in range(calls):
-      copy, metrics = call(copy, *inputs(start))
-    jax.block_until_ready(metrics)
-    return (time.perf_counter() - since) / (calls * length)
-
-  per_call = choose_steps_per_call(candidates, seconds_a_step)
-  single = start % per_call or cadence.num_steps % per_call
-  programs = {n: program(n) for n in {per_call, 1 if single else per_call}}
-  host['steps_per_call'] = per_call
-  host['compile_seconds'] += time.perf_counter() - began
-  host['peak_bytes'] = programs[per_call].peak_bytes
-  return programs, inputs
+  config = session.config
+  if config.steps_per_call:
+    return min(config.steps_per_call, cadence.num_steps)
+  if session.layout.on_cpu or config.data.placement == 'host':
+    return 1
+  cadences = (cadence.log_every, cadence.eval_every, cadence.save_every)
+  every = math.gcd(*(steps for steps in cadences if steps < cadence.num_steps))
+  most = min(_STEPS_PER_CALL, cadence.num_steps)
+  return max(n for n in range(1, most + 1) if every % n == 0)
 
 
-def _candidates(session, cadence, chosen):
-  """Numbers of steps a call to choose from; `chosen` is what a checkpoint says, or 0."""
-  if session.config.steps_per_call:
-    return [min(session.config.steps_per_call, cadence.num_steps)]
-  if session.layout.on_cpu or session.config.data.placement == 'host':
-    return [1]
-  if chosen:
-    return [chosen]
-  every = (cadence.log_every, cadence.eval_every, cadence.save_every)
-  fitting = [n for n in (10, 50) if not any(steps % n for steps in every)]
-  return [1, *(n for n in fitting if n <= cadence.num_steps)]
+class Feed:
+  """The real examples that a training's calls take, from the device or the host."""
 
+  def __init__(self, session, split, plan, *, substeps=1):
+    """Prepares a feed; nothing is placed before the first call.
 
-def choose_steps_per_call(candidates, seconds_a_step):
-  """Picks the fastest of some numbers of steps a call; the same one on every process.
+    Args:
+      session: the run's.
+      split: the `Split` to take from.
+      plan: the `BatchPlan` of the batches.
+      substeps: batches that a step takes.
+    """
+    self._layout, self._split, self._plan = session.layout, split, plan
+    self._seed = config_lib.seed_of(session.config, 'data')
+    self._substeps, self._take = substeps, None
+    self._on_host = session.config.data.placement == 'host'
 
-  Args:
-    candidates: numbers of steps.
-    seconds_a_step: `n -> seconds` that measures one of them.
-  """
-  if len(candidates) == 1:
-    return candidates[0]
-  seconds = {n: seconds_a_step(n) for n in candidates}
-  fastest = min(seconds, key=seconds.get)
-  return int(multihost_utils.broadcast_one_to_all(np.int32(fastest)))
+  def __call__(self, step, num_steps):
+    """The inputs of a call that takes steps from `step` on, a tuple of one."""
+    if self._take is None:
+      self._take = self._stream() if self._on_host else self._window()
+    return (self._take(step, num_steps),)
 
-
-def make_feed(session, dataset, plan, *extra, substeps=1):
-  """Returns the feed of a step over the training split.
-
-  Args:
-    session: the run's.
-    dataset: the data.
-    plan: the `BatchPlan` of the batches.
-    *extra: further inputs, the same for every step.
-    substeps: batches that a step takes.
-
-  Returns:
-    `feed(step, num_steps) -> (data of realdata, *extra)`.
-  """
-  layout, train = session.layout, dataset.train
-  seed = config_lib.seed_of(session.config, 'data')
-  if session.config.data.placement == 'host':
-    stream = streaming.make_feed(
-      train.images, train.labels, seed=seed, plan=plan, layout=layout, substeps=substeps
+  def _stream(self):
+    images, labels = self._split.images, self._split.labels
+    return streaming.make_feed(
+      images,
+      labels,
+      seed=self._seed,
+      plan=self._plan,
+      layout=self._layout,
+      substeps=self._substeps,
     )
-    return lambda step, num_steps: (stream(step, num_steps), *extra)
-  window = realdata.make_feed(train.images, train.labels, seed=seed, place=layout.place)
-  count = max(1, substeps * plan.num_real)
 
-  def feed(step, num_steps):
-    first = int(plan.real_before(step * substeps))
-    return window(first, num_steps * count), *extra
+  def _window(self):
+    layout, examples = self._layout, _on_devices(self._split, self._layout)
+    window = realdata.make_feed(examples, seed=self._seed, place=layout.place)
 
-  return feed
+    def take(step, num_steps):
+      first = int(self._plan.real_before(step * self._substeps))
+      return window(first, num_steps * self._count)
+
+    return take
+
+  @property
+  def _count(self):
+    """The most real examples that a step takes; a window holds one at least."""
+    return max(1, self._substeps * self._plan.num_real)
+
+  def shapes(self, num_steps):
+    """The shapes of what a call of that many steps takes."""
+    split, layout = self._split, self._layout
+    if self._on_host:
+      return (
+        streaming.shapes(
+          split.images.shape[1:], num_steps, self._plan, layout, self._substeps
+        ),
+      )
+    examples = realdata.arrange(split.images, split.labels)
+    length = realdata.window_length(len(split), num_steps * self._count)
+    order, start = np.broadcast_to(np.int32(0), length), np.int32(0)
+    return (layout.shapes(dataclasses.replace(examples, order=order, start=start)),)
+
+
+@functools.lru_cache(maxsize=2)  # a run's training images, and those of a probe
+def _on_devices(split, layout):
+  return layout.place(realdata.arrange(split.images, split.labels))

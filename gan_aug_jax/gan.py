@@ -6,6 +6,7 @@ import functools
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gan_aug_jax import losses, realdata, rng, sampler
@@ -42,16 +43,16 @@ class GanState:
 
 
 def init_gan(
-  generator, discriminator, *, generator_tx, discriminator_tx, seed, latent_dim
+  seed, *, generator, discriminator, generator_tx, discriminator_tx, latent_dim
 ):
   """Initialises a GAN's state.
 
   Args:
+    seed: integer in [0, 2^31), or an int32 scalar array.
     generator: linen module from `build_generator`.
     discriminator: linen module from `build_discriminator`.
     generator_tx: the generator's optax transformation.
     discriminator_tx: the discriminator's.
-    seed: integer in [0, 2^31).
     latent_dim: size of the latent.
   """
   latent, labels = jnp.zeros((2, latent_dim)), jnp.zeros(2, jnp.int32)
@@ -226,8 +227,14 @@ def make_gan_step(
 
   def gan_step(state, data):
     position = layout.positions(batch_size)
-    for substep in range(d_steps):
-      keys = functools.partial(_keys, state.seed, state.step, substep, position)
+    step_keys = rng.step_keys(state.seed, state.step)
+
+    def keys_of(substep, stream, number=0):
+      """Keys [groups, share] of one of up to four draws from a stream in a substep."""
+      return step_keys(stream, position, 4 * substep + number)
+
+    def discriminator_step(state, substep):
+      keys = functools.partial(keys_of, substep)
       first = (state.step * d_steps + substep) * batch_size
       images, labels = realdata.take(
         data, first + position, dtype, step=state.step, substep=substep
@@ -236,11 +243,16 @@ def make_gan_step(
         generate, stats=state.generator_stats, keys=keys('gan_latent'), labels=labels
       )
       fake, pull_back, stats = jax.vjp(draw, state.generator, has_aux=True)
-      augment_keys = functools.partial(keys, 'diffaug')
-      state, metrics = update_discriminator(state, (images, fake), labels, augment_keys)
+      state, metrics = update_discriminator(
+        state, (images, fake), labels, functools.partial(keys, 'diffaug')
+      )
       state = state.replace(generator_stats=stats)
+      return state, (images, labels, fake, pull_back, metrics)
+
+    state, each = layout.loop(discriminator_step, state, np.arange(d_steps))
+    images, labels, fake, pull_back, metrics = each[-1]
     loss, image_grads = jax.value_and_grad(generator_loss)(
-      fake, state, images, labels, augment_keys
+      fake, state, images, labels, functools.partial(keys_of, d_steps - 1, 'diffaug')
     )
     grads, loss = layout.sum((pull_back(image_grads)[0], loss))
     params, opt_state = _apply(generator_tx, grads, state.generator_opt, state.generator)
@@ -258,37 +270,31 @@ def make_gan_step(
   return gan_step
 
 
-def _keys(seed, step, substep, position, stream, number=0):
-  """Keys [groups, share] of one of up to four draws from a stream in a substep."""
-  key = rng.stream_key(seed, stream, step, 4 * substep + number)
-  return rng.example_keys(key, position)
-
-
 def _apply(tx, grads, opt_state, params):
   updates, opt_state = tx.update(grads, opt_state, params)
   return optax.apply_updates(params, updates), opt_state
 
 
-def make_freeze(generator, *, latent_dim, num_classes, num_batches=64, batch_size=64):
-  """Returns the function that turns a state into a frozen generator.
+def make_measure(generator, *, latent_dim, num_classes, batch_size=64):
+  """Returns one step of measuring the statistics of a frozen generator.
 
   The running statistics of training belong to the raw weights. The averaged weights get
   their own, measured on fresh latents with the labels in turn: the "standing statistics"
-  of Brock et al. 2018 (arXiv 1809.11096), section 3.1. Of what was there before, 64
-  updates at momentum 0.9 leave 0.1 %.
+  of Brock et al. 2018 (arXiv 1809.11096), section 3.1.
 
   Args:
     generator: linen module without a mapped axis.
     latent_dim: size of the latent.
     num_classes: number of classes.
-    num_batches, batch_size: how much to measure on.
+    batch_size: images to measure on in each step.
 
   Returns:
-    `freeze(ema, stats, seed) -> variables` {'params', 'batch_stats'}.
+    `measure((stats, batch), params, seed) -> ((stats, batch + 1), {})`, where `batch` is
+    an int32 scalar; see `programs.repeat_step`.
   """
 
-  @jax.jit
-  def measure(params, stats, seed, batch):
+  def measure(state, params, seed):
+    stats, batch = state
     number = batch * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
     keys = rng.example_keys(rng.stream_key(seed, 'gan_statistics'), number)
     latents = sampler.draw_latents(keys, latent_dim)
@@ -296,12 +302,6 @@ def make_freeze(generator, *, latent_dim, num_classes, num_batches=64, batch_siz
     _, updated = generator.apply(
       variables, latents, number % num_classes, train=True, mutable=['batch_stats']
     )
-    return updated['batch_stats']
+    return (updated.get('batch_stats', stats), batch + 1), {}
 
-  def freeze(ema, stats, seed):
-    if stats:
-      for batch in range(num_batches):
-        stats = measure(ema, stats, seed, batch)
-    return {'params': ema, 'batch_stats': stats}
-
-  return freeze
+  return measure

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import logging
+import math
 import pathlib
 
 from clu import parameter_overview
@@ -26,7 +27,7 @@ from gan_aug_jax import (
   losses,
   mixing,
   pictures,
-  realdata,
+  probe,
   rng,
   sampler,
   tensorboard,
@@ -34,11 +35,13 @@ from gan_aug_jax import (
 from gan_aug_jax.checkpoint import UnreadableGenerator
 from gan_aug_jax.errors import CheckpointError, ConfigError
 from gan_aug_jax.models import discriminators, generators
+from gan_aug_jax.programs import Program, repeat_step
 from gan_aug_jax.selection import Selection
 from gan_aug_jax.workdir import describe_data, read_result
 
 _LOG = logging.getLogger('gan_aug_jax')
 _SECONDS = ('train_seconds', 'compile_seconds', 'eval_seconds')
+_KEPT = (*_SECONDS, 'steps_per_call', 'peak_bytes')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +66,7 @@ class FrozenGenerator:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Training:
+class _Member:
   """One GAN of the run: its session, with the seed set; its directory; the steps kept."""
 
   session: object
@@ -71,105 +74,259 @@ class _Training:
   steps: tuple
 
 
-def _trainings(session):
+def _members(session):
   """The GANs that are drawn from; the first one is in gan/, the others in gan-seedN/."""
   steps = {}
   for seed, step in config_lib.members_of(session.config):
     steps.setdefault(seed, []).append(step)
-  trainings = []
+  members = []
   for seed, wanted in steps.items():
     config = copy.deepcopy(session.config)
     config.gan.seed = seed
-    directory = session.path(f'gan-seed{seed}' if trainings else 'gan')
+    directory = session.path(f'gan-seed{seed}' if members else 'gan')
     one = dataclasses.replace(session, config=config)
-    trainings.append(_Training(one, directory, tuple(filter(None, wanted))))
-  return trainings
+    members.append(_Member(one, directory, tuple(filter(None, wanted))))
+  return members
+
+
+class GanTraining:
+  """The GANs of a run: what their training takes, and the training itself."""
+
+  def __init__(self, session, dataset):
+    """Prepares the programs, which are compiled when they are used, or by `start`.
+
+    Args:
+      session: the run's.
+      dataset: what to train on; its test split is not read.
+
+    Raises:
+      ConfigError: if `sampler.checkpoints` asks for a step that is not saved.
+    """
+    self._session, self._dataset = session, dataset
+    self._info = describe_data(dataset)
+    self._members = _members(session)
+    num_steps = config_lib.num_steps_of(session.config, 'gan', len(dataset.train))
+    self._cadence = cadence_of(session, num_steps)
+    self._num_candidates = num_candidates(session, num_steps)
+    _check_steps(session.config, self._cadence)
+
+  @functools.cached_property
+  def training(self):
+    """The `fitting.Training` of the first GAN; the others' differ in their seeds."""
+    step, init = make_step(self._session, self._info)
+    return fitting.make_training(
+      self._session,
+      step,
+      init=init,
+      seed=config_lib.seed_of(self._session.config, 'gan'),
+      feed=make_feed(self._session, self._dataset),
+      cadence=self._cadence,
+    )
+
+  @functools.cached_property
+  def _freeze(self):
+    return Freeze(self._session, self._info)
+
+  @functools.cached_property
+  def _draw(self):
+    sample = make_sampler(self._session, self._info)
+    return probe.Draw(self._session, sample, self._dataset.num_classes)
+
+  @functools.cached_property
+  def _scores(self):
+    return candidates.Scores(
+      self._session,
+      self._members[0].directory,
+      self._dataset,
+      make_sampler(self._session, self._info),
+      self._draw,
+    )
+
+  def start(self):
+    """Compiles in threads what is needed to train what is not finished."""
+    if all(_read_result(member.directory) for member in self._members):
+      return
+    shapes = _shapes(self._session, self._info)
+    variables = self._session.layout.shapes(shapes['generator'])
+    self.training.start()
+    self._freeze.start(variables)
+    self._draw.start(variables)
+    if self._num_candidates > 1:
+      self._scores.start(variables)
+
+  def train(self):
+    """Trains every GAN that is drawn from, or goes on, or finds it finished.
+
+    Returns:
+      The `FrozenGenerator`.
+    """
+    for member in self._members:
+      self._train(member)
+    generator = load_generator(self._session, self._info)
+    self._write_samples(generator)
+    return generator
+
+  def _train(self, member):
+    """Trains one GAN into its directory, unless it is finished and can be read."""
+    session, directory, dataset = member.session, member.directory, self._dataset
+    if finished := _read_result(directory):
+      try:
+        _load(member, self._info)
+      except UnreadableGenerator:
+        with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
+          checkpoints.set_aside(finished['num_steps'])
+        finish_on_all(lambda: (directory / 'result.json').unlink(missing_ok=True))
+      else:
+        return
+    config, num_steps = session.config, self._cadence.num_steps
+    seed = config_lib.seed_of(config, 'gan')
+    selection = Selection(
+      config.gan.select,
+      functools.partial(self._freeze, seed=seed),
+      functools.partial(self._score, directory),
+      member.steps,
+    )
+    training = dataclasses.replace(self.training, seed=seed)
+    fitted = fitting.fit(
+      session,
+      directory,
+      'GAN' if directory.name == 'gan' else directory.name,
+      training,
+      fingerprint=dataset.fingerprint,
+      selection=selection,
+      generator_shapes=_shapes(session, self._info),
+    )
+    state = fitted.state
+    result = {
+      'fingerprint': dataset.fingerprint,
+      'arch': config.gan.arch,
+      'seed': seed,
+      'num_steps': num_steps,
+      'num_params': int(parameter_overview.count_parameters(state.generator)),
+      'num_discriminator_params': int(
+        parameter_overview.count_parameters(state.discriminator)
+      ),
+      'select': config.gan.select,
+      'chosen_step': selection.chosen['step'],
+      'candidates': selection.history,
+      'kept': sorted(selection.kept),
+      'networks': ['generator', 'discriminator'],  # of each that is kept
+      'warnings': candidates.warnings(fitted.rows, selection.chosen, num_steps),
+      **{name: fitted.host[name] for name in _KEPT},
+      'step_ms_median': loop.median_step_ms(fitted.rows),
+    }
+    if config.log.tensorboard and jax.process_index() == 0:
+      samples = sorted((directory / 'samples').glob('*.png'))
+      tensorboard.write_samples(directory / 'tensorboard', samples)
+    content = json.dumps(result, indent=1)
+    finish_on_all(lambda: loop.write_atomically(directory / 'result.json', content))
+
+  def _score(self, directory, step, kept):
+    """Scores a candidate, and draws a grid of it."""
+    variables, dataset = kept['generator'], self._dataset
+    drawn = self._draw(variables, 50 * dataset.num_classes)
+    if jax.process_index() == 0:
+      images = probe.group(drawn, dataset.num_classes)[:, :8]
+      picture = pictures.grid(dataset.class_names, {'generated': images})
+      loop.write_atomically(directory / 'samples' / f'{step:07d}.png', picture)
+    found = self._scores(variables, drawn, is_only=self._num_candidates == 1)
+    rows = loop.read_metrics(directory / 'metrics.jsonl')
+    last, num_steps = {'step': step, **found}, self._cadence.num_steps
+    for warning in candidates.warnings(rows, last, num_steps):
+      _LOG.warning('%s: %s', directory.name, warning)
+    return found
+
+  def consider(self, state):
+    """Does what is done for a candidate, and writes nothing.
+
+    Returns:
+      The seconds of it in which a probe was trained.
+    """
+    variables = self._freeze(state, 0)['generator']
+    self._scores(variables, self._draw(variables, 50 * self._dataset.num_classes))
+    return self._scores.probe_seconds
+
+  def _write_samples(self, generator):
+    """gan/samples.png, unless it is there: real images and first draws."""
+    path, dataset = self._session.path('gan', 'samples.png'), self._dataset
+    # All processes draw or none does.
+    if np.all(multihost_utils.process_allgather(np.int32(path.exists()))):
+      return
+    panels = {'real': real_examples(dataset, 8)}
+    for name, variables in generator.members.items():
+      drawn = self._draw.by_class(variables, 8)
+      panels['generated' if len(generator.members) == 1 else name] = drawn
+    if jax.process_index() == 0:
+      loop.write_atomically(path, pictures.grid(dataset.class_names, panels))
+
+
+class Freeze:
+  """Makes a frozen generator of a state: `freeze(state, seed) -> variables`, placed."""
+
+  _BATCHES = 64  # of what was there before, as many updates at 0.9 leave 0.1 %
+
+  def __init__(self, session, info):
+    """Prepares the program, which is compiled at the first call, or by `start`."""
+    self._layout = layout = session.layout
+    measure = gan.make_measure(
+      _build_generator(session, info),
+      latent_dim=session.config.gan.latent_dim,
+      num_classes=len(info['class_names']),
+    )
+    self._per_call = 1 if layout.on_cpu else self._BATCHES
+    repeated = repeat_step(measure, self._per_call)
+    self._program = Program(repeated, layout.on_jit, donate=())
+
+  def start(self, variables):
+    """Compiles in a thread, for a generator's variables or shapes like these."""
+    scalar = self._layout.scalar(0)
+    state = (variables['batch_stats'], scalar)
+    self._program.start(state, scalar, variables['params'], scalar)
+
+  def __call__(self, state, seed):
+    place, scalar = self._layout.place, self._layout.scalar
+    # Copies: the step takes the state's own buffers for itself.
+    params, stats, judge = jax.tree.map(
+      np.asarray,
+      (
+        state.ema,
+        state.generator_stats,
+        {'params': state.discriminator, 'spectral': state.discriminator_stats},
+      ),
+    )
+    params, measured = place(params), (place(stats), scalar(0))
+    for _ in range(0, self._BATCHES if stats else 0, self._per_call):
+      measured, _ = self._program(measured, scalar(self._per_call), params, scalar(seed))
+    generator = {'params': params, 'batch_stats': measured[0]}
+    return {'generator': generator, 'discriminator': place(judge)}
 
 
 def train_gan(session, dataset):
-  """Trains every GAN that is drawn from, or goes on, or finds it finished.
+  """Trains the GANs of a run, see `GanTraining.train`."""
+  return GanTraining(session, dataset).train()
 
-  Args:
-    session: the run's.
-    dataset: what to train on; its test split is not read.
 
-  Returns:
-    The `FrozenGenerator`.
+def cadence_of(session, num_steps):
+  """The `loop.Cadence` of a GAN: a candidate for each thousand steps, five at most.
 
-  Raises:
-    ConfigError: if `sampler.checkpoints` asks for a step that is not saved.
+  Each takes as long as some hundreds of steps: freezing, drawing, training a probe.
   """
-  _check_steps(session, dataset)
-  for training in _trainings(session):
-    _train(training, dataset)
-  generator = load_generator(session, describe_data(dataset))
-  _write_samples(session, dataset, generator)
-  return generator
+  return fitting.cadence_of(session, num_steps, saves=min(max(num_steps // 1000, 1), 5))
 
 
-def _check_steps(session, dataset):
-  num_steps = config_lib.num_steps_of(session.config, 'gan', len(dataset.train))
-  every = fitting.cadence_of(session, num_steps).save_every
-  for _, step in config_lib.members_of(session.config):
+def num_candidates(session, num_steps):
+  """Generators that the training of a GAN of that many steps chooses from."""
+  return math.ceil(num_steps / cadence_of(session, num_steps).save_every)
+
+
+def _check_steps(config, cadence):
+  num_steps, every = cadence.num_steps, cadence.save_every
+  for _, step in config_lib.members_of(config):
     if step > num_steps or (step % every and step != num_steps):
       raise ConfigError(
         f'sampler.checkpoints asks for step {step}, at which the GAN is not saved; it is '
         f'at multiples of {every} (see log.save_every_steps) and at {num_steps}.'
       )
-
-
-def _train(training, dataset):
-  """Trains one GAN into its directory, unless it is finished and can be read."""
-  session, directory = training.session, training.directory
-  info = describe_data(dataset)
-  if finished := _read_result(directory):
-    try:
-      _load(training, info)
-    except UnreadableGenerator:
-      with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
-        checkpoints.set_aside(finished['num_steps'])
-      finish_on_all(lambda: (directory / 'result.json').unlink(missing_ok=True))
-    else:
-      return
-  config = session.config
-  num_steps = config_lib.num_steps_of(config, 'gan', len(dataset.train))
-  selection = _make_selection(training, dataset, num_steps)
-  step, state = make_step(session, dataset)
-  fitted = fitting.fit(
-    session,
-    directory,
-    'GAN' if directory.name == 'gan' else directory.name,
-    step=step,
-    state=state,
-    num_steps=num_steps,
-    feed=make_feed(session, dataset),
-    fingerprint=dataset.fingerprint,
-    selection=selection,
-    generator_shapes=_shapes(session, info),
-  )
-  result = {
-    'fingerprint': dataset.fingerprint,
-    'arch': config.gan.arch,
-    'seed': config_lib.seed_of(config, 'gan'),
-    'num_steps': num_steps,
-    'num_params': int(parameter_overview.count_parameters(state.generator)),
-    'num_discriminator_params': int(
-      parameter_overview.count_parameters(state.discriminator)
-    ),
-    'select': config.gan.select,
-    'chosen_step': selection.chosen['step'],
-    'candidates': selection.history,
-    'kept': sorted(selection.kept),
-    'networks': ['generator', 'discriminator'],  # of each that is kept
-    'warnings': candidates.warnings(fitted.rows, selection.chosen, num_steps),
-    **{name: fitted.host[name] for name in (*_SECONDS, 'steps_per_call', 'peak_bytes')},
-    'step_ms_median': loop.median_step_ms(fitted.rows),
-  }
-  if config.log.tensorboard and jax.process_index() == 0:
-    samples = sorted((directory / 'samples').glob('*.png'))
-    tensorboard.write_samples(directory / 'tensorboard', samples)
-  content = json.dumps(result, indent=1)
-  finish_on_all(lambda: loop.write_atomically(directory / 'result.json', content))
 
 
 def finish_on_all(action):
@@ -187,54 +344,6 @@ def _read_result(directory):
   return result if result and needed <= set(result) else None
 
 
-def _make_selection(training, dataset, num_steps):
-  """Returns the `Selection` of one training; it draws a grid of each candidate too."""
-  session, directory = training.session, training.directory
-  config, num_classes = session.config, dataset.num_classes
-  info = describe_data(dataset)
-  measure = gan.make_freeze(
-    _build_generator(session, info),
-    latent_dim=config.gan.latent_dim,
-    num_classes=num_classes,
-  )
-  sample = make_sampler(session, info)
-  scores = candidates.make_scores(session, directory, dataset, sample)
-  draw = _make_grid_sampler(session, info)
-
-  def freeze(state):
-    local = jax.tree.map(np.asarray, (state.ema, state.generator_stats))
-    frozen = measure(*local, config_lib.seed_of(config, 'gan'))
-    judge = {'params': state.discriminator, 'spectral': state.discriminator_stats}
-    # Copies: the step takes the state's own buffers for itself.
-    kept = {'generator': frozen, 'discriminator': jax.tree.map(np.asarray, judge)}
-    return session.layout.place(kept)
-
-  def score(step, kept):
-    variables = kept['generator']
-    if jax.process_index() == 0:
-      picture = pictures.grid(dataset.class_names, {'generated': draw(variables, 8)})
-      loop.write_atomically(directory / 'samples' / f'{step:07d}.png', picture)
-    found = scores(variables)
-    rows = loop.read_metrics(directory / 'metrics.jsonl')
-    for warning in candidates.warnings(rows, {'step': step, **found}, num_steps):
-      _LOG.warning('%s: %s', directory.name, warning)
-    return found
-
-  return Selection(config.gan.select, freeze, score, training.steps)
-
-
-def _write_samples(session, dataset, generator):
-  """gan/samples.png, unless it is there: real images and the generators' first draws."""
-  path = session.path('gan', 'samples.png')
-  if path.exists() or jax.process_index():
-    return
-  draw = _make_grid_sampler(session, describe_data(dataset))
-  panels = {'real': real_examples(dataset, 8)}
-  for name, variables in generator.members.items():
-    panels['generated' if len(generator.members) == 1 else name] = draw(variables, 8)
-  loop.write_atomically(path, pictures.grid(dataset.class_names, panels))
-
-
 def real_examples(dataset, count):
   """The first `count` training images of each class: uint8 [classes, count, H, W, C]."""
   train = dataset.train
@@ -243,9 +352,14 @@ def real_examples(dataset, count):
   return np.stack([np.resize(images, shape) for images in chosen])
 
 
-def make_step(session, dataset):
-  """Returns the GAN's step and initial state."""
-  config, info = session.config.gan, describe_data(dataset)
+def make_step(session, info):
+  """Returns the GAN's step and its `init`, `seed -> state`.
+
+  Args:
+    session: the run's.
+    info: {'image_shape', 'class_names'}, see `workdir.describe_data`.
+  """
+  config = session.config.gan
   generator = _build_generator(session, info, axis_name=session.layout.axis_name)
   discriminator = _build_discriminator(session, info)
   rates = (config.learning_rate, config.discriminator_learning_rate)
@@ -271,22 +385,22 @@ def make_step(session, dataset):
     d_steps=config.d_steps,
     dtype=session.image_dtype('gan'),
   )
-  state = gan.init_gan(
-    generator,
-    discriminator,
+  init = functools.partial(
+    gan.init_gan,
+    generator=generator,
+    discriminator=discriminator,
     generator_tx=generator_tx,
     discriminator_tx=discriminator_tx,
-    seed=config_lib.seed_of(session.config, 'gan'),
     latent_dim=config.latent_dim,
   )
-  return step, state
+  return step, init
 
 
 def make_feed(session, dataset):
-  """Returns the feed of the GAN's step, see `fitting.make_feed`."""
+  """Returns the `fitting.Feed` of the GAN's step."""
   config = session.config.gan
   plan = mixing.plan_batch(config.batch_size, ratio=0.0, mode='replace')
-  return fitting.make_feed(session, dataset, plan, substeps=config.d_steps)
+  return fitting.Feed(session, dataset.train, plan, substeps=config.d_steps)
 
 
 def _build_generator(session, info, *, part='gan', axis_name=None):
@@ -334,8 +448,8 @@ def load_generator(session, info):
       'and trained no GAN; its samples are in gan/samples.png.'
     )
   members, infos = {}, []
-  for training in _trainings(session):
-    kept, result = _load(training, info)
+  for member in _members(session):
+    kept, result = _load(member, info)
     infos.append(result)
     for seed, step in config_lib.members_of(session.config):
       if seed == result['seed']:
@@ -365,9 +479,9 @@ def load_generator(session, info):
   )
 
 
-def _load(training, info):
-  """The kept generators {name: variables} of one training, and its result.json."""
-  session, directory = training.session, training.directory
+def _load(member, info):
+  """The kept generators {name: variables} of one GAN, and its result.json."""
+  session, directory = member.session, member.directory
   result = _read_result(directory)
   if not result:
     raise CheckpointError(
@@ -385,6 +499,23 @@ def _load(training, info):
     return checkpoints.restore_generators(result['num_steps'], shapes, replicated), result
 
 
+def shapes_of(session, info):
+  """The shapes of the variables that arms draw from: of one GAN, or of several stacked.
+
+  Args:
+    session: the run's.
+    info: {'image_shape', 'class_names'}, see `workdir.describe_data`.
+
+  Returns:
+    {'generator', 'discriminator'}.
+  """
+  num_members, shapes = len(config_lib.members_of(session.config)), _shapes(session, info)
+  if num_members == 1:
+    return shapes
+  stacked = lambda x: jax.ShapeDtypeStruct((num_members, *x.shape), x.dtype)
+  return jax.tree.map(stacked, shapes)
+
+
 def _shapes(session, info):
   """Shapes of a generator's variables, of the type that they are saved in."""
   number = jax.ShapeDtypeStruct((1,), jnp.int32)
@@ -392,8 +523,9 @@ def _shapes(session, info):
   image = jax.ShapeDtypeStruct((1, *info['image_shape']), jnp.float32)
 
   def shapes(model, collections, *inputs):
-    init = functools.partial(model.init, train=False)
-    found = jax.eval_shape(init, rng.stream_key(0, 'gan_init'), *inputs, number)
+    key = lambda: rng.stream_key(0, 'gan_init')
+    init = lambda *inputs: model.init(key(), *inputs, train=False)
+    found = jax.eval_shape(init, *inputs, number)
     return {name: found.get(name, {}) for name in collections}
 
   generator, judge = _build_generator(session, info), _build_discriminator(session, info)
@@ -447,33 +579,11 @@ def write_samples(session, info, seed, per_class=10):
     The path of the picture.
   """
   generator = load_generator(session, info)
-  draw = _make_grid_sampler(session, info)
+  draw = probe.Draw(session, make_sampler(session, info), len(info['class_names']))
   path = session.path(f'samples-{seed}.png')
   panels = {
-    name: draw(variables, per_class, seed)
+    name: draw.by_class(variables, per_class, seed)
     for name, variables in generator.members.items()
   }
   loop.write_atomically(path, pictures.grid(info['class_names'], panels))
   return path
-
-
-@functools.cache
-def _compiled_sampler(generator, latent_dim):
-  return jax.jit(sampler.make_sampler(generator, latent_dim))
-
-
-def _make_grid_sampler(session, info):
-  """Returns `draw(variables, n, seed=0) -> images uint8 [classes, n, H, W, C]`."""
-  generator = _build_generator(session, info, part='sampler')
-  draw = _compiled_sampler(generator, session.config.gan.latent_dim)
-  num_classes = len(info['class_names'])
-
-  def grid(variables, n, seed=0):
-    numbers = jnp.arange(num_classes * n)
-    keys = rng.example_keys(rng.stream_key(seed, 'show'), numbers)
-    # On this process's own device, whatever the run is spread over.
-    images = draw(jax.device_get(variables), keys, numbers // n)
-    images = np.asarray(realdata.to_pixels(images))
-    return images.reshape(num_classes, n, *images.shape[1:])
-
-  return grid

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gan_aug_jax import data, mixing, rng, sampler
+from gan_aug_jax import mixing, rng, sampler, splits
 from gan_aug_jax.errors import ConfigError, DataError
 
 
@@ -142,7 +142,7 @@ def fingerprint(images, labels):
     )
   if not is_whole:
     raise DataError(f'Labels must be whole numbers, not {labels.dtype}.')
-  return data.fingerprint_of(images, labels)
+  return splits.fingerprint_of(images, labels)
 
 
 def make_mixer(

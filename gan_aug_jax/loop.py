@@ -33,14 +33,15 @@ class Cadence:
   save_every: int
 
 
-def make_cadence(num_steps, *, log_every, eval_every, save_every, cycle=1):
+def make_cadence(num_steps, *, log_every, eval_every, save_every, saves=5, cycle=1):
   """Fills automatic cadences in, as multiples of `log_every`.
 
   Args:
     num_steps: length of training.
     log_every: steps between lines.
     eval_every: steps between evaluations; 0: about 20 a run.
-    save_every: steps between saves; 0: about 5 a run.
+    save_every: steps between saves; 0: about `saves` a run.
+    saves: how many they are to be where that is automatic.
     cycle: of which automatic saves are a multiple, too.
   """
 
@@ -52,7 +53,8 @@ def make_cadence(num_steps, *, log_every, eval_every, save_every, cycle=1):
     num_steps,
     log_every,
     eval_every or automatic(20, log_every),
-    save_every or automatic(5, both if cycle == 1 or both <= num_steps // 5 else cycle),
+    save_every
+    or automatic(saves, both if cycle == 1 or both <= num_steps // saves else cycle),
   )
 
 
@@ -191,10 +193,9 @@ def new_host():
 
 def train(
   *,
-  programs: dict[int, Callable],
+  take: Callable,
   state,
   host,
-  feed: Callable,
   cadence: Cadence,
   save: Callable,
   metrics_file,
@@ -207,12 +208,10 @@ def train(
   """Trains from where the state is to the last step.
 
   Args:
-    programs: {steps in a call: `(state, *inputs) -> (state, metrics)`}, metrics with a
-      leading axis of that length. From a step the longest is called that the step is a
-      multiple of and that fits; a program of 1 must be there where no other does.
+    take: `(state, step, count) -> (state, metrics)`, which takes `count` steps from
+      `step` on; metrics have a leading axis, whose first `count` elements are read.
     state: pytree, donated.
-    host: from `new_host` or a checkpoint.
-    feed: `step -> inputs`.
+    host: from `new_host` or a checkpoint; `steps_per_call` is the most that a call takes.
     cadence: see `Cadence`.
     save: `(step, *, state, host)`, which must copy what it keeps.
     metrics_file: a `MetricsFile`.
@@ -231,15 +230,16 @@ def train(
       checkpoint before stays.
     Interrupted: after a signal before the last step, with the state saved.
   """
-  step, pending = host['step'], host['pending']
+  step, pending, per_call = host['step'], host['pending'], host['steps_per_call']
   began, since, caught = time.perf_counter(), step, None
   with tracer:
     while step < cadence.num_steps:
-      length = _length(programs, step, cadence.num_steps)
-      with tracer.annotate(step, step + length, state):
-        state, metrics = programs[length](state, *feed(step))
-      pending.append(metrics)
-      step += length
+      # Calls end at multiples, wherever a run goes on from, and so at lines and saves.
+      count = min(per_call - step % per_call, cadence.num_steps - step)
+      with tracer.annotate(step, step + count, state):
+        state, metrics = take(state, step, count)
+      pending.append((metrics, count))
+      step += count
       log, evaluation, saving = (
         step % every == 0 or step == cadence.num_steps
         for every in (cadence.log_every, cadence.eval_every, cadence.save_every)
@@ -282,15 +282,17 @@ def train(
   return state, host
 
 
-def _length(programs, step, num_steps):
-  return max(n for n in programs if step % n == 0 and step + n <= num_steps)
-
-
 def _fetch(pending):
   """Brings metrics to the host: a list of {name: [float]}, one dict a call."""
-  return jax.tree.map(
-    lambda x: x if isinstance(x, float) else np.asarray(x, np.float64).tolist(), pending
-  )
+
+  def fetch(call):
+    if isinstance(call, dict):  # of a checkpoint
+      return call
+    metrics, count = call
+    rows = {name: np.asarray(x, np.float64) for name, x in metrics.items()}
+    return {name: row[:count].tolist() for name, row in rows.items()}
+
+  return [fetch(call) for call in pending]
 
 
 def _mean(pending):

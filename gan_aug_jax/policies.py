@@ -5,6 +5,7 @@ the function that makes synthetic images of it inside the step.
 """
 
 import bisect
+from collections.abc import Callable
 import dataclasses
 import functools
 import hashlib
@@ -33,21 +34,68 @@ from gan_aug_jax.workdir import describe_data
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """What is drawn from.
+  """What is drawn from: pure functions, and the shapes of the variables that they take.
 
   Attributes:
     sample: `(variables, keys [B, m], labels [B]) -> images`.
-    frozen: variables by name, 'generator' and what the policies ask beside it.
     teacher: `(variables, images) -> logits`, or None.
     judge: see `sampler.make_judge`, or None.
+    shapes: of the variables by name, 'generator' and what the policies ask beside it.
+  """
+
+  sample: Callable
+  teacher: Callable | None
+  judge: Callable | None
+  shapes: dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+  """The variables of a `Source`.
+
+  Attributes:
+    frozen: by name, placed.
     info: what was prepared, and in how many seconds.
   """
 
-  sample: object
   frozen: dict
-  teacher: object
-  judge: object
   info: dict
+
+
+def make_source(session, dataset, generator=None):
+  """Returns the `Source` of the config's policies; trains and reads nothing.
+
+  Args:
+    session: the run's.
+    dataset: the data.
+    generator: a `FrozenGenerator`, where the user's own takes the GAN's place: before it
+      is made, nobody knows what it takes.
+  """
+  config, keep = session.config, _filter(session.config)
+  sample, shapes = _sample_of(session, dataset, generator)
+  if count := config.sampler.offline:
+    sample = sampler.make_pool_sampler()
+    shapes = _shapes_of_images(dataset, count * dataset.num_classes)
+  shapes = {'generator': shapes}
+  teacher = judge = None
+  info, num_members = describe_data(dataset), len(config_lib.members_of(config))
+  if _asks_discriminator(config):
+    judge = gan_training.make_judge(session, info, num_members)
+    shapes['discriminator'] = gan_training.shapes_of(session, info)['discriminator']
+  if _asks_teacher(config, keep):
+    model = probe.build_probe(session, dataset.num_classes)
+    teacher = functools.partial(_logits, model)
+    shapes['teacher'] = probe.shapes_of(model, dataset.image_shape)
+  return Source(sample, teacher, judge, session.layout.shapes(shapes))
+
+
+def _asks_discriminator(config):
+  keep = _filter(config)
+  return keep.looks and keep.score == 'discriminator'
+
+
+def _asks_teacher(config, keep):
+  return config.sampler.labels == 'teacher' or keep.asks_teacher
 
 
 def prepare(session, dataset, generator):
@@ -59,38 +107,35 @@ def prepare(session, dataset, generator):
     generator: a `FrozenGenerator`; None where the config needs none.
 
   Returns:
-    The `Source`.
+    The `Prepared`.
   """
   # Of several processes all stop, or none does.
   with signals.deferred() as stopped:
-    source = _prepare(session, dataset, generator)
+    prepared = _prepare(session, dataset, generator)
     if caught := stopped(True):
       raise signals.Interrupted(
         f'Stopped by {caught} before an arm; run the same command to go on.'
       )
-  return source
+  return prepared
 
 
 def _prepare(session, dataset, generator):
   began, config = time.perf_counter(), session.config
-  info, keep = {'shows': config.sampler.source}, _filter(config)
+  info = {'shows': config.sampler.source}
   directory = generator.directory if generator else session.path('gan')
-  sample, variables = _images_of(session, dataset, generator)
+  variables = _variables_of(session, dataset, generator)
   if count := config.sampler.offline:
+    sample, _ = _sample_of(session, dataset, generator)
     depends = {**_latents_of(config), 'count': count, 'source': config.sampler.source}
     images = _offline(session, dataset, variables, sample, depends, directory)
     images = images.reshape(-1, *dataset.image_shape)
     labels = np.repeat(np.arange(dataset.num_classes), count)
     grouped = sampler.group_by_class(images, labels, dataset.num_classes)
-    variables = session.layout.place(grouped)
-    sample, info['offline'] = sampler.make_pool_sampler(), count
+    variables, info['offline'] = session.layout.place(grouped), count
   frozen = {'generator': variables}
-  teacher = judge = None
-  if keep.looks and keep.score == 'discriminator':
+  if _asks_discriminator(config):
     frozen['discriminator'] = generator.discriminator
-    num_members = max(1, len(generator.members))
-    judge = gan_training.make_judge(session, describe_data(dataset), num_members)
-  if config.sampler.labels == 'teacher' or keep.asks_teacher:
+  if _asks_teacher(config, _filter(config)):
     found = probe.train_extractor(
       session,
       dataset,
@@ -99,32 +144,54 @@ def _prepare(session, dataset, generator):
       directory=directory / 'teacher',
     )
     frozen['teacher'] = found.variables
-    teacher = functools.partial(_logits, probe.build_probe(session, dataset.num_classes))
     info |= {'teacher_hash': found.hash, 'teacher_val_accuracy': found.accuracy}
   info['seconds'] = time.perf_counter() - began
-  return Source(sample, frozen, teacher, judge, info)
+  return Prepared(frozen, info)
 
 
-def _images_of(session, dataset, generator):
-  """What gives the images, generated ones or what takes their place: a `sample` and its
-  variables, placed.
+def _sample_of(session, dataset, generator):
+  """The `sample` of generated images, or of what takes their place, and the shapes of its
+  variables.
   """
   config = session.config
   source, num_classes = config.sampler.source, dataset.num_classes
   if source == 'noise':
     return sampler.make_noise_sampler(dataset.image_shape), {}
   if source in config_lib.BOUNDS:
-    split = dataset.train if source == 'replayed' else dataset.unseen
-    images = sampler.group_by_class(split.images, split.labels, num_classes)
-    return sampler.make_pool_sampler(), session.layout.place(images)
-  sample = generator.sample
-  if not config.sampler.generator:  # whose latents are its own affair
-    num_members, data_info = max(1, len(generator.members)), describe_data(dataset)
-    latents = _latents_of(config)
-    sample = gan_training.make_sampler(session, data_info, num_members, **latents)
+    shapes = _shapes_of_images(dataset, len(_real_images(dataset, source)))
+    return sampler.make_pool_sampler(), shapes
+  if config.sampler.generator:  # whose latents are its own affair
+    sample, shapes = generator.sample, generator.variables
+  else:
+    info, num_members = describe_data(dataset), len(config_lib.members_of(config))
+    sample = gan_training.make_sampler(session, info, num_members, **_latents_of(config))
+    shapes = gan_training.shapes_of(session, info)['generator']
   if source == 'mislabelled':
     sample = sampler.mislabel(sample, num_classes)
-  return sample, generator.variables
+  return sample, shapes
+
+
+def _variables_of(session, dataset, generator):
+  """The variables of `_sample_of`, placed."""
+  source = session.config.sampler.source
+  if source == 'noise':
+    return {}
+  if source in config_lib.BOUNDS:
+    split = _real_images(dataset, source)
+    images = sampler.group_by_class(split.images, split.labels, dataset.num_classes)
+    return session.layout.place(images)
+  return generator.variables
+
+
+def _real_images(dataset, source):
+  return dataset.train if source == 'replayed' else dataset.unseen
+
+
+def _shapes_of_images(dataset, count):
+  """The shapes of what `sampler.group_by_class` gives of that many images."""
+  per_class = jax.ShapeDtypeStruct((dataset.num_classes,), np.int32)
+  images = jax.ShapeDtypeStruct((count, *dataset.image_shape), np.uint8)
+  return {'images': images, 'first': per_class, 'count': per_class}
 
 
 def _latents_of(config):
@@ -166,7 +233,7 @@ def _offline(session, dataset, variables, sample, depends, directory):
   images = _read_images(path, shape)
   # All processes draw them or none does.
   if not np.all(multihost_utils.process_allgather(np.int32(images is not None))):
-    draw = probe.make_draw(session, sample, dataset.num_classes)
+    draw = probe.Draw(session, sample, dataset.num_classes)
     drawn = draw(variables, math.prod(shape[:2]), seed)
     images = drawn.images[np.argsort(drawn.labels, kind='stable')].reshape(shape)
     if jax.process_index() == 0:

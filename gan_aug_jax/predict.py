@@ -74,9 +74,13 @@ def label_images(session, info, images, *, arm, output):
   with reading(session.path('config.json')):
     class_names, num_train = info['class_names'], info['num_train']
     size, _, channels = image_shape = tuple(info['image_shape'])
-  model, _ = arms.make_evaluator(session, len(class_names))
+  model = arms.build_model(session, len(class_names))
   state = arms.restore_arm(
-    session, arm, model, num_train=num_train, image_shape=image_shape
+    session,
+    arm,
+    num_classes=len(class_names),
+    num_train=num_train,
+    image_shape=image_shape,
   )
   classify = make_classify(session, model, min(evaluation.BATCH, len(names)))
   text, bad, labelled = io.StringIO(), {}, 0

@@ -22,7 +22,6 @@ from gan_aug_jax import (
   augment,
   classifier,
   config as config_lib,
-  data,
   evaluation,
   fitting,
   loop,
@@ -31,9 +30,11 @@ from gan_aug_jax import (
   rng,
   sampler,
   sharding,
+  splits,
   synthesis,
 )
 from gan_aug_jax.models import classifiers
+from gan_aug_jax.programs import Program
 
 _BATCH = 128
 _OPTIMIZER = {'learning_rate': 0.02, 'schedule': 'cosine', 'momentum': 0.9}
@@ -66,62 +67,73 @@ def build_probe(session, num_classes):
   )
 
 
-def make_trainer(session, dataset, *, num_steps, sample=None, variant=0):
-  """Returns `train(generator=None) -> variables` of a probe.
+class Trainer:
+  """Trains probes; `trainer(generator=None) -> variables`, placed.
 
   The fused step at a synthetic ratio of 0 or 1, with classical augmentation, compiled
   once for all the generators it is called with.
-
-  Args:
-    session: the run's.
-    dataset: what to train on where nothing is synthetic.
-    num_steps: optimizer steps of 128 images.
-    sample: `(variables, keys, labels) -> images`, to train on synthetic images alone.
-    variant: of the seed, which is never the classifier's; what reports has another than
-      what chooses.
   """
-  layout, config = session.layout, session.config
-  plan = mixing.plan_batch(_BATCH, ratio=1.0 if sample else 0.0, mode='replace')
-  model = build_probe(session, dataset.num_classes)
-  optimizer = classifier.make_optimizer('sgd', num_steps=num_steps, **_OPTIMIZER)
-  num_classes, dtype = dataset.num_classes, session.image_dtype('classifier')
-  synthesize = sample and synthesis.make_synthesize(
-    sample=sampler.for_candidates(sample), num_classes=num_classes, dtype=dtype
-  )
-  transform = augment.make_augment(crop=config.augment.crop, flip=config.augment.flip)
-  compose = classifier.make_compose(
-    layout=layout,
-    plan=plan,
-    synthesize=synthesize,
-    augmentation=classifier.Augmentation(transform),
-    num_classes=num_classes,
-    dtype=dtype,
-  )
-  step = classifier.make_fused_step(
-    model=model, optimizer=optimizer, layout=layout, plan=plan, compose=compose
-  )
-  seed = config_lib.seed_of(config, 'classifier') ^ (2**30 >> variant)
-  # Where all is synthetic, one image stands in for those that are never looked at.
-  first = dataset.train.rows(slice(0, 1))
-  real = dataclasses.replace(dataset, train=first) if sample else dataset
-  program = None
 
-  def train(generator=None):
-    nonlocal program
-    feed = fitting.make_feed(session, real, plan, {'generator': generator})
-    state = classifier.init_classifier(
-      model, optimizer, seed=seed, image_shape=dataset.image_shape
+  def __init__(self, session, dataset, *, num_steps, sample=None, variant=0):
+    """Prepares the programs, which are compiled at the first call, or by `start`.
+
+    Args:
+      session: the run's.
+      dataset: what to train on where nothing is synthetic.
+      num_steps: optimizer steps of 128 images.
+      sample: `(variables, keys, labels) -> images`, to train on synthetic images alone.
+      variant: of the seed, which is never the classifier's; what reports has another than
+        what chooses.
+    """
+    layout, config = session.layout, session.config
+    plan = mixing.plan_batch(_BATCH, ratio=1.0 if sample else 0.0, mode='replace')
+    model = build_probe(session, dataset.num_classes)
+    optimizer = classifier.make_optimizer('sgd', num_steps=num_steps, **_OPTIMIZER)
+    num_classes, dtype = dataset.num_classes, session.image_dtype('classifier')
+    synthesize = sample and synthesis.make_synthesize(
+      sample=sampler.for_candidates(sample), num_classes=num_classes, dtype=dtype
     )
-    state = layout.place(state)
-    if program is None:
-      program = sharding.compile_step(step, layout, state, *feed(0, 1))
-    for number in range(num_steps):
-      state, metrics = program(state, *feed(number, 1))
-      if number % 20 == 0:  # or a fast host would fill the devices' queues
+    transform = augment.make_augment(crop=config.augment.crop, flip=config.augment.flip)
+    compose = classifier.make_compose(
+      layout=layout,
+      plan=plan,
+      synthesize=synthesize,
+      augmentation=classifier.Augmentation(transform),
+      num_classes=num_classes,
+      dtype=dtype,
+    )
+    # Where all is synthetic, one image stands in for those that are never looked at.
+    seen = dataset.train.rows(slice(0, 1)) if sample else dataset.train
+    init = functools.partial(
+      classifier.init_classifier,
+      model=model,
+      optimizer=optimizer,
+      image_shape=dataset.image_shape,
+    )
+    self._training = fitting.make_training(
+      session,
+      classifier.make_fused_step(
+        model=model, optimizer=optimizer, layout=layout, plan=plan, compose=compose
+      ),
+      init=init,
+      seed=config_lib.seed_of(config, 'classifier') ^ (2**30 >> variant),
+      feed=fitting.Feed(session, seen, plan),
+      cadence=loop.Cadence(num_steps, num_steps, num_steps, num_steps),
+    )
+
+  def start(self, generator=None):
+    """Compiles in threads, for a generator's variables or shapes like these."""
+    self._training.start({'generator': generator})
+
+  def __call__(self, generator=None):
+    training, frozen = self._training, {'generator': generator}
+    state = training.init()
+    for call, step in enumerate(range(0, training.num_steps, training.per_call)):
+      count = min(training.per_call, training.num_steps - step)
+      state, metrics = training.take(state, step, count, frozen)
+      if call % 20 == 0:  # or a fast host would fill the devices' queues
         jax.block_until_ready(metrics)
     return state.variables
-
-  return train
 
 
 def train_extractor(session, dataset, held_out, *, num_steps, directory):
@@ -150,24 +162,25 @@ def train_extractor(session, dataset, held_out, *, num_steps, directory):
   digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
   path = directory / f'{digest[:16]}.msgpack'
   model = build_probe(session, dataset.num_classes)
-  variables = _read(path, _shapes(model, dataset.image_shape))
+  variables = _read(path, shapes_of(model, dataset.image_shape))
   # All processes train it or none does.
   if not np.all(multihost_utils.process_allgather(np.int32(variables is not None))):
-    variables = jax.device_get(make_trainer(session, dataset, num_steps=num_steps)())
+    variables = jax.device_get(Trainer(session, dataset, num_steps=num_steps)())
     if jax.process_index() == 0:
       with contextlib.suppress(OSError):  # what cannot be kept is trained again
         loop.write_atomically(path, flax.serialization.msgpack_serialize(variables))
   variables, accuracy = session.layout.place(variables), None
   if held_out is not None:
-    evaluate = evaluation.make_evaluate(session, model, dataset.num_classes)
+    evaluate = evaluation.Evaluator(session, model, dataset.num_classes)
     accuracy = evaluate(variables, held_out)['accuracy']
   return Probe(variables, accuracy, _hash(variables))
 
 
-def _shapes(model, image_shape):
+def shapes_of(model, image_shape):
+  """The shapes of a probe's variables; nothing is computed."""
+  init = lambda images: model.init(rng.stream_key(0, 'init'), images, train=False)
   images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-  init = functools.partial(model.init, train=False)
-  return {'batch_stats': {}} | jax.eval_shape(init, rng.stream_key(0, 'init'), images)
+  return {'batch_stats': {}} | jax.eval_shape(init, images)
 
 
 def _read(path, shapes):
@@ -212,14 +225,11 @@ def make_embed(session, num_classes):
       for y in (features, predicted)
     ]
 
-  program = None
+  program = Program(embed_step, layout, donate=())
 
   def embed(variables, split):
-    nonlocal program
     parts = []
     for chunk in evaluation.chunks(session, split):
-      if program is None:
-        program = sharding.compile_step(embed_step, layout, variables, *chunk, donate=())
       features, predicted = jax.device_get(program(variables, *chunk))
       parts.append((features[: evaluation.BATCH], predicted[: evaluation.BATCH]))
     features, predicted = (
@@ -230,35 +240,60 @@ def make_embed(session, num_classes):
   return embed
 
 
-def make_draw(session, sample, num_classes):
-  """Returns `draw(variables, count, seed=0) -> Split` of synthetic images.
+class Draw:
+  """Draws synthetic images; `draw(variables, count, seed=0) -> Split`.
 
   Each run of num_classes images has one of each class; pixels are rounded to uint8, as
   those of real images are.
   """
-  layout = session.layout
-  # Turned on with every run, or with several generators, position by position, each would
-  # draw classes of its own.
-  label_of = lambda number: (number + number // num_classes) % num_classes
 
-  def draw_step(variables, seed, first):
-    position = first + layout.positions(evaluation.BATCH)
-    keys = rng.example_keys(rng.stream_key(seed, 'score'), position)
-    labels = sharding.flatten(label_of(position))
-    pixels = realdata.to_pixels(sample(variables, sharding.flatten(keys), labels))
-    return layout.gather(pixels.reshape(*position.shape, *pixels.shape[1:]))
+  def __init__(self, session, sample, num_classes):
+    """Prepares the program, which is compiled at the first call, or by `start`.
 
-  program = None
+    Args:
+      session: the run's.
+      sample: `(variables, keys, labels) -> images`.
+      num_classes: number of classes.
+    """
+    self._layout, self._num_classes = session.layout, num_classes
 
-  def draw(variables, count, seed=0):
-    nonlocal program
-    parts = []
-    for first in range(0, count, evaluation.BATCH):
-      arguments = (variables, *layout.place((np.int32(seed), np.int32(first))))
-      if program is None:
-        program = sharding.compile_step(draw_step, layout, *arguments, donate=())
-      parts.append(np.asarray(program(*arguments))[: evaluation.BATCH])
-    labels = label_of(np.arange(count, dtype=np.int32))
-    return data.Split(np.concatenate(parts)[:count], labels)
+    def draw_step(variables, seed, first):
+      layout = session.layout
+      position = first + layout.positions(evaluation.BATCH)
+      keys = rng.example_keys(rng.stream_key(seed, 'score'), position)
+      labels = sharding.flatten(self._labels(position))
+      pixels = realdata.to_pixels(sample(variables, sharding.flatten(keys), labels))
+      return layout.gather(pixels.reshape(*position.shape, *pixels.shape[1:]))
 
-  return draw
+    self._program = Program(draw_step, session.layout, donate=())
+
+  def _labels(self, number):
+    # Turned on with every run, or with several generators, position by position, each
+    # would draw classes of its own.
+    return (number + number // self._num_classes) % self._num_classes
+
+  def start(self, variables):
+    """Compiles in a thread, for a generator's variables or shapes like these."""
+    scalar = self._layout.scalar(0)
+    self._program.start(variables, scalar, scalar)
+
+  def __call__(self, variables, count, seed=0):
+    scalar = self._layout.scalar
+    parts = [
+      np.asarray(self._program(variables, scalar(seed), scalar(first)))
+      for first in range(0, count, evaluation.BATCH)
+    ]
+    images = np.concatenate([part[: evaluation.BATCH] for part in parts])
+    labels = self._labels(np.arange(count, dtype=np.int32))
+    return splits.Split(images[:count], labels)
+
+  def by_class(self, variables, per_class, seed=0):
+    """Images uint8 [num_classes, per_class, H, W, C]."""
+    drawn = self(variables, per_class * self._num_classes, seed)
+    return group(drawn, self._num_classes)
+
+
+def group(split, num_classes):
+  """The images of as many examples of each class: uint8 [num_classes, N, H, W, C]."""
+  order = np.argsort(split.labels, kind='stable')
+  return split.images[order].reshape(num_classes, -1, *split.images.shape[1:])

@@ -25,7 +25,7 @@ class Progress:
       start: steps already taken.
       quiet: show nothing.
     """
-    self._name, self._total, self._start = name, total, start
+    self.name, self._total, self._start = name, total, start
     self._quiet = quiet
     self._console = rich.console.Console(file=sys.stdout, markup=False)
     self._bar = None
@@ -43,7 +43,7 @@ class Progress:
         console=self._console,
       )
       self._task = self._bar.add_task(
-        self._name, total=self._total, completed=self._start, rate='', note=''
+        self.name, total=self._total, completed=self._start, rate='', note=''
       )
       self._bar.start()
     return self
@@ -70,7 +70,7 @@ class Progress:
       self._last = now
       left = (self._total - step) / rate
       print(
-        f'{self._name}: step {step} of {self._total}, {rate:.1f} steps/s, '
+        f'{self.name}: step {step} of {self._total}, {rate:.1f} steps/s, '
         f'{format_seconds(left)} left{", " + note if note else ""}',
         flush=True,
       )

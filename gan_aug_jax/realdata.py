@@ -7,6 +7,8 @@ an epoch's end, a set may be smaller than a batch, and what a step takes is a fu
 epoch or two at a time: a sort in every step would not be free.
 """
 
+import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -22,7 +24,7 @@ class RealData:
     labels: int32 [N].
     by_class: int32 [N], indices into the above sorted by label.
     class_starts: int32 [num_classes + 1], where each class begins in `by_class`.
-    order: int32 [window], indices into the images.
+    order: int32 [window], indices into the images; None before there is a window.
     start: int32 scalar, the place of `order[0]` in the stream.
   """
 
@@ -30,8 +32,8 @@ class RealData:
   labels: jax.Array
   by_class: jax.Array
   class_starts: jax.Array
-  order: jax.Array
-  start: jax.Array
+  order: jax.Array | None = None
+  start: jax.Array | None = None
 
 
 @flax.struct.dataclass
@@ -111,37 +113,44 @@ def epoch_order(seed, epoch, num_examples):
   return np.random.default_rng((seed, epoch)).permutation(num_examples).astype(np.int32)
 
 
-def make_feed(images, labels, *, seed, place):
-  """Puts the images on the device, once, and returns the feed of `RealData`.
+def arrange(images, labels):
+  """The `RealData` of images uint8 [N, H, W, C] and labels [N], on the host."""
+  by_class = np.argsort(labels, kind='stable').astype(np.int32)
+  class_starts = np.concatenate([[0], np.cumsum(np.bincount(labels))]).astype(np.int32)
+  return RealData(images, labels.astype(np.int32), by_class, class_starts)
+
+
+def make_feed(examples, *, seed, place):
+  """Returns the feed of a set that is on the devices.
 
   Args:
-    images: uint8 [N, H, W, C], N at least 1.
-    labels: int32 [N].
+    examples: a `RealData`, placed; it has one example or more.
     seed: of the order.
     place: puts host arrays on the devices.
 
   Returns:
     `feed(first, count) -> RealData` whose window holds elements first to
-    first + count - 1 of the stream. The window's length hangs on the count alone; it is
-    renewed about once an epoch.
+    first + count - 1 of the stream. The window's length is `window_length`; it is renewed
+    about once an epoch.
   """
-  num_examples = len(images)
-  by_class = np.argsort(labels, kind='stable').astype(np.int32)
-  class_starts = np.concatenate([[0], np.cumsum(np.bincount(labels))]).astype(np.int32)
-  fixed = place((images, labels.astype(np.int32), by_class, class_starts))
+  num_examples = len(examples.labels)
   held, data = range(0), None
 
   def feed(first, count):
     nonlocal held, data
-    num_epochs = max(0, count - 1) // num_examples + 2
-    fits = len(held) == num_epochs * num_examples
-    if not fits or first not in held or first + count > held.stop:
-      epoch = first // num_examples
+    length = window_length(num_examples, count)
+    if len(held) != length or first not in held or first + count > held.stop:
+      epoch, num_epochs = first // num_examples, length // num_examples
       start = epoch * num_examples
       orders = [epoch_order(seed, epoch + i, num_examples) for i in range(num_epochs)]
       order, at = place((np.concatenate(orders), np.int32(start)))
-      held = range(start, start + num_epochs * num_examples)
-      data = RealData(*fixed, order, at)
+      held = range(start, start + length)
+      data = dataclasses.replace(examples, order=order, start=at)
     return data
 
   return feed
+
+
+def window_length(num_examples, count):
+  """Elements of a window that holds any `count` in turn: whole epochs."""
+  return (max(0, count - 1) // num_examples + 2) * num_examples

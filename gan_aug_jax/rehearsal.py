@@ -10,10 +10,10 @@ import numpy as np
 from gan_aug_jax import (
   arms,
   config as config_lib,
-  fitting,
   gan_training,
   own_generator,
   policies,
+  programs,
   sharding,
 )
 from gan_aug_jax.workdir import describe_data
@@ -27,22 +27,28 @@ class Rehearsal:
     layout: where it runs.
     step: `(state, *inputs) -> (state, metrics)`.
     state: as initialised, placed.
-    inputs: `step number -> inputs`.
+    feed: `(step number, 1) -> inputs`.
+    extra: further inputs, the same for every step.
   """
 
   layout: sharding.Layout
   step: Callable
   state: object
-  inputs: Callable
+  feed: Callable
+  extra: tuple = ()
+
+  def inputs(self, number):
+    """All inputs of a step."""
+    return (*self.feed(number, 1), *self.extra)
 
   def operations(self):
     """Floating-point operations of a step on all devices, as XLA counts them."""
-    lowered = sharding.lower_step(self.step, self.layout, self.state, *self.inputs(0))
+    lowered = programs.lower_step(self.step, self.layout, self.state, *self.inputs(0))
     return lowered.cost_analysis()['flops']
 
   def compile(self):
-    """The compiled step, see `sharding.compile_step`."""
-    return sharding.compile_step(self.step, self.layout, self.state, *self.inputs(0))
+    """The compiled step, see `programs.compile_step`."""
+    return programs.compile_step(self.step, self.layout, self.state, *self.inputs(0))
 
   def seconds(self, num_steps=10):
     """Mean seconds of a step after the first ones; takes the state's buffers."""
@@ -58,13 +64,36 @@ class Rehearsal:
 
 def rehearse_gan(session, dataset):
   """The `Rehearsal` of the GAN's step."""
-  step, state = gan_training.make_step(session, dataset)
-  feed = gan_training.make_feed(session, dataset)
-  inputs = lambda at: feed(at, 1)
-  return Rehearsal(session.layout, step, session.layout.place(state), inputs)
+  training = gan_training.GanTraining(session, dataset).training
+  step, state = training.step_function, training.init()
+  return Rehearsal(session.layout, step, state, training.feed)
 
 
-def rehearse_arm(session, dataset, name, *, num_steps, at=0, source=None):
+def candidate_seconds(session, dataset, num_steps=10):
+  """Seconds that a GAN's training takes to consider a checkpoint, without compilation.
+
+  Args:
+    session: of a run.
+    dataset: the data.
+    num_steps: to measure of the probe that 'cas' trains. For 'frechet' the one that makes
+      features, which is trained once, is left out.
+  """
+  config = session.config.copy_and_resolve_references()
+  asked = config.gan.select_steps
+  config.gan.select_steps = min(num_steps, asked)
+  if config.gan.select == 'frechet':
+    config.gan.select = 'last'
+  session = dataclasses.replace(session, config=config)
+  gan = gan_training.GanTraining(session, dataset)
+  state = gan.training.init()
+  for _ in range(2):  # the first one compiles
+    began = time.perf_counter()
+    probe_seconds = gan.consider(state)
+    seconds = time.perf_counter() - began
+  return seconds + probe_seconds * (asked / config.gan.select_steps - 1)
+
+
+def rehearse_arm(session, dataset, name, *, num_steps, at=0, generator=None):
   """The `Rehearsal` of an arm's fused step.
 
   Args:
@@ -74,34 +103,34 @@ def rehearse_arm(session, dataset, name, *, num_steps, at=0, source=None):
     name: of the arm.
     num_steps: of the training, which schedules hang on.
     at: the step that the state is at.
-    source: the `policies.Source` that an augmented arm draws from; None for what the
-      config says, of a GAN as initialised.
+    generator: the `FrozenGenerator` that an augmented arm draws from; None for that of a
+      GAN as initialised.
   """
   config, layout = session.config, session.layout
-  model, _ = arms.make_evaluator(session, dataset.num_classes)
-  if source is None and config_lib.is_augmented(config, name):
-    needed = config_lib.needs_generator(config)
-    generator = untrained_generator(session, dataset) if needed else None
-    source = policies.prepare(session, dataset, generator)
-  plan, step, state = arms.make_step(session, dataset, name, source, model, num_steps)
-  feed = fitting.make_feed(session, dataset, plan, source.frozen if source else {})
-  state = layout.place(state.replace(step=np.int32(at)))
-  if source and config.sampler.refresh_every > 1:
-    state = state.replace(pool=arms.make_pool(session, dataset, plan))
-  inputs = lambda number: feed(at + number, 1)
-  return Rehearsal(layout, step, state, inputs)
+  source, frozen = None, {}
+  if config_lib.is_augmented(config, name):
+    if generator is None and config_lib.needs_generator(config):
+      generator = untrained_generator(session, dataset)
+    source = policies.make_source(session, dataset, generator)
+    frozen = policies.prepare(session, dataset, generator).frozen
+  _, training = arms.make_training(session, dataset, name, source, num_steps=num_steps)
+  state = training.init().replace(step=layout.place(np.int32(at)))
+  if training.make_pool:
+    state = state.replace(pool=training.make_pool())
+  feed = lambda number, count: training.feed(at + number, count)
+  return Rehearsal(layout, training.step_function, state, feed, (frozen,))
 
 
 def untrained_generator(session, dataset):
   """The `FrozenGenerator` of a GAN before its first step; or the user's own."""
   if session.config.sampler.generator:
     return own_generator.load(session, dataset)
-  _, state = gan_training.make_step(session, dataset)
+  state = gan_training.GanTraining(session, dataset).training.init()
   generator = {'params': state.ema, 'batch_stats': state.generator_stats}
   discriminator = {'params': state.discriminator, 'spectral': state.discriminator_stats}
   return gan_training.FrozenGenerator(
     gan_training.make_sampler(session, describe_data(dataset)),
-    session.layout.place(generator),
-    discriminator=session.layout.place(discriminator),
+    generator,
+    discriminator=discriminator,
     directory=session.path('gan'),
   )

@@ -7,7 +7,9 @@ their numbers alone. threefry is named outright because rbg, under `vmap`, draws
 that depend on the share they are drawn in.
 """
 
+import flax.struct
 import jax
+import jax.numpy as jnp
 
 # A stream's number is part of every result: append, never renumber.
 _STREAMS = {
@@ -62,3 +64,35 @@ def example_keys(key, positions):
   """
   flat = jax.vmap(jax.random.fold_in, (None, 0))(key, positions.reshape(-1))
   return flat.reshape(positions.shape)
+
+
+@flax.struct.dataclass
+class StepKeys:
+  """The keys of every stream at one step, `keys(stream, positions, substep=0)`.
+
+  They are those of `stream_key`, derived for all streams at once: each derivation is a
+  kernel of its own, and takes as long for one stream as for all.
+
+  Attributes:
+    streams: key array [number of streams], before a substep is folded in.
+    firsts: those of substep 0.
+  """
+
+  streams: jax.Array
+  firsts: jax.Array
+
+  def __call__(self, stream, positions, substep=0):
+    """Per-example keys, of the shape of `positions`."""
+    number = _STREAMS[stream]
+    if isinstance(substep, int) and substep == 0:
+      return example_keys(self.firsts[number], positions)
+    return example_keys(jax.random.fold_in(self.streams[number], substep), positions)
+
+
+def step_keys(seed, step):
+  """The `StepKeys` of a step; `seed` and `step` as `stream_key`."""
+  fold = jax.vmap(jax.random.fold_in, (0, None))
+  root = jax.random.key(seed, impl='threefry2x32')
+  numbers = jnp.arange(len(_STREAMS), dtype=jnp.int32)
+  streams = fold(jax.vmap(jax.random.fold_in, (None, 0))(root, numbers), step)
+  return StepKeys(streams, fold(streams, 0))

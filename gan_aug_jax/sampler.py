@@ -200,14 +200,19 @@ def make_ensemble(function, num_members, layout):
   period = num_members // math.gcd(num_devices, num_members)
 
   def share(variables, *arrays):
-    parts, size = [], len(arrays[0])
-    for first in range(min(period, size)):
+    size = len(arrays[0])
+    turns = min(period, size)
+    # A network's slots in each row, the last one repeated where they are fewer.
+    slots = np.arange(-(-size // turns) * turns).reshape(-1, turns).T
+    slots = np.minimum(slots, size - 1)
+
+    def run(_, turn):
+      first, rows = turn
       member = (layout.device_index() + num_devices * first) % num_members
-      chosen = jax.tree.map(lambda x, member=member: x[member], variables)
-      parts.append(function(chosen, *(x[first::period] for x in arrays)))
-    order = np.concatenate(
-      [np.arange(size)[first::period] for first in range(len(parts))]
-    )
-    return jnp.concatenate(parts)[np.argsort(order)]
+      return None, function(jax.tree.map(lambda x: x[member], variables), *rows)
+
+    rows = (np.arange(turns), [x[slots] for x in arrays])
+    parts = jnp.stack(layout.loop(run, None, rows)[1], axis=1)
+    return parts.reshape(-1, *parts.shape[2:])[:size]
 
   return layout.per_device(share)

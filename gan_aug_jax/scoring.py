@@ -126,16 +126,16 @@ def _splits(session, dataset, generator, count):
   """{name: (split, sample, variables)} of what is scored; no sampler for real images."""
   info, num_classes = workdir.describe_data(dataset), dataset.num_classes
   one = gan_training.make_sampler(session, info)
-  draw = probe.make_draw(session, one, num_classes)
+  draw = probe.Draw(session, one, num_classes)
   splits = {_REAL: (dataset.train.some(count, 0), None, None)}
   for name, variables in generator.members.items():
     splits[name] = (draw(variables, count, _SEED), one, variables)
   if len(generator.members) > 1:
-    drawn = probe.make_draw(session, generator.sample, num_classes)
+    drawn = probe.Draw(session, generator.sample, num_classes)
     together = drawn(generator.variables, count, _SEED)
     splits['all together'] = (together, generator.sample, generator.variables)
   noise = functools.partial(_noise, shape=dataset.image_shape)
-  splits[_NOISE] = (probe.make_draw(session, noise, num_classes)({}, count), noise, {})
+  splits[_NOISE] = (probe.Draw(session, noise, num_classes)({}, count), noise, {})
   return splits
 
 
@@ -148,7 +148,7 @@ def _noise(_, keys, labels, shape):
 def _make_judge(session, dataset, held_out, embed, train):
   """Returns `judge(split, sample, variables, is_train) -> scores` of some images."""
   config, num_classes = session.config.score, dataset.num_classes
-  evaluate = evaluation.make_evaluate(
+  evaluate = evaluation.Evaluator(
     session, probe.build_probe(session, num_classes), num_classes
   )
   real, _ = embed(held_out)
@@ -157,7 +157,7 @@ def _make_judge(session, dataset, held_out, embed, train):
   )
   # One program for every generator of the run.
   trainer = functools.cache(
-    lambda sample: probe.make_trainer(
+    lambda sample: probe.Trainer(
       session, dataset, num_steps=config.cas_steps, sample=sample, variant=1
     )
   )
@@ -208,13 +208,11 @@ def _draw_pictures(session, dataset, generator, embed, train):
   info, num_classes = workdir.describe_data(dataset), dataset.num_classes
   variables = next(iter(generator.members.values()))
   sample = gan_training.make_sampler(session, info)
-  drawn = probe.make_draw(session, sample, num_classes)(variables, 10 * num_classes)
-  drawn = drawn.rows(np.argsort(drawn.labels, kind='stable'))
-  firsts = drawn.rows(slice(0, None, 10))
+  grid = probe.Draw(session, sample, num_classes).by_class(variables, 10)
+  firsts = data_lib.Split(grid[:, 0], np.arange(num_classes, dtype=np.int32))
   features, _ = embed(firsts)
   count = min(5, len(train))
   _, nearest = fidelity.nearest(features, train, count, layout=session.layout)
-  grid = drawn.images.reshape(num_classes, 10, *drawn.images.shape[1:])
   panels = {
     'grid': {'generated': grid},
     'neighbours': {

@@ -48,6 +48,8 @@ class Selection:
   @property
   def chosen(self):
     """The entry of the history that ranks highest, the earliest of equals."""
+    if len(self.history) == 1:  # which may be without a score
+      return self.history[0]
     return max(self.history, key=self._rank)
 
   def names(self, history):

@@ -7,6 +7,7 @@ positions is spread evenly over the devices. Sums over examples go through `Layo
 """
 
 import dataclasses
+import functools
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -76,7 +77,7 @@ class Layout:
     """Keeps the groups of [groups, share, ...] on their devices."""
     if self.axis_name:
       return x
-    return jax.lax.with_sharding_constraint(x, self._by_device)
+    return jax.lax.with_sharding_constraint(x, self.by_device)
 
   def per_device(self, function):
     """Makes a function run on each device's share by itself.
@@ -106,6 +107,25 @@ class Layout:
     """Adds sums over one's own examples up over the devices."""
     return jax.lax.psum(tree, _AXIS) if self.axis_name else tree
 
+  def loop(self, body, carry, xs):
+    """`jax.lax.scan`, unrolled on a CPU, where convolutions in a loop are slow.
+
+    On an accelerator a longer loop makes no larger program.
+
+    Returns:
+      `(carry, ys)`, a list of what each turn gives.
+    """
+    turns = range(len(jax.tree.leaves(xs)[0]))
+    at = lambda tree, turn: jax.tree.map(lambda x: x[turn], tree)
+    if len(turns) > 1 and not self.on_cpu:
+      carry, stacked = jax.lax.scan(body, carry, xs)
+      return carry, [at(stacked, turn) for turn in turns]
+    ys = []
+    for turn in turns:  # `unroll` would leave a loop of one turn
+      carry, y = body(carry, at(xs, turn))
+      ys.append(y)
+    return carry, ys
+
   def gather(self, x):
     """Restores batch order on every device: [groups, share, ...] to [total, ...].
 
@@ -122,6 +142,21 @@ class Layout:
       tree,
     )
 
+  @property
+  def on_jit(self):
+    """The same devices, for a program that is the same under either backend."""
+    return dataclasses.replace(self, backend='jit')
+
+  def scalar(self, value):
+    """A whole number on every device: int32, kept for each value, so never donate it."""
+    return _scalar(self, value)
+
+  def shapes(self, tree):
+    """The shapes and types of arrays, of a tree of either, as `place` puts them."""
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated), tree
+    )
+
   def place_shares(self, shape, dtype):
     """Zeros [share, ...] for each device's own group, which a step may carry along."""
     return self.deal(np.zeros((self.num_local_devices, *shape), dtype))
@@ -129,15 +164,21 @@ class Layout:
   def deal(self, x):
     """Puts x [local devices, ...] on this process's devices, a row on each."""
     x = x[:, None] if self.axis_name else x
-    return jax.make_array_from_process_local_data(self._by_device, x)
+    return jax.make_array_from_process_local_data(self.by_device, x)
 
   def is_share(self, x):
     """Whether an array comes from `deal`."""
-    return getattr(x, 'sharding', None) == self._by_device
+    return getattr(x, 'sharding', None) == self.by_device
 
   @property
-  def _by_device(self):
+  def by_device(self):
+    """The sharding of arrays [local devices, ...], a row on each device."""
     return NamedSharding(self.mesh, PartitionSpec(_AXIS))
+
+
+@functools.lru_cache(maxsize=256)
+def _scalar(layout, value):
+  return layout.place(np.int32(value))
 
 
 def flatten(x):
@@ -157,125 +198,3 @@ def make_layout(backend, devices=None):
   # `make_mesh` would give Explicit axes, under which mixing real and synthetic raises.
   mesh = Mesh(np.asarray(devices), (_AXIS,), axis_types=(AxisType.Auto,))
   return Layout(mesh, backend)
-
-
-def lower_step(step, layout, *args, donate=(0,)):
-  """Lowers a step for the layout's backend.
-
-  Args:
-    step: function of pytrees to pytrees: `(state, ...) -> (state, ...)` where the state
-      is donated.
-    layout: where it runs.
-    *args: its arguments, placed, or their shapes. What the layout has put on each device
-      by itself (`Layout.deal`) stays there, in the state that comes back too; all
-      else is replicated.
-    donate: positions of the arguments whose buffers the results may take.
-
-  Returns:
-    A `jax.stages.Lowered`. Under `pmap` its first argument is a dummy array with an
-    element a device: `pmap` has to map something.
-  """
-  shared = [jax.tree.map(layout.is_share, arg) for arg in args]
-  if not layout.axis_name:
-    placed = jax.tree.map(
-      lambda share: layout._by_device if share else layout.replicated, shared
-    )
-    outputs = (placed[0], layout.replicated) if donate else layout.replicated
-    jitted = jax.jit(step, donate_argnums=donate, out_shardings=outputs)
-    return jitted.lower(*args)
-  axes = jax.tree.map(lambda share: 0 if share else None, shared)
-  mapped = jax.pmap(
-    lambda _, *rest: step(*rest),
-    axis_name=_AXIS,
-    in_axes=(0, *axes),
-    out_axes=(axes[0], None) if donate else None,
-    devices=list(layout.mesh.devices.flat),
-    donate_argnums=tuple(i + 1 for i in donate),
-  )
-  return mapped.lower(np.arange(layout.num_local_devices, dtype=np.int32), *args)
-
-
-def compile_step(step, layout, *args, donate=(0,)):
-  """Compiles a step once, ahead of time, for arguments placed by the layout.
-
-  Args and donate: as `lower_step`.
-
-  Returns:
-    A `Program`. Arguments of another shape or placement raise: nothing is
-    ever compiled a second time behind the user's back.
-  """
-  lowered = lower_step(step, layout, *args, donate=donate)
-  compiled = _compile_for_cpu(lowered) if layout.on_cpu else lowered.compile()
-  return Program(compiled, _pmap_dummy(layout) if layout.axis_name else ())
-
-
-def _compile_for_cpu(lowered):
-  """Compiles with the faster of XLA's two kinds of convolution on CPU, Eigen's.
-
-  By default it takes YNNPACK's: a training step of the CNN took twice as long
-  (docs/results.md, "Where the time of a step goes on a CPU").
-  """
-  kinds = 'LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE'  # what YNNPACK is left
-  try:
-    options = {'xla_cpu_experimental_ynn_fusion_type': kinds}
-    return lowered.compile(compiler_options=options)
-  except jax.errors.JaxRuntimeError:  # of a version without that option
-    return lowered.compile()
-
-
-def _pmap_dummy(layout):
-  local = np.arange(layout.num_local_devices, dtype=np.int32)
-  return (jax.make_array_from_process_local_data(layout._by_device, local),)
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-  """A compiled step, called with the step's own arguments.
-
-  Attributes:
-    compiled: a `jax.stages.Compiled`.
-    leading: arguments that it takes before the step's.
-  """
-
-  compiled: jax.stages.Compiled
-  leading: tuple
-
-  def __call__(self, *args):
-    return self.compiled(*self.leading, *args)
-
-  @property
-  def peak_bytes(self):
-    """Memory that a call needs on each device: arguments, results and temporaries."""
-    memory = self.compiled.memory_analysis()
-    return (
-      memory.argument_size_in_bytes
-      + memory.output_size_in_bytes
-      + memory.temp_size_in_bytes
-      - memory.alias_size_in_bytes
-    )
-
-
-def repeat_step(step, num_steps):
-  """Returns the function that takes `num_steps` steps in one call.
-
-  Args:
-    step: `(state, *inputs) -> (state, metrics)`.
-    num_steps: steps a call. One is not scanned: XLA on CPU runs a convolution inside a
-      loop some 15 times slower than outside.
-
-  Returns:
-    `(state, *inputs) -> (state, metrics)`, the metrics with a leading axis [num_steps].
-  """
-  if num_steps == 1:
-
-    def once(state, *inputs):
-      state, metrics = step(state, *inputs)
-      return state, jax.tree.map(lambda x: x[None], metrics)
-
-    return once
-
-  def scanned(state, *inputs):
-    body = lambda state, _: step(state, *inputs)
-    return jax.lax.scan(body, state, None, length=num_steps)
-
-  return scanned

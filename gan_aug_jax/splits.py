@@ -1,19 +1,26 @@
 """Images with labels: what a source is asked for, what it returns, drawing by class."""
 
 import dataclasses
+import functools
+import hashlib
 
 import numpy as np
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-  """Examples: images uint8 [N, H, W, C] and labels int32 [N]."""
+  """Examples: images uint8 [N, H, W, C] and labels int32 [N]; equal to itself alone."""
 
   images: np.ndarray
   labels: np.ndarray
 
   def __len__(self):
     return len(self.labels)
+
+  @functools.cached_property
+  def fingerprint(self):
+    """Hash of images and labels: hex, 16 digits."""
+    return fingerprint_of(self.images, self.labels)
 
   def rows(self, index):
     return Split(self.images[index], self.labels[index])
@@ -54,6 +61,14 @@ class Collection:
   test: Split | None = None
   val: Split | None = None
   skipped: tuple[str, ...] = ()
+
+
+def fingerprint_of(images, labels):
+  """Hash of images uint8 [N, H, W, C] and labels [N]: hex, 16 digits."""
+  digest = hashlib.sha256(str(images.shape).encode())
+  digest.update(np.ascontiguousarray(images))
+  digest.update(np.ascontiguousarray(labels.astype('<i4')))
+  return digest.hexdigest()[:16]
 
 
 def draw_per_class(labels, counts, rng):

@@ -8,6 +8,7 @@ there is nothing to save, and a resumed run goes on exactly.
 
 import functools
 
+import jax
 import numpy as np
 
 from gan_aug_jax import realdata
@@ -65,6 +66,18 @@ def make_feed(images, labels, *, seed, plan, layout, substeps=1):
     return data
 
   return feed
+
+
+def shapes(image_shape, num_steps, plan, layout, substeps=1):
+  """The shapes of a `StreamedData` of that many steps, as `make_feed` gives them."""
+  groups = (layout.num_devices, 1) if layout.axis_name else (layout.num_devices,)
+  lead = (*groups, num_steps, substeps, layout.share(plan.total))
+  sharded = functools.partial(jax.ShapeDtypeStruct, sharding=layout.by_device)
+  return realdata.StreamedData(
+    images=sharded((*lead, *image_shape), np.uint8),
+    labels=sharded(lead, np.int32),
+    start=layout.shapes(np.int32(0)),
+  )
 
 
 def _read_ahead(read, step, num_steps):

@@ -121,8 +121,9 @@ def make_synthesize(
   def synthesize(keys, slot, state, frozen):
     chosen = mixing.draw_labels(keys('label', slot), num_classes, distribution(state))
     flat = flatten(chosen)
-    numbers = range(keep.candidates)
-    latent_keys = jnp.stack([flatten(keys('latent', slot, n)) for n in numbers], 1)
+    keys_of = lambda number: flatten(keys('latent', slot, number))
+    numbers = jnp.arange(keep.candidates, dtype=jnp.int32)
+    latent_keys = jax.vmap(keys_of, out_axes=1)(numbers)
     images = sample(frozen['generator'], latent_keys, flat).astype(dtype)
     confidence, shares = jnp.ones(images.shape[:2], dtype), None
     if keep.looks:
@@ -181,12 +182,13 @@ def init_pool(layout, plan, *, image_shape, num_classes, dtype=jnp.float32):
 def _best(candidates, score):
   """The rows of arrays [B, m, ...] whose score [B, m] is highest, the first of equals.
 
-  By comparisons and not a gather, which might be spread over the devices.
+  By a sum in which all others are 0, and not a gather, which might be spread over the
+  devices.
   """
-  best, height = jax.tree.map(lambda x: x[:, 0], candidates), score[:, 0]
-  for number in range(1, score.shape[1]):
-    higher = score[:, number] > height
-    better = lambda x, y: jnp.where(higher.reshape(-1, *(1,) * (x.ndim - 1)), y, x)  # noqa: B023
-    height = better(height, score[:, number])
-    best = jax.tree.map(better, best, jax.tree.map(lambda x: x[:, number], candidates))  # noqa: B023
-  return best
+  best = jax.nn.one_hot(jnp.argmax(score, 1), score.shape[1], dtype=bool)
+
+  def pick(x):
+    is_best = best.reshape(*best.shape, *(1,) * (x.ndim - 2))
+    return jnp.sum(jnp.where(is_best, x, 0), axis=1)
+
+  return jax.tree.map(pick, candidates)

@@ -6,75 +6,92 @@ it alone would have written it.
 """
 
 import dataclasses
-import functools
 import hashlib
 
 import jax
 import numpy as np
 
-from gan_aug_jax import arms, checkpoint, fitting, policies
+from gan_aug_jax import checkpoint, fitting, policies
+from gan_aug_jax.arms import validate
 
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-  """One seed: its session, its dataset, and the generator that it draws from, or None."""
+  """One seed: its `experiment.Run` of one arm, and what that draws from, or None."""
 
-  session: object
-  dataset: object
+  run: object
   generator: object
 
+  @property
+  def arm(self):
+    return self.run.arms[0]
 
-def train(members, name, directory):
+  @property
+  def session(self):
+    return self.arm.session
+
+  @property
+  def dataset(self):
+    return self.arm.dataset
+
+
+def train(members, directory):
   """Trains an arm of several runs that differ in nothing but their seeds.
 
   Args:
     members: list of `Member`.
-    name: of the arm.
     directory: where their common checkpoints are kept.
 
   Raises:
-    As `arms.train_arm`. A member whose loss is not finite ends the training of all.
+    As `Arm.train`. A member whose loss is not finite ends the training of all.
   """
-  first = members[0]
-  evaluator = arms.make_evaluator(first.session, first.dataset.num_classes)
-  evaluate = evaluator[1]
-  trainings = [_training(member, name, evaluator) for member in members]
-  shared = trainings[0]
-  num_members, place = range(len(members)), first.session.layout.place
+  first, count = members[0], len(members)
+  session, name, evaluate = first.session, first.arm.name, first.arm.evaluator
+  prepared = [
+    policies.prepare(member.session, member.dataset, member.generator)
+    if member.arm.is_augmented
+    else policies.Prepared({}, {})
+    for member in members
+  ]
+  planned = [member.arm.plan_training(member.generator) for member in members]
+  frozen = _stack([one.frozen for one in prepared])
   fingerprints = ''.join(member.dataset.fingerprint for member in members)
 
-  def validate(_, state):
-    states = jax.device_get(state)
+  def validate_each(_, state):
+    states, place = jax.device_get(state), session.layout.place
     return {
       f'{i}/{field}': value
-      for i in num_members
-      for field, value in arms.validate(
-        evaluate, place(_take(states, i)), members[i].dataset
+      for i, member in enumerate(members)
+      for field, value in validate(
+        evaluate, place(_take(states, i)), member.dataset
       ).items()
     }
 
   fitted = fitting.fit(
-    dataclasses.replace(first.session, workdir=directory),
+    dataclasses.replace(session, workdir=directory),
     directory,
-    f'{name} x {len(members)}',
-    step=make_step(shared.step, len(members)),
-    state=_stack([training.state for training in trainings]),
-    num_steps=shared.num_steps,
-    feed=stack_feeds([training.feed for training in trainings], place),
+    f'{name} x {count}',
+    make_training([training for _, _, training in planned]),
+    extra=(session.layout.place(frozen),),
     fingerprint=hashlib.sha256(fingerprints.encode()).hexdigest(),
-    evaluate=validate,
+    evaluate=validate_each,
   )
   fitted = dataclasses.replace(fitted, state=jax.device_get(fitted.state))
-  for i, (member, training) in enumerate(zip(members, trainings, strict=True)):
-    alone = _of_member(member, fitted, i, len(members))
-    _finish(member, name, training, alone, evaluate)
+  for i, (member, (_, plan, _)) in enumerate(zip(members, planned, strict=True)):
+    _finish(member, plan, prepared[i], _of_member(member, fitted, i, count))
 
 
-def _training(member, name, evaluator):
-  prepare = functools.partial(
-    policies.prepare, member.session, member.dataset, member.generator
+def make_training(trainings):
+  """Returns the `fitting.Training` of several that differ in nothing but their seeds."""
+  first, count = trainings[0], len(trainings)
+  return fitting.make_training(
+    first.session,
+    make_step(first.step_function, count),
+    init=jax.vmap(first.init_function),
+    seed=tuple(training.seed for training in trainings),
+    feed=StackedFeed([training.feed for training in trainings], first.layout),
+    cadence=first.cadence,
   )
-  return arms.make_training(member.session, member.dataset, name, prepare, evaluator)
 
 
 def make_step(step, num_members):
@@ -99,26 +116,33 @@ def make_step(step, num_members):
   return together
 
 
-def stack_feeds(feeds, place):
-  """Returns the feed of several members, stacked anew only when a window is renewed.
+class StackedFeed:
+  """The feeds of several members, stacked anew only when a window is renewed."""
 
-  Args:
-    feeds: of each.
-    place: puts host arrays on the devices.
-  """
-  held, stacked = [], None
+  def __init__(self, feeds, layout):
+    """Prepares a feed.
 
-  def feed(step, num_steps):
-    nonlocal held, stacked
-    parts = [each(step, num_steps) for each in feeds]
-    data = [part[0] for part in parts]
-    if not held or any(new is not old for new, old in zip(data, held, strict=True)):
-      # Frozen variables last, the real data with its window does not.
-      rest = stacked[1:] if stacked else place(_stack([part[1:] for part in parts]))
-      held, stacked = data, (place(_stack(data)), *rest)
-    return stacked
+    Args:
+      feeds: the `fitting.Feed` of each.
+      layout: where their steps run.
+    """
+    self._feeds, self._place = feeds, layout.place
+    self._layout, self._held, self._stacked = layout, [], None
 
-  return feed
+  def __call__(self, step, num_steps):
+    data = [feed(step, num_steps) for feed in self._feeds]
+    windows = [window for (window,) in data]
+    known = len(self._held) == len(windows)
+    if not known or any(x is not y for x, y in zip(windows, self._held, strict=True)):
+      self._held, self._stacked = windows, self._place(_stack(data))
+    return self._stacked
+
+  def shapes(self, num_steps):
+    """The shapes of what a call of that many steps takes."""
+    count = len(self._feeds)
+    stacked = lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype)
+    shapes = self._feeds[0].shapes(num_steps)
+    return self._layout.shapes(jax.tree.map(stacked, shapes))
 
 
 def _stack(trees):
@@ -149,13 +173,13 @@ def _of_member(member, fitted, i, num_members):
   return fitting.Fitted(session.layout.place(_take(fitted.state, i)), host, rows)
 
 
-def _finish(member, name, training, fitted, evaluate):
+def _finish(member, plan, prepared, fitted):
   """Writes the files of a run that was trained alone."""
-  session, directory = member.session, member.session.path('arms', name)
+  session, directory = member.session, member.arm.directory
   directory.mkdir(parents=True, exist_ok=True)
   with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
-    checkpoints.save(training.num_steps, state=fitted.state, host=fitted.host)
+    checkpoints.save(fitted.host['step'], state=fitted.state, host=fitted.host)
   file = fitting.make_metrics_file(session, directory, after_step=-1)
   for row in fitted.rows:
     file.write_scalars(row['step'], {k: v for k, v in row.items() if k != 'step'})
-  arms.finish_arm(session, member.dataset, name, training, fitted, evaluate)
+  member.arm.finish(plan, prepared, fitted)

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 import gan_aug_jax
-from gan_aug_jax import config as config_lib, data, loop, sharding
+from gan_aug_jax import config as config_lib, loop, sharding
 from gan_aug_jax.errors import CheckpointError, UserError
 
 # Fields that change where a run is, not what it is; and those that only arms hang on.
@@ -78,8 +78,8 @@ def describe_data(dataset):
     'num_val': len(dataset.val),
     'num_test': len(dataset.test),
     'num_skipped': len(dataset.skipped),
-    'val_fingerprint': data.fingerprint_of(dataset.val.images, dataset.val.labels),
-    'test_fingerprint': data.fingerprint_of(dataset.test.images, dataset.test.labels),
+    'val_fingerprint': dataset.val.fingerprint,
+    'test_fingerprint': dataset.test.fingerprint,
   }
 
 

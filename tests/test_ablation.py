@@ -15,8 +15,8 @@ import time
 import numpy as np
 import pytest
 
-from gan_aug_jax import ablation, ablation_report, arms, cells, cli, config, data
-from gan_aug_jax import experiment, findings
+from gan_aug_jax import ablation, ablation_report, cells, cli, config, data
+from gan_aug_jax import experiment, findings, together
 from gan_aug_jax.errors import ConfigError, DataError, NonFiniteError
 from tests import test_run
 
@@ -221,7 +221,7 @@ from tests import test_ablation
 
 workdir, pause = pathlib.Path(sys.argv[1]), float(sys.argv[2])
 
-def train_arms(session, dataset, generator):
+def train(session):
   name = session.workdir.name
   with open(workdir / 'log', 'a') as log:
     log.write(f'{name}\\n')
@@ -232,12 +232,26 @@ def train_arms(session, dataset, generator):
   results = json.dumps({'arms': {session.config.arms[0]: {}}})
   session.path('results.json').write_text(results)
 
-experiment.train_arms = train_arms
+experiment.Run = test_ablation.make_run(train)
 cells.load_data = lambda config: type('Data', (), {'train': [0]})
 cells.workdir_lib.claim = lambda session, dataset: None
 cells._generator = lambda *_: object()
 cells.run(test_ablation.units_to_share(), workdir, None, say=print)
 """
+
+
+def make_run(train):
+  """A stand-in for `experiment.Run` that calls `train(session)` and trains nothing."""
+
+  class Run:
+    def __init__(self, session, dataset, gan_session=None):
+      self.session, self.arms = session, [self]
+      self.directory = session.path('arms', session.config.arms[0])
+
+    def train_arms(self, generator):
+      train(self.session)
+
+  return Run
 
 
 def units_to_share():
@@ -269,12 +283,12 @@ def test_three_workers_train_each_cell_once_and_a_killed_one_gives_its_claim_up(
 def test_a_failed_cell_is_noted_and_the_others_go_on(tmp_path, monkeypatch):
   trained = []
 
-  def train_arms(session, dataset, generator):
+  def train(session):
     trained.append(session.workdir.name)
     if 'seed=1' in session.workdir.name:
       raise NonFiniteError('loss is nan at step 3')
 
-  monkeypatch.setattr(experiment, 'train_arms', train_arms)
+  monkeypatch.setattr(experiment, 'Run', make_run(train))
   monkeypatch.setattr(cells, 'load_data', lambda _: type('Data', (), {'train': [0]}))
   monkeypatch.setattr(cells.workdir_lib, 'claim', lambda *_: None)
   monkeypatch.setattr(cells, '_generator', lambda *_: object())
@@ -465,15 +479,15 @@ def finished(config_file, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('ablation') / 'first'
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(data._SOURCES, 'toy', test_run._toy_source)
-    train, after = experiment.train_arms, []
+    train, after = experiment.Run.train_arms, []
 
-    def stop_once(session, *rest):
-      after.append(session.workdir.name)
+    def stop_once(run, generator):
+      after.append(run.session.workdir.name)
       if len(after) == 6:
         os.kill(os.getpid(), signal.SIGTERM)
-      return train(session, *rest)
+      return train(run, generator)
 
-    patch.setattr(experiment, 'train_arms', stop_once)
+    patch.setattr(experiment.Run, 'train_arms', stop_once)
     flags = (f'--config={config_file}', f'--workdir={workdir}')
     assert test_run.run('ablate', *flags) == 75
     assert test_run.run('ablate', *flags) == 0
@@ -503,7 +517,7 @@ def test_a_finished_ablation_trains_nothing_again_and_takes_more_seeds(
 ):
   monkeypatch.setitem(data._SOURCES, 'toy', test_run._toy_source)
   trained = []
-  monkeypatch.setattr(experiment, 'train_arms', lambda s, *_: trained.append(s.config))
+  monkeypatch.setattr(experiment.Run, 'train_arms', lambda *_: trained.append(1))
   flags = [f'--config={config_file}', f'--workdir={finished}']
   assert test_run.run('ablate', *flags) == 0
   assert not trained
@@ -521,11 +535,22 @@ def test_a_finished_ablation_trains_nothing_again_and_takes_more_seeds(
   assert not trained
 
 
+def test_another_seed_compiles_nothing(config_file, tmp_path, monkeypatch):
+  """Seeds, paths and names are arguments of programs and no part of them."""
+  monkeypatch.setitem(data._SOURCES, 'toy', test_run._toy_source)
+  flags = [f'--config={config_file}', f'--workdir={tmp_path}']
+  with test_run.compilations() as compiled:
+    assert test_run.run('ablate', *flags, '--config.ablation.seeds=(0,)') == 0
+    first = list(compiled)
+    assert test_run.run('ablate', *flags, '--config.ablation.seeds=(0,1,2)') == 0
+  assert first.count('jit(gan_step)') == 1 and compiled == first
+
+
 def test_seeds_in_one_program_give_the_numbers_of_separate_runs(
   finished, config_file, tmp_path, monkeypatch, capsys
 ):
   monkeypatch.setitem(data._SOURCES, 'toy', test_run._toy_source)
-  where, validate, stops = tmp_path / 'together', arms.validate, [None]
+  where, validate, stops = tmp_path / 'together', together.validate, [None]
 
   def stop_once(*rest):
     if stops:
@@ -533,7 +558,7 @@ def test_seeds_in_one_program_give_the_numbers_of_separate_runs(
       stops.clear()
     return validate(*rest)
 
-  monkeypatch.setattr(arms, 'validate', stop_once)
+  monkeypatch.setattr(together, 'validate', stop_once)
   # Flags in any order.
   flags = ['--config.ablation.vmap_seeds=True', f'--config={config_file}']
   flags += [f'--workdir={where}']
@@ -547,10 +572,10 @@ def test_seeds_in_one_program_give_the_numbers_of_separate_runs(
       json.loads((root / 'cells' / cell.name / 'results.json').read_text())['arms']
       for root in (finished, where)
     ]
-    (alone,), (together,) = (arms.values() for arms in both)
+    (alone,), (joint,) = (arms.values() for arms in both)
     for name in ('eval_loss', 'val_loss', 'train_accuracy', 'eval_accuracy'):
-      assert together[name] == pytest.approx(alone[name], abs=1e-4), cell.name
-    assert together['num_steps'] == alone['num_steps']
+      assert joint[name] == pytest.approx(alone[name], abs=1e-4), cell.name
+    assert joint['num_steps'] == alone['num_steps']
   # Each can be looked at as if it had been trained alone.
   (cell,) = (where / 'cells').glob('few*seed=1')
   assert test_run.run('evaluate', f'--workdir={cell}') == 0

@@ -3,6 +3,7 @@
 import collections
 import importlib.util
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 from benchmarks import noise
 from configs import cifar10
-from gan_aug_jax import rehearsal, sharding, workdir
+from gan_aug_jax import programs, rehearsal, sharding, workdir
 
 _ROOT = pathlib.Path(__file__).parent.parent
 
@@ -31,7 +32,7 @@ def lowered():
     rehearsed = rehearsal.rehearse_arm(
       session, dataset, 'augmented_classical', num_steps=100
     )
-    steps[ratio] = sharding.lower_step(
+    steps[ratio] = programs.lower_step(
       rehearsed.step, layout, rehearsed.state, *rehearsed.inputs(0)
     )
   return steps
@@ -84,9 +85,10 @@ def test_synthesis_adds_no_lookup_and_no_transfer(lowered):
 @pytest.fixture
 def optimized():
   """Compiles as a user does."""
+  before = os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] == '1'
   jax.config.update('jax_disable_most_optimizations', False)
   yield
-  jax.config.update('jax_disable_most_optimizations', True)
+  jax.config.update('jax_disable_most_optimizations', before)
 
 
 def test_convolutions_are_not_left_to_the_slower_library(optimized):
@@ -103,7 +105,7 @@ def test_convolutions_are_not_left_to_the_slower_library(optimized):
   )
   if 'ynn' not in jax.jit(convolve).lower(*arguments).compile().as_text():
     pytest.skip('XLA takes no such library here')
-  program = sharding.compile_step(convolve, layout, *arguments, donate=())
+  program = programs.compile_step(convolve, layout, *arguments, donate=())
   assert 'ynn' not in program.compiled.as_text()
 
 

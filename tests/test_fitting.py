@@ -1,7 +1,5 @@
 """Steps a call, precision and traces."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +9,9 @@ from gan_aug_jax import (
   config as config_lib,
   fitting,
   loop,
+  mixing,
+  programs,
   realdata,
-  sharding,
   validation,
   workdir,
 )
@@ -21,29 +20,14 @@ from gan_aug_jax.models import layers
 from tests import tiny
 
 
-def test_steps_a_call_are_the_fastest_of_those_measured():
-  seconds = {1: 0.5, 5: 0.2, 10: 0.1, 25: 0.3}
-  assert fitting.choose_steps_per_call([1, 5, 10, 25], seconds.get) == 10
-
-  def refuse(_):
-    raise AssertionError('measured without need')
-
-  assert fitting.choose_steps_per_call([1], refuse) == 1
+_COUNT = 8
 
 
-class Steps(NamedTuple):
-  """A step that counts the real examples it takes, and a feed of a small set."""
+def _make_training(session, toy, num_steps):
+  """Of a step that counts the real examples it takes."""
 
-  toy: object
-  layout: sharding.Layout
-  count: int = 8
-
-  def feed(self):
-    feed = tiny.feed(self.layout.place, self.toy)
-    return lambda step, steps: (feed(step * self.count, steps * self.count),)
-
-  def step(self, state, data):
-    place = state['step'] * self.count + jnp.arange(self.count)
+  def step(state, data):
+    place = state['step'] * _COUNT + jnp.arange(_COUNT)
     _, labels = realdata.take(data, place)
     rows = data.order[place - data.start]
     return {
@@ -51,32 +35,33 @@ class Steps(NamedTuple):
       'seen': state['seen'].at[rows].add(1),
     }, {'loss': jnp.mean(labels.astype(jnp.float32))}
 
+  def init(seed):
+    return {'step': seed * 0, 'seen': jnp.zeros(len(toy.train), jnp.int32)}
+
+  plan = mixing.plan_batch(_COUNT, ratio=0.0, mode='replace')
+  return fitting.make_training(
+    session,
+    step,
+    init=init,
+    seed=0,
+    feed=fitting.Feed(session, toy.train, plan),
+    cadence=fitting.cadence_of(session, num_steps),
+  )
+
 
 @pytest.mark.parametrize(
   ('per_call', 'num_steps'), [(1, 45), (5, 45), (10, 45), (10, 40), (50, 20)]
 )
 def test_any_steps_a_call_take_the_same_examples(toy, tmp_path, per_call, num_steps):
   """Small sets, and lengths that do not divide: one window serves every program."""
-  layout = tiny.layout('jit', 1)
-  steps = Steps(toy, layout)
   config = config_lib.default()
   config.steps_per_call = per_call
   validation.validate(config)
-  session = workdir.Session(config, tmp_path, layout, quiet=True)
-  state = {'step': np.int32(0), 'seen': np.zeros(len(toy.train), np.int32)}
-  fitted = fitting.fit(
-    session,
-    tmp_path,
-    'test',
-    step=steps.step,
-    state=state,
-    num_steps=num_steps,
-    feed=steps.feed(),
-    fingerprint='f',
-    evaluate=None,
-  )
+  session = workdir.Session(config, tmp_path, tiny.layout('jit', 1), quiet=True)
+  training = _make_training(session, toy, num_steps)
+  fitted = fitting.fit(session, tmp_path, 'test', training, fingerprint='f')
   assert int(fitted.state['step']) == num_steps
-  taken = num_steps * steps.count
+  taken = num_steps * _COUNT
   orders = [realdata.epoch_order(0, epoch, len(toy.train)) for epoch in range(20)]
   expected = np.bincount(np.concatenate(orders)[:taken], minlength=len(toy.train))
   np.testing.assert_array_equal(fitted.state['seen'], expected)
@@ -84,41 +69,13 @@ def test_any_steps_a_call_take_the_same_examples(toy, tmp_path, per_call, num_st
 
 def test_training_begun_on_other_images_is_refused(toy, tmp_path):
   layout = tiny.layout('jit', 1)
-  steps = Steps(toy, layout)
   session = workdir.Session(config_lib.default(), tmp_path, layout, quiet=True)
-  state = {'step': np.int32(0), 'seen': np.zeros(len(toy.train), np.int32)}
-
-  def fit(fingerprint):
-    fitting.fit(
-      session,
-      tmp_path,
-      'test',
-      step=steps.step,
-      state=state,
-      num_steps=3,
-      feed=steps.feed(),
-      fingerprint=fingerprint,
-      evaluate=None,
-    )
-
+  training = _make_training(session, toy, num_steps=3)
+  fit = lambda name: fitting.fit(session, tmp_path, 'x', training, fingerprint=name)
   fit('one')
   fit('one')
   with pytest.raises(CheckpointError, match='other images'):
     fit('another')
-
-
-def test_candidates_divide_every_cadence_and_fit(toy, tmp_path, monkeypatch):
-  config = config_lib.default()
-  session = workdir.Session(config, tmp_path, tiny.layout('jit', 1))
-  cadence = loop.Cadence(1000, 50, 100, 200)
-  assert fitting._candidates(session, cadence, 10) == [1]  # on CPU, whatever was chosen
-  monkeypatch.setattr(sharding.Layout, 'on_cpu', False)
-  assert fitting._candidates(session, cadence, 0) == [1, 10, 50]
-  assert fitting._candidates(session, cadence, 10) == [10]
-  assert fitting._candidates(session, loop.Cadence(20, 50, 100, 200), 0) == [1, 10]
-  assert fitting._candidates(session, loop.Cadence(1000, 20, 100, 200), 0) == [1, 10]
-  config.steps_per_call = 5
-  assert fitting._candidates(session, cadence, 10) == [5]
 
 
 @pytest.mark.parametrize('backend', ['jit', 'pmap'])
@@ -180,6 +137,6 @@ def test_peak_memory_counts_state_and_data_once(toy):
   where = tiny.layout('jit', 1)
   step, state, plan, generator = tiny.fused(where)
   args = where.place((state, tiny.feed(lambda x: x, toy)(0, plan.num_real), generator))
-  program = sharding.compile_step(step, where, *args)
+  program = programs.compile_step(step, where, *args)
   held = sum(leaf.nbytes for leaf in jax.tree.leaves(args))
   assert held <= program.peak_bytes < 50 * held

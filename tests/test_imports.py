@@ -10,6 +10,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'gan_aug_jax'
 LAYERS = [
   {'__init__', 'errors'},
   {'config', 'rng', 'losses', 'realdata', 'metrics', 'models', 'progress', 'logs'},
+  {'programs'},
   {'splits', 'imagefiles'},
   {'sources'},
   {'catalogues'},

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gan_aug_jax
-from gan_aug_jax import data, library, rng
+from gan_aug_jax import library, rng, splits
 from gan_aug_jax.errors import ConfigError, DataError
 from tests import tiny
 from tests.test_engine import COLLECTIVE
@@ -266,7 +266,7 @@ def test_batches_that_do_not_fit_are_refused(change, said):
 def test_fingerprint_is_a_datasets_own(toy):
   images, labels = toy.train.images, toy.train.labels
   same = gan_aug_jax.fingerprint(images, labels.astype(np.int64).tolist())
-  assert same == toy.fingerprint == data.fingerprint_of(images, labels)
+  assert same == toy.fingerprint == splits.fingerprint_of(images, labels)
   assert gan_aug_jax.fingerprint(images[::-1], labels) != toy.fingerprint
   for wrong in ((images / 255, labels), (images, labels[1:]), (images, labels / 2)):
     with pytest.raises(DataError):

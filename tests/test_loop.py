@@ -32,10 +32,11 @@ def _train(
   cadence = loop.Cadence(num_steps, log_every, 20, save_every)
   program = jax.jit(_step)
 
-  def feed(step):
+  def take(state, step, count):
+    assert count == 1
     if stop:
       stop(step)
-    return (jnp.float32(np.nan if step == bad_at else 1),)
+    return program(state, jnp.float32(np.nan if step == bad_at else 1))
 
   with (
     checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints,
@@ -43,13 +44,12 @@ def _train(
   ):
     restored = checkpoints.restore(state)
     state, host, _ = restored or (state, host, {})
-    start = host['step']
+    start, host['steps_per_call'] = host['step'], 1
     path = directory / 'metrics.jsonl'
     state, host = loop.train(
-      programs={1: program},
+      take=take,
       state=state,
       host=host,
-      feed=feed,
       cadence=cadence,
       save=checkpoints.save,
       metrics_file=loop.MetricsFile(path, after_step=start),

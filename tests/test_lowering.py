@@ -5,7 +5,7 @@ import re
 import jax
 import pytest
 
-from gan_aug_jax import sharding
+from gan_aug_jax import programs
 from gan_aug_jax.synthesis import Filter
 from tests import tiny
 from tests.test_engine import RESNET, SNGAN
@@ -13,11 +13,13 @@ from tests.test_engine import RESNET, SNGAN
 
 def _export(step, where, per_call, platform, *args):
   jitted = jax.jit(
-    sharding.repeat_step(step, per_call),
+    programs.repeat_step(step, per_call),
     donate_argnums=0,
     out_shardings=where.replicated,
   )
-  return jax.export.export(jitted, platforms=[platform])(*where.place(args))
+  state, *inputs = where.place(args)
+  count = where.scalar(per_call)
+  return jax.export.export(jitted, platforms=[platform])(state, count, *inputs)
 
 
 @pytest.mark.parametrize('platform', ['cuda', 'tpu'])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from gan_aug_jax import classifier, metrics, sharding
+from gan_aug_jax import classifier, metrics, programs
 from tests import tiny
 
 
@@ -44,7 +44,7 @@ def test_evaluation_counts_each_image_once(toy, backend, num_devices):
     model=model, layout=where, batch_size=10, num_classes=3
   )
   args = where.place((variables, images, labels, np.int32(7)))
-  result = jax.device_get(sharding.compile_step(step, where, *args, donate=())(*args))
+  result = jax.device_get(programs.compile_step(step, where, *args, donate=())(*args))
   logits = np.asarray(model.apply(variables, images / 127.5 - 1, train=False))
   expected = logits.argmax(-1)
   np.testing.assert_array_equal(result['predictions'][:10], expected)

@@ -43,15 +43,15 @@ def replay(dataset):
 def _accuracy(session, variables):
   """On 300 fresh images, a hundred of each class."""
   model = probe.build_probe(session, 3)
-  evaluate = evaluation.make_evaluate(session, model, 3)
+  evaluate = evaluation.Evaluator(session, model, 3)
   return evaluate(variables, make_dataset(per_class=100, seed=7).train)['accuracy']
 
 
 def test_score_of_a_replayed_training_set_is_that_of_real_images(session, dataset):
   """And at chance with shuffled labels: StudioGAN's own score failed at such a case."""
   sample, variables = replay(dataset)
-  real = probe.make_trainer(session, dataset, num_steps=150)()
-  train = probe.make_trainer(session, dataset, num_steps=150, sample=sample)
+  real = probe.Trainer(session, dataset, num_steps=150)()
+  train = probe.Trainer(session, dataset, num_steps=150, sample=sample)
   place = session.layout.place
   replayed = train(place(variables))
   shuffled = dict(variables, labels=jax.random.permutation(jax.random.key(1), 120) % 3)
@@ -68,7 +68,7 @@ def test_replayed_training_set_is_flagged_as_memorised(session, dataset, tmp_pat
     session, dataset, dataset.val, num_steps=60, directory=tmp_path
   )
   embed = probe.make_embed(session, dataset.num_classes)
-  draw = probe.make_draw(session, sample, dataset.num_classes)
+  draw = probe.Draw(session, sample, dataset.num_classes)
   drawn = draw(session.layout.place(variables), 18)
   features = {
     name: embed(extractor.variables, split)[0]
@@ -90,7 +90,7 @@ def test_replayed_training_set_is_flagged_as_memorised(session, dataset, tmp_pat
 
 def test_draws_are_balanced_rounded_and_belong_to_their_numbers(session, dataset):
   sample, variables = replay(dataset)
-  draw = probe.make_draw(session, sample, dataset.num_classes)
+  draw = probe.Draw(session, sample, dataset.num_classes)
   variables = session.layout.place(variables)
   drawn = draw(variables, 601)
   assert drawn.images.dtype == np.uint8 and len(drawn) == 601
@@ -110,7 +110,7 @@ def test_draws_are_balanced_rounded_and_belong_to_their_numbers(session, dataset
 @pytest.mark.parametrize(('num_classes', 'num_members'), [(3, 3), (10, 2), (10, 5)])
 def test_every_generator_of_several_draws_every_class(session, num_classes, num_members):
   """Position p is of generator p mod G: classes must not follow the same beat."""
-  draw = probe.make_draw(
+  draw = probe.Draw(
     session, lambda _, keys, labels: jnp.zeros((len(labels), 2, 2, 1)), num_classes
   )
   labels = draw({}, 300).labels

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from gan_aug_jax import augment, losses, mixing, realdata, rng
+from gan_aug_jax import augment, losses, mixing, programs, realdata, rng
 from gan_aug_jax.models import layers
 from tests import tiny
 
@@ -166,8 +166,11 @@ def test_frozen_statistics_belong_to_the_averaged_weights(toy):
   )
   _, state = tiny.gan_step(where)
   ema = jax.tree.map(lambda x: 3 * x if x.ndim > 1 else x, state.ema)
-  freeze = gan.make_freeze(module, latent_dim=tiny.LATENT, num_classes=tiny.CLASSES)
-  variables = freeze(ema, state.generator_stats, 0)
+  measure = gan.make_measure(module, latent_dim=tiny.LATENT, num_classes=tiny.CLASSES)
+  repeated = jax.jit(programs.repeat_step(measure, 64))
+  (stats, count), _ = repeated((state.generator_stats, 0), 64, ema, 0)
+  assert count == 64
+  variables = {'params': ema, 'batch_stats': stats}
   latents = jax.random.normal(jax.random.key(9), (999, tiny.LATENT))
   labels = jnp.arange(999) % tiny.CLASSES
   frozen = module.apply(variables, latents, labels, train=False)
@@ -204,7 +207,8 @@ def test_feed_is_the_stream_of_epoch_permutations(count):
   images = np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1)
   labels = np.arange(10, dtype=np.int32)
   place = lambda tree: jax.tree.map(jnp.asarray, tree)
-  feed = realdata.make_feed(images, labels, seed=4, place=place)
+  examples = place(realdata.arrange(images, labels))
+  feed = realdata.make_feed(examples, seed=4, place=place)
   stream = np.concatenate([realdata.epoch_order(4, e, 10) for e in range(20)])
   shapes = set()
   for first in (0, count, 2 * count, 5 * count, 3):  # forwards, and a resume back

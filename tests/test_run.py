@@ -1,5 +1,6 @@
 """Whole runs through the command line, on tiny data."""
 
+import contextlib
 import html.parser
 import importlib.util
 import json
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from gan_aug_jax import cli, data, gan_training, loop, sampler, splits, tensorboard
+from gan_aug_jax import cli, data, gan_training, loop, programs, sampler, sharding
+from gan_aug_jax import splits, tensorboard
 from gan_aug_jax.signals import Interrupted
 from tests.conftest import make_dataset
 
@@ -33,6 +35,7 @@ def get_config():
   config.classifier.learning_rate, config.mix.ratio = 0.05, 0.25
   config.augment.crop, config.log.every_steps = 1, 5
   config.gan.select_steps, config.score.width = 5, 4
+  config.log.save_every_steps = 5
   config.score.extractor_steps, config.score.cas_steps = 40, 20
   config.score.num_samples = 60
   return config
@@ -82,20 +85,29 @@ def run(command, *flags):
   return cli.main(['gan_aug_jax', command, *flags])
 
 
+@contextlib.contextmanager
+def compilations():
+  """Lists the names of all that JAX compiles, as in a process of its own."""
+  compiled, going_on = [], [True]
+
+  def listen(event, seconds, fun_name='', **_):
+    if going_on and event == '/jax/core/compile/backend_compile_duration':
+      compiled.append(fun_name)
+
+  jax.clear_caches()
+  programs._kept.clear()
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    yield compiled
+  finally:
+    going_on.clear()
+
+
 @pytest.fixture(scope='module')
 def finished(config_file, tmp_path_factory):
   """A finished run, and the names of the programs that it compiled."""
   workdir = tmp_path_factory.mktemp('run') / 'first'
-  compiled = []
-
-  class Listener:
-    def __call__(self, event, duration, **kwargs):
-      if event == '/jax/core/compile/backend_compile_duration':
-        compiled.append(kwargs.get('fun_name'))
-
-  gan_training._compiled_sampler.cache_clear()  # of runs before in this process
-  jax.monitoring.register_event_duration_secs_listener(Listener())
-  with pytest.MonkeyPatch.context() as patch:
+  with pytest.MonkeyPatch.context() as patch, compilations() as compiled:
     patch.setitem(data._SOURCES, 'toy', _toy_source)
     assert run('run', f'--config={config_file}', f'--workdir={workdir}') == 0
   return workdir, compiled
@@ -141,11 +153,35 @@ def test_run_learns_the_toy(finished):
 def test_each_program_is_compiled_once(finished):
   _, compiled = finished
   counts = {name: compiled.count(name) for name in set(compiled)}
-  # The GAN's step, one for each arm, and the probe that chooses a generator.
-  assert counts['jit(once)'] == 5 and counts['jit(fused_step)'] == 1
-  assert counts['jit(eval_step)'] == 2  # of the arms and of the probe
+  assert counts['jit(gan_step)'] == counts['jit(init_gan)'] == 1
+  assert counts['jit(fused_step)'] == 5  # of each arm, and of the probe that chooses
+  # Of the arms and of the probe.
+  assert counts['jit(eval_step)'] == counts['jit(init_classifier)'] == 2
   assert counts['jit(measure)'] == 1  # the statistics of the frozen generator
-  assert counts['jit(sample)'] == 1
+  assert counts['jit(draw_step)'] == 1
+  # Nothing runs op by op, but for the odd one.
+  assert len(compiled) <= sum(counts[f'jit({name})'] for name in _PROGRAMS) + 3
+
+
+_PROGRAMS = ('gan_step', 'init_gan', 'fused_step', 'eval_step', 'init_classifier')
+_PROGRAMS += ('measure', 'draw_step')
+
+
+def test_a_run_as_on_an_accelerator_compiles_as_little_and_gives_the_numbers(
+  finished, config_file, tmp_path, monkeypatch
+):
+  """Several steps a call, programs compiled ahead in threads, loops that stay loops."""
+  monkeypatch.setattr(sharding.Layout, 'on_cpu', False)
+  with compilations() as compiled:
+    assert run('run', f'--config={config_file}', f'--workdir={tmp_path}') == 0
+  assert sorted(compiled) == sorted(finished[1])
+  mine, whole = (
+    json.loads((workdir / 'results.json').read_text())
+    for workdir in (tmp_path, finished[0])
+  )
+  assert mine['gan']['steps_per_call'] == 5 and whole['gan']['steps_per_call'] == 1
+  for name, arm in mine['arms'].items():
+    assert arm['eval_loss'] == pytest.approx(whole['arms'][name]['eval_loss'], rel=2e-3)
 
 
 def test_report_is_one_self_contained_file(finished):

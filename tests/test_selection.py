@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gan_aug_jax import candidates, rng, sampler, sharding
+from gan_aug_jax import candidates, programs, rng, sampler, sharding
 from gan_aug_jax.selection import Selection
 from tests import tiny
 from tests.test_engine import COLLECTIVE
@@ -108,7 +108,7 @@ def test_position_p_is_drawn_from_generator_p_mod_g(backend, num_devices, num_me
     images = together(variables, keys, labels)
     return where.gather(images.reshape(*position.shape, *images.shape[1:]))
 
-  program = sharding.compile_step(draw, where, where.place(variables), donate=())
+  program = programs.compile_step(draw, where, where.place(variables), donate=())
   painted = np.asarray(program(where.place(variables)))[:14, 0, 0, 0]
   position = np.arange(14)
   np.testing.assert_allclose(painted, position % num_members + 0.1 * (position % 3))
@@ -140,5 +140,5 @@ def test_fused_step_with_several_generators(toy, backend):
   assert tiny.difference(*results) < 1e-4
   data = tiny.feed(where.place, toy)(0, plan.num_real)
   arguments = (where.place(state), data, where.place(stacked))
-  text = sharding.lower_step(step, where, *arguments).compile().as_text()
+  text = programs.lower_step(step, where, *arguments).compile().as_text()
   assert set(COLLECTIVE.findall(text)) == {'all-reduce'}

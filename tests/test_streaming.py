@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from gan_aug_jax import mixing, sharding, streaming
+from gan_aug_jax import mixing, programs, streaming
 from tests import tiny
 from tests.test_engine import COLLECTIVE
 
@@ -18,12 +18,12 @@ def _stream(where, toy, plan, **options):
 
 def _run(where, step, state, feed, extra=(), *, num_steps=9, per_call=1):
   state, extra = tiny.put(where, state), where.place(extra)
-  program = sharding.compile_step(
-    sharding.repeat_step(step, per_call), where, state, feed(0, per_call), *extra
-  )
+  repeated, count = programs.repeat_step(step, per_call), where.scalar(per_call)
+  inputs = lambda at: (count, feed(at, per_call), *extra)
+  program = programs.compile_step(repeated, where, state, *inputs(0))
   losses = []
   for at in range(0, num_steps, per_call):
-    state, metrics = program(state, feed(at, per_call), *extra)
+    state, metrics = program(state, *inputs(at))
     losses.append(jax.device_get(metrics))
   rows = {name: np.concatenate([row[name] for row in losses]) for name in losses[0]}
   return jax.device_get(state), rows
@@ -78,5 +78,5 @@ def test_the_step_still_communicates_by_all_reduce_only(toy):
   step, state, plan, frozen = tiny.fused(where, ratio=0.4)
   data = _stream(where, toy, plan)(0, 1)
   args = (where.place(state), data, where.place(frozen))
-  text = sharding.lower_step(step, where, *args).compile().as_text()
+  text = programs.lower_step(step, where, *args).compile().as_text()
   assert set(COLLECTIVE.findall(text)) == {'all-reduce'}

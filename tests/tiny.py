@@ -1,5 +1,7 @@
 """Tiny GANs and classifiers, built for a layout and a type."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from gan_aug_jax import (
   gan,
   losses,
   mixing,
+  programs,
   realdata,
   sampler,
   sharding,
@@ -34,14 +37,49 @@ def cast(tree, dtype):
   )
 
 
+@functools.cache
+def _init(module, *shapes, seed=0, **options):
+  """The variables of a linen module for inputs of some shapes, labels int32."""
+  inputs = [jnp.zeros(shapes[0]), *(jnp.zeros(s, jnp.int32) for s in shapes[1:])]
+  init = lambda key: module.init(key, *inputs, **options)
+  return jax.device_get(jax.jit(init)(jax.random.key(seed)))
+
+
+_SGD = classifier.make_optimizer('sgd', learning_rate=0.05, num_steps=50)
+_ADAM = optax.adam(2e-4, 0.5)
+
+
+@functools.cache
+def _init_classifier(model, memory):
+  init = functools.partial(
+    classifier.init_classifier,
+    model=model,
+    optimizer=_SGD,
+    image_shape=SHAPE,
+    policy=memory,
+  )
+  return jax.device_get(jax.jit(init)(3))
+
+
+@functools.cache
+def _init_gan(generator, discriminator):
+  init = functools.partial(
+    gan.init_gan,
+    generator=generator,
+    discriminator=discriminator,
+    generator_tx=_ADAM,
+    discriminator_tx=_ADAM,
+    latent_dim=LATENT,
+  )
+  return jax.device_get(jax.jit(init)(3))
+
+
 def frozen_generator(dtype=jnp.float32, seed=0, compute=None, **latents):
   """A random generator: its sampler and variables."""
   module = generators.build_generator(
     'dcgan', image_shape=SHAPE, num_classes=CLASSES, width=8, dtype=compute or dtype
   )
-  variables = module.init(
-    jax.random.key(seed), jnp.zeros((2, LATENT)), jnp.zeros(2, jnp.int32), train=False
-  )
+  variables = _init(module, (2, LATENT), (2,), seed=seed, train=False)
   # Louder than its initialisation, so that its images differ from one another.
   variables = jax.tree.map(lambda x: 20 * x if x.ndim > 1 else x, variables)
   return sampler.make_sampler(module, LATENT, **latents), cast(variables, dtype)
@@ -52,8 +90,7 @@ def frozen_discriminator(dtype=jnp.float32, seed=0):
   module = discriminators.build_discriminator(
     'dcgan', num_classes=CLASSES, width=8, dtype=dtype
   )
-  images = jnp.zeros((2, *SHAPE))
-  variables = module.init(jax.random.key(seed), images, jnp.zeros(2, jnp.int32))
+  variables = _init(module, (2, *SHAPE), (2,), seed=seed)
   variables = {'params': variables['params'], 'spectral': {}}
   return sampler.make_judge(module), cast(variables, dtype)
 
@@ -63,14 +100,15 @@ def teacher(dtype=jnp.float32, scale=1):
   module = classifiers.build_classifier(
     'cnn', num_classes=CLASSES, features=(4, 4), hidden=(8,), dtype=dtype
   )
-  variables = module.init(jax.random.key(7), jnp.zeros((1, *SHAPE)), train=False)
+  variables = _init(module, (1, *SHAPE), seed=7, train=False)
   variables = jax.tree.map(lambda x: scale * x, variables)
   apply = lambda variables, images: module.apply(variables, images, train=False)
   return apply, cast(variables, dtype)
 
 
 def feed(place, toy, seed=0):
-  return realdata.make_feed(toy.train.images, toy.train.labels, seed=seed, place=place)
+  examples = place(realdata.arrange(toy.train.images, toy.train.labels))
+  return realdata.make_feed(examples, seed=seed, place=place)
 
 
 def fused(
@@ -135,7 +173,7 @@ def fused(
     axis_name=where.axis_name,
     batch_norm=batch_norm,
   )
-  optimizer = classifier.make_optimizer('sgd', learning_rate=0.05, num_steps=50)
+  optimizer = _SGD
   distribution = lambda state: None
   if classes == 'feedback':
     distribution = lambda state: mixing.feedback_distribution(state.policy['class_loss'])
@@ -177,10 +215,7 @@ def fused(
   memory = ('class_loss',) if classes == 'feedback' else ()
   if keep and keep.min_confidence:
     memory += ('asked', 'accepted')
-  state = classifier.init_classifier(
-    model, optimizer, seed=3, image_shape=SHAPE, policy=memory
-  )
-  state = cast(state, dtype)
+  state = cast(_init_classifier(model, memory), dtype)
   if refresh_every > 1:
     pool = synthesis.init_pool(
       where, plan, image_shape=SHAPE, num_classes=CLASSES, dtype=dtype
@@ -214,7 +249,7 @@ def gan_step(
   discriminator = discriminators.build_discriminator(
     arch, num_classes=CLASSES, width=8, dtype=compute or dtype
   )
-  adam = optax.adam(2e-4, 0.5)
+  adam = _ADAM
   critic = gan.make_critic(
     discriminator=discriminator,
     loss=losses.make_gan_loss(loss, real_label=0.9),
@@ -234,15 +269,7 @@ def gan_step(
     d_steps=d_steps,
     dtype=dtype,
   )
-  state = gan.init_gan(
-    generator,
-    discriminator,
-    generator_tx=adam,
-    discriminator_tx=adam,
-    seed=3,
-    latent_dim=LATENT,
-  )
-  return step, cast(state, dtype)
+  return step, cast(_init_gan(generator, discriminator), dtype)
 
 
 def run(where, step, state, toy, *, count, num_steps, extra=(), per_call=1, place=None):
@@ -250,13 +277,14 @@ def run(where, step, state, toy, *, count, num_steps, extra=(), per_call=1, plac
   take, place = feed(where.place, toy), place or (lambda step: step * count)
   state, extra = put(where, state), where.place(extra)
   inputs = lambda at: (take(int(place(at)), max(1, count * per_call)), *extra)
-  program = sharding.compile_step(
-    sharding.repeat_step(step, per_call), where, state, *inputs(0)
+  program = programs.compile_step(
+    programs.repeat_step(step, per_call), where, state, where.scalar(per_call), *inputs(0)
   )
   rows = []
   for at in range(0, num_steps, per_call):
-    state, metrics = program(state, *inputs(at))
-    rows.append(jax.device_get(metrics))
+    taken = min(per_call, num_steps - at)
+    state, metrics = program(state, where.scalar(taken), *inputs(at))
+    rows.append({name: x[:taken] for name, x in jax.device_get(metrics).items()})
   joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
   return jax.device_get(state), joined
 

@@ -1,0 +1,150 @@
+"""Programs: compiled once in a process, ahead of use; shorter calls of one program."""
+
+import concurrent.futures
+import threading
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gan_aug_jax import fitting, loop, programs, sharding
+from gan_aug_jax.config import default
+from gan_aug_jax.programs import Program
+from gan_aug_jax.workdir import Session
+from tests import tiny
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+  """The names of what XLA compiles, in order."""
+  names, real = [], programs._compile_with
+
+  def compile_with(lowered, options):
+    names.append(lowered.as_text().split('@')[1].split()[0])
+    return real(lowered, options)
+
+  monkeypatch.setattr(programs, '_compile_with', compile_with)
+  return names
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+  """Takes the CPU for an accelerator."""
+  monkeypatch.setattr(sharding.Layout, 'on_cpu', False)
+
+
+@pytest.mark.parametrize('backend', ['jit', 'pmap'])
+def test_programs_with_the_same_text_are_compiled_once(compiled, backend):
+  where = tiny.layout(backend, 2)
+  unusual = 7.123 + (backend == 'pmap')
+
+  def make(constant, table):
+    # Made anew each time, as the arms and cells of a process do.
+    return lambda x: {'y': x * constant + jnp.asarray(table)[1]}
+
+  x = where.place(np.float32(2))
+  tables = np.float32([1, 2]), np.float32([1, 3])
+  first, again = (
+    Program(make(unusual, tables[0]), where, donate=())(x)['y'] for _ in range(2)
+  )
+  assert len(compiled) == 1 and float(first) == float(again)
+  # Neither another number, nor other numbers in a table, nor another tree is the same.
+  other = Program(make(unusual, tables[1]), where, donate=())(x)['y']
+  assert float(other) == pytest.approx(float(first) + 1) and len(compiled) == 2
+  renamed = Program(lambda x: [make(unusual, tables[0])(x)['y']], where, donate=())(x)
+  assert isinstance(renamed, list)
+  elsewhere = tiny.layout(backend, 1)
+  y = Program(make(unusual, tables[0]), elsewhere, donate=())(
+    elsewhere.place(np.float32(2))
+  )
+  assert y['y'].sharding.device_set == set(elsewhere.mesh.devices.flat)
+
+
+def test_what_is_started_is_compiled_beside_its_user(compiled, accelerator):
+  where, threads = tiny.layout('jit', 1), []
+
+  def double(x):
+    threads.append(threading.current_thread())
+    return 2.125 * x
+
+  program = Program(double, where, donate=())
+  program.start(where.shapes(np.zeros(3, np.float32)))
+  program.compile(where.place(np.zeros(3, np.float32)))
+  np.testing.assert_array_equal(program(where.place(np.ones(3, np.float32))), 2.125)
+  assert len(compiled) == 1 and len(threads) == 1
+  with pytest.raises(TypeError):  # not compiled behind the user's back
+    program(where.place(np.ones(4, np.float32)))
+
+
+def test_what_is_needed_now_does_not_wait_in_the_queue(accelerator, monkeypatch):
+  """And what nobody needs any more is given up."""
+  threads = concurrent.futures.ThreadPoolExecutor(1)
+  monkeypatch.setattr(programs, '_threads', threads)
+  go, where = threading.Event(), tiny.layout('jit', 1)
+  x = where.place(np.float32(1))
+
+  def slow(x):
+    go.wait(60)
+    return x + 1
+
+  def unwanted(x):
+    raise AssertionError('it was traced')
+
+  with programs.ahead():
+    first = Program(slow, where, donate=()).start(x)
+    second = Program(lambda x: x + 3.5, where, donate=()).start(x)
+    Program(unwanted, where, donate=()).start(x)
+    assert float(second(x)) == 4.5  # while the only thread is busy
+  go.set()
+  assert float(first(x)) == 2
+  threads.shutdown()
+
+
+def test_an_error_of_a_thread_reaches_the_user(accelerator):
+  where = tiny.layout('jit', 1)
+
+  def wrong(x):
+    raise ValueError('no such shape')
+
+  x = where.place(np.float32(1))
+  with pytest.raises(ValueError, match='no such shape'):
+    Program(wrong, where, donate=()).start(x)(x)
+
+
+def test_flags_of_the_user_are_kept(monkeypatch):
+  monkeypatch.setenv('XLA_FLAGS', '--xla_backend_optimization_level=1')
+  assert 'xla_backend_optimization_level' not in programs._cpu_options(True)
+  assert programs._cpu_options(True)
+  flag = '--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT'
+  monkeypatch.setenv('XLA_FLAGS', flag)
+  assert programs._cpu_options(False) == {}
+
+
+def test_steps_a_call_are_a_constant_that_divides_the_cadences(monkeypatch, tmp_path):
+  config = default()
+  session = Session(config, tmp_path, tiny.layout('jit', 1))
+  steps = lambda *cadence: fitting.steps_per_call(session, loop.Cadence(*cadence))
+  assert steps(1000, 50, 100, 200) == 1  # on a CPU
+  monkeypatch.setattr(sharding.Layout, 'on_cpu', False)
+  assert steps(1000, 50, 100, 200) == 50
+  assert steps(1000, 20, 100, 200) == 20
+  assert steps(1000, 60, 60, 180) == 30
+  assert steps(997, 997, 997, 997) == 50  # nothing is due before the end
+  assert steps(20, 50, 100, 200) == 20
+  config.steps_per_call = 5
+  assert steps(1000, 50, 100, 200) == 5
+  config.steps_per_call, config.data.placement = 0, 'host'
+  assert steps(1000, 50, 100, 200) == 1
+
+
+@pytest.mark.parametrize('backend', ['jit', 'pmap'])
+def test_a_shorter_call_takes_no_more_steps_than_asked(toy, backend):
+  """10 steps as 4, 4 and 2 of the program of 4: as one by one."""
+  where = tiny.layout(backend, 2)
+  results = []
+  for per_call in (1, 4):
+    step, state, plan, frozen = tiny.fused(where, ratio=0.25, refresh_every=3)
+    options = {'count': plan.num_real, 'num_steps': 10, 'extra': (frozen,)}
+    results.append(tiny.run(where, step, state, toy, per_call=per_call, **options))
+  assert results[1][0].step == 10 and len(results[1][1]['loss']) == 10
+  assert tiny.difference(*results) < 1e-5
