@@ -1,14 +1,16 @@
-"""Seconds from the command to the first step, cold and with programs kept; of imports.
+"""Seconds until a run computes, and until it is over: what it compiles, and how often.
 
-    python -m benchmarks.startup --config=configs/mnist5k.py
+    python -m benchmarks.startup --config=configs/mnist5k.py \\
+        --overrides=gan.num_steps=20,classifier.num_steps=20
 
-Starts `python -m gan_aug_jax run` of the config's classifier on real images with an empty
-cache, and again with what it kept, and waits for the line of the first step in
-metrics.jsonl. Then imports the package anew, and what it imports, with the seconds of
-each package by `python -X importtime`.
+Runs the config twice in processes of their own, first with an empty cache and then with
+what the first one kept, and prints for both the seconds to the first step and to the
+report, and the compilations and seconds of each program. Then imports the package, with
+the seconds of each package that it imports by `python -X importtime`.
 """
 
 import collections
+import json
 import os
 import pathlib
 import subprocess
@@ -22,30 +24,72 @@ import numpy as np
 from benchmarks import timing
 
 CONFIG = flags.DEFINE_string('config', 'configs/mnist5k.py', 'Of the run.')
+OVERRIDES = flags.DEFINE_list('overrides', [], 'Of its fields, as a.b=c.')
 MODULE = flags.DEFINE_string('module', 'gan_aug_jax.experiment', 'To import.')
-OVERRIDES = flags.DEFINE_list('overrides', [], 'Further overrides, as a.b=c.')
 
-_FIELDS = ("arms=('real_only',)", 'classifier.num_steps=2', 'log.every_steps=1')
+_KINDS = ('first run', 'second run')
+
+# Runs the command line that it is given, and writes what was compiled in it.
+_CHILD = """
+import json, sys
+import jax
+
+compiled = []
+
+def listen(event, seconds, fun_name='', **_):
+  if event == '/jax/core/compile/backend_compile_duration':
+    compiled.append((fun_name, seconds))
+
+jax.monitoring.register_event_duration_secs_listener(listen)
+from gan_aug_jax import cli
+
+code = cli.main(sys.argv[1:])
+with open(sys.argv[0] + '.json', 'w') as file:
+  json.dump(compiled, file)
+sys.exit(code)
+"""
 
 
-def first_step(cache):
-  """Seconds until the first step of a run whose programs are kept in `cache`."""
+def run(cache):
+  """Runs the config once, with the programs that are kept in `cache`.
+
+  Returns:
+    {'first_step_s', 'report_s': seconds from the start of the process; 'programs': {name:
+    [compilations, seconds]}}, the longest first. What comes from the cache counts, too,
+    with the seconds that reading it takes.
+  """
   with tempfile.TemporaryDirectory() as directory:
-    workdir = pathlib.Path(directory, 'run')
-    fields = [f'--config.{field}' for field in (*_FIELDS, *OVERRIDES.value)]
-    command = [sys.executable, '-m', 'gan_aug_jax', 'run', f'--config={CONFIG.value}']
-    command += [f'--workdir={workdir}', *fields]
-    environment = os.environ | {'XDG_CACHE_HOME': cache}
+    script, workdir = pathlib.Path(directory, 'run.py'), pathlib.Path(directory, 'run')
+    script.write_text(_CHILD)
+    fields = [f'--config.{field}' for field in ('log.every_steps=1', *OVERRIDES.value)]
+    command = [sys.executable, str(script), 'gan_aug_jax', 'run', *fields]
+    command += [f'--config={CONFIG.value}', f'--workdir={workdir}']
+    path = os.pathsep.join([os.getcwd(), os.environ.get('PYTHONPATH', '')])
+    environment = os.environ | {'XDG_CACHE_HOME': cache, 'PYTHONPATH': path}
     began = time.perf_counter()
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    lines = workdir / 'arms' / 'real_only' / 'metrics.jsonl'
-    while not (lines.exists() and lines.stat().st_size):
-      if process.poll() is not None:
-        sys.exit('The run ended before its first step; what it said stands above.')
+    seconds, first_step = lambda: time.perf_counter() - began, None
+    while process.poll() is None:
+      lines = [*workdir.glob('gan/metrics.jsonl'), *workdir.glob('arms/*/metrics.jsonl')]
+      if first_step is None and any(path.stat().st_size for path in lines):
+        first_step = seconds()
       time.sleep(0.005)
-    seconds = time.perf_counter() - began
-    process.wait()
-  return seconds
+    if process.returncode:
+      sys.exit('The run failed; what it said stands above.')
+    compiled = json.loads(pathlib.Path(f'{script}.json').read_text())
+    return {
+      'first_step_s': first_step,
+      'report_s': seconds(),
+      'programs': _by_program(compiled),
+    }
+
+
+def _by_program(compiled):
+  counts, seconds = collections.Counter(), collections.Counter()
+  for name, elapsed in compiled:
+    counts[name] += 1
+    seconds[name] += elapsed
+  return {name: [counts[name], total] for name, total in seconds.most_common()}
 
 
 def import_seconds():
@@ -64,41 +108,66 @@ def import_seconds():
 def main(_):
   where = timing.describe()
   timing.print_where(where)
-  rows = collections.defaultdict(list)
+  runs = {kind: [] for kind in _KINDS}
+  imports = []
   for _ in range(timing.ROUNDS.value):
     with tempfile.TemporaryDirectory() as cache:
-      rows['first step, cold'].append(first_step(cache))
-      rows['first step, programs kept'].append(first_step(cache))
-    rows[f'import {MODULE.value}'].append(import_seconds()[0])
-    rows['import gan_aug_jax'].append(_bare_import())
-  table = []
-  for name, seconds in rows.items():
-    quartiles = np.quantile(seconds, [0.25, 0.75])
-    table.append([name, f'{np.median(seconds):.2f} {timing.spread(quartiles, 2)}'])
-  timing.print_table(['', 'seconds'], table)
+      for kind in _KINDS:
+        runs[kind].append(run(cache))
+    imports.append(import_seconds()[0])
+  _print_runs(runs)
+  _print_programs({kind: rounds[-1]['programs'] for kind, rounds in runs.items()})
   packages = import_seconds()[1]
   timing.print_table(
     ['package', 'own seconds'], [[k, f'{v:.2f}'] for k, v in packages.items()]
   )
-  result = {**where, 'config': CONFIG.value, 'seconds': rows, 'packages': packages}
-  timing.finish(result, draw(rows))
+  result = {**where, 'config': CONFIG.value, 'overrides': OVERRIDES.value, 'runs': runs}
+  timing.finish({**result, 'imports': imports, 'packages': packages}, draw(runs))
 
 
-def draw(rows):
-  """Returns the plot of seconds by what is waited for."""
+def _median(values):
+  quartiles = np.quantile(values, [0.25, 0.75])
+  return f'{np.median(values):.1f} {timing.spread(quartiles, 1)}'
+
+
+def _print_runs(runs):
+  table = []
+  for kind, rounds in runs.items():
+    counts = [sum(n for n, _ in one['programs'].values()) for one in rounds]
+    compiling = [sum(s for _, s in one['programs'].values()) for one in rounds]
+    times = [
+      _median([one[name] for one in rounds]) for name in ('first_step_s', 'report_s')
+    ]
+    table.append([kind, *times, str(counts[-1]), _median(compiling)])
+  headings = ['', 's to the first step', 's to the report', 'compilations', 's in XLA']
+  timing.print_table(headings, table)
+
+
+def _print_programs(programs, most=20):
+  first, second = (programs[kind] for kind in _KINDS)
+  table = []
+  for name, (count, seconds) in list(first.items())[:most]:
+    again = second.get(name, [0, 0.0])
+    table.append(
+      [name, f'{count} x', f'{seconds:.2f}', f'{again[0]} x', f'{again[1]:.2f}']
+    )
+  headings = ['program', 'first run', 's', 'second run', 's']
+  timing.print_table(headings, table)
+
+
+def draw(runs):
+  """Returns the plot of seconds to the first step and to the report."""
 
   def onto(ax):
-    ax.barh(list(rows), [float(np.median(row)) for row in rows.values()], color='#56B4E9')
+    for name, color in (('report_s', '#56B4E9'), ('first_step_s', '#E69F00')):
+      times = [np.median([one[name] for one in rounds]) for rounds in runs.values()]
+      label = {'report_s': 'to the report', 'first_step_s': 'to the first step'}[name]
+      ax.barh(list(runs), times, color=color, label=label)
     ax.invert_yaxis()
     ax.set_xlabel('seconds')
+    ax.legend()
 
   return onto
-
-
-def _bare_import():
-  began = time.perf_counter()
-  subprocess.run([sys.executable, '-c', 'import gan_aug_jax'], check=True)
-  return time.perf_counter() - began
 
 
 if __name__ == '__main__':

@@ -1,14 +1,24 @@
 """Eight virtual CPU devices, asked for before JAX starts, and tiny shared fixtures."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ['NPROC'] = '32'  # more threads than devices, or collectives deadlock
+# One cache for every process of this run of the suite, and never the user's.
+if 'GAN_AUG_JAX_TEST_CACHE' not in os.environ:
+  os.environ['GAN_AUG_JAX_TEST_CACHE'] = tempfile.mkdtemp(prefix='gan-aug-jax-tests-')
+  atexit.register(shutil.rmtree, os.environ['GAN_AUG_JAX_TEST_CACHE'], True)
+os.environ['XDG_CACHE_HOME'] = os.environ['GAN_AUG_JAX_TEST_CACHE']
+os.environ['JAX_COMPILATION_CACHE_DIR'] = os.environ['GAN_AUG_JAX_TEST_CACHE'] + '/xla'
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.05'
+# Most of the time of tiny models is compilation; real runs optimize.
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 import jax
 
 jax.config.update('jax_num_cpu_devices', 8)
-# Most of the time of tiny models is compilation.
-jax.config.update('jax_disable_most_optimizations', True)
 jax.devices()  # now, or a run in the first test would start JAX with fewer
 
 import numpy as np  # noqa: E402
@@ -33,8 +43,9 @@ def make_dataset(num_classes=3, per_class=12, size=8, channels=1, seed=0):
 
 
 def pytest_collection_modifyitems(items):
-  """Puts the slowest tests first, so that the last ones are short for every worker."""
-  items.sort(key=lambda item: item.path.name != 'test_processes.py')
+  """Puts the slowest files first, so that the last tests are short for every worker."""
+  slowest = ('test_processes.py', 'test_run.py', 'test_ablation.py')
+  items.sort(key=lambda item: item.path.name not in slowest)
 
 
 @pytest.fixture(scope='session')

@@ -20,6 +20,8 @@ from gan_aug_jax import experiment, findings, together
 from gan_aug_jax.errors import ConfigError, DataError, NonFiniteError
 from tests import test_run
 
+# By one worker, as tests read a run that is made once.
+pytestmark = pytest.mark.xdist_group('ablation')
 ROOT = pathlib.Path(__file__).parent.parent
 SIZE = 640
 ABLATION = """
@@ -546,6 +548,7 @@ def test_another_seed_compiles_nothing(config_file, tmp_path, monkeypatch):
   assert first.count('jit(gan_step)') == 1 and compiled == first
 
 
+@pytest.mark.slow  # the only guard of `vmap_seeds` as a whole
 def test_seeds_in_one_program_give_the_numbers_of_separate_runs(
   finished, config_file, tmp_path, monkeypatch, capsys
 ):

@@ -12,6 +12,7 @@ import hypothesis
 from hypothesis import strategies as st
 import jax
 import numpy as np
+import pytest
 
 from gan_aug_jax import (
   config as config_lib,
@@ -141,6 +142,7 @@ def _assert_sentence(text):
   suppress_health_check=list(hypothesis.HealthCheck),
 )
 @hypothesis.given(changes=_changes())
+@pytest.mark.slow  # `test_policies` trains pairs of policies, here they come from configs
 def test_any_config_is_refused_or_trains_two_finite_steps(changes):
   config = _config(changes)
   toy = make_dataset(size=config.data.image_size)

@@ -78,7 +78,7 @@ def test_training_begun_on_other_images_is_refused(toy, tmp_path):
     fit('another')
 
 
-@pytest.mark.parametrize('backend', ['jit', 'pmap'])
+@pytest.mark.parametrize('backend', ['jit', pytest.param('pmap', marks=pytest.mark.slow)])
 def test_bfloat16_computes_low_and_keeps_float32(toy, backend):
   """Parameters, statistics and losses stay float32, and training goes the same way."""
   where = tiny.layout(backend, 2)

@@ -159,6 +159,7 @@ class Recorder:
     return images
 
 
+@pytest.mark.slow  # op by op; nothing else guards that each look has keys of its own
 def test_every_look_of_the_discriminator_is_augmented_apart(toy, monkeypatch):
   """Real and synthetic of both updates, and the synthetic of the generator's own."""
   recorder = Recorder()

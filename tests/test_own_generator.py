@@ -75,8 +75,14 @@ ONE_ARM = "arms=('augmented_classical',)"
       *('sampler.score=hard', 'sampler.candidates=2', 'sampler.min_confidence=0.1'),
       *('sampler.labels=teacher', 'sampler.classes=feedback'),
     ),
-    ('sampler.refresh_every=5', 'sampler.source=mislabelled', 'mix.mode=add'),
-    ('sampler.offline=6', 'sampler.score=random', 'sampler.candidates=2'),
+    pytest.param(
+      ('sampler.refresh_every=5', 'sampler.source=mislabelled', 'mix.mode=add'),
+      marks=pytest.mark.slow,  # what the first one guards, of other policies
+    ),
+    pytest.param(
+      ('sampler.offline=6', 'sampler.score=random', 'sampler.candidates=2'),
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 def test_it_trains_an_arm_under_every_policy(run, fields):

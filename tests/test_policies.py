@@ -16,10 +16,10 @@ from gan_aug_jax import (
   config as config_lib,
   mixing,
   policies,
+  programs,
   realdata,
   rng,
   sampler,
-  sharding,
   synthesis,
 )
 from gan_aug_jax.errors import ConfigError
@@ -115,7 +115,7 @@ def _train(where, toy, num_steps, options):
     if jax.tree.leaves(state.pool):
       pool = tiny.fused(where, dtype=jnp.float64, **options)[1].pool
       now = now.replace(pool=pool)
-    program = program or sharding.compile_step(step, where, now, *inputs(0))
+    program = program or programs.compile_step(step, where, now, *inputs(0))
     rows = []
     for at in range(num_steps):
       now, metrics = program(now, *inputs(at))
@@ -125,7 +125,11 @@ def _train(where, toy, num_steps, options):
   return *runs[0], plan, program.compiled.as_text()
 
 
-@pytest.mark.parametrize('number', range(len(_rows())))
+# The first row covers most pairs: the rows are chosen greedily.
+@pytest.mark.parametrize(
+  'number',
+  [pytest.param(i, marks=[pytest.mark.slow] if i else []) for i in range(len(_rows()))],
+)
 def test_every_pair_of_policies_keeps_the_invariants(toy, number):
   """Finite, deterministic, the same on any devices, the asked ratio, no gathers."""
   options, steps = _options(_rows()[number]), 7
@@ -551,14 +555,14 @@ def test_batch_statistics_of_synthetic_images_are_shared_split_or_left_out():
     np.testing.assert_allclose(result[synthetic], normal[synthetic], atol=2e-3)
 
 
-@pytest.mark.parametrize('backend', ['jit', 'pmap'])
+@pytest.mark.parametrize('backend', ['jit', pytest.param('pmap', marks=pytest.mark.slow)])
 def test_a_pool_lasts_for_its_steps_and_stays_on_its_device(toy, backend):
   where = tiny.layout(backend, 4)
   step, state, plan, frozen = tiny.fused(where, ratio=0.4, refresh_every=3, crop=0)
   state, take = tiny.put(where, state), tiny.feed(where.place, toy)
   arguments = lambda at: (take(at * plan.num_real, plan.num_real), frozen)
   frozen = where.place(frozen)
-  program = sharding.compile_step(step, where, state, *arguments(0))
+  program = programs.compile_step(step, where, state, *arguments(0))
   assert 'conditional' in program.compiled.as_text()
   pools = []
   for at in range(7):

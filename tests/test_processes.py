@@ -14,6 +14,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+# Each starts processes of its own; `test_loop` guards resuming and signals in this one.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('processes')]
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = """
 from gan_aug_jax import config as base
@@ -45,8 +47,6 @@ def launch(tmp_path_factory):
   config = directory / 'tiny.py'
   config.write_text(CONFIG)
   environment = {k: v for k, v in os.environ.items() if k != 'NPROC'}
-  environment['XDG_CACHE_HOME'] = str(directory / 'cache')  # compiled once for them all
-  environment['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'  # most of the time is compilation
 
   def start(workdir, *flags):
     command = [sys.executable, '-m', 'gan_aug_jax', 'run', f'--config={config}']

@@ -137,7 +137,7 @@ def test_steps_a_call_are_a_constant_that_divides_the_cadences(monkeypatch, tmp_
   assert steps(1000, 50, 100, 200) == 1
 
 
-@pytest.mark.parametrize('backend', ['jit', 'pmap'])
+@pytest.mark.parametrize('backend', ['jit', pytest.param('pmap', marks=pytest.mark.slow)])
 def test_a_shorter_call_takes_no_more_steps_than_asked(toy, backend):
   """10 steps as 4, 4 and 2 of the program of 4: as one by one."""
   where = tiny.layout(backend, 2)

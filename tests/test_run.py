@@ -19,6 +19,8 @@ from gan_aug_jax import splits, tensorboard
 from gan_aug_jax.signals import Interrupted
 from tests.conftest import make_dataset
 
+# By one worker, as tests read a run that is made once.
+pytestmark = pytest.mark.xdist_group('run')
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = """
 from gan_aug_jax import config as base
@@ -235,7 +237,8 @@ def test_later_commands_need_only_the_workdir(finished, capsys):
   assert (workdir / 'report.html').exists()
 
 
-@pytest.mark.parametrize('backend', ['jit', 'pmap'])
+# The backends' steps are compared in `test_engine`.
+@pytest.mark.parametrize('backend', ['jit', pytest.param('pmap', marks=pytest.mark.slow)])
 def test_parts_give_the_numbers_of_a_whole_run(finished, config_file, tmp_path, backend):
   """train-gan then train-classifier, on another backend: the same arms."""
   flags = [f'--config={config_file}', f'--workdir={tmp_path / "w"}']
@@ -278,6 +281,7 @@ def test_score_sets_generators_between_real_images_and_noise(
   assert scores['extractor']['hash'] in (workdir / 'report.html').read_text()
 
 
+@pytest.mark.slow  # `test_selection` has several generators in a step, this in a run
 def test_several_generators_by_step_and_seed(config_file, tmp_path, monkeypatch, capsys):
   """Chosen by a Fréchet distance whose extractor saw the run's own images only."""
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
@@ -320,6 +324,7 @@ def _refused(capsys, code, *argv):
   return line
 
 
+@pytest.mark.slow  # `test_policies` has them in a step
 def test_policies_through_a_whole_run(config_file, tmp_path, monkeypatch):
   """From the config to the report, and a second start finds all of it finished."""
   flags = [f'--config={config_file}', f'--workdir={tmp_path / "run"}']
@@ -397,6 +402,7 @@ def test_a_search_of_a_bound_trains_no_gan_and_leaves_the_test_split_alone(
   assert ' test ' not in capsys.readouterr().out
 
 
+@pytest.mark.slow  # of `test_own_generator`'s rows one draws beforehand, too
 def test_images_drawn_beforehand_are_kept_and_made_again(
   config_file, tmp_path, monkeypatch
 ):

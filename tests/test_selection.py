@@ -128,7 +128,7 @@ def test_each_device_runs_generators_on_its_share_only():
   assert sum(calls) == 12 / 4  # the other devices run the same program
 
 
-@pytest.mark.parametrize('backend', ['jit', 'pmap'])
+@pytest.mark.parametrize('backend', ['jit', pytest.param('pmap', marks=pytest.mark.slow)])
 def test_fused_step_with_several_generators(toy, backend):
   """The same numbers on 1 and 4 devices, and no communication but all-reduces."""
   results = []

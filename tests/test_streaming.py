@@ -33,7 +33,8 @@ def _run(where, step, state, feed, extra=(), *, num_steps=9, per_call=1):
   ('backend', 'options'),
   [
     ('jit', {'ratio': 0.4, 'ramp': mixing.Ramp('linear', 1, 8), 'arch': 'resnet'}),
-    ('pmap', {'ratio': 0.4, 'mode': 'add'}),  # 12 and 5 positions on 4 devices
+    # 12 and 5 positions on 4 devices.
+    pytest.param('pmap', {'ratio': 0.4, 'mode': 'add'}, marks=pytest.mark.slow),
   ],
 )
 def test_fused_steps_take_the_same_examples_in_the_same_places(toy, backend, options):
@@ -48,6 +49,7 @@ def test_fused_steps_take_the_same_examples_in_the_same_places(toy, backend, opt
   assert tiny.difference(several, expected) < 1e-5
 
 
+@pytest.mark.slow  # of the other step, what the test before guards
 def test_gan_steps_of_two_updates_take_the_same_examples(toy):
   where = tiny.layout('jit', 2)
   step, state = tiny.gan_step(where, d_steps=2)
