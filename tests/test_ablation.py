@@ -20,8 +20,6 @@ from gan_aug_jax import experiment, findings, together
 from gan_aug_jax.errors import ConfigError, DataError, NonFiniteError
 from tests import test_run
 
-# By one worker, as tests read a run that is made once.
-pytestmark = pytest.mark.xdist_group('ablation')
 ROOT = pathlib.Path(__file__).parent.parent
 SIZE = 640
 ABLATION = """

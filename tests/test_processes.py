@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 # Each starts processes of its own; `test_loop` guards resuming and signals in this one.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('processes')]
+pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = """
 from gan_aug_jax import config as base

@@ -19,8 +19,6 @@ from gan_aug_jax import splits, tensorboard
 from gan_aug_jax.signals import Interrupted
 from tests.conftest import make_dataset
 
-# By one worker, as tests read a run that is made once.
-pytestmark = pytest.mark.xdist_group('run')
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = """
 from gan_aug_jax import config as base
