@@ -83,7 +83,7 @@ class Arm:
     if result := finished_result(self.directory):
       return result
     _, plan, training = self.plan_training(generator)
-    prepared = prepare() if self.is_augmented else _NOTHING
+    prepared = prepare() if self.is_augmented else policies.NOTHING
     # Waited for here, so that it counts as compilation and not as evaluation.
     variables = self.session.layout.shapes(training.state.variables)
     compile_seconds = self.evaluator.compile(variables, self.dataset.image_shape)
@@ -128,9 +128,6 @@ class Arm:
       content = json.dumps(result, indent=1)
       loop.write_atomically(self.directory / 'result.json', content)
     return result
-
-
-_NOTHING = policies.Prepared({}, {})
 
 
 def finished_result(directory):

@@ -59,6 +59,8 @@ class Evaluator:
       variables: placed arrays, or their shapes.
       image_shape: (H, W, C).
     """
+    if self._program.is_compiled:
+      return 0.0
     place = lambda x: self._session.layout.place(np.zeros(x.shape, x.dtype))
     blank = _blank(self._session, image_shape)
     return self._program.compile(jax.tree.map(place, variables), *blank)
@@ -70,7 +72,7 @@ class Evaluator:
       The metrics of `metrics.summarize`, 'loss' (mean, nats), 'confusion', 'predictions'
       int32 [N] and 'seconds', without those of compilation.
     """
-    self._program.compile(variables, *next(chunks(self._session, split)))
+    self.compile(variables, split.images.shape[1:])
     began = time.perf_counter()
     parts = [
       jax.device_get(self._program(variables, *chunk))

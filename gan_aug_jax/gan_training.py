@@ -301,11 +301,6 @@ class Freeze:
     return {'generator': generator, 'discriminator': place(judge)}
 
 
-def train_gan(session, dataset):
-  """Trains the GANs of a run, see `GanTraining.train`."""
-  return GanTraining(session, dataset).train()
-
-
 def cadence_of(session, num_steps):
   """The `loop.Cadence` of a GAN: a candidate for each thousand steps, five at most.
 

@@ -62,6 +62,9 @@ class Prepared:
   info: dict
 
 
+NOTHING = Prepared({}, {})  # of an arm that draws nothing
+
+
 def make_source(session, dataset, generator=None):
   """Returns the `Source` of the config's policies; trains and reads nothing.
 

@@ -60,16 +60,17 @@ class Program:
     On a CPU it does not: XLA compiles with all cores there, and a step that is computed
     beside it is slow, and its time no measure. Nor under `pmap` in several processes,
     which lowers for arrays only.
-
-    Returns:
-      The program, so that making and starting is one expression.
     """
     local = not self._layout.axis_name or jax.process_count() == 1
     if self._future is None and local and not self._layout.on_cpu:
       self._future = _threads.submit(self._compile, arguments)
       _waiting.add(self._future)
       self._future.add_done_callback(_waiting.discard)
-    return self
+
+  @property
+  def is_compiled(self):
+    future = self._future
+    return future is not None and future.done() and not future.cancelled()
 
   def compile(self, *arguments):
     """Compiles, or waits until it is compiled; see `start`.
@@ -86,7 +87,7 @@ class Program:
     return time.perf_counter() - began
 
   def __call__(self, *arguments):
-    if self._future is None or not self._future.done() or self._future.cancelled():
+    if not self.is_compiled:
       self.compile(*arguments)
     return self.compiled(*_leading(self._layout), *arguments)
 

@@ -50,7 +50,7 @@ def train(members, directory):
   prepared = [
     policies.prepare(member.session, member.dataset, member.generator)
     if member.arm.is_augmented
-    else policies.Prepared({}, {})
+    else policies.NOTHING
     for member in members
   ]
   planned = [member.arm.plan_training(member.generator) for member in members]

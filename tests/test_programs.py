@@ -91,9 +91,10 @@ def test_what_is_needed_now_does_not_wait_in_the_queue(accelerator, monkeypatch)
     raise AssertionError('it was traced')
 
   with programs.ahead():
-    first = Program(slow, where, donate=()).start(x)
-    second = Program(lambda x: x + 3.5, where, donate=()).start(x)
-    Program(unwanted, where, donate=()).start(x)
+    first = Program(slow, where, donate=())
+    second = Program(lambda x: x + 3.5, where, donate=())
+    for program in (first, second, Program(unwanted, where, donate=())):
+      program.start(x)
     assert float(second(x)) == 4.5  # while the only thread is busy
   go.set()
   assert float(first(x)) == 2
@@ -108,7 +109,9 @@ def test_an_error_of_a_thread_reaches_the_user(accelerator):
 
   x = where.place(np.float32(1))
   with pytest.raises(ValueError, match='no such shape'):
-    Program(wrong, where, donate=()).start(x)(x)
+    program = Program(wrong, where, donate=())
+    program.start(x)
+    program(x)
 
 
 def test_flags_of_the_user_are_kept(monkeypatch):

@@ -376,7 +376,7 @@ def test_a_search_of_a_bound_trains_no_gan_and_leaves_the_test_split_alone(
 
   real = sampler.group_by_class
   monkeypatch.setattr(sampler, 'group_by_class', group)
-  monkeypatch.setattr(gan_training, 'train_gan', None)  # to call it would raise
+  monkeypatch.setattr(gan_training, 'GanTraining', None)  # to call it would raise
   fields = {'data.per_class': 8, 'data.test_on': 'val', 'sampler.source': 'unseen'}
   flags = [f'--config.{field}={value}' for field, value in fields.items()]
   run(
