@@ -16,7 +16,8 @@ import time
 from absl import app, flags
 from ml_collections import config_flags
 
-from gan_aug_jax import devices, validation
+from gan_aug_jax.config import validation
+from gan_aug_jax.training import devices
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/mnist5k.py')
 STEPS = flags.DEFINE_integer('steps', 2000, 'Steps of each training.')
@@ -58,17 +59,19 @@ def main(_):
   config = CONFIG.value
   validation.validate(config)
   found = devices.start(config)
-  from gan_aug_jax import experiment, rehearsal, sharding, workdir
+  from gan_aug_jax.experiment import dry_run, runs
+  from gan_aug_jax.step import sharding
+  from gan_aug_jax.training import workdir
 
   layout = sharding.make_layout(config.backend, found)
   session = workdir.Session(config, pathlib.Path('unused'), layout, quiet=True)
-  dataset = experiment.load_data(config)
+  dataset = runs.load_data(config)
   print(f'{dataset.name} on {workdir.describe_devices(layout)}')
   results = {}
 
-  gan = rehearsal.rehearse_gan(session, dataset)
+  gan = dry_run.rehearse_gan(session, dataset)
   results['gan'] = measure('GAN', gan, STEPS.value)
-  fused = rehearsal.rehearse_arm(
+  fused = dry_run.rehearse_arm(
     session, dataset, 'augmented_classical', num_steps=STEPS.value
   )
   results['fused'] = measure('fused', fused, STEPS.value)

@@ -13,7 +13,8 @@ from absl import app, flags
 
 from benchmarks import noise, timing
 from configs import generators as configs
-from gan_aug_jax import devices, validation
+from gan_aug_jax.config import validation
+from gan_aug_jax.training import devices
 
 VARIANTS = flags.DEFINE_list('variants', ['mnist500-dcgan'], 'Of configs/generators.py.')
 UPSAMPLINGS = flags.DEFINE_list('upsamplings', ['transposed'], 'See gan.upsampling.')
@@ -22,12 +23,13 @@ WIDTH = flags.DEFINE_integer('width', 0, "Of the networks; 0 for the variant's o
 
 def prepare(config, layout):
   """Returns (run, compile seconds): `run()` takes two steps, returns seconds a step."""
-  from gan_aug_jax import rehearsal, workdir
+  from gan_aug_jax.experiment import dry_run
+  from gan_aug_jax.training import workdir
 
   session = workdir.Session(config, pathlib.Path('unused'), layout, quiet=True)
   channels, side = 1 if config.data.name == 'mnist' else 3, config.data.image_size
   dataset = noise.make_dataset((side, side, channels))
-  take, compile_seconds, _ = timing.stepper(rehearsal.rehearse_gan(session, dataset))
+  take, compile_seconds, _ = timing.stepper(dry_run.rehearse_gan(session, dataset))
   return timing.repeat(take, 2), compile_seconds
 
 
@@ -43,7 +45,7 @@ def main(_):
       arms[f'{variant} {upsampling}'] = config
   first = next(iter(arms.values()))
   found = devices.start(first)
-  from gan_aug_jax import sharding
+  from gan_aug_jax.step import sharding
 
   layout = sharding.make_layout(first.backend, found)
   where = timing.describe(layout)

@@ -16,7 +16,8 @@ from ml_collections import config_flags
 import numpy as np
 
 from benchmarks import timing
-from gan_aug_jax import devices, validation
+from gan_aug_jax.config import validation
+from gan_aug_jax.training import devices
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/cifar10.py')
 CHANNELS = flags.DEFINE_integer('channels', 3, 'Of the images.')
@@ -85,7 +86,7 @@ def main(_):
   import jax
   import jax.numpy as jnp
 
-  from gan_aug_jax import programs, sharding
+  from gan_aug_jax.step import programs, sharding
 
   layout = sharding.make_layout('jit', found[:1])
   where = timing.describe(layout)

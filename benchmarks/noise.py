@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gan_aug_jax import data
+from gan_aug_jax.data import datasets
 
 
 def make_dataset(image_shape, *, num_classes=10, per_class=200):
@@ -12,7 +12,7 @@ def make_dataset(image_shape, *, num_classes=10, per_class=200):
   def split(count):
     labels = np.repeat(np.arange(num_classes, dtype=np.int32), count)
     shape = (len(labels), *image_shape)
-    return data.Split(random.integers(0, 256, shape, np.uint8), labels)
+    return datasets.Split(random.integers(0, 256, shape, np.uint8), labels)
 
   names = tuple(map(str, range(num_classes)))
-  return data.Dataset('noise', names, split(per_class), split(10), split(10))
+  return datasets.Dataset('noise', names, split(per_class), split(10), split(10))

@@ -23,7 +23,8 @@ from ml_collections import config_flags
 import numpy as np
 
 from benchmarks import noise, timing
-from gan_aug_jax import devices, validation
+from gan_aug_jax.config import validation
+from gan_aug_jax.training import devices
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/cifar10.py')
 ARM = flags.DEFINE_enum(
@@ -58,15 +59,15 @@ class Bench:
     self.programs = {}
 
   def session(self, config):
-    from gan_aug_jax import workdir
+    from gan_aug_jax.training import workdir
 
     return workdir.Session(config, self.directory, self.layout, quiet=True)
 
   def fused(self, name, config):
     """A run of fused steps."""
-    from gan_aug_jax import rehearsal
+    from gan_aug_jax.experiment import dry_run
 
-    rehearsed = rehearsal.rehearse_arm(
+    rehearsed = dry_run.rehearse_arm(
       self.session(config), self.dataset, ARM.value, num_steps=10_000
     )
     take, seconds, program = timing.stepper(rehearsed)
@@ -77,14 +78,16 @@ class Bench:
     """Runs of the sampler and the classifier as programs of their own, by name."""
     import jax
 
-    from gan_aug_jax import arms, policies, programs, rehearsal, rng, sharding
+    from gan_aug_jax.experiment import arms, dry_run
+    from gan_aug_jax.generators import synthetic_source
+    from gan_aug_jax.step import programs, rng, sharding
 
     layout, dataset, session = self.layout, self.dataset, self.session(config)
-    generator = rehearsal.untrained_generator(session, dataset)
-    source = policies.make_source(session, dataset, generator)
-    frozen = policies.prepare(session, dataset, generator).frozen
-    plan, _ = policies.make_plan(config, 10_000, synthetic=True)
-    synthesize = policies.make_synthesize(session, dataset, source, plan, None)
+    generator = dry_run.untrained_generator(session, dataset)
+    source = synthetic_source.make_source(session, dataset, generator)
+    frozen = synthetic_source.prepare(session, dataset, generator).frozen
+    plan, _ = synthetic_source.make_plan(config, 10_000, synthetic=True)
+    synthesize = synthetic_source.make_synthesize(session, dataset, source, plan, None)
 
     def sample(state, frozen):
       keys = lambda stream, positions, substep=0: rng.example_keys(
@@ -94,7 +97,9 @@ class Bench:
       return sharding.flatten(synthesize(keys, slot, state, frozen).images)[:, None]
 
     # The classifier's program is the fused step, with a sampler that hands on its images.
-    given = policies.Source(lambda variables, keys, labels: variables, None, None, {})
+    given = synthetic_source.Source(
+      lambda variables, keys, labels: variables, None, None, {}
+    )
     _, training = arms.make_training(session, dataset, ARM.value, given, num_steps=10_000)
     state, place = training.init(), layout.place
     arguments = (state, frozen)
@@ -262,7 +267,7 @@ def main(_):
   base = set_fields(CONFIG.value)
   base.compilation_cache = False
   found = devices.start(base)
-  from gan_aug_jax import sharding
+  from gan_aug_jax.step import sharding
 
   layout, size = sharding.make_layout(base.backend, found), base.data.image_size
   dataset = noise.make_dataset((size, size, CHANNELS.value))

@@ -18,7 +18,8 @@ from ml_collections import config_flags
 import numpy as np
 
 from benchmarks import noise, timing
-from gan_aug_jax import devices, validation
+from gan_aug_jax.config import validation
+from gan_aug_jax.training import devices
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/cifar10.py')
 CHANNELS = flags.DEFINE_integer('channels', 3, 'Of the images.')
@@ -70,11 +71,12 @@ POLICIES = {
 
 def prepare(config, layout, dataset, directory):
   """Returns (run, compile seconds): `run()` takes 16 steps, returns seconds a step."""
-  from gan_aug_jax import rehearsal, workdir
+  from gan_aug_jax.experiment import dry_run
+  from gan_aug_jax.training import workdir
 
   session = workdir.Session(config, directory, layout, quiet=True)
   # A ramp is half way up there.
-  rehearsed = rehearsal.rehearse_arm(
+  rehearsed = dry_run.rehearse_arm(
     session, dataset, 'augmented_classical', num_steps=10_000, at=5_000
   )
   take, compile_seconds, _ = timing.stepper(rehearsed)
@@ -86,7 +88,7 @@ def main(_):
   first = CONFIG.value
   first.compilation_cache = False
   found = devices.start(first)
-  from gan_aug_jax import sharding
+  from gan_aug_jax.step import sharding
 
   layout = sharding.make_layout(first.backend, found)
   where = timing.describe(layout)

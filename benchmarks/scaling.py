@@ -23,7 +23,8 @@ from ml_collections import config_flags
 import numpy as np
 
 from benchmarks import noise, timing
-from gan_aug_jax import devices, validation
+from gan_aug_jax.config import validation
+from gan_aug_jax.training import devices
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/cifar10.py')
 BATCHES = flags.DEFINE_list('batches', ['32', '64', '128', '256', '512'], 'Batch sizes.')
@@ -47,11 +48,13 @@ def rehearse(config, layout, *, side=32, num_images=2000, per_call=1):
   """The augmented arm of a config on images of a size, several steps a call."""
   import dataclasses
 
-  from gan_aug_jax import programs, rehearsal, workdir
+  from gan_aug_jax.experiment import dry_run
+  from gan_aug_jax.step import programs
+  from gan_aug_jax.training import workdir
 
   dataset = noise.make_dataset((side, side, 3), per_class=num_images // 10)
   session = workdir.Session(config, pathlib.Path('unused'), layout, quiet=True)
-  rehearsed = rehearsal.rehearse_arm(
+  rehearsed = dry_run.rehearse_arm(
     session, dataset, 'augmented_classical', num_steps=10_000, at=5_000
   )
   count, feed = layout.scalar(per_call), rehearsed.feed
@@ -165,7 +168,7 @@ def measure_apart(count):
 
 def weak_row(count):
   """Measures in this process what `measure_apart` asks for."""
-  from gan_aug_jax import sharding
+  from gan_aug_jax.step import sharding
 
   base = CONFIG.value
   if base.platform in ('', 'cpu'):
@@ -224,7 +227,7 @@ def main(_):
     print(json.dumps(weak_row(WEAK.value)), flush=True)
     return
   found = devices.start(base)
-  from gan_aug_jax import sharding
+  from gan_aug_jax.step import sharding
 
   layout = sharding.make_layout(base.backend, found[:1])
   where = timing.describe(layout)

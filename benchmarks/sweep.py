@@ -23,7 +23,8 @@ from ml_collections import config_flags
 import numpy as np
 
 from benchmarks import noise, timing
-from gan_aug_jax import devices, validation
+from gan_aug_jax.config import validation
+from gan_aug_jax.training import devices
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/scarce.py')
 SEEDS = flags.DEFINE_list('seeds', ['1', '2', '5'], 'Numbers of seeds under vmap.')
@@ -46,23 +47,25 @@ def prepare(config, layout, dataset, arm, count):
   """Returns two runs of a step of every seed, alone and together."""
   import jax
 
-  from gan_aug_jax import programs, rehearsal, together, workdir
+  from gan_aug_jax.experiment import dry_run, vmap_seeds
+  from gan_aug_jax.step import programs
+  from gan_aug_jax.training import workdir
 
   rehearsed = []
   for seed in range(count):
     one = config.copy_and_resolve_references()
     one.seed = seed
     session = workdir.Session(one, pathlib.Path('unused'), layout, quiet=True)
-    rehearsed.append(rehearsal.rehearse_arm(session, dataset, arm, num_steps=10_000))
+    rehearsed.append(dry_run.rehearse_arm(session, dataset, arm, num_steps=10_000))
   states = [each.state for each in rehearsed]
   program = rehearsed[0].compile()
   stacked = layout.place(
     jax.tree.map(lambda *x: np.stack(x), *(jax.device_get(state) for state in states))
   )
-  feed = together.StackedFeed([each.feed for each in rehearsed], layout)
+  feed = vmap_seeds.StackedFeed([each.feed for each in rehearsed], layout)
   frozen = [jax.device_get(each.extra) for each in rehearsed]
   extra = layout.place(jax.tree.map(lambda *x: np.stack(x), *frozen))
-  step = together.make_step(rehearsed[0].step, count)
+  step = vmap_seeds.make_step(rehearsed[0].step, count)
   joint = programs.compile_step(step, layout, stacked, *feed(0, 1), *extra)
   number = 0
 
@@ -153,7 +156,7 @@ def main(_):
   config = CONFIG.value
   validation.validate(config)
   found = devices.start(config)
-  from gan_aug_jax import sharding
+  from gan_aug_jax.step import sharding
 
   layout = sharding.make_layout(config.backend, found)
   where = timing.describe(layout)

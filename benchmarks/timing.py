@@ -127,7 +127,7 @@ def print_table(headings, rows):
 
 def describe(layout=None):
   """Where and when: {'date', 'device', 'cores', 'versions'}; the device of a layout."""
-  from gan_aug_jax import workdir
+  from gan_aug_jax.training import workdir
 
   return {
     'date': datetime.date.today().isoformat(),

@@ -24,7 +24,8 @@ from ml_collections import config_flags
 import numpy as np
 
 from benchmarks import noise, timing
-from gan_aug_jax import devices, validation
+from gan_aug_jax.config import validation
+from gan_aug_jax.training import devices
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/cifar10.py')
 RATIOS = flags.DEFINE_list('ratios', ['0.2', '0.5'], 'Above 0.')
@@ -50,7 +51,9 @@ def read_config():
 def jax_takes(config):
   """Runs of our steps, {arm: function that gives the seconds of a step}; and where."""
   found = devices.start(config)
-  from gan_aug_jax import rehearsal, sharding, workdir
+  from gan_aug_jax.experiment import dry_run
+  from gan_aug_jax.step import sharding
+  from gan_aug_jax.training import workdir
 
   layout, dataset = (
     sharding.make_layout(config.backend, found),
@@ -61,9 +64,9 @@ def jax_takes(config):
     one = config.copy_and_resolve_references()
     one.mix.ratio = float(ratio)
     session = workdir.Session(one, pathlib.Path('unused'), layout, quiet=True)
-    arm = rehearsal.rehearse_arm(session, dataset, 'augmented', num_steps=10_000)
+    arm = dry_run.rehearse_arm(session, dataset, 'augmented', num_steps=10_000)
     takes[f'ours {ratio}'] = timing.repeat(timing.stepper(arm)[0], STEPS.value)
-  gan = rehearsal.rehearse_gan(session, dataset)
+  gan = dry_run.rehearse_gan(session, dataset)
   takes[f'ours {_GAN}'] = timing.repeat(timing.stepper(gan)[0], STEPS.value)
   return takes, timing.describe(layout)
 
@@ -195,8 +198,8 @@ def check(config):
   from torch.nn import functional
 
   from benchmarks import torch_models
-  from gan_aug_jax import losses
   from gan_aug_jax.models import classifiers, discriminators, generators
+  from gan_aug_jax.step import losses
 
   count, width, latent_dim = 16, 16, 20
   random = np.random.default_rng(0)

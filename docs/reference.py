@@ -3,8 +3,8 @@
     python docs/reference.py           # writes it
     python docs/reference.py --check   # exits with 1 if it is not current
 
-Fields, defaults and explanations are read off gan_aug_jax/config.py and its comments,
-what is allowed off gan_aug_jax/rules.py: nothing is kept here by hand.
+Fields, defaults and explanations are read off gan_aug_jax/config/fields.py and its
+comments, what is allowed off gan_aug_jax/config/rules.py: nothing is kept here by hand.
 """
 
 import ast
@@ -13,15 +13,16 @@ import pathlib
 import sys
 import tokenize
 
-from gan_aug_jax import config as config_lib, rules
+from gan_aug_jax import config as config_lib
+from gan_aug_jax.config import fields, rules
 
 PAGE = pathlib.Path(__file__).with_name('config.md')
-_SOURCE = pathlib.Path(config_lib.__file__)
+_SOURCE = pathlib.Path(fields.__file__)
 _HEAD = """\
 # Config reference
 
-Written by `python docs/reference.py` from [config.py](../gan_aug_jax/config.py) and
-[rules.py](../gan_aug_jax/rules.py); do not edit this page.
+Written by `python docs/reference.py` from [fields.py](../gan_aug_jax/config/fields.py)
+and [rules.py](../gan_aug_jax/config/rules.py); do not edit this page.
 
 A config is a Python file whose `get_config()` starts from `gan_aug_jax.config.default()`
 and changes a few fields; see [configs/](../configs/). On the command line each field is

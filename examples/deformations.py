@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 import gan_aug_jax
-from gan_aug_jax import sampler
+from gan_aug_jax.step import sampling
 
 KNOTS = 5  # along a side
 WARPS = 64  # of each class, half of them learned on it, half on any
@@ -131,11 +131,11 @@ def recolor(image, change):
 
 def _generator(dataset, changes, name):
   """A generator of images that are changed by sums of `changes`."""
-  real = sampler.group_by_class(
+  real = sampling.group_by_class(
     dataset.train.images, dataset.train.labels, dataset.num_classes
   )
   variables = jax.tree.map(jnp.asarray, {'real': real, 'changes': changes})
-  draw = sampler.make_pool_sampler()
+  draw = sampling.make_pool_sampler()
 
   def sample(variables, key, labels):  # a batch of one, see `from_function`
     key_image, key_weights = jax.random.split(key)

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import gan_aug_jax
-from gan_aug_jax import data, realdata
+from gan_aug_jax.data import datasets
+from gan_aug_jax.step import device_data
 
 BATCH_SIZE = 128
 
@@ -27,7 +28,7 @@ def apply(params, images):
 def main(path, num_steps=300):
   mesh = jax.make_mesh((jax.device_count(),), ('data',))
   dealt, everywhere = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in (['data'], []))
-  dataset = data.load_dataset('mnist5k', image_size=32, seed=0, val_fraction=1 / 7)
+  dataset = datasets.load_dataset('mnist5k', image_size=32, seed=0, val_fraction=1 / 7)
   generator = gan_aug_jax.load_generator(path, trained_on=dataset.fingerprint)
   mix = gan_aug_jax.make_mixer(
     generator, batch_size=BATCH_SIZE, ratio=0.2, sharding=dealt
@@ -50,9 +51,9 @@ def main(path, num_steps=300):
   params = jax.device_put((layer(32 * 32, 128), layer(128, 10)), everywhere)
   for step in range(num_steps):
     batch = dataset.train.rows(rng.integers(len(dataset.train), size=BATCH_SIZE))
-    real = jax.device_put((realdata.normalize(batch.images), batch.labels), dealt)
+    real = jax.device_put((device_data.normalize(batch.images), batch.labels), dealt)
     params, loss = train_step(params, variables, jax.random.fold_in(key, step), *real)
-  logits = jax.jit(apply)(params, realdata.normalize(dataset.test.images))
+  logits = jax.jit(apply)(params, device_data.normalize(dataset.test.images))
   accuracy = np.mean(logits.argmax(-1) == dataset.test.labels)
   print(f'{num_steps} steps: loss {loss:.3f}, test accuracy {accuracy:.2%}')
 

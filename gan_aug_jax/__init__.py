@@ -10,12 +10,12 @@ import importlib
 __version__ = '0.1.0'
 
 _MODULES = {
-  'Generator': 'library',
-  'fingerprint': 'library',
-  'from_function': 'library',
-  'load_generator': 'portable',
-  'load_program': 'portable',
-  'make_mixer': 'library',
+  'Generator': 'generators.generator',
+  'fingerprint': 'generators.generator',
+  'from_function': 'generators.generator',
+  'load_generator': 'generators.portable',
+  'load_program': 'generators.portable',
+  'make_mixer': 'mixer',
 }
 __all__ = list(_MODULES)
 

@@ -24,7 +24,7 @@ jax.devices()  # now, or a run in the first test would start JAX with fewer
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from gan_aug_jax import data  # noqa: E402
+from gan_aug_jax.data import datasets  # noqa: E402
 
 
 def make_dataset(num_classes=3, per_class=12, size=8, channels=1, seed=0):
@@ -36,10 +36,10 @@ def make_dataset(num_classes=3, per_class=12, size=8, channels=1, seed=0):
     level = 40 + 160 * labels / max(num_classes - 1, 1)
     noise = rng.normal(0, 20, (len(labels), size, size, channels))
     images = np.clip(level[:, None, None, None] + noise, 0, 255).astype(np.uint8)
-    return data.Split(images, labels)
+    return datasets.Split(images, labels)
 
   names = tuple('abcdefghij'[:num_classes])
-  return data.Dataset('toy', names, split(per_class), split(4), split(6))
+  return datasets.Dataset('toy', names, split(per_class), split(4), split(6))
 
 
 def pytest_collection_modifyitems(items):

@@ -15,9 +15,11 @@ import time
 import numpy as np
 import pytest
 
-from gan_aug_jax import ablation, ablation_report, cells, cli, config, data
-from gan_aug_jax import experiment, findings, together
+from gan_aug_jax import cli, config
+from gan_aug_jax.data import datasets
 from gan_aug_jax.errors import ConfigError, DataError, NonFiniteError
+from gan_aug_jax.experiment import ablation, cells, findings, runs, vmap_seeds
+from gan_aug_jax.report import ablation_report
 from tests import test_run
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -195,7 +197,7 @@ def test_a_pool_is_counted_as_if_every_step_drew(tmp_path, monkeypatch):
 def test_a_budget_that_leaves_nothing_unseen_is_refused_before_anything_is_trained(
   tmp_path, monkeypatch
 ):
-  monkeypatch.setitem(data._SOURCES, 'toy', test_run._toy_source)
+  monkeypatch.setitem(datasets._SOURCES, 'toy', test_run._toy_source)
   fields = _config(bounds=('unseen',), seeds=(0,))
   fields.data.name, fields.data.image_size = 'toy', 8
   with pytest.raises(DataError, match="leaves none of class 'a'"):
@@ -241,7 +243,7 @@ cells.run(test_ablation.units_to_share(), workdir, None, say=print)
 
 
 def make_run(train):
-  """A stand-in for `experiment.Run` that calls `train(session)` and trains nothing."""
+  """A stand-in for `runs.Run` that calls `train(session)` and trains nothing."""
 
   class Run:
     def __init__(self, session, dataset, gan_session=None):
@@ -288,7 +290,7 @@ def test_a_failed_cell_is_noted_and_the_others_go_on(tmp_path, monkeypatch):
     if 'seed=1' in session.workdir.name:
       raise NonFiniteError('loss is nan at step 3')
 
-  monkeypatch.setattr(experiment, 'Run', make_run(train))
+  monkeypatch.setattr(runs, 'Run', make_run(train))
   monkeypatch.setattr(cells, 'load_data', lambda _: type('Data', (), {'train': [0]}))
   monkeypatch.setattr(cells.workdir_lib, 'claim', lambda *_: None)
   monkeypatch.setattr(cells, '_generator', lambda *_: object())
@@ -478,8 +480,8 @@ def finished(config_file, tmp_path_factory):
   """The workdir of an ablation that was interrupted and gone on with."""
   workdir = tmp_path_factory.mktemp('ablation') / 'first'
   with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(data._SOURCES, 'toy', test_run._toy_source)
-    train, after = experiment.Run.train_arms, []
+    patch.setitem(datasets._SOURCES, 'toy', test_run._toy_source)
+    train, after = runs.Run.train_arms, []
 
     def stop_once(run, generator):
       after.append(run.session.workdir.name)
@@ -487,7 +489,7 @@ def finished(config_file, tmp_path_factory):
         os.kill(os.getpid(), signal.SIGTERM)
       return train(run, generator)
 
-    patch.setattr(experiment.Run, 'train_arms', stop_once)
+    patch.setattr(runs.Run, 'train_arms', stop_once)
     flags = (f'--config={config_file}', f'--workdir={workdir}')
     assert test_run.run('ablate', *flags) == 75
     assert test_run.run('ablate', *flags) == 0
@@ -515,9 +517,9 @@ def test_an_interrupted_ablation_ends_with_a_report_that_stands_alone(finished):
 def test_a_finished_ablation_trains_nothing_again_and_takes_more_seeds(
   finished, config_file, monkeypatch, capsys
 ):
-  monkeypatch.setitem(data._SOURCES, 'toy', test_run._toy_source)
+  monkeypatch.setitem(datasets._SOURCES, 'toy', test_run._toy_source)
   trained = []
-  monkeypatch.setattr(experiment.Run, 'train_arms', lambda *_: trained.append(1))
+  monkeypatch.setattr(runs.Run, 'train_arms', lambda *_: trained.append(1))
   flags = [f'--config={config_file}', f'--workdir={finished}']
   assert test_run.run('ablate', *flags) == 0
   assert not trained
@@ -537,7 +539,7 @@ def test_a_finished_ablation_trains_nothing_again_and_takes_more_seeds(
 
 def test_another_seed_compiles_nothing(config_file, tmp_path, monkeypatch):
   """Seeds, paths and names are arguments of programs and no part of them."""
-  monkeypatch.setitem(data._SOURCES, 'toy', test_run._toy_source)
+  monkeypatch.setitem(datasets._SOURCES, 'toy', test_run._toy_source)
   flags = [f'--config={config_file}', f'--workdir={tmp_path}']
   with test_run.compilations() as compiled:
     assert test_run.run('ablate', *flags, '--config.ablation.seeds=(0,)') == 0
@@ -550,8 +552,8 @@ def test_another_seed_compiles_nothing(config_file, tmp_path, monkeypatch):
 def test_seeds_in_one_program_give_the_numbers_of_separate_runs(
   finished, config_file, tmp_path, monkeypatch, capsys
 ):
-  monkeypatch.setitem(data._SOURCES, 'toy', test_run._toy_source)
-  where, validate, stops = tmp_path / 'together', together.validate, [None]
+  monkeypatch.setitem(datasets._SOURCES, 'toy', test_run._toy_source)
+  where, validate, stops = tmp_path / 'together', vmap_seeds.validate, [None]
 
   def stop_once(*rest):
     if stops:
@@ -559,7 +561,7 @@ def test_seeds_in_one_program_give_the_numbers_of_separate_runs(
       stops.clear()
     return validate(*rest)
 
-  monkeypatch.setattr(together, 'validate', stop_once)
+  monkeypatch.setattr(vmap_seeds, 'validate', stop_once)
   # Flags in any order.
   flags = ['--config.ablation.vmap_seeds=True', f'--config={config_file}']
   flags += [f'--workdir={where}']
@@ -585,7 +587,7 @@ def test_seeds_in_one_program_give_the_numbers_of_separate_runs(
 def test_a_run_and_an_ablation_do_not_share_a_workdir(
   finished, config_file, tmp_path, monkeypatch, capsys
 ):
-  monkeypatch.setitem(data._SOURCES, 'toy', test_run._toy_source)
+  monkeypatch.setitem(datasets._SOURCES, 'toy', test_run._toy_source)
   before = (finished / 'report.html').read_bytes()
   flags = [f'--config={config_file}', '--config.ablation.seeds=(0,)']
   plain = config_file.with_name('plain.py')

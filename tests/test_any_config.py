@@ -14,16 +14,12 @@ import jax
 import numpy as np
 import pytest
 
-from gan_aug_jax import (
-  config as config_lib,
-  experiment,
-  rehearsal,
-  sharding,
-  rules,
-  validation,
-)
+from gan_aug_jax import config as config_lib
+from gan_aug_jax.config import rules, validation
 from gan_aug_jax.errors import ConfigError
-from gan_aug_jax.workdir import Session
+from gan_aug_jax.experiment import dry_run, runs
+from gan_aug_jax.step import sharding
+from gan_aug_jax.training.workdir import Session
 from tests.conftest import make_dataset
 
 EXAMPLES = int(os.environ.get('ANY_CONFIG_EXAMPLES', 4))
@@ -124,7 +120,7 @@ def _refusal(config, dataset=None):
     validation.validate(config)
     if dataset:
       for arm in config.arms:
-        experiment.num_steps_of(config, dataset, arm)
+        runs.num_steps_of(config, dataset, arm)
   except ConfigError as error:
     return str(error)
   return None
@@ -158,8 +154,8 @@ def _train(config, toy, workdir):
   layout = sharding.make_layout('jit', jax.devices()[:1])
   session = Session(config, pathlib.Path(workdir), layout, quiet=True)
   for arm in config.arms:
-    num_steps = experiment.num_steps_of(config, toy, arm)
-    rehearsed = rehearsal.rehearse_arm(
+    num_steps = runs.num_steps_of(config, toy, arm)
+    rehearsed = dry_run.rehearse_arm(
       session, toy, arm, num_steps=num_steps, at=num_steps // 2
     )
     program, state = rehearsed.compile(), rehearsed.state

@@ -5,18 +5,12 @@ import pathlib
 
 import pytest
 
-from gan_aug_jax import (
-  augment,
-  classifier,
-  config,
-  losses,
-  mixing,
-  selection,
-  rules,
-  validation,
-)
+from gan_aug_jax import config
+from gan_aug_jax.config import rules, validation
 from gan_aug_jax.errors import ConfigError
+from gan_aug_jax.generators import selection
 from gan_aug_jax.models import classifiers, discriminators, generators, layers
+from gan_aug_jax.step import augment, classifier, losses, mixing
 
 ROOT = pathlib.Path(__file__).parent.parent
 VARIANTS = ['mnist5k', 'scarce', 'mnist', 'cifar10', 'mlp:original', 'mlp:updated']

@@ -15,7 +15,9 @@ import pytest
 
 from benchmarks import noise
 from configs import cifar10
-from gan_aug_jax import programs, rehearsal, sharding, workdir
+from gan_aug_jax.experiment import dry_run
+from gan_aug_jax.step import programs, sharding
+from gan_aug_jax.training import workdir
 
 _ROOT = pathlib.Path(__file__).parent.parent
 
@@ -29,7 +31,7 @@ def lowered():
     config = cifar10.get_config()
     config.mix.ratio = ratio
     session = workdir.Session(config, pathlib.Path('unused'), layout, quiet=True)
-    rehearsed = rehearsal.rehearse_arm(
+    rehearsed = dry_run.rehearse_arm(
       session, dataset, 'augmented_classical', num_steps=100
     )
     steps[ratio] = programs.lower_step(

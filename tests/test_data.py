@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from gan_aug_jax import catalogues, data, splits
+from gan_aug_jax.data import datasets, hubs, splits
 from gan_aug_jax.errors import DataError
 
 OPTIONS = {'image_size': 32, 'seed': 0, 'val_fraction': 1 / 7}
@@ -20,7 +20,7 @@ def _rows(split):
 
 @pytest.fixture(scope='module')
 def mnist5k():
-  return data.load_dataset('mnist5k', **OPTIONS)
+  return datasets.load_dataset('mnist5k', **OPTIONS)
 
 
 def test_mnist5k_is_split_3000_500_1500_by_class(mnist5k):
@@ -37,64 +37,66 @@ def test_padding_keeps_the_pixels(mnist5k):
   border = mnist5k.train.images.copy()
   border[:, 2:-2, 2:-2] = 0
   assert not border.any()
-  small = data.load_dataset('mnist5k', **{**OPTIONS, 'image_size': 28})
+  small = datasets.load_dataset('mnist5k', **{**OPTIONS, 'image_size': 28})
   np.testing.assert_array_equal(small.train.images, mnist5k.train.images[:, 2:-2, 2:-2])
 
 
 def test_seed_moves_validation_and_never_the_test_split(mnist5k):
-  other = data.load_dataset('mnist5k', **{**OPTIONS, 'seed': 1})
+  other = datasets.load_dataset('mnist5k', **{**OPTIONS, 'seed': 1})
   assert _rows(other.val) != _rows(mnist5k.val)
   np.testing.assert_array_equal(other.test.images, mnist5k.test.images)
   assert other.fingerprint != mnist5k.fingerprint
-  again = data.load_dataset('mnist5k', **OPTIONS)
+  again = datasets.load_dataset('mnist5k', **OPTIONS)
   assert again.fingerprint == mnist5k.fingerprint
 
 
 def test_imbalance_keeps_what_its_shape_says():
   counts = np.full(10, 500)
-  tail = data.imbalanced(counts, 100, 'exponential')
+  tail = datasets.imbalanced(counts, 100, 'exponential')
   np.testing.assert_array_equal(tail, np.rint(500 * 0.01 ** (np.arange(10) / 9)))
   assert (tail[0], tail[-1]) == (500, 5)
-  step = data.imbalanced(counts, 10, 'step')
+  step = datasets.imbalanced(counts, 10, 'step')
   np.testing.assert_array_equal(step, [500] * 5 + [50] * 5)
-  assert data.imbalanced([20, 20, 20], 1000, 'exponential').min() == 2
+  assert datasets.imbalanced([20, 20, 20], 1000, 'exponential').min() == 2
 
 
 def test_imbalanced_budget_is_split_by_class_and_the_test_split_is_whole():
   options = {'image_size': 28, 'seed': 1, 'val_fraction': 0.2, 'per_class': 100}
-  rare = data.load_dataset('mnist5k', imbalance=10, imbalance_shape='step', **options)
-  even = data.load_dataset('mnist5k', **options)
+  rare = datasets.load_dataset('mnist5k', imbalance=10, imbalance_shape='step', **options)
+  even = datasets.load_dataset('mnist5k', **options)
   np.testing.assert_array_equal(np.bincount(rare.train.labels), [80] * 5 + [8] * 5)
   np.testing.assert_array_equal(np.bincount(rare.val.labels), [20] * 5 + [2] * 5)
   np.testing.assert_array_equal(rare.test.images, even.test.images)
 
 
 def test_per_class_is_the_whole_label_budget(mnist5k):
-  small = data.load_dataset('mnist5k', **OPTIONS, per_class=14)
+  small = datasets.load_dataset('mnist5k', **OPTIONS, per_class=14)
   np.testing.assert_array_equal(np.bincount(small.train.labels), [12] * 10)
   np.testing.assert_array_equal(np.bincount(small.val.labels), [2] * 10)
   np.testing.assert_array_equal(small.test.images, mnist5k.test.images)
   with pytest.raises(DataError, match='351 asks for more than class'):
-    data.load_dataset('mnist5k', **OPTIONS, per_class=351)
+    datasets.load_dataset('mnist5k', **OPTIONS, per_class=351)
 
 
 @pytest.mark.parametrize('rare', [{}, {'imbalance': 4.0}])
 def test_unseen_images_are_all_that_the_budget_leaves(mnist5k, rare):
-  small = data.load_dataset('mnist5k', **OPTIONS, per_class=14, with_unseen=True, **rare)
+  small = datasets.load_dataset(
+    'mnist5k', **OPTIONS, per_class=14, with_unseen=True, **rare
+  )
   parts = [_rows(split) for split in (small.train, small.val, small.unseen)]
   assert sum(map(len, parts)) == 3500 and len(set().union(*parts)) == 3500
   assert set().union(*parts) == _rows(mnist5k.train) | _rows(mnist5k.val)
   assert not parts[2] & _rows(small.test)
   with pytest.raises(DataError, match="leaves none of class '0'"):
-    data.load_dataset('mnist5k', **OPTIONS, with_unseen=True)
+    datasets.load_dataset('mnist5k', **OPTIONS, with_unseen=True)
 
 
 def test_validation_images_are_trained_on_or_tested_on_where_asked(mnist5k):
-  more = data.load_dataset('mnist5k', **OPTIONS, train_on_val=True)
+  more = datasets.load_dataset('mnist5k', **OPTIONS, train_on_val=True)
   assert _rows(more.train) == _rows(mnist5k.train) | _rows(mnist5k.val)
   np.testing.assert_array_equal(np.bincount(more.train.labels), [350] * 10)
   assert more.fingerprint != mnist5k.fingerprint
-  search = data.load_dataset('mnist5k', **OPTIONS, test_on='val')
+  search = datasets.load_dataset('mnist5k', **OPTIONS, test_on='val')
   np.testing.assert_array_equal(search.test.images, mnist5k.val.images)
   assert search.fingerprint == mnist5k.fingerprint
 
@@ -105,10 +107,10 @@ def test_fingerprint_sees_one_pixel_and_one_label(mnist5k):
   labels[7] = (labels[7] + 1) % 10
   prints = {mnist5k.fingerprint}
   for train in (
-    data.Split(images, mnist5k.train.labels),
-    data.Split(mnist5k.train.images, labels),
+    datasets.Split(images, mnist5k.train.labels),
+    datasets.Split(mnist5k.train.images, labels),
   ):
-    changed = data.Dataset('', mnist5k.class_names, train, mnist5k.val, mnist5k.test)
+    changed = datasets.Dataset('', mnist5k.class_names, train, mnist5k.val, mnist5k.test)
     prints.add(changed.fingerprint)
   assert len(prints) == 3
 
@@ -116,14 +118,14 @@ def test_fingerprint_sees_one_pixel_and_one_label(mnist5k):
 def test_resize_handles_any_size_and_mixed_sizes():
   rng = np.random.default_rng(0)
   images = [rng.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((60, 50), (20, 90))]
-  resized = data.resize(splits.stack(images), 32)
+  resized = datasets.resize(splits.stack(images), 32)
   assert resized.shape == (2, 32, 32, 3) and resized.dtype == np.uint8
   flat = np.full((1, 64, 64, 1), 77, np.uint8)
-  np.testing.assert_array_equal(data.resize(flat, 16), np.full((1, 16, 16, 1), 77))
+  np.testing.assert_array_equal(datasets.resize(flat, 16), np.full((1, 16, 16, 1), 77))
 
 
 def _source(images, labels, class_names=('a', 'b')):
-  split = data.Split(images, np.asarray(labels))
+  split = datasets.Split(images, np.asarray(labels))
   return lambda _: splits.Collection(class_names, split, split)
 
 
@@ -131,9 +133,9 @@ def test_a_dataset_of_mixed_sizes_is_split_and_resized(monkeypatch):
   rng = np.random.default_rng(0)
   images = [rng.integers(0, 256, (9 + i, 12, 3), np.uint8) for i in range(8)]
   source = _source(splits.stack(images), [0, 1] * 4)
-  monkeypatch.setitem(data._SOURCES, 'mixed', source)
+  monkeypatch.setitem(datasets._SOURCES, 'mixed', source)
   options = {**OPTIONS, 'image_size': 8, 'val_fraction': 0.25}
-  loaded = data.load_dataset('mixed', **options)
+  loaded = datasets.load_dataset('mixed', **options)
   assert loaded.train.images.shape == (6, 8, 8, 3) and len(loaded.val) == 2
 
 
@@ -148,9 +150,9 @@ def test_a_dataset_of_mixed_sizes_is_split_and_resized(monkeypatch):
   ],
 )
 def test_what_is_no_labelled_image_is_refused(images, labels, message, monkeypatch):
-  monkeypatch.setitem(data._SOURCES, 'odd', _source(images, labels))
+  monkeypatch.setitem(datasets._SOURCES, 'odd', _source(images, labels))
   with pytest.raises(DataError, match=message):
-    data.load_dataset('odd', **OPTIONS)
+    datasets.load_dataset('odd', **OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -164,12 +166,10 @@ def test_what_is_no_labelled_image_is_refused(images, labels, message, monkeypat
   ],
 )
 def test_missing_data_is_named(name, data_dir, message, tmp_path, monkeypatch):
-  monkeypatch.setattr(
-    catalogues.importlib.util, 'find_spec', lambda _: None
-  )  # no TensorFlow
+  monkeypatch.setattr(hubs.importlib.util, 'find_spec', lambda _: None)  # no TensorFlow
   data_dir = str(tmp_path) if data_dir == 'empty' else data_dir
   with pytest.raises(DataError, match=message) as caught:
-    data.load_dataset(name, **OPTIONS, data_dir=data_dir)
+    datasets.load_dataset(name, **OPTIONS, data_dir=data_dir)
   assert '\n' not in str(caught.value)
 
 
@@ -180,7 +180,7 @@ def test_missing_data_is_named(name, data_dir, message, tmp_path, monkeypatch):
 )
 def test_prepared_tfds_data_are_read(name, shape, num_test):
   options = {**OPTIONS, 'val_fraction': 0.2}
-  loaded = data.load_dataset(name, **options, per_class=50)
+  loaded = datasets.load_dataset(name, **options, per_class=50)
   assert loaded.image_shape == shape and len(loaded.test) == num_test
   np.testing.assert_array_equal(np.bincount(loaded.train.labels), [40] * 10)
   assert not _rows(loaded.train) & _rows(loaded.val)

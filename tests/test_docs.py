@@ -16,7 +16,10 @@ import textwrap
 import jax
 import pytest
 
-from gan_aug_jax import ablation, config as config_lib, options, rules, validation
+from gan_aug_jax import config as config_lib
+from gan_aug_jax.cli import parsing
+from gan_aug_jax.config import rules, validation
+from gan_aug_jax.experiment import ablation
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', ROOT / 'CHANGELOG.md']
@@ -122,12 +125,12 @@ def _check_command(arguments):
   if command.startswith('--'):
     assert command in ('--help', '--version')
     return
-  assert command in options.COMMANDS
-  values = options.parse(command, ['gan_aug_jax', *flags])
+  assert command in parsing.COMMANDS
+  values = parsing.parse(command, ['gan_aug_jax', *flags])
   if command == 'ablate' and not values.collect:
     operations = lambda config, control: {'gan': 4, 'step': 2, 'real_step': 1}
     assert ablation.arms_of(values.config, lambda config: 1000, operations)
-  elif command in options.TRAINING:
+  elif command in parsing.TRAINING:
     validation.validate(values.config, trains_gan=command == 'train-gan' or None)
     module, _, name = values.config.sampler.generator.partition(':')
     if module.startswith('examples.'):
@@ -310,5 +313,5 @@ def test_design_names_every_module_and_tests_that_exist():
 
 def test_every_command_is_shown():
   shown = {tuple(parameter.values[0][1:4]) for parameter in COMMANDS}
-  for command in options.COMMANDS:
+  for command in parsing.COMMANDS:
     assert ('-m', 'gan_aug_jax', command) in shown, command

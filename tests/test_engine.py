@@ -8,17 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gan_aug_jax import (
+from gan_aug_jax.models import classifiers
+from gan_aug_jax.step import (
   augment,
   classifier,
+  device_data,
   mixing,
   programs,
-  realdata,
   rng,
   synthesis,
 )
-from gan_aug_jax.mixing import Ramp
-from gan_aug_jax.models import classifiers
+from gan_aug_jax.step.mixing import Ramp
 from tests import tiny
 
 STEPS = 10  # over three epochs
@@ -246,8 +246,8 @@ def test_effective_ratio_is_the_asked_one(toy, backend, num_devices, mode, ratio
   where = tiny.layout(backend, num_devices)
   plan = mixing.plan_batch(12, ratio=ratio, mode=mode)
   ones = np.full((10, 2, 2, 1), 255, np.uint8)
-  examples = where.place(realdata.arrange(ones, np.zeros(10, np.int32)))
-  data = realdata.make_feed(examples, seed=0, place=where.place)(0, 12)
+  examples = where.place(device_data.arrange(ones, np.zeros(10, np.int32)))
+  data = device_data.make_feed(examples, seed=0, place=where.place)(0, 12)
   compose = classifier.make_compose(
     layout=where,
     plan=plan,

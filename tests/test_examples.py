@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from examples import deformations
-from gan_aug_jax import data, portable
-from gan_aug_jax.description import Description
+from gan_aug_jax.data import datasets
 from gan_aug_jax.errors import CheckpointError
+from gan_aug_jax.generators import portable
+from gan_aug_jax.generators.description import Description
 from gan_aug_jax.models import generators
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / 'examples'
-load_dataset = functools.cache(data.load_dataset)  # a second each time
+load_dataset = functools.cache(datasets.load_dataset)  # a second each time
 BLACK, WHITE, FOREIGN = 'black', 'white', 'foreign'
 
 
@@ -55,7 +56,7 @@ def files(tmp_path_factory):
 
 @pytest.mark.parametrize('name', ['flax', 'equinox', 'plain_jax'])
 def test_example_trains_on_what_the_generator_draws(files, capsys, monkeypatch, name):
-  monkeypatch.setattr(data, 'load_dataset', load_dataset)
+  monkeypatch.setattr(datasets, 'load_dataset', load_dataset)
   main = runpy.run_path(EXAMPLES / f'{name}_classifier.py')['main']
   said = {}
   for kind in (BLACK, WHITE):
@@ -106,8 +107,8 @@ def two_classes():
   images = [_digit(shift, 0) for shift in range(-3, 4)] + [np.zeros((SIZE, SIZE, 1))] * 3
   images = np.uint8(np.round((np.float32(images) + 1) * 127.5))
   order = np.random.default_rng(0).permutation(10)
-  split = data.Split(images[order], np.int32([0] * 7 + [1] * 3)[order])
-  return data.Dataset('toy', ('digit', 'grey'), split, split, split)
+  split = datasets.Split(images[order], np.int32([0] * 7 + [1] * 3)[order])
+  return datasets.Dataset('toy', ('digit', 'grey'), split, split, split)
 
 
 @pytest.mark.parametrize(
@@ -135,8 +136,8 @@ def test_untrained_warps_are_as_wide_as_they_say():
   # pixels have the middle knot on the middle one.
   ramp = np.broadcast_to(np.linspace(-1, 1, 17)[:, None, None], (17, 17, 1))
   images = np.uint8(np.round((np.stack([ramp, -ramp]) + 1) * 127.5))
-  split = data.Split(images, np.int32([0, 1]))
-  dataset = data.Dataset('ramps', ('down', 'up'), split, split, split)
+  split = datasets.Split(images, np.int32([0, 1]))
+  dataset = datasets.Dataset('ramps', ('down', 'up'), split, split, split)
   generator = deformations.untrained(dataset)
   keys = jax.random.split(jax.random.key(0), 1000)
   drawn = generator.sample(generator.variables, keys, np.zeros(1000, np.int32))
@@ -166,8 +167,8 @@ def test_colors_differ_as_they_do_within_a_class():
   images[:, :, :4, 2] -= contrast[:, None, None]
   images[:, :, 4:, 2] += contrast[:, None, None]
   images = np.uint8(np.round((np.clip(images, -1, 1) + 1) * 127.5))
-  split = data.Split(images, np.int32(labels))
-  dataset = data.Dataset('toy', ('even', 'odd'), split, split, split)
+  split = datasets.Split(images, np.int32(labels))
+  dataset = datasets.Dataset('toy', ('even', 'odd'), split, split, split)
   generator = deformations.train_colors(dataset)
   _, learned = np.moveaxis(generator.variables['changes']['colors'], 2, 0)
   np.testing.assert_allclose(learned[..., 2].std(), 0.3 * np.sqrt(2), rtol=0.2)

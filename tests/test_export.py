@@ -13,21 +13,16 @@ import pytest
 import safetensors.numpy
 
 import gan_aug_jax
-from gan_aug_jax import (
-  cli,
-  config as config_lib,
-  data,
-  gan_training,
-  portable,
-  rng,
-  sharding,
-  workdir,
-)
-from gan_aug_jax.description import Description
+from gan_aug_jax import cli, config as config_lib
+from gan_aug_jax.data import datasets
 from gan_aug_jax.errors import CheckpointError
+from gan_aug_jax.generators import gan_training, portable
+from gan_aug_jax.generators.description import Description
 from gan_aug_jax.models import generators
+from gan_aug_jax.step import rng, sharding
+from gan_aug_jax.training import workdir
 from tests import tiny
-from tests.test_run import CONFIG, _toy_source
+from tests.test_run import _toy_source, CONFIG
 
 TINY = Description(
   name='tiny',
@@ -56,7 +51,7 @@ def trained(tmp_path_factory):
   directory = tmp_path_factory.mktemp('export')
   (directory / 'toy.py').write_text(CONFIG)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(data._SOURCES, 'toy', _toy_source)
+    patch.setitem(datasets._SOURCES, 'toy', _toy_source)
     assert not cli.main(
       [
         'gan_aug_jax',

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from gan_aug_jax import fidelity
+from gan_aug_jax.evaluation import fidelity
 from tests import tiny
 
 HERE = {'layout': tiny.layout('jit', 2), 'chunk': 16}

@@ -5,20 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gan_aug_jax import (
-  config as config_lib,
-  fitting,
-  loop,
-  mixing,
-  programs,
-  realdata,
-  validation,
-  workdir,
-)
+from gan_aug_jax import config as config_lib
+from gan_aug_jax.config import validation
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.models import layers
+from gan_aug_jax.step import device_data, mixing, programs
+from gan_aug_jax.training import fitting, loop, workdir
 from tests import tiny
-
 
 _COUNT = 8
 
@@ -28,7 +21,7 @@ def _make_training(session, toy, num_steps):
 
   def step(state, data):
     place = state['step'] * _COUNT + jnp.arange(_COUNT)
-    _, labels = realdata.take(data, place)
+    _, labels = device_data.take(data, place)
     rows = data.order[place - data.start]
     return {
       'step': state['step'] + 1,
@@ -62,7 +55,7 @@ def test_any_steps_a_call_take_the_same_examples(toy, tmp_path, per_call, num_st
   fitted = fitting.fit(session, tmp_path, 'test', training, fingerprint='f')
   assert int(fitted.state['step']) == num_steps
   taken = num_steps * _COUNT
-  orders = [realdata.epoch_order(0, epoch, len(toy.train)) for epoch in range(20)]
+  orders = [device_data.epoch_order(0, epoch, len(toy.train)) for epoch in range(20)]
   expected = np.bincount(np.concatenate(orders)[:taken], minlength=len(toy.train))
   np.testing.assert_array_equal(fitted.state['seen'], expected)
 

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gan_aug_jax import checkpoint, loop, progress, sharding, signals
 from gan_aug_jax.errors import CheckpointError, NonFiniteError
+from gan_aug_jax.step import sharding
+from gan_aug_jax.training import checkpoint, loop, progress, signals
 
 WHERE = sharding.make_layout('jit', jax.devices()[:1])
 

@@ -5,8 +5,8 @@ import re
 import jax
 import pytest
 
-from gan_aug_jax import programs
-from gan_aug_jax.synthesis import Filter
+from gan_aug_jax.step import programs
+from gan_aug_jax.step.synthesis import Filter
 from tests import tiny
 from tests.test_engine import RESNET, SNGAN
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from gan_aug_jax import classifier, metrics, programs
+from gan_aug_jax.evaluation import metrics
+from gan_aug_jax.step import classifier, programs
 from tests import tiny
 
 

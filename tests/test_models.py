@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gan_aug_jax import augment, config as config_lib, gan, gan_training, losses, workdir
+from gan_aug_jax import config as config_lib
+from gan_aug_jax.generators import gan_training
 from gan_aug_jax.models import discriminators, generators, layers
+from gan_aug_jax.step import augment, gan, losses
+from gan_aug_jax.training import workdir
 from tests import tiny
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import gan_aug_jax
-from gan_aug_jax import cli, data
-from tests.test_run import CONFIG, _toy_source
+from gan_aug_jax import cli
+from gan_aug_jax.data import datasets
+from tests.test_run import _toy_source, CONFIG
 
 NOISE = 0.2
 makers = types.ModuleType('makers')
@@ -51,7 +52,7 @@ makers.broken = lambda dataset: 1 / 0
 @pytest.fixture
 def run(tmp_path, monkeypatch):
   """Returns `run(name, *fields, command='run') -> exit code` in one workdir."""
-  monkeypatch.setitem(data._SOURCES, 'toy', _toy_source)
+  monkeypatch.setitem(datasets._SOURCES, 'toy', _toy_source)
   monkeypatch.setitem(sys.modules, 'makers', makers)
   file = tmp_path / 'toy.py'
   file.write_text(CONFIG)

@@ -10,22 +10,22 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from gan_aug_jax import (
+from gan_aug_jax import config as config_lib
+from gan_aug_jax.errors import ConfigError
+from gan_aug_jax.generators import synthetic_source
+from gan_aug_jax.models import layers
+from gan_aug_jax.step import (
   augment,
   classifier,
-  config as config_lib,
+  device_data,
   mixing,
-  policies,
   programs,
-  realdata,
   rng,
-  sampler,
+  sampling,
   synthesis,
 )
-from gan_aug_jax.errors import ConfigError
-from gan_aug_jax.mixing import Ramp
-from gan_aug_jax.models import layers
-from gan_aug_jax.synthesis import Filter
+from gan_aug_jax.step.mixing import Ramp
+from gan_aug_jax.step.synthesis import Filter
 from tests import tiny
 from tests.test_engine import COLLECTIVE
 
@@ -277,7 +277,7 @@ def test_targets_are_hard_smoothed_or_the_teachers():
 
 def test_latents_have_the_asked_distribution():
   keys = jax.random.split(jax.random.key(0), 20000)
-  draw = functools.partial(sampler.draw_latents, keys, 3)
+  draw = functools.partial(sampling.draw_latents, keys, 3)
   assert np.std(draw(std=1.6)) == pytest.approx(1.6, rel=0.02)
   cut = np.abs(draw(truncation=1.5, std=2.0))
   assert cut.max() <= 3.0 < np.abs(draw(std=2.0)).max()
@@ -329,7 +329,7 @@ def test_feedback_asks_for_the_classes_that_cost_most(toy):
   )
   untrained = tiny.fused(where, **options)[1]
   data = tiny.feed(where.place, toy)(0, plan.num_real)
-  images, labels = realdata.take(data, jnp.arange(plan.num_real))
+  images, labels = device_data.take(data, jnp.arange(plan.num_real))
   logits = model.apply(untrained.variables, images, train=False)
   nll = -np.asarray(jax.nn.log_softmax(logits))[np.arange(len(labels)), labels]
   for c in range(3):
@@ -423,7 +423,7 @@ def test_a_rejected_position_gets_a_real_image_of_the_class_or_no_weight(toy):
 
 
 def _toy_images(toy):
-  images = np.asarray(realdata.normalize(jnp.asarray(toy.train.images)))
+  images = np.asarray(device_data.normalize(jnp.asarray(toy.train.images)))
   return zip(images, toy.train.labels, strict=True)
 
 
@@ -580,7 +580,7 @@ def test_equal_exposure_takes_the_steps_that_show_as_many_real_images():
   config = config_lib.default()
   config.classifier.num_steps, config.classifier.batch_size = 100, 40
   config.mix.ratio = 0.25
-  steps = functools.partial(policies.num_steps_of_arm, config, 1000)
+  steps = functools.partial(synthetic_source.num_steps_of_arm, config, 1000)
   assert steps(synthetic=True) == steps(synthetic=False) == 100
   config.classifier.budget = 'exposure'
   assert steps(synthetic=False) == 100
@@ -588,7 +588,7 @@ def test_equal_exposure_takes_the_steps_that_show_as_many_real_images():
   config.mix.ratio_schedule = 'linear'
   number = steps(synthetic=True)
   shown = [
-    int(policies.make_plan(config, n, synthetic=True)[0].real_before(n))
+    int(synthetic_source.make_plan(config, n, synthetic=True)[0].real_before(n))
     for n in (number - 1, number)
   ]
   assert shown[0] < 4000 <= shown[1]
@@ -600,23 +600,23 @@ def test_a_schedule_without_a_step_is_refused():
   config = config_lib.default()
   config.mix.warmup, config.mix.off = 0.5, 0.49
   with pytest.raises(ConfigError, match='of 20 steps leave no step'):
-    policies.make_plan(config, 20, synthetic=True)
-  plan, _ = policies.make_plan(config, 100, synthetic=True)  # one step has all
+    synthetic_source.make_plan(config, 20, synthetic=True)
+  plan, _ = synthetic_source.make_plan(config, 100, synthetic=True)  # one step has all
   assert [int(plan.synthetic_at(t)) for t in (49, 50, 51)] == [0, 26, 0]
   config.mix.ratio_schedule = 'linear'
-  plan, _ = policies.make_plan(config, 100, synthetic=True)
+  plan, _ = synthetic_source.make_plan(config, 100, synthetic=True)
   assert [int(plan.synthetic_at(t)) for t in (49, 50, 51)] == [0, 26, 0]
 
 
 def test_the_config_reaches_the_plan():
   config = config_lib.default()
   config.classifier.batch_size, config.mix.ratio = 40, 0.25
-  plan, weight = policies.make_plan(config, 100, synthetic=True)
+  plan, weight = synthetic_source.make_plan(config, 100, synthetic=True)
   assert plan.rises is None and plan.num_synthetic == 10 and weight(7) == 1.0
-  assert policies.make_plan(config, 100, synthetic=False)[0].num_synthetic == 0
+  assert synthetic_source.make_plan(config, 100, synthetic=False)[0].num_synthetic == 0
   config.mix.warmup, config.mix.off = 0.1, 0.2
   config.mix.weight, config.mix.weight_schedule = 2.0, 'linear'
-  plan, weight = policies.make_plan(config, 100, synthetic=True)
+  plan, weight = synthetic_source.make_plan(config, 100, synthetic=True)
   counts = [int(plan.synthetic_at(t)) for t in (9, 10, 79, 80)]
   assert counts == [0, 10, 10, 0]
   assert [float(weight(t)) for t in (10, 79)] == [0.0, 2.0]
@@ -626,7 +626,7 @@ def test_mislabelled_images_are_of_each_other_class_as_often():
   shows = lambda variables, keys, labels: jnp.broadcast_to(labels[:, None], keys.shape)
   keys = rng.example_keys(rng.stream_key(0, 'latent'), jnp.arange(6000).reshape(3000, 2))
   labels = jnp.arange(3000) % tiny.CLASSES
-  shown = np.asarray(sampler.mislabel(shows, tiny.CLASSES)({}, keys, labels))
+  shown = np.asarray(sampling.mislabel(shows, tiny.CLASSES)({}, keys, labels))
   np.testing.assert_array_equal(shown[:, 0], shown[:, 1])  # candidates of one label
   counts = np.zeros((tiny.CLASSES, tiny.CLASSES))
   np.add.at(counts, (np.asarray(labels), shown[:, 0]), 1)
@@ -639,10 +639,10 @@ def test_mislabelled_images_are_of_each_other_class_as_often():
 def test_images_that_are_there_are_drawn_by_label_and_all_of_them():
   labels = np.array([2, 0, 2, 1, 2, 0])  # three, two and one of a class
   images = (10 * np.arange(6, dtype=np.uint8)).reshape(6, 1, 1, 1)
-  variables = sampler.group_by_class(images, labels, tiny.CLASSES)
+  variables = sampling.group_by_class(images, labels, tiny.CLASSES)
   asked = jnp.arange(600) % tiny.CLASSES
   keys = rng.example_keys(rng.stream_key(0, 'latent'), jnp.arange(600))
-  sample = sampler.make_pool_sampler()
+  sample = sampling.make_pool_sampler()
   drawn = np.asarray(sample(variables, keys, asked)).ravel()
   shown = np.rint((drawn + 1) * 127.5 / 10).astype(int)
   np.testing.assert_array_equal(labels[shown], asked)
@@ -656,7 +656,7 @@ def test_images_that_are_there_are_drawn_by_label_and_all_of_them():
 
 def test_noise_knows_neither_label_nor_generator():
   keys = rng.example_keys(rng.stream_key(0, 'latent'), jnp.arange(400))
-  sample = sampler.make_noise_sampler(tiny.SHAPE)
+  sample = sampling.make_noise_sampler(tiny.SHAPE)
   images = np.asarray(sample(None, keys, jnp.zeros(400, jnp.int32)))
   np.testing.assert_array_equal(images, sample(None, keys, jnp.ones(400, jnp.int32)))
   assert np.abs(images.mean()) < 0.02 and images.var() == pytest.approx(1 / 3, rel=0.02)

@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gan_aug_jax import config as config_lib, data, evaluation, fidelity, probe, workdir
+from gan_aug_jax import config as config_lib
+from gan_aug_jax.data import datasets
+from gan_aug_jax.evaluation import evaluators, fidelity, probe
+from gan_aug_jax.training import workdir
 from tests import tiny
 from tests.conftest import make_dataset
 
@@ -43,7 +46,7 @@ def replay(dataset):
 def _accuracy(session, variables):
   """On 300 fresh images, a hundred of each class."""
   model = probe.build_probe(session, 3)
-  evaluate = evaluation.Evaluator(session, model, 3)
+  evaluate = evaluators.Evaluator(session, model, 3)
   return evaluate(variables, make_dataset(per_class=100, seed=7).train)['accuracy']
 
 
@@ -151,7 +154,7 @@ def test_class_diversity_is_the_ratio_of_variances():
 
 
 def test_some_examples_are_drawn_over_the_whole_split():
-  split = data.Split(np.arange(100)[:, None, None, None], np.arange(100))
+  split = datasets.Split(np.arange(100)[:, None, None, None], np.arange(100))
   some = split.some(10, seed=0)
   assert len(some) == 10 and len(set(some.labels)) == 10 and np.ptp(some.labels) > 40
   np.testing.assert_array_equal(some.images[:, 0, 0, 0], some.labels)

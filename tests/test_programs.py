@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gan_aug_jax import fitting, loop, programs, sharding
 from gan_aug_jax.config import default
-from gan_aug_jax.programs import Program
-from gan_aug_jax.workdir import Session
+from gan_aug_jax.step import programs, sharding
+from gan_aug_jax.step.programs import Program
+from gan_aug_jax.training import fitting, loop
+from gan_aug_jax.training.workdir import Session
 from tests import tiny
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import scipy.special
 
-from gan_aug_jax import augment, losses, mixing, programs, realdata, rng
 from gan_aug_jax.models import layers
+from gan_aug_jax.step import augment, device_data, losses, mixing, programs, rng
 from tests import tiny
 
 
@@ -158,7 +158,7 @@ def test_dropout_mask_belongs_to_the_example():
 
 def test_frozen_statistics_belong_to_the_averaged_weights(toy):
   """Sampling with them equals, on average, normalising by the batch itself."""
-  from gan_aug_jax import gan
+  from gan_aug_jax.step import gan
 
   where = tiny.layout('jit', 1)
   module = tiny.generators.build_generator(
@@ -207,14 +207,14 @@ def test_feed_is_the_stream_of_epoch_permutations(count):
   images = np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1)
   labels = np.arange(10, dtype=np.int32)
   place = lambda tree: jax.tree.map(jnp.asarray, tree)
-  examples = place(realdata.arrange(images, labels))
-  feed = realdata.make_feed(examples, seed=4, place=place)
-  stream = np.concatenate([realdata.epoch_order(4, e, 10) for e in range(20)])
+  examples = place(device_data.arrange(images, labels))
+  feed = device_data.make_feed(examples, seed=4, place=place)
+  stream = np.concatenate([device_data.epoch_order(4, e, 10) for e in range(20)])
   shapes = set()
   for first in (0, count, 2 * count, 5 * count, 3):  # forwards, and a resume back
     data = feed(first, count)
     index = first + jnp.arange(count)
-    pixels, taken = realdata.take(data, index)
+    pixels, taken = device_data.take(data, index)
     np.testing.assert_array_equal(taken, stream[first : first + count])
     np.testing.assert_allclose(pixels[:, 0, 0, 0], np.asarray(taken) / 127.5 - 1)
     shapes.add(data.order.shape)

@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from gan_aug_jax import cli, data, gan_training, loop, programs, sampler, sharding
-from gan_aug_jax import splits, tensorboard
-from gan_aug_jax.signals import Interrupted
+from gan_aug_jax import cli
+from gan_aug_jax.data import datasets, splits
+from gan_aug_jax.generators import gan_training
+from gan_aug_jax.step import programs, sampling, sharding
+from gan_aug_jax.training import loop, tensorboard
+from gan_aug_jax.training.signals import Interrupted
 from tests.conftest import make_dataset
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -71,7 +74,7 @@ def _toy_source(_):
 
 @pytest.fixture(autouse=True)
 def toy_source(monkeypatch):
-  monkeypatch.setitem(data._SOURCES, 'toy', _toy_source)
+  monkeypatch.setitem(datasets._SOURCES, 'toy', _toy_source)
 
 
 @pytest.fixture(scope='module')
@@ -108,7 +111,7 @@ def finished(config_file, tmp_path_factory):
   """A finished run, and the names of the programs that it compiled."""
   workdir = tmp_path_factory.mktemp('run') / 'first'
   with pytest.MonkeyPatch.context() as patch, compilations() as compiled:
-    patch.setitem(data._SOURCES, 'toy', _toy_source)
+    patch.setitem(datasets._SOURCES, 'toy', _toy_source)
     assert run('run', f'--config={config_file}', f'--workdir={workdir}') == 0
   return workdir, compiled
 
@@ -374,8 +377,8 @@ def test_a_search_of_a_bound_trains_no_gan_and_leaves_the_test_split_alone(
     drawn_from.extend(image.tobytes() for image in images)
     return real(images, labels, num_classes)
 
-  real = sampler.group_by_class
-  monkeypatch.setattr(sampler, 'group_by_class', group)
+  real = sampling.group_by_class
+  monkeypatch.setattr(sampling, 'group_by_class', group)
   monkeypatch.setattr(gan_training, 'GanTraining', None)  # to call it would raise
   fields = {'data.per_class': 8, 'data.test_on': 'val', 'sampler.source': 'unseen'}
   flags = [f'--config.{field}={value}' for field, value in fields.items()]
@@ -391,7 +394,7 @@ def test_a_search_of_a_bound_trains_no_gan_and_leaves_the_test_split_alone(
   results = json.loads((tmp_path / 'results.json').read_text())
   arm = results['arms']['augmented']
   assert arm['eval_loss'] == arm['val_loss'] and results['gan'] == {}
-  toy = data.load_dataset('toy', image_size=8, seed=0, val_fraction=0.25, per_class=8)
+  toy = datasets.load_dataset('toy', image_size=8, seed=0, val_fraction=0.25, per_class=8)
   used = {image.tobytes() for part in (toy.train, toy.val) for image in part.images}
   assert len(drawn_from) == 3 * 16 - 3 * 8 and not used & set(drawn_from)
   page = (tmp_path / 'report.html').read_text()

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gan_aug_jax import candidates, programs, rng, sampler, sharding
-from gan_aug_jax.selection import Selection
+from gan_aug_jax.generators import candidates
+from gan_aug_jax.generators.selection import Selection
+from gan_aug_jax.step import programs, rng, sampling, sharding
 from tests import tiny
 from tests.test_engine import COLLECTIVE
 
@@ -99,7 +100,7 @@ def _members(count):
 def test_position_p_is_drawn_from_generator_p_mod_g(backend, num_devices, num_members):
   where = tiny.layout(backend, num_devices)
   sample, variables = _members(num_members)
-  together = sampler.make_ensemble(sample, num_members, where)
+  together = sampling.make_ensemble(sample, num_members, where)
 
   def draw(variables):
     position = where.positions(14)
@@ -122,7 +123,7 @@ def test_each_device_runs_generators_on_its_share_only():
     calls.append(len(labels))
     return sample(variables, keys, labels)
 
-  together = sampler.make_ensemble(counting, 2, where)
+  together = sampling.make_ensemble(counting, 2, where)
   keys = jax.random.split(jax.random.key(0), 12)
   jax.jit(together).lower(variables, keys, jnp.zeros(12, jnp.int32))
   assert sum(calls) == 12 / 4  # the other devices run the same program

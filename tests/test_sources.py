@@ -9,14 +9,15 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 import pytest
 
-from gan_aug_jax import catalogues, data, imagefiles, pictures, sources
+from gan_aug_jax.data import datasets, hubs, image_files, sources
 from gan_aug_jax.errors import DataError
+from gan_aug_jax.evaluation import figures
 
 OPTIONS = {'image_size': 16, 'seed': 0, 'val_fraction': 0.25}
 
 
 def _load(name, where, **options):
-  return data.load_dataset(name, data_dir=str(where), **{**OPTIONS, **options})
+  return datasets.load_dataset(name, data_dir=str(where), **{**OPTIONS, **options})
 
 
 def _picture(number, channels=1, shape=(16, 16)):
@@ -155,14 +156,14 @@ def test_every_kind_of_pixels_becomes_what_a_viewer_shows():
     (red, 'GIF', {}, (255, 0, 0)),
   ]
   for picture, kind, options, pixel in expected:
-    found = imagefiles.read(_encoded(picture, kind, **options), 16)
+    found = image_files.read(_encoded(picture, kind, **options), 16)
     assert found.shape == (16, 16, len(pixel)), (picture.mode, kind)
     assert (found == np.array(pixel, np.uint8)).all(), (picture.mode, kind, found[0, 0])
-  photo = imagefiles.read(_encoded(red.convert('CMYK'), 'JPEG'), 16)
+  photo = image_files.read(_encoded(red.convert('CMYK'), 'JPEG'), 16)
   assert np.abs(photo.astype(int) - (255, 0, 0)).max() < 8
   for picture in (wide, Image.fromarray(np.zeros((16, 16), np.float32))):
-    with pytest.raises(imagefiles.BadImage, match='32 bits'):
-      imagefiles.read(_encoded(picture, 'TIFF'), 16)
+    with pytest.raises(image_files.BadImage, match='32 bits'):
+      image_files.read(_encoded(picture, 'TIFF'), 16)
 
 
 def test_exif_orientation_turns_and_damaged_exif_does_not():
@@ -170,17 +171,17 @@ def test_exif_orientation_turns_and_damaged_exif_does_not():
   pixels[:8] = 255
   exif = Image.Exif()
   exif[0x0112] = 6  # the top is at the right
-  turned = imagefiles.read(_encoded(Image.fromarray(pixels), 'PNG', exif=exif), 16)
+  turned = image_files.read(_encoded(Image.fromarray(pixels), 'PNG', exif=exif), 16)
   np.testing.assert_array_equal(turned[..., 0], np.rot90(pixels, -1))
   broken = _encoded(Image.fromarray(pixels), 'PNG', exif=b'Exif\0\0MM\0\x2a\xff\xff')
-  np.testing.assert_array_equal(imagefiles.read(broken, 16)[..., 0], pixels)
+  np.testing.assert_array_equal(image_files.read(broken, 16)[..., 0], pixels)
 
 
 @pytest.mark.parametrize('shape', [(16, 16), (12, 16), (8, 8), (7, 16), (40, 20), (2, 3)])
 def test_one_image_is_brought_to_size_as_a_stack_is(shape):
   pixels = np.asarray(_picture(3, 3, shape))
-  single = imagefiles.fit(pixels, 16)
-  np.testing.assert_array_equal(single, data.resize(pixels[None], 16)[0])
+  single = image_files.fit(pixels, 16)
+  np.testing.assert_array_equal(single, datasets.resize(pixels[None], 16)[0])
   inner = single[(16 - shape[0]) // 2 :, (16 - shape[1]) // 2 :]
   padded = min(shape) >= 8 and max(shape) <= 16
   assert padded == np.array_equal(inner[: shape[0], : shape[1]], pixels)
@@ -227,19 +228,19 @@ def test_no_readable_image_of_a_class_is_an_error_also_when_skipping(tmp_path):
 
 def test_a_bomb_is_not_decoded(monkeypatch):
   bomb = _encoded(Image.new('1', (3000, 3000)), 'PNG')
-  monkeypatch.setattr(imagefiles, 'MAX_PIXELS', 3000 * 3000 - 1)
+  monkeypatch.setattr(image_files, 'MAX_PIXELS', 3000 * 3000 - 1)
   monkeypatch.setattr(PngImagePlugin.PngImageFile, 'load', None)
-  with pytest.raises(imagefiles.BadImage, match='3000 x 3000 pixels are too many'):
-    imagefiles.read(bomb, 16)
+  with pytest.raises(image_files.BadImage, match='3000 x 3000 pixels are too many'):
+    image_files.read(bomb, 16)
   monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1000)  # twice which Pillow refuses
-  with pytest.raises(imagefiles.BadImage, match='too many pixels'):
-    imagefiles.read(bomb, 16)
+  with pytest.raises(image_files.BadImage, match='too many pixels'):
+    image_files.read(bomb, 16)
 
 
 def test_only_named_decoders_are_used():
   """PostScript would start a program."""
-  with pytest.raises(imagefiles.BadImage, match='not an image'):
-    imagefiles.read(_encoded(Image.new('RGB', (16, 16)), 'EPS'), 16)
+  with pytest.raises(image_files.BadImage, match='not an image'):
+    image_files.read(_encoded(Image.new('RGB', (16, 16)), 'EPS'), 16)
 
 
 def test_links_must_stay_inside(tmp_path):
@@ -339,10 +340,10 @@ def test_class_names_that_cannot_be_shown_are_refused(tmp_path, name):
 def test_class_names_are_drawn_as_they_are():
   """A formula that cannot be parsed would end the run in its report."""
   names = [r'$\frac$', '../../etc', '<b>']
-  assert pictures.confusion_matrices(names, {'arm': np.eye(3)}).startswith(b'\x89PNG')
+  assert figures.confusion_matrices(names, {'arm': np.eye(3)}).startswith(b'\x89PNG')
   panels = {'generated': np.zeros((3, 2, 8, 8, 1), np.uint8)}
-  assert pictures.grid(names, panels).startswith(b'\x89PNG')
-  assert pictures.changes(names, names, np.eye(3)).startswith(b'\x89PNG')
+  assert figures.grid(names, panels).startswith(b'\x89PNG')
+  assert figures.changes(names, names, np.eye(3)).startswith(b'\x89PNG')
 
 
 def _arrays(count=6, shape=(16, 16), seed=0):
@@ -512,6 +513,6 @@ def test_what_the_hub_does_not_give_is_one_sentence(tmp_path, monkeypatch):
 
 
 def test_huggingface_without_its_package_names_the_extra(monkeypatch):
-  monkeypatch.setattr(catalogues.importlib.util, 'find_spec', lambda _: None)
+  monkeypatch.setattr(hubs.importlib.util, 'find_spec', lambda _: None)
   with pytest.raises(DataError, match=r'\.\[huggingface\]'):
     _load('huggingface:org/name', '')

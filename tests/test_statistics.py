@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from gan_aug_jax import statistics
+from gan_aug_jax.evaluation import statistics
 
 SEEDS = 5
 

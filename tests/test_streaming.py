@@ -4,14 +4,15 @@ import jax
 import numpy as np
 import pytest
 
-from gan_aug_jax import mixing, programs, streaming
+from gan_aug_jax.data import host_stream
+from gan_aug_jax.step import mixing, programs
 from tests import tiny
 from tests.test_engine import COLLECTIVE
 
 
 def _stream(where, toy, plan, **options):
   train = toy.train
-  return streaming.make_feed(
+  return host_stream.make_feed(
     train.images, train.labels, seed=0, plan=plan, layout=where, **options
   )
 

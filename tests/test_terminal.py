@@ -15,7 +15,8 @@ import warnings
 
 import pytest
 
-from gan_aug_jax import cli, logs, report
+from gan_aug_jax import cli, logs
+from gan_aug_jax.report import run_report
 from tests.test_bad_input import CONFIG, original  # noqa: F401  a fixture
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -99,7 +100,7 @@ class _Terminal(io.StringIO):
 def test_the_table_fits_the_terminal(copy, columns, monkeypatch):
   monkeypatch.setenv('COLUMNS', str(columns))
   results, screen = json.loads((copy / 'results.json').read_text()), _Terminal()
-  report.print_table(results, screen)
+  run_report.print_table(results, screen)
   shown = re.sub(r'\x1b\[[\d;]*m', '', screen.getvalue())
   rows = [line for line in shown.splitlines() if '\u2502' in line]
   assert all(len(line) <= columns for line in rows)

@@ -7,19 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gan_aug_jax import (
+from gan_aug_jax.models import classifiers, discriminators, generators
+from gan_aug_jax.step import (
   augment,
   classifier,
+  device_data,
   gan,
   losses,
   mixing,
   programs,
-  realdata,
-  sampler,
+  sampling,
   sharding,
   synthesis,
 )
-from gan_aug_jax.models import classifiers, discriminators, generators
 
 LATENT = 5
 CLASSES = 3
@@ -82,7 +82,7 @@ def frozen_generator(dtype=jnp.float32, seed=0, compute=None, **latents):
   variables = _init(module, (2, LATENT), (2,), seed=seed, train=False)
   # Louder than its initialisation, so that its images differ from one another.
   variables = jax.tree.map(lambda x: 20 * x if x.ndim > 1 else x, variables)
-  return sampler.make_sampler(module, LATENT, **latents), cast(variables, dtype)
+  return sampling.make_sampler(module, LATENT, **latents), cast(variables, dtype)
 
 
 def frozen_discriminator(dtype=jnp.float32, seed=0):
@@ -92,7 +92,7 @@ def frozen_discriminator(dtype=jnp.float32, seed=0):
   )
   variables = _init(module, (2, *SHAPE), (2,), seed=seed)
   variables = {'params': variables['params'], 'spectral': {}}
-  return sampler.make_judge(module), cast(variables, dtype)
+  return sampling.make_judge(module), cast(variables, dtype)
 
 
 def teacher(dtype=jnp.float32, scale=1):
@@ -107,8 +107,8 @@ def teacher(dtype=jnp.float32, scale=1):
 
 
 def feed(place, toy, seed=0):
-  examples = place(realdata.arrange(toy.train.images, toy.train.labels))
-  return realdata.make_feed(examples, seed=seed, place=place)
+  examples = place(device_data.arrange(toy.train.images, toy.train.labels))
+  return device_data.make_feed(examples, seed=seed, place=place)
 
 
 def fused(
@@ -150,17 +150,17 @@ def fused(
   judge, judge_variables = frozen_discriminator(dtype)
   ask, teacher_variables = teacher(dtype, scale=3)
   if offline:
-    sample = sampler.make_pool_sampler()
+    sample = sampling.make_pool_sampler()
     pixels = np.random.default_rng(1).integers(0, 256, (5 * CLASSES, *SHAPE), np.uint8)
     shown = np.repeat(np.arange(CLASSES), 5)
-    variables = sampler.group_by_class(pixels, shown, CLASSES)
+    variables = sampling.group_by_class(pixels, shown, CLASSES)
   if num_members > 1:
     stack = lambda tree: jax.tree.map(
       lambda x: jnp.stack([x * (1 + i) for i in range(num_members)]), tree
     )
     variables, judge_variables = stack(variables), stack(judge_variables)
     sample, judge = (
-      sampler.make_ensemble(function, num_members, where) for function in (sample, judge)
+      sampling.make_ensemble(function, num_members, where) for function in (sample, judge)
     )
   plan = mixing.plan_batch(batch_size, ratio=ratio, mode=mode, ramp=ramp)
   model = classifiers.build_classifier(

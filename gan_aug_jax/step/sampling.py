@@ -1,0 +1,218 @@
+"""The frozen generator: labels and keys in, images out, and no gradient back.
+
+The generator's variables are an argument of whatever program samples from them. Closed
+over, they would be a constant in it: a larger executable, and one compilation for every
+generator.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gan_aug_jax.step import device_data
+
+
+def draw_latents(
+  keys, latent_dim, dtype=jnp.float32, *, std=1.0, truncation=0.0, interpolation=0.0
+):
+  """Normal latents, one for each key: [B] to [B, latent_dim].
+
+  Args:
+    keys: key array [B].
+    latent_dim: size of the latent.
+    dtype: its type.
+    std: standard deviation. GaFi (Dell'Acqua et al. 2023, arXiv 2305.10118) searches from
+      1 up; below 1 images are more typical and more alike.
+    truncation: largest size of a number in standard deviations, larger ones being drawn
+      again (Brock et al. 2018, 1809.11096, section 3.1); 0 for none.
+    interpolation: above 0, up to 1, a latent lies on the straight line between two, up to
+      that part of the way. (On a great circle its distribution would be what it was.)
+  """
+
+  def normal(key):
+    if truncation:
+      drawn = jax.random.truncated_normal(
+        key, -truncation, truncation, (latent_dim,), dtype
+      )
+    else:
+      drawn = jax.random.normal(key, (latent_dim,), dtype)
+    return drawn if std == 1 else std * drawn
+
+  def draw(key):
+    if not interpolation:
+      return normal(key)
+    ends = [normal(jax.random.fold_in(key, number)) for number in (0, 1)]
+    way = jax.random.uniform(jax.random.fold_in(key, 2), (), dtype, maxval=interpolation)
+    return ends[0] + way * (ends[1] - ends[0])
+
+  return jax.vmap(draw)(keys)
+
+
+def make_render(generator):
+  """Returns `render(variables, latents [B, Z], labels [B]) -> images [B, H, W, C]`.
+
+  Args:
+    generator: linen module, called with (latent, labels, train=False).
+
+  Returns:
+    A pure function. Its images are float in [-1, 1] and carry no gradient; `variables`
+    hold 'params' and 'batch_stats'.
+  """
+
+  def render(variables, latents, labels):
+    images = generator.apply(variables, latents, labels, train=False)
+    return jax.lax.stop_gradient(images)
+
+  return render
+
+
+def make_sampler(generator, latent_dim, **latents):
+  """Returns `sample(variables, keys [B, ...], labels [B]) -> images [B, ..., H, W, C]`.
+
+  Args:
+    generator: linen module, see `make_render`.
+    latent_dim: size of the latent.
+    **latents: see `draw_latents`.
+
+  Returns:
+    A pure function, see `make_render`. With keys [B, m] it draws m images of each label.
+  """
+  render = make_render(generator)
+
+  def sample(variables, keys, labels):
+    return render(variables, draw_latents(keys, latent_dim, **latents), labels)
+
+  return for_candidates(sample)
+
+
+def for_candidates(sample):
+  """Lets a `sample` of keys [B] take keys [B, ...], for several images of each label."""
+
+  @functools.wraps(sample)
+  def sample_all(variables, keys, labels):
+    each = _repeat(labels, keys.shape)
+    images = sample(variables, keys.reshape(-1), each)
+    return images.reshape(*keys.shape, *images.shape[1:])
+
+  return sample_all
+
+
+def _repeat(labels, shape):
+  """Labels [B] for each of [B, ...], flat."""
+  per_row = math.prod(shape[1:])
+  return jnp.broadcast_to(labels[:, None], (shape[0], per_row)).reshape(-1)
+
+
+def make_pool_sampler():
+  """Returns a `sample` that draws from images that are there, see `make_sampler`.
+
+  They were made beforehand; or they are real, the bounds of any generator: one that
+  replays its training set, and one that draws new images like it. Its variables are from
+  `group_by_class`.
+  """
+
+  def sample(variables, keys, labels):
+    draw = jax.vmap(lambda key, count: jax.random.randint(key, (), 0, count))
+    place = variables['first'][labels] + draw(keys, variables['count'][labels])
+    return device_data.normalize(variables['images'][place])
+
+  return for_candidates(sample)
+
+
+def group_by_class(images, labels, num_classes):
+  """Images uint8 [N, H, W, C] in the order of their classes, for `make_pool_sampler`.
+
+  Returns:
+    {'images', 'first': int32 [num_classes], where a class begins, 'count': likewise}.
+  """
+  count = np.bincount(labels, minlength=num_classes).astype(np.int32)
+  order = np.argsort(labels, kind='stable')
+  first = (np.cumsum(count) - count).astype(np.int32)
+  return {'images': images[order], 'first': first, 'count': count}
+
+
+def make_noise_sampler(image_shape):
+  """Returns a `sample` of uniform noise in [-1, 1] for any label, see `make_sampler`.
+
+  What a sceptic asks for in the place of generated images: all of it but their content.
+  """
+
+  def sample(variables, keys, labels):
+    draw = jax.vmap(lambda key: jax.random.uniform(key, image_shape, minval=-1, maxval=1))
+    return draw(keys)
+
+  return for_candidates(sample)
+
+
+def mislabel(sample, num_classes):
+  """Makes a `sample` draw each label's images of another class, each other one as likely.
+
+  What a sceptic asks for: the images are the generator's, and what they teach is wrong.
+  """
+
+  def of_others(variables, keys, labels):
+    first = keys.reshape(len(labels), -1)[:, 0]
+    shift = jax.vmap(
+      lambda key: jax.random.randint(jax.random.fold_in(key, 3), (), 1, num_classes)
+    )
+    return sample(variables, keys, (labels + shift(first)) % num_classes)
+
+  return of_others
+
+
+def make_judge(discriminator):
+  """Returns `judge(variables, images [B, m, H, W, C], labels [B]) -> logits [B, m]`.
+
+  Args:
+    discriminator: linen module, called with (images, labels).
+
+  Returns:
+    A pure function; `variables` hold 'params' and 'spectral'.
+  """
+
+  def judge(variables, images, labels):
+    rows = images.reshape(-1, *images.shape[2:])
+    logits = discriminator.apply(variables, rows, _repeat(labels, images.shape[:2]))
+    return jax.lax.stop_gradient(logits.reshape(images.shape[:2]))
+
+  return judge
+
+
+def make_ensemble(function, num_members, layout):
+  """Spreads a function of one network's variables over several networks', stacked.
+
+  Position p of a batch belongs to network p mod G, on any number of devices. Each
+  device runs a network on its share only: with n devices, slot s of device d holds
+  position d + n s, so every G / gcd(n, G)-th slot belongs to the same network.
+
+  Args:
+    function: `(variables, *arrays [B, ...]) -> array [B, ...]`, from `make_sampler`, say.
+    num_members: G.
+    layout: where the step runs; the batch comes as `sharding.flatten` leaves it.
+
+  Returns:
+    `(variables, *arrays) -> array`, each leaf of `variables` with a leading axis [G].
+  """
+  num_devices = layout.num_devices
+  period = num_members // math.gcd(num_devices, num_members)
+
+  def share(variables, *arrays):
+    size = len(arrays[0])
+    turns = min(period, size)
+    # A network's slots in each row, the last one repeated where they are fewer.
+    slots = np.arange(-(-size // turns) * turns).reshape(-1, turns).T
+    slots = np.minimum(slots, size - 1)
+
+    def run(_, turn):
+      first, rows = turn
+      member = (layout.device_index() + num_devices * first) % num_members
+      return None, function(jax.tree.map(lambda x: x[member], variables), *rows)
+
+    rows = (np.arange(turns), [x[slots] for x in arrays])
+    parts = jnp.stack(layout.loop(run, None, rows)[1], axis=1)
+    return parts.reshape(-1, *parts.shape[2:])[:size]
+
+  return layout.per_device(share)

@@ -1,0 +1,182 @@
+"""Starts JAX as a config asks for it; the first thing that a command does."""
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import platform
+import socket
+
+from gan_aug_jax.config import needs_generator, precision_of
+from gan_aug_jax.errors import ConfigError, UserError
+
+# Of compiled programs: those of some hundred configs. The least recently used go first.
+_MOST_CACHE_BYTES = 2**31
+
+
+class DeviceError(UserError):
+  """A platform or a number of devices that this machine does not have."""
+
+
+def start(config):
+  """Configures JAX and returns the devices to run on.
+
+  Must come before the first use of JAX. A CPU host is one device unless several virtual
+  ones are asked for.
+
+  Args:
+    config: a validated config.
+
+  Returns:
+    A list of devices.
+
+  Raises:
+    DeviceError: if the platform is asked for and absent; there is no silent fallback.
+    ConfigError: if a batch cannot be dealt to the devices.
+  """
+  num_cpu_devices = config.num_cpu_devices or 1
+  if num_cpu_devices > 1:
+    # XLA sizes its CPU thread pool by NPROC. With as few threads as devices, collectives
+    # wait for each other forever; with more threads than cores one device is slower.
+    os.environ.setdefault('NPROC', str(max(4 * num_cpu_devices, os.cpu_count() or 1)))
+  keep_freed_memory()
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  import jax
+
+  if config.platform:
+    platforms = {'gpu': 'cuda'}.get(config.platform, config.platform)
+    jax.config.update('jax_platforms', platforms)
+  if 'float64' in [
+    precision_of(config, part) for part in ('gan', 'sampler', 'classifier')
+  ]:
+    jax.config.update('jax_enable_x64', True)
+  if config.compilation_cache:
+    _keep_compiled_programs(jax)
+  # Where JAX runs already, as in a test or a notebook, the devices are what they are.
+  with contextlib.suppress(RuntimeError):
+    jax.config.update('jax_num_cpu_devices', num_cpu_devices)
+  _join_processes(jax, config.distributed)
+  devices = _find(jax, config.platform)
+  if devices[0].platform == 'cpu' and jax.process_count() == 1:
+    if len(devices) < config.num_cpu_devices:
+      raise DeviceError(
+        f'num_cpu_devices={config.num_cpu_devices} was asked for and JAX was started '
+        f'with {len(devices)}; set it before JAX is first used.'
+      )
+    devices = devices[:num_cpu_devices]
+  _check_batches(config, len(devices))
+  return devices
+
+
+def keep_freed_memory():
+  """Makes the C library keep large blocks that are freed, where it is glibc.
+
+  XLA on CPU allocates the temporaries of every call anew. By default blocks so large come
+  from the kernel and go back to it, and each page is cleared at its first touch: a fifth
+  of a training step.
+  """
+  most = 2**31 - 1
+  # Of malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, and M_ARENA_MAX, as the arenas of
+  # threads hold 64 MiB at most and have the kernel serve what is larger.
+  options = {-1: most, -3: most, -8: 1}
+  with contextlib.suppress(OSError, AttributeError, TypeError):
+    libc = ctypes.CDLL(None)
+    for option, value in options.items():
+      libc.mallopt(option, value)
+
+
+def _find(jax, asked):
+  """All devices, which must be of the platform that was asked for, if any was."""
+  try:
+    devices = jax.devices()
+  except (RuntimeError, AssertionError) as error:  # it asserts without CUDA's plugin
+    lines = str(error).strip().splitlines()
+    if not asked:
+      raise DeviceError(
+        f'JAX finds no device: {lines[0] if lines else error!r}.'
+      ) from None
+    devices = []
+  if not devices or (asked and devices[0].platform != asked):
+    raise DeviceError(
+      f'platform={asked!r} was asked for and JAX finds no such device; install this '
+      "package's extra 'cuda' or 'tpu', or leave --config.platform out."
+    )
+  return devices
+
+
+def cache_directory():
+  """Where the user's cache keeps what any run can use again."""
+  home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+  return os.path.join(home, 'gan_aug_jax')
+
+
+def _keep_compiled_programs(jax):
+  """Persistent compilation cache, unless JAX_COMPILATION_CACHE_DIR names one already."""
+  if jax.config.jax_compilation_cache_dir:
+    return
+  # A program compiled for one kind of CPU may use instructions that another lacks.
+  kind = platform.machine() + platform.processor()
+  with contextlib.suppress(OSError), open('/proc/cpuinfo') as file:
+    kind += next((line for line in file if line.startswith('flags')), '')
+  kind = hashlib.sha256(kind.encode()).hexdigest()[:8]
+  directory = os.path.join(cache_directory(), f'programs-{kind}')
+  with contextlib.suppress(OSError):
+    os.makedirs(directory, exist_ok=True)
+    jax.config.update('jax_compilation_cache_dir', directory)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+    jax.config.update('jax_compilation_cache_max_size', _MOST_CACHE_BYTES)
+    # What the autotuning of a GPU's kernels finds is kept in a folder of it, unless the
+    # user's XLA_FLAGS, which JAX would override, name another.
+    flag = 'xla_gpu_per_fusion_autotune_cache_dir'
+    kept = '' if flag in os.environ.get('XLA_FLAGS', '') else flag
+    jax.config.update('jax_persistent_cache_enable_xla_caches', kept)
+
+
+def _join_processes(jax, distributed):
+  """Joins the other processes of the run, if it has any."""
+  if not (distributed.auto or distributed.coordinator):
+    return
+  # The only collectives between processes that JAX has on CPU hosts.
+  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+  arguments = {}
+  if distributed.coordinator:
+    if distributed.process_id == 0:
+      _check_port(distributed.coordinator)
+    arguments = {
+      'coordinator_address': distributed.coordinator,
+      'num_processes': distributed.num_processes,
+      'process_id': distributed.process_id,
+    }
+  try:
+    jax.distributed.initialize(**arguments)
+  except (ValueError, RuntimeError) as error:
+    reason = str(error).strip().splitlines()[0].removesuffix('.')
+    raise DeviceError(
+      f'The processes of the run cannot be joined ({reason}); give each the same '
+      '--config.distributed.coordinator=host:port and num_processes, and its process_id.'
+    ) from None
+
+
+def _check_port(coordinator):
+  """Refuses a port that is taken, on which JAX would crash without a word."""
+  port = int(coordinator.rpartition(':')[2])
+  try:
+    with socket.socket(socket.AF_INET) as probe:
+      probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+      probe.bind(('', port))
+  except (OSError, OverflowError) as error:
+    reason = getattr(error, 'strerror', None) or error
+    raise DeviceError(
+      f'Port {port} of distributed.coordinator={coordinator!r} cannot be had ({reason}); '
+      'give all processes another.'
+    ) from None
+
+
+def _check_batches(config, num_devices):
+  parts = ('gan', 'classifier') if needs_generator(config) else ('classifier',)
+  for part in parts:
+    batch_size = config[part].batch_size
+    if batch_size % num_devices:
+      raise ConfigError(
+        f'{part}.batch_size={batch_size} must be a multiple of the {num_devices} devices.'
+      )

@@ -1,0 +1,309 @@
+"""A run's place on disk, and what its parts share.
+
+WORKDIR/
+  config.json    the whole config, versions, fingerprint of the data
+  gan/           checkpoints/, metrics.jsonl, samples/, samples.png, result.json, and
+                 teacher/ and offline-*.npz where they are asked for
+  gan-seedN/     the same, of a further GAN
+  arms/NAME/     checkpoints/, metrics.jsonl, predictions.npz, result.json
+  score/         scores.json, grid.png, neighbours.png, interpolation.png
+  results.json  report.html
+"""
+
+import contextlib
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import pathlib
+import platform
+import subprocess
+
+import jax
+import jax.numpy as jnp
+
+import gan_aug_jax
+from gan_aug_jax import config as config_lib
+from gan_aug_jax.errors import CheckpointError, UserError
+from gan_aug_jax.step import sharding
+from gan_aug_jax.training import loop
+
+# Fields that change where a run is, not what it is; and those that only arms hang on.
+_MAY_DIFFER = ('platform', 'num_cpu_devices', 'data.data_dir', 'duration')
+_MAY_DIFFER += ('compilation_cache', 'distributed.', 'profile.')
+_MAY_DIFFER += ('score.neighbours', 'score.cas_steps', 'log.tensorboard')
+_MAY_DIFFER += ('data.placement',)  # the same numbers
+ARM_FIELDS = ('arms', 'classifier.', 'mix.', 'augment.')
+# Of the sampler's, `checkpoints` says which GANs there are.
+ARM_FIELDS += ('sampler.candidates', 'sampler.score', 'sampler.min_confidence')
+ARM_FIELDS += ('sampler.on_reject', 'sampler.teacher_steps', 'sampler.labels')
+ARM_FIELDS += ('sampler.smoothing', 'sampler.classes', 'sampler.latent_std')
+ARM_FIELDS += ('sampler.truncation', 'sampler.interpolation', 'sampler.refresh_every')
+ARM_FIELDS += ('sampler.offline', 'sampler.source')
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+  """What the parts of a run share.
+
+  Attributes:
+    config: validated config.
+    workdir: pathlib.Path of the run.
+    layout: where steps run.
+    quiet: no progress on the terminal.
+  """
+
+  config: object
+  workdir: pathlib.Path
+  layout: sharding.Layout
+  quiet: bool = False
+
+  def dtype(self, part):
+    """The type that 'gan', 'sampler' or 'classifier' computes in."""
+    return jnp.dtype(config_lib.precision_of(self.config, part))
+
+  def image_dtype(self, part):
+    """The type of images and losses beside that: float32 or wider."""
+    return jnp.promote_types(self.dtype(part), jnp.float32)
+
+  def path(self, *parts):
+    return self.workdir.joinpath(*parts)
+
+
+def describe_data(dataset):
+  """What config.json keeps of a dataset."""
+  return {
+    'fingerprint': dataset.fingerprint,
+    'class_names': dataset.class_names,
+    'image_shape': dataset.image_shape,
+    'num_train': len(dataset.train),
+    'num_val': len(dataset.val),
+    'num_test': len(dataset.test),
+    'num_skipped': len(dataset.skipped),
+    'val_fingerprint': dataset.val.fingerprint,
+    'test_fingerprint': dataset.test.fingerprint,
+  }
+
+
+def claim(session, dataset):
+  """Writes config.json, unless one of the same run is there.
+
+  Raises:
+    CheckpointError: see `check_config`; or when the training images are others; or if it
+      cannot be written.
+  """
+  if session.path('ablation.json').exists():
+    raise CheckpointError(
+      f'{str(session.workdir)!r} holds an ablation; give a run another --workdir.'
+    )
+  saved = check_config(session)
+  if saved:
+    check_data(session, saved, dataset)
+    if _plain(session.config) == _plain(saved['config']):
+      return
+  content = {
+    'config': session.config.to_dict(),
+    'data': describe_data(dataset),
+    'versions': versions(),
+    'device': describe_devices(session.layout),
+  }
+  if jax.process_index() == 0:
+    write(session.path('config.json'), json.dumps(content, indent=1))
+
+
+def check_config(session):
+  """The config.json that is there, or None.
+
+  Raises:
+    CheckpointError: naming the fields that differ, when training of another config was
+      begun there; or if it is damaged.
+  """
+  path = session.path('config.json')
+  if not path.exists():
+    return None
+  saved = read_json(path, 'config', 'data')
+  with reading(path):
+    fields, before = _plain(session.config), _plain(saved['config'])
+  differing = [name for name in fields if fields[name] != before[name]]
+  _check_fields(session, differing, before, fields)
+  return saved
+
+
+def write(path, content):
+  """Writes a file of a run.
+
+  Raises:
+    CheckpointError: if it cannot be written.
+  """
+  try:
+    loop.write_atomically(path, content)
+  except OSError as error:
+    raise CheckpointError(
+      f'The workdir {str(path.parent)!r} cannot be written ({error.strerror}); '
+      'choose another --workdir.'
+    ) from None
+
+
+def _plain(config):
+  """{field: value} as JSON keeps it, of a config or of what was saved of one."""
+  if not hasattr(config, 'to_dict'):
+    config = config_lib.from_dict(config)
+  return json.loads(json.dumps(config_lib.flatten(config)))
+
+
+def fixed_fields(config):
+  """{field: value}, all that what is trained hangs on."""
+  fields = _plain(config)
+  return {
+    name: value for name, value in fields.items() if not name.startswith(_MAY_DIFFER)
+  }
+
+
+def _check_fields(session, differing, before, fields):
+  """Refuses other fields where something trained in the workdir hangs on them."""
+  gan_begun, arms_begun = (session.path(part).exists() for part in ('gan', 'arms'))
+  # The probes that choose a generator hang on some of the arms' fields, too.
+  gan_finished = read_result(session.path('gan', 'result.json')) is not None
+  may_differ = _MAY_DIFFER
+  if gan_finished and not arms_begun:
+    may_differ += ARM_FIELDS
+  fixed = [
+    f'{name} ({before[name]!r} there, {fields[name]!r} now)'
+    for name in differing
+    if not name.startswith(may_differ) and (gan_begun or arms_begun)
+  ]
+  if fixed:
+    raise CheckpointError(
+      f'{str(session.workdir)!r} holds a run of another config, {"; ".join(fixed)}; give '
+      'another --workdir, or the same config.'
+    )
+
+
+def check_data(session, saved, dataset):
+  """Checks that a run's saved config.json is of these images and classes.
+
+  Raises:
+    CheckpointError: if something was trained or evaluated there on others.
+  """
+  begun = any(session.path(part).exists() for part in ('gan', 'arms'))
+  with reading(session.path('config.json')):
+    before = saved['data']['fingerprint'] and saved['data']
+  now = json.loads(json.dumps(describe_data(dataset)))
+  kinds = {'fingerprint': 'training', 'val_fingerprint': 'validation'}
+  kinds |= {'test_fingerprint': 'test', 'class_names': 'classes of'}
+  for field, kind in kinds.items():
+    if begun and before.get(field, now[field]) != now[field]:
+      raise CheckpointError(
+        f'{str(session.workdir)!r} holds a run on other {kind} images of '
+        f'{dataset.name!r}; give another --workdir.'
+      )
+
+
+def read_json(path, *keys):
+  """Reads a JSON object of a run.
+
+  Args:
+    path: of the file.
+    *keys: that it must have.
+
+  Raises:
+    CheckpointError: if it is missing, not JSON, or lacks a key.
+  """
+  path = pathlib.Path(path)
+  if not path.parent.exists():
+    raise CheckpointError(
+      f'There is no {str(path.parent)!r}; --workdir must name a finished run.'
+    )
+  if path.name == 'config.json' and path.with_name('ablation.json').exists():
+    raise CheckpointError(
+      f'{str(path.parent)!r} holds an ablation: use ablate --collect, or name one of its '
+      'cells/NAME or gans/NAME.'
+    )
+  content = read_result(path)
+  if content is None or not set(keys) <= set(content):
+    raise CheckpointError(
+      f'{str(path)!r} is missing or damaged; if this is the --workdir of a run, move '
+      'that file away and run again: it makes a new one from what is there.'
+    )
+  return content
+
+
+@contextlib.contextmanager
+def reading(path):
+  """Turns what the content of a damaged file makes its readers raise into a sentence.
+
+  Raises:
+    CheckpointError: naming the file.
+  """
+  try:
+    yield
+  except UserError:
+    raise
+  except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    raise CheckpointError(
+      f'What {str(path)!r} says cannot be used ({type(error).__name__}): it is damaged '
+      'or of another version, and starting again without it writes a new one; or this '
+      'is a defect of ours, which --debug shows.'
+    ) from error
+
+
+def read_run(directory):
+  """The config.json of a run, whose config and description of the data are whole.
+
+  Raises:
+    CheckpointError: if it is missing, damaged or of another version.
+  """
+  path = pathlib.Path(directory, 'config.json')
+  run = read_json(path, 'config', 'data')
+  with reading(path):
+    size, about = config_lib.from_dict(run['config']).data.image_size, run['data']
+    named = all(isinstance(name, str) for name in about['class_names'])
+    if not named or [*about['image_shape']] not in ([size, size, 1], [size, size, 3]):
+      raise ValueError
+  return run
+
+
+def read_result(path):
+  """The JSON object in a file, or None where it is missing or damaged."""
+  try:
+    content = json.loads(pathlib.Path(path).read_text())
+  except (OSError, ValueError):
+    return None
+  return content if isinstance(content, dict) else None
+
+
+@functools.cache
+def _commit():
+  """{'commit': of the source that runs}, marked if it was changed; {} outside of git."""
+  source = pathlib.Path(gan_aug_jax.__file__).parent
+
+  def git(*arguments):
+    command = ['git', '-C', str(source), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+  try:
+    git(
+      'ls-files', '--error-unmatch', '__init__.py'
+    )  # or another repository is around it
+    changed = '+changes' if git('status', '--porcelain', '.').strip() else ''
+    return {'commit': git('rev-parse', '--short', 'HEAD').strip() + changed}
+  except (OSError, subprocess.CalledProcessError):
+    return {}
+
+
+def versions():
+  """Versions of what the numbers depend on."""
+  packages = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
+  return {
+    'gan_aug_jax': gan_aug_jax.__version__,
+    **_commit(),
+    'python': platform.python_version(),
+    **{package: importlib.metadata.version(package) for package in packages},
+  }
+
+
+def describe_devices(layout):
+  """'2 x cpu, jit', say."""
+  device = layout.mesh.devices.flat[0]
+  kind = device.device_kind.removesuffix('_device')
+  return f'{layout.num_devices} x {kind}, {layout.backend}'
