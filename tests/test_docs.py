@@ -12,6 +12,7 @@ import re
 import runpy
 import shlex
 import textwrap
+from xml.etree import ElementTree
 
 import jax
 import pytest
@@ -20,6 +21,7 @@ from gan_aug_jax import config as config_lib
 from gan_aug_jax.cli import parsing
 from gan_aug_jax.config import rules, validation
 from gan_aug_jax.experiment import ablation
+from tests.test_imports import FOLDERS
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', ROOT / 'CHANGELOG.md']
@@ -299,11 +301,42 @@ def test_reference_that_is_not_current_is_told(tmp_path, monkeypatch, capsys):
   assert reference['main'](['--check']) == 1
 
 
+def test_picture_of_imports_is_current():
+  imports = runpy.run_path(str(ROOT / 'docs' / 'imports.py'))
+  assert imports['main'](['--check']) == 0, 'run python docs/imports.py'
+  layers = imports['find_layers'](imports['find_edges']())
+  layer_of = {folder: n for n, layer in enumerate(layers) for folder in layer}
+  for above, below in imports['find_edges']():
+    assert layer_of[above] < layer_of[below]
+    assert FOLDERS.index(above) > FOLDERS.index(below)
+
+
+def test_picture_that_is_out_of_date_is_told(tmp_path, capsys):
+  imports = runpy.run_path(str(ROOT / 'docs' / 'imports.py'))
+  picture = tmp_path / 'imports.svg'
+  imports['main'].__globals__['PICTURE'] = picture
+  assert imports['main'](['--check']) == 1
+  assert 'python docs/imports.py' in capsys.readouterr().err
+  assert imports['main']([]) == 0
+  assert imports['main'](['--check']) == 0
+  ElementTree.parse(picture)
+  text = picture.read_text()
+  picture.write_text(text.replace('cli experiment', 'cli models'))
+  assert imports['main'](['--check']) == 1
+  with pytest.raises(ValueError, match='circle'):
+    imports['find_layers']({('data', 'step'): 1, ('step', 'data'): 1})
+
+
 def test_design_names_every_module_and_tests_that_exist():
   text = (ROOT / 'docs' / 'design.md').read_text()
-  table = text[text.index('| module |') : text.index('Imports point one way')]
-  named = set(re.findall(r'`(\w+)\.py`', table))
-  assert named == {path.stem for path in (ROOT / 'gan_aug_jax').glob('[!_]*.py')}
+  table = text[text.index('| folder |') : text.index('What is in each folder')]
+  rows = re.findall(r'^\| (`.*?) \|', table, re.M)
+  named = [name for row in rows for name in re.findall(r'`(\w+)`', row)]
+  assert named == [folder for folder in FOLDERS if folder != '__main__']
+  for folder in (path.parent for path in (ROOT / 'gan_aug_jax').glob('*/__init__.py')):
+    item = re.search(rf'^- \*\*{folder.name}\*\*: (.*\n(?:  .*\n)*)', text, re.M)
+    modules = {path.stem for path in folder.glob('[!_]*.py')}
+    assert set(re.findall(r'`(\w+)`', item[1])) == modules, folder.name
   tests = ''.join(path.read_text() for path in (ROOT / 'tests').glob('test_*.py'))
   for name in re.findall(r'`(test_\w+)…?`', text):
     assert f'def {name}' in tests, name
