@@ -38,7 +38,7 @@ Edges = dict[tuple[str, str], int]
 
 
 def main(argv: list[str]) -> int:
-  """Writes the picture, or with --check says if it is out of date; returns an exit code."""
+  """Writes the picture, or with --check tests if it is current; returns the exit code."""
   edges = find_edges()
   if '--check' not in argv:
     PICTURE.write_text(render(edges))
