@@ -1,11 +1,11 @@
-"""GANs on few images, to set side by side: the table in docs/results.md.
+"""GANs on few images, to compare: the table in docs/results.md.
 
     python -m gan_aug_jax train-gan --workdir=runs/sngan \\
         --config=configs/generators.py:mnist500-sngan-diffaug
     python -m gan_aug_jax score --workdir=runs/sngan
 
-The argument names the data (mnist500: 50 images a class, cifar5000: 500, cifar: all), the
-architecture, and with -diffaug what the discriminator sees. `python -m
+The argument names the data (mnist500: 50 images per class, cifar5000: 500, cifar: all)
+and the architecture; -diffaug augments what the discriminator sees. `python -m
 benchmarks.generators` trains and scores all of them.
 """
 

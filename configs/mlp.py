@@ -1,4 +1,4 @@
-"""The MLP classifier on MNIST in its two versions, with the MLP GAN.
+"""The MLP classifier on MNIST in two versions, with the MLP GAN.
 
     python -m gan_aug_jax run --config=configs/mlp.py:original --workdir=runs/mlp-original
     python -m gan_aug_jax run --config=configs/mlp.py:updated --workdir=runs/mlp-updated

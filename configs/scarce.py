@@ -1,4 +1,4 @@
-"""Few labels: 50 MNIST images a class, a small SNGAN and CNN. Ablations start from here.
+"""Few labels: 50 MNIST images per class, a small SNGAN and CNN. Ablations start here.
 
 python -m gan_aug_jax run --config=configs/scarce.py --workdir=runs/scarce
 """
@@ -21,7 +21,7 @@ def get_config():
 
 
 def controls(number):
-  """Further recipes for real images alone: as many trials as an ablation's arms have."""
+  """Up to `number` further recipes for real images alone, to match the arms' trials."""
   recipes = {
     'cutout': {'augment.cutout': 8},
     'mixup': {'augment.mixup': 0.2},

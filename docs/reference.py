@@ -1,10 +1,10 @@
 """Writes docs/config.md, the reference of every config field, from the source.
 
     python docs/reference.py           # writes it
-    python docs/reference.py --check   # exits with 1 if it is not current
+    python docs/reference.py --check   # exits with 1 if it is out of date
 
-Fields, defaults and explanations are read off gan_aug_jax/config/fields.py and its
-comments, what is allowed off gan_aug_jax/config/rules.py: nothing is kept here by hand.
+Fields, defaults and explanations are read from gan_aug_jax/config/fields.py and its
+comments, allowed values from gan_aug_jax/config/rules.py. Nothing is kept here by hand.
 """
 
 import ast
@@ -24,25 +24,26 @@ _HEAD = """\
 Written by `python docs/reference.py` from [fields.py](../gan_aug_jax/config/fields.py)
 and [rules.py](../gan_aug_jax/config/rules.py); do not edit this page.
 
-A config is a Python file whose `get_config()` starts from `gan_aug_jax.config.default()`
-and changes a few fields; see [configs/](../configs/). On the command line each field is
-`--config.FIELD=VALUE`, a tuple `--config.arms="('real_only','augmented')"`. All of it is
-checked before anything is computed: what is misspelled, not allowed or cannot go together
-is refused in a sentence. Where nothing stands under "allowed", any value of the default's
-type is.
+A config is a Python file whose `get_config()` starts from
+`gan_aug_jax.config.default()` and changes a few fields; see [configs/](../configs/). On
+the command line, set a field with `--config.FIELD=VALUE` and a tuple with
+`--config.arms="('real_only','augmented')"`. The config is checked before anything is
+computed: misspelled fields, values that are not allowed and fields that cannot go
+together are refused with one sentence. An empty cell under "allowed" means any value of
+the default's type.
 """
 _OF_THE_RUN = 'The run'
 
 
 def main(argv):
-  """Writes the page, or with --check says if it is not current; returns the exit code."""
+  """Writes the page, or with --check tests if it is current; returns the exit code."""
   current = render()
   if '--check' not in argv:
     PAGE.write_text(current)
     return 0
   if PAGE.exists() and PAGE.read_text() == current:
     return 0
-  print(f'{PAGE} is not current; run: python docs/reference.py', file=sys.stderr)
+  print(f'{PAGE} is out of date; run: python docs/reference.py', file=sys.stderr)
   return 1
 
 
@@ -93,7 +94,7 @@ def _fields(tree):
 
 
 def _default(field, node):
-  """A default as it is written, or its value where that is computed."""
+  """A default as written in the source, or its value if that is computed."""
   try:
     ast.literal_eval(node)
     return ast.unparse(node)

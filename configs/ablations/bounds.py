@@ -1,9 +1,10 @@
-"""What could any generator give, and where does it stop? Real images in its place.
+"""What could any generator give, and where does that end? Real images in its place.
 
 python -m gan_aug_jax ablate --config=configs/ablations/bounds.py:mnist --workdir=...
 
-The argument is the name of the data. From what configs/recipes/low_data.py was before the
-search, with a small VAE, which trains in seconds, between the floor and the ceiling.
+The argument is the name of the data. This starts from what configs/recipes/low_data.py
+was before the search. A small VAE, which trains in seconds, is compared with the floor
+and the ceiling.
 """
 
 import pathlib

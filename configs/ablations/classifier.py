@@ -1,4 +1,4 @@
-"""Does it hang on the classifier?
+"""Does it depend on the classifier?
 
 python -m gan_aug_jax ablate --config=configs/ablations/classifier.py --workdir=...
 """

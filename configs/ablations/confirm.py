@@ -2,9 +2,9 @@
 
 python -m gan_aug_jax ablate --config=configs/ablations/confirm.py:mnist,25 --workdir=...
 
-The argument is that of configs/recipes/low_data.py, whose augmentation both sides have.
-Beside the control of equal steps there is one of half as many again, as the arm sees half
-as many images again in a step, and one that is trained on the validation images, too.
+The argument is that of configs/recipes/low_data.py. Arm and controls have its
+augmentation. One control takes the same number of steps; one takes 50 % more, since the
+arm's batches have 50 % more images; one is also trained on the validation images.
 """
 
 import pathlib

@@ -1,10 +1,10 @@
-"""Where does the recipe for scarce labels stop to help, as labels become more?
+"""With how many labels does the recipe for scarce labels stop helping?
 
 python -m gan_aug_jax ablate --config=configs/ablations/curve.py:mnist --workdir=...
 
-The argument is the name of the data, or NAME,IMAGES,... with how many a class. Beside the
-recipe, configs/recipes/low_data.py, are the training images once more in its place, and
-real ones that nobody has seen.
+The argument is the name of the data, or NAME,IMAGES,... with the images per class. The
+recipe, configs/recipes/low_data.py, is compared with two bounds: the training images
+shown again, and real images that nobody has seen.
 """
 
 import pathlib
@@ -18,7 +18,7 @@ _RECIPE = pathlib.Path(__file__).parent.parent / 'recipes' / 'low_data.py'
 def get_config(data='mnist5k,14,28,56'):
   name, *sizes = data.split(',')
   sizes = sizes or (10, 25, 100)
-  # The recipe refuses what is no size.
+  # The recipe refuses an argument that is not a size.
   configs = [
     runpy.run_path(str(_RECIPE))['get_config'](f'{name},{size}') for size in sizes
   ]

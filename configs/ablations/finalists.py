@@ -1,10 +1,10 @@
-"""Which of the search's finalists? With the best control's augmentation, by validation.
+"""Which of the search's finalists? By validation, with the best control's augmentation.
 
 python -m gan_aug_jax ablate --workdir=W --config=configs/ablations/finalists.py:mnist,25
 
 The argument is that of configs/recipes/low_data.py. MixUp was the search's best control,
-so both sides have it; warped images were its best generator, and shown on top of the real
-ones at a low weight its best mixture. The test split is not looked at.
+so both sides have it. Warped images were its best generator, and showing them on top of
+the real ones at a low weight was its best mixture. The test split is not looked at.
 """
 
 import pathlib
@@ -25,6 +25,6 @@ def get_config(data='mnist5k,50'):
     'warped_more': warped | more,
     'warped_light': warped | more | {'mix.weight': 0.3},
   }
-  # Added after the search: it is what images on top cost.
+  # Added after the search: what images on top cost.
   controls = {'half_as_many_again': {'classifier.num_steps': 1500}}
   return base.add_ablation(config, seeds=(0, 1), arms=arms, controls=controls)

@@ -1,4 +1,4 @@
-"""Can synthesis fill rare classes up?
+"""Can synthesis fill up rare classes?
 
 python -m gan_aug_jax ablate --config=configs/ablations/imbalance.py --workdir=...
 """

@@ -1,4 +1,4 @@
-"""Where does the gain stop, as labels become more?
+"""How many labels does it take until the gain is gone?
 
 python -m gan_aug_jax ablate --config=configs/ablations/low_data.py --workdir=...
 """

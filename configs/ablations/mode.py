@@ -1,4 +1,4 @@
-"""In the place of real images or on top of them, and held equal by what?
+"""Instead of real images or on top of them, and what is held equal?
 
 python -m gan_aug_jax ablate --config=configs/ablations/mode.py --workdir=...
 """

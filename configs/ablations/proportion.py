@@ -3,9 +3,9 @@
 python -m gan_aug_jax ablate --workdir=... --config=configs/ablations/proportion.py:mnist
 
 The argument names a config of the experiment: cifar10, mnist, mlp-original or
-mlp-updated. Without classical augmentation, as the experiment has it, and for the CNN at
-20 % with it, too. Made for an accelerator: on a CPU set --config.gan.num_steps and
---config.classifier.num_epochs.
+mlp-updated. Like the experiment it has no classical augmentation; for the CNN there is
+also an arm at 20 % that has it. Made for an accelerator: on a CPU set
+--config.gan.num_steps and --config.classifier.num_epochs.
 """
 
 import pathlib

@@ -1,10 +1,10 @@
-"""At which ratio do synthetic images help? MNIST, 50 images a class, five seeds.
+"""At which ratio do synthetic images help? MNIST, 50 images per class, five seeds.
 
     python -m gan_aug_jax ablate --config=configs/ablations/ratio.py --workdir=...
     python -m gan_aug_jax ablate --config=configs/ablations/ratio.py:0.2,0.8 --workdir=...
 
-The argument lists the ratios; 0 is the control, which is always there. Controls for real
-images alone (cutout, mixup, ...) come along, so that they have as many trials.
+The argument lists the ratios; 0 is the control, which is always there. Further controls
+(cutout, mixup, ...) give real images alone as many trials.
 """
 
 import pathlib

@@ -3,8 +3,8 @@
 python -m gan_aug_jax ablate --workdir=W \\
     --config=configs/ablations/second_confirm.py:mnist,25
 
-The argument is that of configs/recipes/low_data.py, whose length of training and whose
-augmentation both sides have. Controls and bounds are those of confirm.py.
+The argument is that of configs/recipes/low_data.py. Arm and controls have its
+augmentation and its length of training. Controls and bounds are those of confirm.py.
 """
 
 import pathlib

@@ -1,12 +1,13 @@
-"""Which recipe, once longer training is a trial? By validation images alone.
+"""Which recipe, if training longer is one of the trials? By validation images alone.
 
 python -m gan_aug_jax ablate --workdir=W \\
     --config=configs/ablations/second_search.py:mnist,25
 
-The argument is NAME,IMAGES as that of configs/recipes/low_data.py, or NAME,IMAGES,TIMES,
-with how many times fewer images the rarest class has. Both sides train half as long again
-as in the first search, with its augmentation; real images alone have a trial of half as
-many steps again, which is what images on top cost. The test split is not looked at.
+The argument is NAME,IMAGES as for configs/recipes/low_data.py, or NAME,IMAGES,TIMES,
+which makes the rarest class TIMES times rarer than the most common one. Both sides
+train 50 % longer than in the first search, with its augmentation. One trial of real
+images alone takes 50 % more steps than that, which is what images on top cost. The test
+split is not looked at.
 """
 
 import pathlib

@@ -3,9 +3,10 @@
 python -m gan_aug_jax ablate --workdir=W \\
     --config=configs/ablations/third_search.py:cifar10,250
 
-The argument is that of configs/recipes/low_data.py. Beside its warped images are those of
-a GAN, and those of two, its checkpoints after half of its training and all of it. By
-validation images alone; the test split is not looked at.
+The argument is that of configs/recipes/low_data.py. Its warped images are compared with
+those of a GAN, and with those of two generators at once: the GAN's checkpoints after half
+of its training and after all of it. Only validation images decide; the test split is not
+looked at.
 """
 
 import pathlib

@@ -1,15 +1,15 @@
-"""Where labels are scarce: one recipe for all datasets, but that digits are not mirrored.
+"""Scarce labels: one recipe for all datasets, except that digits are not mirrored.
 
     python -m gan_aug_jax run --config=configs/recipes/low_data.py:mnist,25 --workdir=...
     python -m gan_aug_jax run --config=configs/recipes/low_data.py:folder,0 \\
         --config.data.data_dir=DIR --workdir=...
 
-The argument is the data's name and the images a class, validation included (0: all that
-there are). Few images train no GAN that is of use, so what is shown are real ones, warped
-and coloured as pairs of them differ (examples/deformations.py), on top of the batch and
-more of the rarer classes; `--config.sampler.generator=` trains the GAN nevertheless. How
-it was chosen and what it is worth, with 250 photographs a class or more nothing:
-docs/results/evidence.md.
+The argument is the dataset's name and the images per class, validation included (0 for
+all). A few images do not train a useful GAN. So real images are shown instead, warped and
+recoloured the way two images of a class differ (examples/deformations.py), on top of the
+batch and more of the rarer classes. To train a GAN nevertheless, add
+`--config.sampler.generator=`. With 250 photographs per class or more the recipe gains
+nothing. How it was chosen and how much it helps: docs/results/evidence.md.
 """
 
 from gan_aug_jax import config as base
@@ -30,7 +30,7 @@ def get_config(data='mnist5k,50'):
 
 
 def of_first_search(data):
-  """The recipe that configs/ablations/confirm.py is about."""
+  """The recipe that configs/ablations/confirm.py tests."""
   config = before_search(data)
   config.augment.mixup = 0.2
   config.mix.mode = 'add'
@@ -41,12 +41,12 @@ def of_first_search(data):
 
 
 def before_search(data):
-  """What configs/ablations/search.py and bounds.py start from: a GAN's images at 20 %."""
+  """Where configs/ablations/search.py and bounds.py start: a GAN's images at 20 %."""
   name, _, per_class = data.rpartition(',')
   if not name or not per_class.isdecimal():
     raise base.ConfigError(
       f'configs/recipes/low_data.py:{data} must be NAME,IMAGES, such as '
-      'low_data.py:cifar10,250; 0 images a class for all.'
+      'low_data.py:cifar10,250; 0 images per class means all.'
     )
   config = base.default()
   config.data.name, config.data.per_class = name, int(per_class)
