@@ -83,7 +83,9 @@ def load_dataset(
   if imbalance > 1:
     counts = imbalanced(np.bincount(pool.labels[kept]), imbalance, imbalance_shape)
     kept = kept[draw_per_class(pool.labels[kept], counts, rng)]
-  held_out = _beyond(title, found, pool, kept, per_class) if with_held_out_real else None
+  held_out = (
+    _beyond_budget(title, found, pool, kept, per_class) if with_held_out_real else None
+  )
   train = pool.rows(kept)
   if val is None:
     train, val = train.hold_out(val_fraction, rng)
@@ -132,7 +134,7 @@ def _with_one_shape(splits, size):
   return [split and convert(split) for split in splits]
 
 
-def _beyond(title, found, pool, kept, per_class):
+def _beyond_budget(title, found, pool, kept, per_class):
   """The images that the label budget leaves, at least one of each class: a `Split`."""
   rest = pool.rows(np.delete(np.arange(len(pool)), kept))
   counts = rest.class_counts(len(found.class_names))
@@ -163,13 +165,14 @@ def _check_budget(title, found, pool, per_class):
 def _check(title, found):
   """Checks what a source returned, so that no later step has to."""
   splits = {'training': found.train, 'validation': found.val, 'test': found.test}
-  for where, split in splits.items():
-    if split is not None:
-      _check_images(f'The {where} images of {title!r}', split.images)
-      _check_labels(f'The {where} labels of {title!r}', split, len(found.class_names))
+  given = {where: split for where, split in splits.items() if split is not None}
+  for where, split in given.items():
+    _check_images(f'The {where} images of {title!r}', split.images)
   _check_class_names(title, found.class_names)
-  # A split that is held out takes at least one image of each class.
-  needed = [x for x, split in splits.items() if x == 'training' or split is None]
+  for where, split in given.items():
+    _check_labels(f'The {where} labels of {title!r}', split, len(found.class_names))
+  # A split that is held out takes at least one training image of each class.
+  needed = ['training', *(where for where in splits if where not in given)]
   counts = found.train.class_counts(len(found.class_names))
   if counts.min() < len(needed):
     raise DataError(

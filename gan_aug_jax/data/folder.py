@@ -26,14 +26,13 @@ def load(request: Request) -> Collection:
   """
   root, files = request.data_dir, {}
   places = _find_splits(root)
-  class_names = _subdirectories(places['train'])
-  _check_classes(places, class_names)
-  for split, place in places.items():
-    by_class = [_find_images(os.path.join(place, name), root) for name in class_names]
-    names = [name for of_class in by_class for name in of_class]
-    labels = np.repeat(np.arange(len(by_class)), [len(names) for names in by_class])
+  found = {split: _find_classes(place, root) for split, place in places.items()}
+  _check_classes(root, found)
+  for split, by_class in found.items():
+    names = [name for of_class in by_class.values() for name in of_class]
+    labels = np.repeat(np.arange(len(by_class)), [*map(len, by_class.values())])
     files[split] = [(name, os.path.join(root, name)) for name in names], labels
-  return image_files.read_collection(request, class_names, files)
+  return image_files.read_collection(request, list(found['train']), files)
 
 
 def _find_splits(root):
@@ -66,30 +65,33 @@ def _subdirectories(place):
   return names
 
 
-def _check_classes(places, class_names):
-  """Checks that there are at least two classes, the same in each split."""
+def _find_classes(place, root):
+  """{class: names of its image files, relative to the root} in a split's directory."""
+  classes = _subdirectories(place)
+  return {name: image_files.find(os.path.join(place, name), root) for name in classes}
+
+
+def _check_classes(root, found):
+  """Checks that there are two classes or more, with images of each in every split."""
+  class_names = list(found['train'])
   if len(class_names) < 2:
     raise DataError(
-      f'{places["train"]!r} must contain at least 2 class directories with images; found '
-      f'{len(class_names)} ({", ".join(map(repr, class_names)) or "none"}).'
+      f'data.data_dir={root!r} must contain at least 2 class directories with images; '
+      f'found {len(class_names)} ({", ".join(map(repr, class_names)) or "none"}).'
     )
-  for split, place in places.items():
-    differing = set(_subdirectories(place)) ^ set(class_names)
+  for split, by_class in found.items():
+    differing = by_class.keys() ^ found['train'].keys()
     if differing:
       name = min(differing)
-      where, other = ('train', split) if name in class_names else (split, 'train')
+      where, other = (split, 'train') if name in by_class else ('train', split)
       raise DataError(
         f'Class {name!r} is a directory in {where!r} but not in {other!r}; all splits '
         'must have the same classes.'
       )
-
-
-def _find_images(directory, root):
-  """Names of a class's images, relative to the root; at least one."""
-  names = image_files.find(directory, root)
-  if not names:
-    raise DataError(
-      f'The class directory {directory!r} holds no images; add some (such as .png or '
-      '.jpg), or remove it.'
-    )
-  return names
+  for split, by_class in found.items():
+    empty = [name for name, files in by_class.items() if not files]
+    if empty:
+      raise DataError(
+        f'Class {empty[0]!r} in {split!r} holds no images (such as .png or .jpg); add '
+        'some or remove the directory.'
+      )
