@@ -146,7 +146,7 @@ def _to_array(picture):
   return np.atleast_3d(np.asarray(picture.convert(mode)))
 
 
-def resize(images: np.ndarray, size: int) -> np.ndarray:
+def resize(images: np.ndarray | list, size: int) -> np.ndarray:
   """Brings images to size x size pixels.
 
   Images up to 8 pixels smaller get a black border; others are resized (Lanczos).

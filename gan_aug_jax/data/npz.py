@@ -70,8 +70,8 @@ def _read(path):
 def _check_size(path):
   """Checks that the arrays fit in memory, before any of them is unpacked."""
   with zipfile.ZipFile(path) as file:
-    sizes = {x.filename.removesuffix('.npy'): x.file_size for x in file.infolist()}
-  size, memory = sum(sizes.get(name, 0) for name in _ARRAYS), _memory_bytes()
+    members = [x for x in file.infolist() if x.filename.removesuffix('.npy') in _ARRAYS]
+  size, memory = sum(x.file_size for x in members), _memory_bytes()
   if size > memory:
     raise DataError(
       f'The arrays in {path!r} take {size / 2**30:,.1f} GiB, but this machine has '
