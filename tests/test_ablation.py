@@ -204,7 +204,7 @@ def test_a_budget_that_leaves_nothing_unseen_is_refused_before_anything_is_train
     cells.plan(fields, tmp_path, None)
   fields.data.per_class = 8
   _, listed = cells.plan(fields, tmp_path, None)
-  kept = {cell.arm.name: cells.load_data(cell.config).unseen for cell in listed}
+  kept = {cell.arm.name: cells.load_data(cell.config).held_out_real for cell in listed}
   assert len(kept.pop('unseen')) == 3 * 16 - 3 * 8 and not any(kept.values())
 
 

@@ -347,7 +347,7 @@ DATA = {
   'npz that is a pickle': (3, 'bad.npz', _data(_npz_bytes(lambda _: pickle.dumps([1])))),
   'images of NaN': (
     3,
-    'float64 and must be uint8',
+    'must be uint8 [N, H, W, C] with C = 1 or 3, but are float64',
     _data(_npz(train_images=np.full(_IMAGES.shape, np.nan))),
   ),
   'images of several sizes': (
@@ -362,10 +362,10 @@ DATA = {
     _data(_npz(train_images=np.repeat(_IMAGES, 4, -1))),
   ),
   'no labels': (3, 'train_labels', _data(_npz(train_labels=None))),
-  'fewer labels': (3, 'train_labels', _data(_npz(train_labels=_LABELS[1:]))),
+  'fewer labels': (3, 'training labels', _data(_npz(train_labels=_LABELS[1:]))),
   'labels of floats': (3, 'whole numbers', _data(_npz(train_labels=_LABELS / 2))),
-  'labels below 0': (3, 'Labels', _data(_npz(train_labels=_LABELS - 1))),
-  'one class': (3, '1 classes', _data(_npz(train_labels=0 * _LABELS))),
+  'labels below 0': (3, 'training labels', _data(_npz(train_labels=_LABELS - 1))),
+  'one class': (3, 'at least 2 classes', _data(_npz(train_labels=0 * _LABELS))),
   'empty class': (
     3,
     "Class 'd'",
@@ -378,7 +378,7 @@ DATA = {
   ),
   'no test images': (
     3,
-    'test_images',
+    'test images',
     _data(_npz(test_images=_IMAGES[:0], test_labels=_LABELS[:0])),
   ),
   'more than there are': (3, 'data.per_class=1000', _field('data.per_class=1000')),
@@ -386,8 +386,8 @@ DATA = {
     '--config.data.name=folder', '--config.data.data_dir={place.root}/none')),
   'folder that is a file': (3, 'not a directory', _run(
     '--config.data.name=folder', '--config.data.data_dir={place.npz}')),
-  'folder of nothing': (3, 'holds 0 directories', _data(_folder(classes=()))),
-  'folder of one class': (3, 'holds 1 directories', _data(_folder(classes=('cat',)))),
+  'folder of nothing': (3, 'found 0 (none)', _data(_folder(classes=()))),
+  'folder of one class': (3, "found 1 ('cat')", _data(_folder(classes=('cat',)))),
   'folder with an empty class': (
     3,
     'holds no images',

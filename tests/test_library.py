@@ -268,7 +268,7 @@ def test_batches_that_do_not_fit_are_refused(change, said):
 def test_fingerprint_is_a_datasets_own(toy):
   images, labels = toy.train.images, toy.train.labels
   same = gan_aug_jax.fingerprint(images, labels.astype(np.int64).tolist())
-  assert same == toy.fingerprint == splits.fingerprint_of(images, labels)
+  assert same == toy.fingerprint == splits.Split(images, labels).fingerprint
   assert gan_aug_jax.fingerprint(images[::-1], labels) != toy.fingerprint
   for wrong in ((images / 255, labels), (images, labels[1:]), (images, labels / 2)):
     with pytest.raises(DataError):

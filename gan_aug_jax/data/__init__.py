@@ -1,5 +1,5 @@
-"""A source by name to three disjoint splits, and the stream that training reads.
+"""A source's name to three disjoint splits, and the stream of batches read from the host.
 
-May import `step`, whose arrays it fills, and below. A source is a function
-`(Request) -> Collection`, see `splits`. Start reading in `datasets`.
+May import `step`, whose arrays it fills, and the folders below it. Start reading in
+`splits`, which explains the words, then `datasets`.
 """

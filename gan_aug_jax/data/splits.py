@@ -1,4 +1,10 @@
-"""Images with labels: what a source is asked for, what it returns, drawing by class."""
+"""The words of this folder, in the order in which data pass through it.
+
+A *source* is a module with a function `load(Request) -> Collection`: `mnist5k`, `folder`,
+`npz`, `huggingface` or `tfds`. It returns every image it has, in the splits they came in.
+`datasets` checks them, draws the label budget, holds out the splits that are missing and
+resizes the images. The result is a `Dataset` of three disjoint `Split`s.
+"""
 
 import dataclasses
 import functools
@@ -7,33 +13,9 @@ import hashlib
 import numpy as np
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Split:
-  """Examples: images uint8 [N, H, W, C] and labels int32 [N]; equal to itself alone."""
-
-  images: np.ndarray
-  labels: np.ndarray
-
-  def __len__(self):
-    return len(self.labels)
-
-  @functools.cached_property
-  def fingerprint(self):
-    """Hash of images and labels: hex, 16 digits."""
-    return fingerprint_of(self.images, self.labels)
-
-  def rows(self, index):
-    return Split(self.images[index], self.labels[index])
-
-  def some(self, count, seed):
-    """Up to `count` examples drawn at random, in their order here."""
-    order = np.random.default_rng(seed).permutation(len(self))
-    return self.rows(np.sort(order[:count]))
-
-
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """What a source is asked for: the fields of `config.data` of the same names."""
+  """What a source needs to know; the fields of `config.data` with the same names."""
 
   name: str
   data_dir: str
@@ -41,18 +23,67 @@ class Request:
   on_corrupt: str
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+  """Images uint8 [N, H, W, C] with C = 1 or 3, and labels [N], whole numbers from 0 on.
+
+  A split is equal only to itself.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.labels)
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """Hash of images and labels: 16 hex digits."""
+    digest = hashlib.sha256(str(self.images.shape).encode())
+    digest.update(np.ascontiguousarray(self.images))
+    digest.update(np.ascontiguousarray(self.labels.astype('<i4')))
+    return digest.hexdigest()[:16]
+
+  def rows(self, index) -> 'Split':
+    """The examples at a NumPy index (a slice, a mask or integers)."""
+    return Split(self.images[index], self.labels[index])
+
+  def some(self, count: int, seed: int) -> 'Split':
+    """Up to `count` examples, drawn at random with `seed` and kept in order."""
+    order = np.random.default_rng(seed).permutation(len(self))
+    return self.rows(np.sort(order[:count]))
+
+  def class_counts(self, num_classes: int) -> np.ndarray:
+    """Number of images of each class: int [num_classes]."""
+    return np.bincount(self.labels, minlength=num_classes)
+
+  def hold_out(
+    self, fraction: float, rng: np.random.Generator
+  ) -> tuple['Split', 'Split']:
+    """Divides the split, stratified by class.
+
+    Args:
+      fraction: of each class, to hold out; at least one image stays on either side.
+      rng: draws which.
+
+    Returns:
+      `(rest, held out)`.
+    """
+    counts = np.bincount(self.labels)
+    counts = np.clip(np.rint(fraction * counts).astype(int), 1, counts - 1)
+    index = draw_per_class(self.labels, counts, rng)
+    return self.rows(np.delete(np.arange(len(self)), index)), self.rows(index)
+
+
 @dataclasses.dataclass(frozen=True)
 class Collection:
-  """What a source holds, before anything is drawn from it.
-
-  A split's images are uint8 [N, H, W, C], or an object array [N] of [h, w, C], with 1 or
-  3 channels; its labels are whole numbers below the number of classes.
+  """Everything a source has.
 
   Attributes:
-    class_names: one a class.
-    train: what is trained on, and validation with it where there is no `val`.
-    test: None where it is to be held out of `train`.
-    val: None where it is to be held out of `train`.
+    class_names: one per class.
+    train: the training images, including those for validation if `val` is None.
+    test: None if it is to be held out of `train`.
+    val: None if it is to be held out of `train`.
     skipped: names of the image files that could not be read.
   """
 
@@ -63,27 +94,56 @@ class Collection:
   skipped: tuple[str, ...] = ()
 
 
-def fingerprint_of(images, labels):
-  """Hash of images uint8 [N, H, W, C] and labels [N]: hex, 16 digits."""
-  digest = hashlib.sha256(str(images.shape).encode())
-  digest.update(np.ascontiguousarray(images))
-  digest.update(np.ascontiguousarray(labels.astype('<i4')))
-  return digest.hexdigest()[:16]
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """Three disjoint splits, with images of one shape and labels int32.
+
+  Attributes:
+    name: what reports call the dataset.
+    class_names: one per class.
+    train: what the GAN and the classifier train on.
+    val: held out of the label budget, or the source's own validation split.
+    test: never used in training.
+    skipped: names of the image files that could not be read.
+    held_out_real: the training images beyond the label budget, which an upper bound
+      shows in place of synthetic ones; None unless requested.
+  """
+
+  name: str
+  class_names: tuple[str, ...]
+  train: Split
+  val: Split
+  test: Split
+  skipped: tuple[str, ...] = ()
+  held_out_real: Split | None = None
+
+  @property
+  def num_classes(self) -> int:
+    return len(self.class_names)
+
+  @property
+  def image_shape(self) -> tuple[int, ...]:
+    """(H, W, C)."""
+    return self.train.images.shape[1:]
+
+  @property
+  def fingerprint(self) -> str:
+    """Hash of the training images and labels: 16 hex digits."""
+    return self.train.fingerprint
 
 
-def draw_per_class(labels, counts, rng):
-  """Draws counts[c] indices of each class c, sorted: int [sum(counts)]."""
+def draw_per_class(labels: np.ndarray, counts, rng: np.random.Generator) -> np.ndarray:
+  """Draws examples of each class without replacement.
+
+  Args:
+    labels: whole numbers [N].
+    counts: how many to draw of each class, [num_classes].
+    rng: draws which.
+
+  Returns:
+    Indices into `labels`, sorted: int [sum(counts)].
+  """
   drawn = [
     rng.permutation(np.flatnonzero(labels == c))[:count] for c, count in enumerate(counts)
   ]
   return np.sort(np.concatenate(drawn))
-
-
-def stack(images):
-  """An array [N, H, W, C], or where sizes differ an object array [N] of images."""
-  if len({image.shape for image in images}) == 1:
-    return np.stack(images)
-  stacked = np.empty(len(images), object)
-  for i, image in enumerate(images):
-    stacked[i] = image
-  return stacked

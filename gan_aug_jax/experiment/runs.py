@@ -21,7 +21,7 @@ from gan_aug_jax.training.workdir import describe_data, describe_devices
 def load_data(config):
   """Loads the dataset that a config asks for; see `datasets.load_dataset`."""
   data = config.data
-  draws_unseen = config.sampler.source == 'unseen' and config_lib.draws_synthetic(config)
+  held_out = config.sampler.source == 'unseen' and config_lib.draws_synthetic(config)
   return datasets.load_dataset(
     data.name,
     image_size=data.image_size,
@@ -34,7 +34,7 @@ def load_data(config):
     on_corrupt=data.on_corrupt,
     train_on_val=data.train_on_val,
     test_on=data.test_on,
-    with_unseen=draws_unseen,
+    with_held_out_real=held_out,
   )
 
 

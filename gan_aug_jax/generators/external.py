@@ -132,7 +132,7 @@ class _Once:
 
   def __init__(self, dataset):
     nothing = dataset.test.rows(slice(0, 0))
-    self.dataset = dataclasses.replace(dataset, test=nothing, unseen=None)
+    self.dataset = dataclasses.replace(dataset, test=nothing, held_out_real=None)
 
   def __hash__(self):
     return hash(self.dataset.fingerprint)

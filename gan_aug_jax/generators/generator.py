@@ -130,4 +130,4 @@ def fingerprint(images, labels):
     )
   if not is_whole:
     raise DataError(f'Labels must be whole numbers, not {labels.dtype}.')
-  return splits.fingerprint_of(images, labels)
+  return splits.Split(images, labels).fingerprint

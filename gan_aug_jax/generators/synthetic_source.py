@@ -182,7 +182,7 @@ def _variables_of(session, dataset, generator):
 
 
 def _real_images(dataset, source):
-  return dataset.train if source == 'replayed' else dataset.unseen
+  return dataset.train if source == 'replayed' else dataset.held_out_real
 
 
 def _shapes_of_images(dataset, count):
