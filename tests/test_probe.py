@@ -83,9 +83,9 @@ def test_replayed_training_set_is_flagged_as_memorised(session, dataset, tmp_pat
     )
   }
   found = [
-    fidelity.memorisation(
-      features[name], features['train'], features['test'], layout=session.layout
-    )['memorised']
+    fidelity.memorisation(features[name], features['train'], features['test'])[
+      'memorised'
+    ]
     for name in ('drawn', 'fresh')
   ]
   assert found[0] == 1 and found[1] < 0.3

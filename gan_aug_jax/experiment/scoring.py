@@ -142,9 +142,7 @@ def _make_judge(session, dataset, held_out, embed, train):
     session, probe.build_probe(session, num_classes), num_classes
   )
   real, _ = embed(held_out)
-  manifold = functools.partial(
-    fidelity.manifold_scores, k=config.neighbours, layout=session.layout
-  )
+  manifold = functools.partial(fidelity.manifold_scores, k=config.neighbours)
   # One program for every generator of the run.
   trainer = functools.cache(
     lambda sample: probe.Trainer(
@@ -156,7 +154,7 @@ def _make_judge(session, dataset, held_out, embed, train):
     features, predictions = embed(split)
     copies = None
     if not is_train:
-      copies = fidelity.memorisation(features, train, real, layout=session.layout)
+      copies = fidelity.memorisation(features, train, real)
     cas = evaluate(trainer(sample)(variables), held_out)
     by_class = functools.partial(
       fidelity.by_class,
@@ -170,7 +168,7 @@ def _make_judge(session, dataset, held_out, embed, train):
     return {
       'count': len(split),
       'frechet': fidelity.frechet_distance(real, features),
-      'kernel': fidelity.kernel_distance(real, features, layout=session.layout),
+      'kernel': fidelity.kernel_distance(real, features),
       **manifold(real, features),
       'cas': cas['accuracy'],
       'gan_test': float(np.mean(hits)),
@@ -202,7 +200,7 @@ def _draw_pictures(session, dataset, generator, embed, train):
   firsts = datasets.Split(grid[:, 0], np.arange(num_classes, dtype=np.int32))
   features, _ = embed(firsts)
   count = min(5, len(train))
-  _, nearest = fidelity.nearest(features, train, count, layout=session.layout)
+  _, nearest = fidelity.nearest(features, train, count)
   panels = {
     'grid': {'generated': grid},
     'neighbours': {
