@@ -7,7 +7,7 @@ All in float64 on the host, some rows of one set against the whole other set at 
 that memory does not grow with the number of pairs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -119,9 +119,7 @@ def kernel_distance(real, generated) -> float:
   return float(mean_within(real) + mean_within(generated) - 2 * between)
 
 
-def nearest(
-  queries, references, k: int, *, exclude_self: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
+def nearest(queries, references, k, *, exclude_self=False) -> tuple[np.ndarray, ...]:
   """The k nearest references of every query, by Euclidean distance.
 
   Args:
@@ -265,9 +263,7 @@ def memorisation(generated, train, held_out) -> dict[str, float]:
   }
 
 
-def by_class(
-  score: Callable, real, real_labels, generated, generated_labels, num_classes: int
-) -> list:
+def by_class(score, real, real_labels, generated, generated_labels, num_classes) -> list:
   """Scores each class separately.
 
   Args:
@@ -286,15 +282,15 @@ def by_class(
     ValueError: if the features of the whole sets do not match.
   """
   real, generated = _check(real, generated)
-  real_labels, generated_labels = np.asarray(real_labels), np.asarray(generated_labels)
-  results = []
-  for label in range(num_classes):
+
+  def score_class(label):
+    rows, generated_rows = (np.equal(x, label) for x in (real_labels, generated_labels))
     try:
-      result = score(real[real_labels == label], generated[generated_labels == label])
+      return score(real[rows], generated[generated_rows])
     except ValueError:
-      result = None
-    results.append(result)
-  return results
+      return None
+
+  return [score_class(label) for label in range(num_classes)]
 
 
 def class_diversity(real, real_labels, generated, generated_labels) -> float:

@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import pathlib
 
 import flax.serialization
 import jax
@@ -102,15 +101,7 @@ class Trainer:
   once for all the generators it is called with.
   """
 
-  def __init__(
-    self,
-    session,
-    dataset,
-    *,
-    num_steps: int,
-    sample: Callable | None = None,
-    variant: int = 0,
-  ):
+  def __init__(self, session, dataset, *, num_steps, sample=None, variant=0):
     """Prepares the programs, which are compiled at the first call, or by `start`.
 
     Args:
@@ -184,9 +175,7 @@ def _make_step(session, dataset, plan, *, num_steps, sample):
   return step, init
 
 
-def train_extractor(
-  session, dataset, held_out, *, num_steps: int, directory: pathlib.Path
-) -> Probe:
+def train_extractor(session, dataset, held_out, *, num_steps, directory) -> Probe:
   """Trains the extractor on real images, or reads it where one is kept.
 
   Args:

@@ -77,6 +77,7 @@ def score_generators(session, run: dict) -> dict:
   )
   train = embed(dataset.train).features
   sources = _draw_sources(session, dataset, generator, len(held_out))
+  rows = _score_sources(session, dataset, sources, held_out, embed, train)
   result = {
     'dataset': dataset.name,
     'num_train': len(dataset.train),
@@ -91,7 +92,7 @@ def score_generators(session, run: dict) -> dict:
     },
     'config': config.score.to_dict(),
     'class_names': dataset.class_names,
-    'rows': _score_sources(session, dataset, sources, held_out, embed, train),
+    'rows': rows,
     'seconds': time.perf_counter() - began,
     'versions': workdir.versions(),
     'device': workdir.describe_devices(session.layout),

@@ -4,16 +4,13 @@ Everything comes from the run's own training and validation images: what chooses
 generator must not know more labels than the run may use.
 """
 
-from collections.abc import Callable
 import functools
 import math
-import pathlib
 import time
 
 import jax
 
 from gan_aug_jax.evaluation import evaluators, fidelity, probe
-from gan_aug_jax.evaluation.image_sampler import ImageSampler
 
 
 class Scores:
@@ -28,14 +25,7 @@ class Scores:
     probe_seconds: how long the last probe trained.
   """
 
-  def __init__(
-    self,
-    session,
-    directory: pathlib.Path,
-    dataset,
-    sample: Callable,
-    draw: ImageSampler,
-  ):
+  def __init__(self, session, directory, dataset, sample, draw):
     """Prepares the programs, which are compiled at the first call, or by `start`.
 
     Args:
@@ -43,7 +33,7 @@ class Scores:
       directory: of the GAN, where an extractor is kept.
       dataset: what the GAN trains on; its test split is not read.
       sample: `(variables, keys, labels) -> images`.
-      draw: of the same `sample`.
+      draw: an `ImageSampler` of it.
     """
     self._session, self._directory, self._dataset = session, directory, dataset
     self._draw, self._by = draw, session.config.gan.select
@@ -112,7 +102,7 @@ class Scores:
     return embed, embed(dataset.train.some(score.num_samples, 0)).features
 
 
-def warnings(rows: list[dict], last: dict, num_steps: int) -> list[str]:
+def warnings(rows, last, num_steps) -> list[str]:
   """Sentences on what goes wrong in a GAN's training.
 
   Args:
@@ -127,9 +117,9 @@ def warnings(rows: list[dict], last: dict, num_steps: int) -> list[str]:
     won_since = (won_since or row['step']) if wins else None
   if won_since and rows[-1]['step'] - won_since >= num_steps / 5:
     found.append(
-      f'the discriminator has won outright since step {won_since} (right on more than 99 % '
-      'of real and of synthetic images): the generator gets little to learn from; try '
-      'gan.diffaug, a lower gan.discriminator_learning_rate, or fewer steps.'
+      f'the discriminator has won outright since step {won_since} (right on more than '
+      '99 % of real and of synthetic images): the generator gets little to learn from; '
+      'try gan.diffaug, a lower gan.discriminator_learning_rate, or fewer steps.'
     )
   if last['step'] >= num_steps / 2 and last.get('diversity', 1) < 0.3:
     found.append(
