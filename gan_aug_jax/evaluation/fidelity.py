@@ -4,7 +4,8 @@ Arrays in, numbers out. Any extractor may have made the features, and a score is
 after its extractor: only with Inception's features is a Fréchet distance the FID.
 
 All in float64 on the host, some rows of one set against the whole other set at a time, so
-that memory does not grow with the number of pairs.
+that memory does not grow with the number of pairs. Sets must be finite, of one number of
+features and of enough rows, or a score raises ValueError.
 """
 
 from collections.abc import Iterator
@@ -72,9 +73,6 @@ def frechet_distance(real, generated) -> float:
 
   Returns:
     0 or more, from unbiased covariances.
-
-  Raises:
-    ValueError: if a set has fewer than 2 rows, or the features do not match.
   """
   real, generated = _check(real, generated, least=2)
   mean, generated_mean = real.mean(0), generated.mean(0)
@@ -98,9 +96,6 @@ def kernel_distance(real, generated) -> float:
 
   Returns:
     0 on average for two sets from one distribution, so it may be negative.
-
-  Raises:
-    ValueError: if a set has fewer than 2 rows, or the features do not match.
   """
   real, generated = _check(real, generated, least=2)
 
@@ -131,9 +126,6 @@ def nearest(queries, references, k, *, exclude_self=False) -> tuple[np.ndarray, 
   Returns:
     Distances float64 [N, k] in ascending order, 0 for a copy, and the references' indices
     int [N, k], the lower one first where distances are equal.
-
-  Raises:
-    ValueError: if k is out of range, or the features do not match.
   """
   queries, references = _check(queries, references)
   available = len(references) - exclude_self
@@ -164,9 +156,6 @@ def count_within(queries, centres, radii) -> np.ndarray:
 
   Returns:
     int [N], from 0 to M.
-
-  Raises:
-    ValueError: if the features do not match, or the radii the centres.
   """
   queries, centres = _check(queries, centres)
   radii = np.broadcast_to(np.asarray(radii, np.float64), len(centres))
@@ -206,9 +195,6 @@ def manifold_scores(real, generated, *, k: int = 5) -> dict[str, float]:
     in the generated manifold; 'density', mean number of real balls that a generated
     example lies in, over k: 0 or more, about 1 for equal distributions; 'coverage', share
     of the real balls that hold a generated example.
-
-  Raises:
-    ValueError: if k is out of range, or the features do not match.
   """
   reach = _kth_distance(real, real, k, exclude_self=True)
   generated_reach = _kth_distance(generated, generated, k, exclude_self=True)
@@ -240,9 +226,6 @@ def memorisation(generated, train, held_out) -> dict[str, float]:
     'memorised', share of the generated that are copies, or closer to a training example
     than all but the closest 1 % of the held-out: about 0.01 for fresh images;
     'duplicates', likewise by the distance to the nearest other of the same set.
-
-  Raises:
-    ValueError: if a set has too few rows, or the features do not match.
   """
 
   def share_too_close(distances, usual):
@@ -277,9 +260,6 @@ def by_class(score, real, real_labels, generated, generated_labels, num_classes)
   Returns:
     `num_classes` results, None for a class with too few rows: where `score` raises
     ValueError.
-
-  Raises:
-    ValueError: if the features of the whole sets do not match.
   """
   real, generated = _check(real, generated)
 

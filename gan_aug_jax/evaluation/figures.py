@@ -56,14 +56,11 @@ def _name_cells(ax, rows, columns, fontsize=None):
 
 @_styled
 def grid(class_names, panels) -> bytes:
-  """Images, a row for each class, in panels next to each other.
+  """Images in panels next to each other, a row for each of the first 20 classes.
 
   Args:
     class_names: one a class.
     panels: {title: uint8 [classes, n, H, W, C]}.
-
-  Returns:
-    PNG bytes; of more than 20 classes, the first 20.
   """
   rows = min(len(class_names), _MAX_CLASSES)
   columns = [images.shape[1] for images in panels.values()]
@@ -90,9 +87,6 @@ def curves(panels) -> bytes:
 
   Args:
     panels: list of (title, {series name: (steps, values)}).
-
-  Returns:
-    PNG bytes.
   """
   figure = Figure(figsize=(4 * len(panels), 3.2), layout='tight')
   axes = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -110,14 +104,11 @@ def curves(panels) -> bytes:
 
 @_styled
 def confusion_matrices(class_names, matrices) -> bytes:
-  """Confusion matrices, coloured by the share of each true class.
+  """Confusion matrices, two a row, coloured by the share of each true class.
 
   Args:
     class_names: one a class.
     matrices: {title: counts [true, predicted]}.
-
-  Returns:
-    PNG bytes, two matrices a row.
   """
   size, columns = max(3.4, 0.36 * len(class_names)), min(len(matrices), 2)
   rows = -(-len(matrices) // columns)
@@ -170,9 +161,6 @@ def dots(panels, *, labels, x=None, x_name='', y_name='', same_y=False) -> bytes
     x_name: of that axis.
     y_name: of the values.
     same_y: whether the panels share the values' axis.
-
-  Returns:
-    PNG bytes.
   """
   listed = x is None
   height = max(2.6, 0.34 * len(labels) + 1.2) if listed else 3.0
@@ -218,13 +206,12 @@ def _draw_points(ax, points, places, listed):
 
 @_styled
 def forest(rows) -> bytes:
-  """Paired differences with their intervals, one below the other, and a line at 0.
+  """Paired differences with their intervals, one below the other.
+
+  Those right of the line at 0 are better than their control.
 
   Args:
     rows: list of (label, {'mean', 'low', 'high', 'verdict', 'differences'}), as shares.
-
-  Returns:
-    PNG bytes; what is above 0 is better than the control.
   """
   figure = Figure(figsize=(8, 0.42 * len(rows) + 1.1), layout='tight')
   ax, colors = figure.subplots(), {'helps': _GREEN, 'hurts': _RED}
@@ -254,9 +241,6 @@ def changes(labels, class_names, differences, *, unit='points of F1', scale=100)
     differences: [rows, columns].
     unit: of the differences times the scale.
     scale: to show them at.
-
-  Returns:
-    PNG bytes.
   """
   values = scale * np.asarray(differences, float)
   reach = max(0.5, float(np.abs(values).max()))
