@@ -3,9 +3,10 @@
 Arrays in, numbers out. Any extractor may have made the features, and a score is named
 after its extractor: only with Inception's features is a Fréchet distance the FID.
 
-All in float64 on the host, some rows of one set against the whole other set at a time, so
-that memory does not grow with the number of pairs. Sets must be finite, of one number of
-features and of enough rows, or a score raises ValueError.
+Everything is float64 on the host. Some rows of one set at a time meet the whole other
+set, so memory does not grow with the number of pairs. A score raises ValueError if
+features are not finite, if their number differs between the sets, or if a set has too few
+rows.
 """
 
 from collections.abc import Iterator
@@ -36,13 +37,14 @@ def _blocks(a, b) -> Iterator[tuple[slice, np.ndarray]]:
 
 
 def _squared_distances(a, b):
-  """Yields rows of `a`, their squared distances to `b`, and the rounding error's bound.
+  """Yields rows of `a`, their squared distances to `b`, and a bound on rounding errors.
 
-  One matrix product is several times as fast as subtracting every pair, but it cancels
-  where two rows are close: callers recompute what lies within the bound.
+  A matrix product is several times as fast as subtracting every pair. But close rows
+  cancel in it, so callers recompute by subtraction what the bound leaves open.
   """
   norms, others = np.sum(a**2, -1), np.sum(b**2, -1)
-  # Of dot products of D terms: Higham (2002), section 3.1; doubled for the other sums.
+  # Twice that of sums of D products (Higham 2002, "Accuracy and Stability of Numerical
+  # Algorithms", section 3.1), to be safe.
   error = 4 * (a.shape[1] + 2) * np.finfo(float).eps * (norms + others.max())
   for rows, squared in _blocks(a, b):
     squared *= -2
@@ -114,7 +116,9 @@ def kernel_distance(real, generated) -> float:
   return float(mean_within(real) + mean_within(generated) - 2 * between)
 
 
-def nearest(queries, references, k, *, exclude_self=False) -> tuple[np.ndarray, ...]:
+def nearest(
+  queries, references, k, *, exclude_self=False
+) -> tuple[np.ndarray, np.ndarray]:
   """The k nearest references of every query, by Euclidean distance.
 
   Args:

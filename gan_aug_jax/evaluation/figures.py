@@ -13,6 +13,7 @@ import numpy as np
 _COLORS = ('#0072B2', '#56B4E9', '#D55E00', '#E69F00', '#009E73', '#CC79A7')
 _BLUE, _, _RED, _ORANGE, _GREEN, _ = _COLORS
 _MAX_CLASSES = 20
+# A decorator: the figure is drawn in this style.
 _styled = matplotlib.rc_context(
   {
     'axes.spines.right': False,

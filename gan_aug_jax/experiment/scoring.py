@@ -135,8 +135,7 @@ def _draw_sources(session, dataset, generator, count):
   sample = gan_training.make_sampler(session, workdir.describe_data(dataset))
   noise = sampling.make_noise_sampler(dataset.image_shape)
   draw, draw_together, draw_noise = (
-    ImageSampler(session, drawn, num_classes)
-    for drawn in (sample, generator.sample, noise)
+    ImageSampler(session, each, num_classes) for each in (sample, generator.sample, noise)
   )
   sources = {_REAL: _Source(dataset.train.some(count, 0))}
   for name, variables in generator.members.items():
@@ -174,18 +173,15 @@ def _score_sources(session, dataset, sources, held_out, embed, train):
 
 
 def _score(generated, real, *, train, cas, neighbours, num_classes):
-  """Scores images.
+  """A row of score/scores.json.
 
   Args:
-    generated: their `probe.Embedding`.
-    real: the `probe.Embedding` of the held-out images.
-    train: features of the training images; None for no scores of copying.
+    generated: `probe.Embedding` of the images to score.
+    real: `probe.Embedding` of the held-out images.
+    train: features of the training images, or None to look for no copies of them.
     cas: evaluation, on the held-out images, of a probe trained on images like these.
     neighbours: k of precision, recall, density and coverage.
     num_classes: number of classes.
-
-  Returns:
-    A row of score/scores.json.
   """
   features, labels = generated.features, generated.labels
   manifold = functools.partial(fidelity.manifold_scores, k=neighbours)
