@@ -2,17 +2,17 @@
 
 import functools
 
-import jax
 import numpy as np
 import pytest
 import scipy.linalg
 
 from gan_aug_jax.evaluation import fidelity
-from tests import tiny
 
-HERE = {'layout': tiny.layout('jit', 2), 'chunk': 16}
-# Chunks that do not divide, one that holds everything, one of fewer rows than devices.
-SPREADS = [('jit', 1, 16), ('jit', 2, 64), ('jit', 4, 7), ('pmap', 4, 16), ('jit', 4, 3)]
+
+@pytest.fixture(params=[1, 200, 2**20])
+def blocks(request, monkeypatch):
+  """Blocks of one row, of some rows that do not divide the sets, and of all rows."""
+  monkeypatch.setattr(fidelity, '_PAIRS', request.param)
 
 
 def normal(count, dims=6, seed=0, offset=0.0):
@@ -70,100 +70,86 @@ def kernel_by_loops(a, b):
   return within(a) + within(b) - 2 * between
 
 
-@pytest.mark.parametrize(('backend', 'num_devices', 'chunk'), SPREADS)
-def test_kernel_distance_equals_loops(backend, num_devices, chunk):
+def test_kernel_distance_equals_loops(blocks):
   a, b = normal(37), 1.2 * normal(50, seed=1) + 0.2
-  where = {'layout': tiny.layout(backend, num_devices), 'chunk': chunk}
-  result = fidelity.kernel_distance(a, b, **where)
-  assert result == pytest.approx(kernel_by_loops(a, b), rel=1e-5)
+  result = fidelity.kernel_distance(a, b)
+  assert result == pytest.approx(kernel_by_loops(a, b), rel=1e-12)
 
 
 def test_kernel_distance_of_one_distribution_is_0_on_average():
   draws = [
-    fidelity.kernel_distance(normal(16, seed=i), normal(16, seed=100 + i), **HERE)
+    fidelity.kernel_distance(normal(16, seed=i), normal(16, seed=100 + i))
     for i in range(40)
   ]
   assert min(draws) < 0 < max(draws)
   assert abs(np.mean(draws)) < 3.5 * np.std(draws) / 40**0.5  # 1, were pairs (i, i) in it
 
 
-@pytest.mark.parametrize(('backend', 'num_devices', 'chunk'), SPREADS)
-@pytest.mark.parametrize('k', [1, 9])  # 9: more than a small or a last chunk holds
-def test_nearest_equals_brute_force(backend, num_devices, chunk, k):
-  where = {'layout': tiny.layout(backend, num_devices), 'chunk': chunk}
+@pytest.mark.parametrize('k', [1, 9])
+def test_nearest_equals_brute_force(blocks, k):
   queries, references = normal(21), normal(37, seed=1)
   table = distances(queries, references)
-  found, index = fidelity.nearest(queries, references, k, **where)
+  found, index = fidelity.nearest(queries, references, k)
   np.testing.assert_array_equal(index, np.argsort(table, 1)[:, :k])
   np.testing.assert_allclose(found, np.sort(table, 1)[:, :k], rtol=1e-14)
   table = distances(references, references)
   np.fill_diagonal(table, np.inf)
-  found, index = fidelity.nearest(references, references, k, **where, exclude_self=True)
+  found, index = fidelity.nearest(references, references, k, exclude_self=True)
   np.testing.assert_array_equal(index, np.argsort(table, 1)[:, :k])
   np.testing.assert_allclose(found, np.sort(table, 1)[:, :k], rtol=1e-14)
 
 
-def test_nearest_gives_every_reference_and_no_padding():
-  features = normal(18, offset=1e3)  # padded where their mean is, near to all
-  found, index = fidelity.nearest(features, features, 18, **HERE)
+def test_nearest_gives_every_reference_once():
+  features = normal(18, offset=1e3)
+  found, index = fidelity.nearest(features, features, 18)
   assert found.dtype == np.float64 and np.issubdtype(index.dtype, np.integer)
   assert all(sorted(row) == list(range(18)) for row in index)
   np.testing.assert_array_equal(index[:, 0], np.arange(18))
-  _, index = fidelity.nearest(features, features, 17, **HERE, exclude_self=True)
+  _, index = fidelity.nearest(features, features, 17, exclude_self=True)
   assert all(sorted([i, *row]) == list(range(18)) for i, row in enumerate(index))
 
 
 @pytest.mark.parametrize('offset', [0, 1e4])
-def test_nearest_finds_copies_at_0_in_float32(offset, monkeypatch):
-  compared, distance = [], fidelity._distance
-  spy = lambda a, b: compared.append(len(b)) or distance(a, b)
-  monkeypatch.setattr(fidelity, '_distance', spy)
+def test_nearest_finds_copies_at_0(offset):
   references = normal(60, 32, offset=offset).astype(np.float32)
   queries = references[::3]
-  found, index = fidelity.nearest(queries, references, 2, **HERE)
+  found, index = fidelity.nearest(queries, references, 2)
   np.testing.assert_array_equal(found[:, 0], 0)
   np.testing.assert_array_equal(index[:, 0], np.arange(0, 60, 3))
-  expected = np.sort(distances(*np.float64([queries, queries])), 1)[:, 1]
-  assert np.all(found[:, 1] > 0) and np.all(found[:, 1] <= expected)
-  assert max(compared) < 60  # wherever they lie, rounding left none of them open
+  table = np.sort(distances(np.float64(queries), np.float64(references)), 1)
+  np.testing.assert_allclose(found[:, 1], table[:, 1], rtol=1e-14)
+
+
+def test_nearest_gives_ties_to_the_lower_index(blocks):
+  corners = np.array([[0.0, 1.0], [1.0, 0.0], [0.0, -1.0], [-1.0, 0.0]] * 5)
+  found, index = fidelity.nearest(np.zeros((3, 2)), corners, 7)
+  np.testing.assert_array_equal(index, np.tile(np.arange(7), (3, 1)))
+  np.testing.assert_array_equal(found, 1)
 
 
 @pytest.mark.parametrize('width', [1e-6, 0.05])
-def test_nearest_tells_apart_what_float32_cannot(width):
-  """Two clusters so far apart that rounding shuffles, or levels, distances inside one."""
+def test_nearest_tells_apart_what_a_matrix_product_cannot(width):
+  """Two clusters so far apart that rounding levels distances inside one."""
   features = normal(600, 3) * width
   features[300:] += 100
-  where = {'layout': tiny.layout('jit', 2), 'chunk': 256}
-  found, index = fidelity.nearest(features, features, 3, **where, exclude_self=True)
+  found, index = fidelity.nearest(features, features, 3, exclude_self=True)
   table = distances(features, features)
   np.fill_diagonal(table, np.inf)
   np.testing.assert_allclose(found, np.sort(table, 1)[:, :3], rtol=1e-14)
   np.testing.assert_array_equal(index, np.argsort(table, 1)[:, :3])
 
 
-@pytest.mark.parametrize(('backend', 'num_devices', 'chunk'), SPREADS)
-def test_count_within_equals_brute_force_and_counts_the_surface(
-  backend, num_devices, chunk
-):
-  where = {'layout': tiny.layout(backend, num_devices), 'chunk': chunk}
+def test_count_within_equals_brute_force_and_counts_the_surface(blocks):
   queries, centres = normal(21), normal(37, seed=1)
   table = distances(queries, centres)
-  # Balls that a query each lies on: float32 could not tell on which side.
+  # Balls that a query each lies on: a matrix product cannot tell on which side.
   radii = table[np.arange(37) % 21, np.arange(37)]
   radii[::2] = np.nextafter(radii[::2], 0)
   radii[5] = np.inf
-  counts = fidelity.count_within(queries, centres, radii, **where)
+  counts = fidelity.count_within(queries, centres, radii)
   np.testing.assert_array_equal(counts, np.sum(table <= radii, 1))
-  counts = fidelity.count_within(centres, centres, 0.0, **where)
+  counts = fidelity.count_within(centres, centres, 0.0)
   np.testing.assert_array_equal(counts, 1)
-
-
-def test_count_within_counts_no_padding():
-  """Padded centres stand at the mean of the true ones, and so may a query."""
-  centres = np.array([[-1.0, 2.0], [1.0, -2.0]])
-  queries = np.array([[0.0, 0.0], [1.0, -1.0]])
-  counts = fidelity.count_within(queries, centres, 1.0, **HERE)
-  np.testing.assert_array_equal(counts, [0, 1])
 
 
 def scores_by_tables(real, generated, k):
@@ -180,25 +166,23 @@ def scores_by_tables(real, generated, k):
   }
 
 
-@pytest.mark.parametrize(('backend', 'num_devices', 'chunk'), SPREADS)
-def test_manifold_scores_equal_their_definitions(backend, num_devices, chunk):
-  where = {'layout': tiny.layout(backend, num_devices), 'chunk': chunk}
+def test_manifold_scores_equal_their_definitions(blocks):
   real, generated = normal(37), 0.7 * normal(50, seed=1) + 0.4
-  scores = fidelity.manifold_scores(real, generated, k=3, **where)
+  scores = fidelity.manifold_scores(real, generated, k=3)
   assert scores == pytest.approx(scores_by_tables(real, generated, 3), rel=1e-12)
   assert len({*scores.values()} - {0, 1}) == 4  # or a mix-up would not show
 
 
 def test_manifold_scores_of_copies_hit_every_surface():
   real = normal(37)
-  scores = fidelity.manifold_scores(real, real[::-1], k=3, **HERE)
+  scores = fidelity.manifold_scores(real, real[::-1], k=3)
   # Every ball holds its centre and k others, the last of them on its surface.
   assert scores == {'precision': 1, 'recall': 1, 'density': 4 / 3, 'coverage': 1}
 
 
 def test_manifold_scores_count_the_surface():
   line = lambda *values: np.stack([values, np.zeros(len(values))], 1)
-  scores = fidelity.manifold_scores(line(0, 1, 3), line(-1, -1.5), k=1, **HERE)
+  scores = fidelity.manifold_scores(line(0, 1, 3), line(-1, -1.5), k=1)
   # Of the real balls only the first holds a generated, and that on its surface.
   expected = {'precision': 1 / 2, 'recall': 0, 'density': 1 / 2, 'coverage': 1 / 3}
   assert scores == pytest.approx(expected)
@@ -207,26 +191,26 @@ def test_manifold_scores_count_the_surface():
 def test_manifold_scores_tell_fidelity_from_diversity():
   real = np.concatenate([normal(20), normal(20, seed=1, offset=50)])
   one_mode = normal(40, seed=2)
-  scores = fidelity.manifold_scores(real, 0.3 * one_mode, k=3, **HERE)
+  scores = fidelity.manifold_scores(real, 0.3 * one_mode, k=3)
   assert scores['precision'] == 1 and scores['recall'] < 0.5
   assert scores['coverage'] <= 0.5
 
 
 def test_replayed_training_images_are_memorised_and_fresh_ones_are_not():
   train, held_out = normal(200), normal(120, seed=1)
-  judge = lambda x: fidelity.memorisation(x, train, held_out, **HERE)
-  fresh = judge(normal(120, seed=2))
+  score = lambda x: fidelity.memorisation(x, train, held_out)
+  fresh = score(normal(120, seed=2))
   assert fresh['memorised'] < 0.1 and fresh['duplicates'] < 0.1
   assert fresh['ratio'] == pytest.approx(1, abs=0.2)
   expected = np.median(distances(held_out, train).min(1))
   assert fresh['nearest_train_real'] == pytest.approx(expected, rel=1e-12)
   copies = train[:120] + 1e-3 * normal(120, seed=3)
-  replayed = judge(copies)
+  replayed = score(copies)
   assert replayed['memorised'] > 0.9 and replayed['ratio'] < 0.05
   assert replayed['duplicates'] < 0.1
   expected = np.median(distances(copies, train).min(1))
   assert replayed['nearest_train'] == pytest.approx(expected, rel=1e-12)
-  twice = judge(np.repeat(normal(60, seed=4), 2, axis=0))
+  twice = score(np.repeat(normal(60, seed=4), 2, axis=0))
   assert twice['duplicates'] > 0.9 and twice['memorised'] < 0.1
 
 
@@ -234,12 +218,12 @@ def test_memorised_is_strictly_below_the_quantile_or_a_copy():
   train = np.zeros((1, 2))
   line = lambda values: np.stack([values, np.zeros(len(values))], 1)
   held_out = line(np.full(50, 2.0))
-  judge = lambda x, held: fidelity.memorisation(line(x), train, held, **HERE)
-  tied = judge([2.0, 2.0, 1.9, 3.0], held_out)
+  score = lambda x, held: fidelity.memorisation(line(x), train, held)
+  tied = score([2.0, 2.0, 1.9, 3.0], held_out)
   assert (tied['memorised'], tied['ratio']) == (0.25, 1.0)
-  # The held-out are copies of each other: so is only what has a copy.
+  # The held-out are copies of each other, so only what has a copy counts.
   assert tied['duplicates'] == 0.5
-  copied = judge([0.0, 1.0, 2.0, 3.0], line(np.zeros(50)))
+  copied = score([0.0, 1.0, 2.0, 3.0], line(np.zeros(50)))
   assert copied['memorised'] == 0.25 and np.isnan(copied['ratio'])
 
 
@@ -255,50 +239,13 @@ def test_by_class_leaves_out_classes_with_too_few_rows():
     None,
     fidelity.frechet_distance(real[20:], generated[18:]),
   ]
-  manifold = functools.partial(fidelity.manifold_scores, k=6, **HERE)
+  manifold = functools.partial(fidelity.manifold_scores, k=6)
   assert [bool(scores) for scores in fidelity.by_class(manifold, *args)] == [1, 0, 0, 0]
 
 
-def test_programs_are_compiled_once_for_a_chunk_size():
-  """Their memory hangs on the chunk alone."""
-
-  def score(count):
-    fidelity.kernel_distance(normal(count), normal(count + 5), **HERE)
-    fidelity.count_within(normal(count), normal(count + 5), 1.0, **HERE)
-    fidelity.nearest(normal(count), normal(count + 5), 2, **HERE)
-
-  fidelity._deal.clear_cache()
-  score(10)
-  assert fidelity._deal._cache_size() == 3
-  score(75)
-  assert fidelity._deal._cache_size() == 3
-
-
-def test_programs_round_to_float32_and_devices_do_not_talk():
-  """Else accelerators would multiply in TF32 or bfloat16, and each sort all rows."""
-  array = lambda *shape: np.zeros(shape, np.float32)
-  rows, features, valid, limits = (array(8, 6),), array(9, 6), array(9) == 0, array(9)
-  programs = {
-    fidelity._kernel_sums: (features,),
-    fidelity._make_shortlist(4): (features, valid),
-    fidelity._balls: (features, valid, limits),
-  }
-  for block, columns in programs.items():
-    lowered = fidelity._deal.lower(block, HERE['layout'].mesh, rows, columns)
-    assert 'precision = [HIGHEST, HIGHEST]' in lowered.as_text()
-    compiled = lowered.compile()
-    collectives = ('all-gather', 'all-reduce', 'all-to-all', 'collective-permute')
-    assert not any(name in compiled.as_text() for name in collectives)
-    for sharding in jax.tree.leaves(compiled.output_shardings):
-      assert sharding.shard_shape((8,)) == (4,)
-
-
 def test_wrong_arguments_raise():
-  a, near = normal(5), functools.partial(fidelity.nearest, **HERE)
-  for score in (
-    fidelity.frechet_distance,
-    functools.partial(fidelity.kernel_distance, **HERE),
-  ):
+  a = normal(5)
+  for score in (fidelity.frechet_distance, fidelity.kernel_distance):
     for few in ((a[:1], a), (a, a[:1]), (a[:0], a)):
       with pytest.raises(ValueError, match='2 or more'):
         score(*few)
@@ -309,15 +256,15 @@ def test_wrong_arguments_raise():
       score(a, np.where(a == a[2, 1], np.nan, a))
   for k in (0, 6):
     with pytest.raises(ValueError, match='from 1 to the 5'):
-      near(a, a, k)
+      fidelity.nearest(a, a, k)
   with pytest.raises(ValueError, match='from 1 to the 4'):
-    near(a, a, 5, exclude_self=True)
+    fidelity.nearest(a, a, 5, exclude_self=True)
   with pytest.raises(ValueError, match='1 or more'):
-    near(a[:0], a, 1)
+    fidelity.nearest(a[:0], a, 1)
   for sets in ((a, normal(9)), (normal(9), a)):
     with pytest.raises(ValueError, match='from 1 to the 4'):
-      fidelity.manifold_scores(*sets, k=5, **HERE)
+      fidelity.manifold_scores(*sets, k=5)
   with pytest.raises(ValueError, match='broadcast'):
-    fidelity.count_within(a, a, np.ones(4), **HERE)
+    fidelity.count_within(a, a, np.ones(4))
   with pytest.raises(ValueError, match='one D'):
     fidelity.by_class(len, a, np.zeros(5), a[:, :3], np.zeros(5), 1)

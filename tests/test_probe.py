@@ -8,6 +8,7 @@ import pytest
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.data import datasets
 from gan_aug_jax.evaluation import evaluators, fidelity, probe
+from gan_aug_jax.evaluation.image_sampler import ImageSampler
 from gan_aug_jax.training import workdir
 from tests import tiny
 from tests.conftest import make_dataset
@@ -71,10 +72,10 @@ def test_replayed_training_set_is_flagged_as_memorised(session, dataset, tmp_pat
     session, dataset, dataset.val, num_steps=60, directory=tmp_path
   )
   embed = probe.make_embed(session, dataset.num_classes)
-  draw = probe.Draw(session, sample, dataset.num_classes)
+  draw = ImageSampler(session, sample, dataset.num_classes)
   drawn = draw(session.layout.place(variables), 18)
   features = {
-    name: embed(extractor.variables, split)[0]
+    name: embed(extractor.variables, split).features
     for name, split in (
       ('train', dataset.train),
       ('test', dataset.test),
@@ -83,9 +84,9 @@ def test_replayed_training_set_is_flagged_as_memorised(session, dataset, tmp_pat
     )
   }
   found = [
-    fidelity.memorisation(
-      features[name], features['train'], features['test'], layout=session.layout
-    )['memorised']
+    fidelity.memorisation(features[name], features['train'], features['test'])[
+      'memorised'
+    ]
     for name in ('drawn', 'fresh')
   ]
   assert found[0] == 1 and found[1] < 0.3
@@ -93,7 +94,7 @@ def test_replayed_training_set_is_flagged_as_memorised(session, dataset, tmp_pat
 
 def test_draws_are_balanced_rounded_and_belong_to_their_numbers(session, dataset):
   sample, variables = replay(dataset)
-  draw = probe.Draw(session, sample, dataset.num_classes)
+  draw = ImageSampler(session, sample, dataset.num_classes)
   variables = session.layout.place(variables)
   drawn = draw(variables, 601)
   assert drawn.images.dtype == np.uint8 and len(drawn) == 601
@@ -113,7 +114,7 @@ def test_draws_are_balanced_rounded_and_belong_to_their_numbers(session, dataset
 @pytest.mark.parametrize(('num_classes', 'num_members'), [(3, 3), (10, 2), (10, 5)])
 def test_every_generator_of_several_draws_every_class(session, num_classes, num_members):
   """Position p is of generator p mod G: classes must not follow the same beat."""
-  draw = probe.Draw(
+  draw = ImageSampler(
     session, lambda _, keys, labels: jnp.zeros((len(labels), 2, 2, 1)), num_classes
   )
   labels = draw({}, 300).labels

@@ -1,5 +1,5 @@
-"""What a classifier or a generator is worth, in numbers and figures.
+"""How good a classifier or a generator is, in numbers and figures.
 
-Metrics, probes, distances between features, statistics. May import `training`, by which
-probes are trained, and below. Start reading in `evaluators`, then `probe`.
+Metrics, probes, distances between features, statistics. May import `training`, which
+trains the probes, and what is below it. Start reading in `evaluators`, then `probe`.
 """

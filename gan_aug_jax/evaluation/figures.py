@@ -1,20 +1,38 @@
-"""Pictures of a run, each drawn from arrays and returned as PNG bytes."""
+"""Figures of a run, each drawn from arrays and returned as PNG bytes."""
 
+from collections.abc import Sequence
+import dataclasses
 import io
 
+import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 import numpy as np
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart.
 _COLORS = ('#0072B2', '#56B4E9', '#D55E00', '#E69F00', '#009E73', '#CC79A7')
+_BLUE, _, _RED, _ORANGE, _GREEN, _ = _COLORS
 _MAX_CLASSES = 20
-_PLAIN = {'parse_math': False}  # or a dollar sign in a class name begins a formula
+# A decorator: the figure is drawn in this style.
+_styled = matplotlib.rc_context(
+  {
+    'axes.spines.right': False,
+    'axes.spines.top': False,
+    'axes.titlesize': 10,
+    'grid.alpha': 0.3,
+    'legend.fontsize': 8,
+    'legend.frameon': False,
+    'savefig.bbox': 'tight',
+    'savefig.dpi': 110,
+    'savefig.facecolor': 'white',
+    'text.parse_math': False,  # or a dollar sign in a class name begins a formula
+  }
+)
 
 
-def _png(figure, dpi=110):
+def _png(figure):
   buffer = io.BytesIO()
-  figure.savefig(buffer, format='png', dpi=dpi, bbox_inches='tight', facecolor='white')
+  figure.savefig(buffer, format='png')
   return buffer.getvalue()
 
 
@@ -29,15 +47,21 @@ def _tile(images):
   return picture[:-1, :-1]
 
 
-def grid(class_names, panels):
-  """Images in a row a class, panels of them side by side.
+def _name_cells(ax, rows, columns, fontsize=None):
+  """Names the rows and columns of a matrix, long column names upright."""
+  rotation = 90 if max(map(len, columns)) > 3 else 0
+  ax.set_xticks(np.arange(len(columns)), columns, rotation=rotation, fontsize=fontsize)
+  ax.set_yticks(np.arange(len(rows)), rows, fontsize=fontsize)
+  ax.spines[:].set_visible(False)
+
+
+@_styled
+def grid(class_names, panels) -> bytes:
+  """Images in panels next to each other, a row for each of the first 20 classes.
 
   Args:
     class_names: one a class.
     panels: {title: uint8 [classes, n, H, W, C]}.
-
-  Returns:
-    PNG bytes; of more than 20 classes, the first 20.
   """
   rows = min(len(class_names), _MAX_CLASSES)
   columns = [images.shape[1] for images in panels.values()]
@@ -46,156 +70,152 @@ def grid(class_names, panels):
   for ax, (title, images) in zip(axes, panels.items(), strict=True):
     picture = _tile(images[:rows])
     grey = picture.shape[-1] == 1
-    ax.imshow(
-      picture[..., 0] if grey else picture, cmap='gray', vmin=0, vmax=255, aspect='equal'
-    )
+    ax.imshow(picture[..., 0] if grey else picture, cmap='gray', vmin=0, vmax=255)
     ax.set_title(title)
     ax.set_xticks([])
-    pitch = images.shape[2] + 1
     ax.set_yticks([])
-    for side in ax.spines.values():
-      side.set_visible(False)
-  ticks = pitch * np.arange(rows) + pitch / 2
-  axes[0].set_yticks(ticks, class_names[:rows], **_PLAIN)
+    ax.spines[:].set_visible(False)
+  pitch = images.shape[2] + 1
+  axes[0].set_yticks(pitch * (np.arange(rows) + 0.5), class_names[:rows])
   axes[0].tick_params(length=0)
   figure.subplots_adjust(wspace=0.04)
   return _png(figure)
 
 
-def curves(panels):
-  """Line plots side by side.
+@_styled
+def curves(panels) -> bytes:
+  """Line plots next to each other.
 
   Args:
     panels: list of (title, {series name: (steps, values)}).
-
-  Returns:
-    PNG bytes.
   """
-  figure = Figure(figsize=(4 * len(panels), 3.2))
+  figure = Figure(figsize=(4 * len(panels), 3.2), layout='tight')
   axes = figure.subplots(1, len(panels), squeeze=False)[0]
   for ax, (title, series) in zip(axes, panels, strict=True):
     for i, (name, (steps, values)) in enumerate(series.items()):
       marker = 'o' if len(steps) < 3 else None
-      ax.plot(
-        steps, values, label=name, color=_COLORS[i % len(_COLORS)], marker=marker, lw=1.5
-      )
+      ax.plot(steps, values, label=name, color=_COLORS[i % len(_COLORS)], marker=marker)
     ax.set_title(title)
     ax.set_xlabel('step')
-    ax.grid(alpha=0.3)
-    ax.spines[['top', 'right']].set_visible(False)
+    ax.grid()
     if series:
-      ax.legend(frameon=False, fontsize=8)
-  figure.tight_layout()
+      ax.legend()
   return _png(figure)
 
 
-def confusion_matrices(class_names, matrices):
-  """Confusion matrices in a row, coloured by the share of each true class.
+@_styled
+def confusion_matrices(class_names, matrices) -> bytes:
+  """Confusion matrices, two a row, coloured by the share of each true class.
 
   Args:
     class_names: one a class.
     matrices: {title: counts [true, predicted]}.
-
-  Returns:
-    PNG bytes.
   """
-  size = max(3.4, 0.36 * len(class_names))
-  columns = min(len(matrices), 2)
+  size, columns = max(3.4, 0.36 * len(class_names)), min(len(matrices), 2)
   rows = -(-len(matrices) // columns)
-  figure = Figure(figsize=(columns * (size + 1), rows * (size + 0.8)))
-  axes = figure.subplots(rows, columns, squeeze=False).ravel()
-  for ax in axes[len(matrices) :]:
-    ax.set_visible(False)
-  for ax, (title, counts) in zip(axes, matrices.items(), strict=False):
-    counts = np.asarray(counts)
+  figure = Figure(figsize=(columns * (size + 1), rows * (size + 0.8)), layout='tight')
+  for number, (title, counts) in enumerate(matrices.items(), 1):
+    ax, counts = figure.add_subplot(rows, columns, number), np.asarray(counts)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     # Off the diagonal a per cent must be visible, so the colours follow the root.
     ax.imshow(np.sqrt(share), cmap='Blues', vmin=0, vmax=1)
     ax.set_title(title)
     ax.set_xlabel('predicted')
     ax.set_ylabel('true')
-    ticks = np.arange(len(class_names))
-    long = max(map(len, class_names)) > 3
-    ax.set_xticks(ticks, class_names, rotation=90 if long else 0, fontsize=7, **_PLAIN)
-    ax.set_yticks(ticks, class_names, fontsize=7, **_PLAIN)
+    _name_cells(ax, class_names, class_names, fontsize=7)
     if len(class_names) <= _MAX_CLASSES:
-      for (i, j), count in np.ndenumerate(counts):
-        if count:
-          color = 'white' if share[i, j] > 0.3 else 'black'
-          ax.text(j, i, count, ha='center', va='center', fontsize=6, color=color)
-  figure.tight_layout()
+      for i, j in np.argwhere(counts):
+        color = 'white' if share[i, j] > 0.3 else 'black'
+        ax.text(j, i, counts[i, j], ha='center', va='center', fontsize=6, color=color)
   return _png(figure)
 
 
-def dots(panels, *, labels, x=None, x_name='', y_name='', same_y=False):
-  """Points with intervals, in panels side by side, beside the band of a control.
+@dataclasses.dataclass(frozen=True)
+class Points:
+  """Values with intervals, for `dots`.
+
+  Attributes:
+    values: [n], NaN for one that is missing.
+    low, high: [n], ends of their intervals; NaN or None for no interval.
+    seeds: [n] lists of the single values that each is a mean of.
+    band: (low, mean, high) of a control.
+    percent: whether the values are shares.
+  """
+
+  values: Sequence[float]
+  low: Sequence[float] | None = None
+  high: Sequence[float] | None = None
+  seeds: Sequence[Sequence[float]] = ()
+  band: tuple[float, float, float] | None = None
+  percent: bool = True
+
+
+@_styled
+def dots(panels, *, labels, x=None, x_name='', y_name='', same_y=False) -> bytes:
+  """Points with intervals and the band of a control, in panels next to each other.
 
   Args:
-    panels: {title: {'values', 'low', 'high', 'seeds', 'band', 'percent', 'x'}}: values
-      and ends of intervals [n]; seeds [n], lists of single values; band (low, mean,
-      high); x [n], places of a panel's own, some of `x`.
+    panels: {title: `Points`}.
     labels: names [n] of the points.
     x: their places [n], or None to list them one below the other. Where the last is many
       times the first, the axis is logarithmic and marks them.
     x_name: of that axis.
     y_name: of the values.
     same_y: whether the panels share the values' axis.
-
-  Returns:
-    PNG bytes.
   """
   listed = x is None
-  everywhere = -np.arange(len(labels)) if listed else np.asarray(x)
   height = max(2.6, 0.34 * len(labels) + 1.2) if listed else 3.0
-  figure = Figure(figsize=(3.3 * len(panels) + 1.5 * listed, height))
+  figure = Figure(figsize=(3.3 * len(panels) + 1.5 * listed, height), layout='tight')
   axes = figure.subplots(1, len(panels), squeeze=False, sharey=listed or same_y)[0]
-  for ax, (title, panel) in zip(axes, panels.items(), strict=True):
-    places = np.asarray(panel.get('x', everywhere))
-    values = np.asarray(panel['values'], float)
-    ends = np.stack([panel['low'], panel['high']]).astype(float)
-    reach = np.nan_to_num(np.abs(ends - values))
-    for place, seeds in zip(places, panel.get('seeds', []), strict=False):
-      pair = (seeds, [place] * len(seeds)) if listed else ([place] * len(seeds), seeds)
-      ax.plot(*pair, '.', color='0.55', ms=4, zorder=1)
-    bars = {'xerr' if listed else 'yerr': reach}
-    pair = (values, places) if listed else (places, values)
-    ax.errorbar(*pair, fmt='o', color=_COLORS[0], capsize=3, ms=5, zorder=3, **bars)
-    if band := panel.get('band'):
-      low, mean, high = band
-      span, line = (ax.axvspan, ax.axvline) if listed else (ax.axhspan, ax.axhline)
-      span(low, high, color=_COLORS[3], alpha=0.22, lw=0, zorder=0)
-      line(mean, color=_COLORS[3], lw=1.2, zorder=0)
-    axis = ax.xaxis if listed else ax.yaxis
-    if panel.get('percent', True):
-      axis.set_major_formatter(PercentFormatter(1, decimals=None))
-    (ax.set_xlabel if listed else ax.set_ylabel)(y_name)
-    ax.set_title(title, fontsize=10)
+  places = -np.arange(len(labels)) if listed else np.asarray(x)
+  for ax, (title, points) in zip(axes, panels.items(), strict=True):
+    _draw_points(ax, points, places, listed)
+    ax.set_title(title)
+    ax.grid()
     if listed:
-      ax.set_yticks(places, labels)
-    else:
-      ax.set_xlabel(x_name)
-      if everywhere.min() > 0 and everywhere.max() > 8 * everywhere.min():
-        ax.set_xscale('log')
-        ax.set_xticks(everywhere, [f'{place:g}' for place in everywhere])
-        ax.minorticks_off()
-    ax.grid(alpha=0.3)
-    ax.spines[['top', 'right']].set_visible(False)
-  figure.tight_layout()
+      ax.set(yticks=places, yticklabels=labels, xlabel=y_name)
+      continue
+    ax.set(xlabel=x_name, ylabel=y_name)
+    if places.min() > 0 and places.max() > 8 * places.min():
+      ax.set_xscale('log')
+      ax.set_xticks(places, [f'{place:g}' for place in places])
+      ax.minorticks_off()
   return _png(figure)
 
 
-def forest(rows):
-  """Paired differences with their intervals, one below the other, and a line at 0.
+def _draw_points(ax, points, places, listed):
+  """Draws values along the y axis, or along the x axis where points are listed."""
+  if listed:
+    axis, draw_span, draw_line, error = ax.xaxis, ax.axvspan, ax.axvline, 'xerr'
+  else:
+    axis, draw_span, draw_line, error = ax.yaxis, ax.axhspan, ax.axhline, 'yerr'
+  turn = lambda place, value: (value, place) if listed else (place, value)
+  for place, seeds in zip(places, points.seeds, strict=False):
+    ax.plot(*turn([place] * len(seeds), seeds), '.', color='0.55', ms=4, zorder=1)
+  values = np.asarray(points.values, float)
+  ends = [values if end is None else end for end in (points.low, points.high)]
+  reach = np.nan_to_num(np.abs(np.asarray(ends, float) - values))
+  style = {'fmt': 'o', 'color': _BLUE, 'capsize': 3, 'ms': 5, 'zorder': 3}
+  ax.errorbar(*turn(places, values), **{error: reach}, **style)
+  if points.band:
+    low, mean, high = points.band
+    draw_span(low, high, color=_ORANGE, alpha=0.22, lw=0, zorder=0)
+    draw_line(mean, color=_ORANGE, lw=1.2, zorder=0)
+  if points.percent:
+    axis.set_major_formatter(PercentFormatter(1, decimals=None))
+
+
+@_styled
+def forest(rows) -> bytes:
+  """Paired differences with their intervals, one below the other.
+
+  Those right of the line at 0 are better than their control.
 
   Args:
     rows: list of (label, {'mean', 'low', 'high', 'verdict', 'differences'}), as shares.
-
-  Returns:
-    PNG bytes; what is above 0 is better than the control.
   """
-  figure = Figure(figsize=(8, 0.42 * len(rows) + 1.1))
-  ax = figure.subplots()
-  colors = {'helps': _COLORS[4], 'hurts': _COLORS[2]}
+  figure = Figure(figsize=(8, 0.42 * len(rows) + 1.1), layout='tight')
+  ax, colors = figure.subplots(), {'helps': _GREEN, 'hurts': _RED}
   for i, (_, row) in enumerate(rows):
     color = colors.get(row.get('verdict'), '0.35')
     singles = 100 * np.asarray(row['differences'])
@@ -207,41 +227,33 @@ def forest(rows):
   ax.set_yticks(-np.arange(len(rows)), [label for label, _ in rows])
   ax.set_ylim(-len(rows) + 0.3, 0.6)
   ax.set_xlabel('difference in test accuracy, points')
-  ax.grid(axis='x', alpha=0.3)
-  ax.spines[['top', 'right', 'left']].set_visible(False)
-  figure.tight_layout()
+  ax.grid(axis='x')
+  ax.spines['left'].set_visible(False)
   return _png(figure)
 
 
-def changes(labels, class_names, differences, *, unit='points of F1', scale=100):
+@_styled
+def changes(labels, class_names, differences, *, unit='points of F1', scale=100) -> bytes:
   """Differences by class, blue above 0 and red below.
 
   Args:
     labels: names of the rows.
     class_names: one a column.
     differences: [rows, columns].
-    unit: of them times the scale.
+    unit: of the differences times the scale.
     scale: to show them at.
-
-  Returns:
-    PNG bytes.
   """
   values = scale * np.asarray(differences, float)
   reach = max(0.5, float(np.abs(values).max()))
   width = max(5.0, 0.55 * len(class_names) + 2.6)
-  figure = Figure(figsize=(width, 0.42 * len(labels) + 1.3))
+  figure = Figure(figsize=(width, 0.42 * len(labels) + 1.3), layout='tight')
   ax = figure.subplots()
   shown = ax.imshow(values, cmap='RdBu', vmin=-reach, vmax=reach, aspect='auto')
-  long = max(map(len, class_names)) > 3
-  ticks, rotation = np.arange(len(class_names)), 90 if long else 0
-  ax.set_xticks(ticks, class_names, rotation=rotation, **_PLAIN)
-  ax.set_yticks(np.arange(len(labels)), labels, **_PLAIN)
+  _name_cells(ax, labels, class_names)
   if values.size <= 400:
-    for (i, j), value in np.ndenumerate(values):
-      color = 'white' if abs(value) > 0.6 * reach else 'black'
-      text = f'{value:+.1f}' if scale > 1 else f'{value:+.0f}'
-      if value:
-        ax.text(j, i, text, ha='center', va='center', fontsize=7, color=color)
+    for i, j in np.argwhere(values):
+      color = 'white' if abs(values[i, j]) > 0.6 * reach else 'black'
+      text = f'{values[i, j]:+.{int(scale > 1)}f}'
+      ax.text(j, i, text, ha='center', va='center', fontsize=7, color=color)
   figure.colorbar(shown, ax=ax, label=unit, pad=0.02)
-  figure.tight_layout()
   return _png(figure)

@@ -1,30 +1,28 @@
 """Classification metrics, all derived from one confusion matrix.
 
-Where a class was never predicted, or never there, a score that would divide by zero is 0,
-as scikit-learn's `zero_division=0`.
+A score that would divide by zero, because a class has no example or is never predicted,
+is 0: scikit-learn's `zero_division=0`, without scikit-learn at run time.
 """
 
 import numpy as np
 
 
 def _divide(numerator, denominator):
-  out = np.zeros(np.broadcast(numerator, denominator).shape)
-  return np.divide(numerator, denominator, out=out, where=denominator > 0)
+  return numerator / np.maximum(denominator, 1)  # counts: where one is 0, so is the other
 
 
-def per_class(confusion):
+def per_class(confusion) -> dict[str, np.ndarray]:
   """Precision, recall and F1 of every class.
 
   Args:
     confusion: counts [true, predicted].
 
   Returns:
-    Dict of float64 arrays [num_classes], 'precision', 'recall', 'f1', and 'support', the
-    int64 number of examples of each class.
+    float64 arrays [num_classes], 'precision', 'recall', 'f1', and 'support', the int64
+    number of examples of each class.
   """
   confusion = np.asarray(confusion, np.int64)
-  hits, support = np.diag(confusion), confusion.sum(1)
-  predicted = confusion.sum(0)
+  hits, support, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
   return {
     'precision': _divide(hits, predicted),
     'recall': _divide(hits, support),
@@ -33,28 +31,23 @@ def per_class(confusion):
   }
 
 
-def summarize(confusion):
+def summarize(confusion) -> dict[str, float]:
   """Accuracy, and macro and weighted precision, recall and F1.
 
   Args:
     confusion: counts [true, predicted].
 
   Returns:
-    Dict of floats: 'accuracy', 'precision', 'recall', 'f1' (macro: the plain mean over
-    the classes), 'precision_weighted', 'recall_weighted', 'f1_weighted' (by support) and
-    'worst_recall', the accuracy on the class where it is lowest, of those that are there.
+    'accuracy'; 'precision', 'recall' and 'f1' (macro: the plain mean over the classes);
+    'precision_weighted', 'recall_weighted' and 'f1_weighted' (by support); and
+    'worst_recall', the lowest recall of a class that has examples.
   """
   scores = per_class(confusion)
   support = scores.pop('support')
-  total, there = support.sum(), support > 0
-  summary = {'accuracy': float(np.trace(confusion) / total) if total else 0.0}
+  total = support.sum()
+  summary = {'accuracy': float(_divide(np.trace(confusion), total))}
   for name, values in scores.items():
     summary[name] = float(values.mean())
-    summary[f'{name}_weighted'] = float(values @ support / total) if total else 0.0
-  summary['worst_recall'] = float(scores['recall'][there].min()) if total else 0.0
+    summary[f'{name}_weighted'] = float(_divide(values @ support, total))
+  summary['worst_recall'] = float(scores['recall'][support > 0].min(initial=1))
   return summary
-
-
-def generalization_gap(train_accuracy, val_accuracy):
-  """Training minus validation accuracy, both on un-augmented images, evaluating."""
-  return train_accuracy - val_accuracy

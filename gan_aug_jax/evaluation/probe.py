@@ -1,11 +1,13 @@
 """Small classifiers that are trained in seconds to judge generators by.
 
-Trained on real images a probe is the feature extractor, and what GAN-test asks; trained
-on synthetic images alone, its accuracy on real ones is the classification accuracy score
-(Ravuri & Vinyals 2019, arXiv 1905.10887, section 3; GAN-train and GAN-test: Shmelkov et
-al. 2018, arXiv 1807.09499). Width and seed differ from the evaluated classifier's.
+A probe trained on real images is the feature extractor, and its accuracy on synthetic
+images is GAN-test (Shmelkov et al. 2018, arXiv 1807.09499). The accuracy on real images
+of one trained on synthetic images alone is the classification accuracy score, or
+GAN-train (Ravuri & Vinyals 2019, arXiv 1905.10887, section 3). Width and seed differ from
+those of the classifier that a run is about.
 """
 
+from collections.abc import Callable
 import contextlib
 import dataclasses
 import functools
@@ -19,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from gan_aug_jax import config as config_lib
-from gan_aug_jax.data import splits
 from gan_aug_jax.evaluation import evaluators
 from gan_aug_jax.models import classifiers
 from gan_aug_jax.step import (
@@ -44,7 +45,7 @@ class Probe:
   """A trained probe.
 
   Attributes:
-    variables: of the classifier that `build_probe` gives.
+    variables: of the classifier that `build_probe` gives, placed.
     accuracy: on held-out real images, or None.
     hash: of the variables: hex, 16 digits.
   """
@@ -54,7 +55,22 @@ class Probe:
   hash: str
 
 
-def build_probe(session, num_classes):
+@dataclasses.dataclass(frozen=True)
+class Embedding:
+  """Images as a probe sees them.
+
+  Attributes:
+    features: float32 [N, 64], the input of the last layer.
+    predictions: int32 [N], the classes that the probe gives them.
+    labels: int32 [N], their own.
+  """
+
+  features: np.ndarray
+  predictions: np.ndarray
+  labels: np.ndarray
+
+
+def build_probe(session, num_classes: int):
   """The probe's linen module: a CNN whose first convolution is `score.width` wide."""
   width = session.config.score.width
   return classifiers.build_classifier(
@@ -64,6 +80,18 @@ def build_probe(session, num_classes):
     hidden=(64,),
     dtype=session.dtype('classifier'),
   )
+
+
+def shapes_of(model, image_shape: tuple) -> dict:
+  """The shapes of a probe's variables; computes nothing.
+
+  Args:
+    model: linen module from `build_probe`.
+    image_shape: (H, W, C).
+  """
+  init = lambda images: model.init(rng.stream_key(0, 'init'), images, train=False)
+  images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  return {'batch_stats': {}} | jax.eval_shape(init, images)
 
 
 class Trainer:
@@ -78,53 +106,35 @@ class Trainer:
 
     Args:
       session: the run's.
-      dataset: what to train on where nothing is synthetic.
+      dataset: its training split is what the probe learns from without a `sample`.
       num_steps: optimizer steps of 128 images.
       sample: `(variables, keys, labels) -> images`, to train on synthetic images alone.
-      variant: of the seed, which is never the classifier's; what reports has another than
-        what chooses.
+      variant: of the seed, which is never the classifier's. What reports a score uses
+        another variant than what chooses a checkpoint.
     """
-    layout, config = session.layout, session.config
     plan = mixing.plan_batch(_BATCH, ratio=1.0 if sample else 0.0, mode='replace')
-    model = build_probe(session, dataset.num_classes)
-    optimizer = classifier.make_optimizer('sgd', num_steps=num_steps, **_OPTIMIZER)
-    num_classes, dtype = dataset.num_classes, session.image_dtype('classifier')
-    synthesize = sample and synthesis.make_synthesize(
-      sample=sampling.for_candidates(sample), num_classes=num_classes, dtype=dtype
-    )
-    transform = augment.make_augment(crop=config.augment.crop, flip=config.augment.flip)
-    compose = classifier.make_compose(
-      layout=layout,
-      plan=plan,
-      synthesize=synthesize,
-      augmentation=classifier.Augmentation(transform),
-      num_classes=num_classes,
-      dtype=dtype,
-    )
-    # Where all is synthetic, one image stands in for those that are never looked at.
-    seen = dataset.train.rows(slice(0, 1)) if sample else dataset.train
-    init = functools.partial(
-      classifier.init_classifier,
-      model=model,
-      optimizer=optimizer,
-      image_shape=dataset.image_shape,
-    )
+    step, init = _make_step(session, dataset, plan, num_steps=num_steps, sample=sample)
+    # If all images are synthetic, no real one is looked at, but the step takes some.
+    real = dataset.train.rows(slice(0, 1)) if sample else dataset.train
     self._training = fitting.make_training(
       session,
-      classifier.make_fused_step(
-        model=model, optimizer=optimizer, layout=layout, plan=plan, compose=compose
-      ),
+      step,
       init=init,
-      seed=config_lib.seed_of(config, 'classifier') ^ (2**30 >> variant),
-      feed=fitting.Feed(session, seen, plan),
+      seed=config_lib.seed_of(session.config, 'classifier') ^ (2**30 >> variant),
+      feed=fitting.Feed(session, real, plan),
       cadence=loop.Cadence(num_steps, num_steps, num_steps, num_steps),
     )
 
-  def start(self, generator=None):
-    """Compiles in threads, for a generator's variables or shapes like these."""
+  def start(self, generator=None) -> None:
+    """Compiles in threads, for a generator's variables or their shapes."""
     self._training.start({'generator': generator})
 
-  def __call__(self, generator=None):
+  def __call__(self, generator=None) -> dict:
+    """Trains a probe, on what a generator draws where there is a `sample`.
+
+    Args:
+      generator: its variables, placed.
+    """
     training, frozen = self._training, {'generator': generator}
     state = training.init()
     for call, step in enumerate(range(0, training.num_steps, training.per_call)):
@@ -135,38 +145,54 @@ class Trainer:
     return state.variables
 
 
-def train_extractor(session, dataset, held_out, *, num_steps, directory):
-  """Trains the extractor on real images, or reads it from where it was kept.
+def _make_step(session, dataset, plan, *, num_steps, sample):
+  """The fused step of a probe, and `init(seed) -> state`."""
+  layout, augmentation = session.layout, session.config.augment
+  num_classes, dtype = dataset.num_classes, session.image_dtype('classifier')
+  model = build_probe(session, num_classes)
+  optimizer = classifier.make_optimizer('sgd', num_steps=num_steps, **_OPTIMIZER)
+  init = functools.partial(
+    classifier.init_classifier,
+    model=model,
+    optimizer=optimizer,
+    image_shape=dataset.image_shape,
+  )
+  synthesize = sample and synthesis.make_synthesize(
+    sample=sampling.for_candidates(sample), num_classes=num_classes, dtype=dtype
+  )
+  transform = augment.make_augment(crop=augmentation.crop, flip=augmentation.flip)
+  compose = classifier.make_compose(
+    layout=layout,
+    plan=plan,
+    synthesize=synthesize,
+    augmentation=classifier.Augmentation(transform),
+    num_classes=num_classes,
+    dtype=dtype,
+  )
+  step = classifier.make_fused_step(
+    model=model, optimizer=optimizer, layout=layout, plan=plan, compose=compose
+  )
+  return step, init
+
+
+def train_extractor(session, dataset, held_out, *, num_steps, directory) -> Probe:
+  """Trains the extractor on real images, or reads it where one is kept.
 
   Args:
     session: the run's.
-    dataset: its training split is what the extractor learns from.
+    dataset: the extractor learns from its training split.
     held_out: real images to measure its accuracy on, or None.
     num_steps: optimizer steps.
-    directory: where extractors are kept, by fingerprint of all that they depend on.
-
-  Returns:
-    A `Probe`.
+    directory: of kept extractors, each named by a hash of everything it depends on.
   """
-  config = session.config
-  depends = {
-    'images': dataset.fingerprint,
-    'num_steps': num_steps,
-    'seed': config_lib.seed_of(config, 'classifier'),
-    'precision': config_lib.precision_of(config, 'classifier'),
-    'model': repr(build_probe(session, dataset.num_classes)),
-    'augment': (config.augment.crop, config.augment.flip),
-    'optimizer': _OPTIMIZER,
-  }
-  digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
-  path = directory / f'{digest[:16]}.msgpack'
   model = build_probe(session, dataset.num_classes)
+  path = directory / f'{_fingerprint(session, dataset, model, num_steps)}.msgpack'
   variables = _read(path, shapes_of(model, dataset.image_shape))
-  # All processes train it or none does.
+  # Training takes all processes, so if one cannot read the file, all train.
   if not np.all(multihost_utils.process_allgather(np.int32(variables is not None))):
     variables = jax.device_get(Trainer(session, dataset, num_steps=num_steps)())
     if jax.process_index() == 0:
-      with contextlib.suppress(OSError):  # what cannot be kept is trained again
+      with contextlib.suppress(OSError):  # next time it is trained again
         loop.write_atomically(path, flax.serialization.msgpack_serialize(variables))
   variables, accuracy = session.layout.place(variables), None
   if held_out is not None:
@@ -175,11 +201,20 @@ def train_extractor(session, dataset, held_out, *, num_steps, directory):
   return Probe(variables, accuracy, _hash(variables))
 
 
-def shapes_of(model, image_shape):
-  """The shapes of a probe's variables; nothing is computed."""
-  init = lambda images: model.init(rng.stream_key(0, 'init'), images, train=False)
-  images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-  return {'batch_stats': {}} | jax.eval_shape(init, images)
+def _fingerprint(session, dataset, model, num_steps):
+  """Of everything that a trained extractor depends on: hex, 16 digits."""
+  config = session.config
+  depends = {
+    'images': dataset.fingerprint,
+    'num_steps': num_steps,
+    'seed': config_lib.seed_of(config, 'classifier'),
+    'precision': config_lib.precision_of(config, 'classifier'),
+    'model': repr(model),
+    'augment': (config.augment.crop, config.augment.flip),
+    'optimizer': _OPTIMIZER,
+  }
+  digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode())
+  return digest.hexdigest()[:16]
 
 
 def _read(path, shapes):
@@ -202,10 +237,12 @@ def _hash(variables):
   return digest.hexdigest()[:16]
 
 
-def make_embed(session, num_classes):
-  """Returns `embed(variables, split) -> (features, predictions)` of a probe.
+def make_embed(session, num_classes: int) -> Callable:
+  """Returns `embed(variables, split) -> Embedding` by a probe.
 
-  Features are float32 [N, 64], what goes into the last layer; predictions int32 [N].
+  Args:
+    session: the run's.
+    num_classes: number of classes.
   """
   model, layout = build_probe(session, num_classes), session.layout
   dtype = session.image_dtype('classifier')
@@ -227,72 +264,13 @@ def make_embed(session, num_classes):
   program = Program(embed_step, layout, donate=())
 
   def embed(variables, split):
-    parts = []
-    for chunk in evaluators.chunks(session, split):
-      features, predicted = jax.device_get(program(variables, *chunk))
-      parts.append((features[: evaluators.BATCH], predicted[: evaluators.BATCH]))
-    features, predicted = (
-      np.concatenate(part)[: len(split)] for part in zip(*parts, strict=True)
+    parts = [
+      jax.device_get(program(variables, *chunk))
+      for chunk in evaluators.chunks(session, split)
+    ]
+    features, predictions = (
+      evaluators.join(part, len(split)) for part in zip(*parts, strict=True)
     )
-    return features, predicted
+    return Embedding(features, predictions, split.labels)
 
   return embed
-
-
-class Draw:
-  """Draws synthetic images; `draw(variables, count, seed=0) -> Split`.
-
-  Each run of num_classes images has one of each class; pixels are rounded to uint8, as
-  those of real images are.
-  """
-
-  def __init__(self, session, sample, num_classes):
-    """Prepares the program, which is compiled at the first call, or by `start`.
-
-    Args:
-      session: the run's.
-      sample: `(variables, keys, labels) -> images`.
-      num_classes: number of classes.
-    """
-    self._layout, self._num_classes = session.layout, num_classes
-
-    def draw_step(variables, seed, first):
-      layout = session.layout
-      position = first + layout.positions(evaluators.BATCH)
-      keys = rng.example_keys(rng.stream_key(seed, 'score'), position)
-      labels = sharding.flatten(self._labels(position))
-      pixels = device_data.to_pixels(sample(variables, sharding.flatten(keys), labels))
-      return layout.gather(pixels.reshape(*position.shape, *pixels.shape[1:]))
-
-    self._program = Program(draw_step, session.layout, donate=())
-
-  def _labels(self, number):
-    # Turned on with every run, or with several generators, position by position, each
-    # would draw classes of its own.
-    return (number + number // self._num_classes) % self._num_classes
-
-  def start(self, variables):
-    """Compiles in a thread, for a generator's variables or shapes like these."""
-    scalar = self._layout.scalar(0)
-    self._program.start(variables, scalar, scalar)
-
-  def __call__(self, variables, count, seed=0):
-    scalar = self._layout.scalar
-    parts = [
-      np.asarray(self._program(variables, scalar(seed), scalar(first)))
-      for first in range(0, count, evaluators.BATCH)
-    ]
-    images = np.concatenate([part[: evaluators.BATCH] for part in parts])
-    labels = self._labels(np.arange(count, dtype=np.int32))
-    return splits.Split(images[:count], labels)
-
-  def by_class(self, variables, per_class, seed=0):
-    """Images uint8 [num_classes, per_class, H, W, C]."""
-    drawn = self(variables, per_class * self._num_classes, seed)
-    return group(drawn, self._num_classes)
-
-
-def group(split, num_classes):
-  """The images of as many examples of each class: uint8 [num_classes, N, H, W, C]."""
-  order = np.argsort(split.labels, kind='stable')
-  return split.images[order].reshape(num_classes, -1, *split.images.shape[1:])

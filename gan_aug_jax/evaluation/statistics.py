@@ -1,8 +1,8 @@
 """What paired results show, and how surely.
 
-Seeds are the unit of a comparison: an arm and its control share the subset, the
-initialisation and the order of real examples of a seed, so their difference is taken
-within it. Images are the unit only where there is one seed.
+Seeds are the unit of a comparison: an arm and its control share a seed's subset,
+initialisation and order of real examples, so their difference is taken within the seed.
+Images are the unit only where there is one seed.
 """
 
 import math
@@ -15,33 +15,30 @@ LEVEL = 0.95
 MIN_SEEDS = 3
 
 
-def compare_predictions(treatment, control, labels):
-  """Paired comparison of two sets of predictions for the same images.
+def compare_predictions(treatment, control, labels) -> dict[str, float]:
+  """Compares two sets of predictions for the same images.
 
   Args:
     treatment, control: predicted classes int [N].
     labels: true classes int [N].
 
   Returns:
-    Dict: 'difference' in accuracy, its 95 % interval ('low', 'high') over the choice of
-    test images (Wald interval for paired proportions, Agresti 2013, 11.1.2), and the
-    images that only one of the two got right ('gained', 'lost').
+    'difference' in accuracy; 'low' and 'high', its 95 % interval over the choice of test
+    images (Wald interval for paired proportions, Agresti 2013, 11.1.2); 'gained' and
+    'lost', the numbers of images that only the treatment, or only the control, got right.
   """
-  gained = int(np.sum((treatment == labels) & (control != labels)))
-  lost = int(np.sum((treatment != labels) & (control == labels)))
-  n = len(labels)
-  difference = (gained - lost) / n
-  error = math.sqrt(max(gained + lost - (gained - lost) ** 2 / n, 0)) / n
+  change = np.equal(treatment, labels).astype(int) - np.equal(control, labels)
+  difference, reach = np.mean(change), 1.96 * np.std(change) / math.sqrt(len(labels))
   return {
-    'difference': difference,
-    'low': difference - 1.96 * error,
-    'high': difference + 1.96 * error,
-    'gained': gained,
-    'lost': lost,
+    'difference': float(difference),
+    'low': float(difference - reach),
+    'high': float(difference + reach),
+    'gained': int(np.sum(change > 0)),
+    'lost': int(np.sum(change < 0)),
   }
 
 
-def paired_t(differences, level=LEVEL):
+def paired_t(differences, level=LEVEL) -> dict[str, float]:
   """Mean of paired differences, with an interval and a test by Student's t over seeds.
 
   Args:
@@ -49,11 +46,10 @@ def paired_t(differences, level=LEVEL):
     level: of the interval.
 
   Returns:
-    Dict of floats: 'mean', 'sd' (of a difference), 'low', 'high' and 'p' (two-sided).
-    With one seed all but the mean are NaN. Differences that are all equal, as accuracies
-    of few images may be, say nothing of chance: no interval, NaN, and p is 1.
+    'mean', 'sd' (of a difference), 'low', 'high' and 'p' (two-sided). With one seed all
+    but the mean are NaN. Equal differences, which accuracies of few images may have, do
+    not show how much chance adds: then there is no interval (NaN), and p is 1.
   """
-  differences = np.asarray(differences, float)
   n, mean = len(differences), float(np.mean(differences))
   if n < 2:
     return {'mean': mean, **dict.fromkeys(('sd', 'low', 'high', 'p'), math.nan)}
@@ -61,25 +57,20 @@ def paired_t(differences, level=LEVEL):
   if sd < 1e-9:
     return {'mean': mean, 'sd': 0.0, 'low': math.nan, 'high': math.nan, 'p': 1.0}
   error = sd / math.sqrt(n)
-  reach = scipy.stats.t.ppf((1 + level) / 2, n - 1)
-  return {
-    'mean': mean,
-    'sd': sd,
-    'low': mean - reach * error,
-    'high': mean + reach * error,
-    'p': float(2 * scipy.stats.t.sf(abs(mean) / error, n - 1)),
-  }
+  reach = error * float(scipy.stats.t.ppf((1 + level) / 2, n - 1))
+  p = float(2 * scipy.stats.t.sf(abs(mean) / error, n - 1))
+  return {'mean': mean, 'sd': sd, 'low': mean - reach, 'high': mean + reach, 'p': p}
 
 
-def detectable(sd, num_seeds, num_comparisons=1, power=0.8):
-  """The smallest true effect that a design would have found.
+def detectable(sd, num_seeds, num_comparisons=1, power=0.8) -> float:
+  """The smallest true effect that a design would probably have found.
 
   Args:
     sd: standard deviation of a paired difference over seeds.
-    num_seeds: of pairs.
-    num_comparisons: verdicts that share the error; the hardest step of Holm's is the
-      Bonferroni one.
-    power: how often it would have been found.
+    num_seeds: number of pairs.
+    num_comparisons: verdicts in the family. The hardest step of Holm's procedure is the
+      Bonferroni correction.
+    power: probability of finding the effect.
 
   Returns:
     A difference; NaN with fewer than 2 seeds, or where they do not differ.
@@ -95,16 +86,16 @@ def detectable(sd, num_seeds, num_comparisons=1, power=0.8):
   return float(found * sd / math.sqrt(num_seeds))
 
 
-def holm(p_values, num_comparisons=None):
-  """Adjusts p-values for how many there are (Holm 1979, Scand. J. Statist. 6, 65-70).
+def holm(p_values, num_comparisons=None) -> np.ndarray:
+  """Adjusts p-values for their number (Holm 1979, Scand. J. Statist. 6, 65-70).
 
   Args:
     p_values: float [m].
-    num_comparisons: of the family, where some of them are not known yet; None for m.
+    num_comparisons: size of the family, if some p-values are not known yet; None for m.
 
   Returns:
-    float64 [m]; where all those of at most 0.05 are called effects, the chance of any
-    false one is at most 5 %, whatever hangs on what.
+    float64 [m]. If all those of at most 0.05 are called effects, the chance of any false
+    one is at most 5 %, however the tests depend on each other.
   """
   p_values = np.asarray(p_values, float)
   order, m = np.argsort(p_values, kind='stable'), len(p_values)
@@ -115,11 +106,13 @@ def holm(p_values, num_comparisons=None):
   return adjusted
 
 
-def resample(treatment, control, *, num_draws=2000, seed=0, level=LEVEL):
+def resample(
+  treatment, control, *, num_draws=2000, seed=0, level=LEVEL
+) -> tuple[float, float]:
   """An interval of the difference in accuracy over seeds and test images together.
 
-  Seeds are drawn with replacement, then images, the same for all seeds: test images are
-  shared, so resampling each seed's alone would count their luck as if it were many.
+  Seeds are drawn with replacement, then images, the same ones for all seeds: resampling
+  images for each seed separately would ignore that all seeds share the test images.
 
   Args:
     treatment, control: bool [num_seeds, num_images], which images were right.
@@ -138,18 +131,17 @@ def resample(treatment, control, *, num_draws=2000, seed=0, level=LEVEL):
     images = rng.integers(0, num_images, num_images)
     by_image = differences[seeds].sum(0)
     drawn[i] = by_image[images].mean() / num_seeds
-  tail = 100 * (1 - level) / 2
-  low, high = np.percentile(drawn, [tail, 100 - tail])
+  low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
   return float(low), float(high)
 
 
-def verdict(mean, adjusted_p, num_seeds):
+def verdict(mean, adjusted_p, num_seeds) -> str:
   """'helps', 'hurts', 'no difference shown' or 'not enough seeds for a verdict'.
 
   Args:
     mean: of the paired differences.
     adjusted_p: by `holm` over the arms that are compared.
-    num_seeds: of pairs.
+    num_seeds: number of pairs.
   """
   if num_seeds < MIN_SEEDS:
     return 'not enough seeds for a verdict'

@@ -283,9 +283,7 @@ def _arm_result(session, scores, dataset, plan, fitted):
       for name, values in metrics.per_class(test['confusion']).items()
     },
     'train_accuracy': train_accuracy,
-    'generalization_gap': metrics.generalization_gap(
-      train_accuracy, scores['val']['accuracy']
-    ),
+    'generalization_gap': train_accuracy - scores['val']['accuracy'],
     'train_seconds': host['train_seconds'],
     'compile_seconds': host['compile_seconds'],
     'eval_seconds': host['eval_seconds']

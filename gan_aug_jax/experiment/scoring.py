@@ -1,11 +1,14 @@
-"""What the generators of a run are worth, between a floor and a ceiling, into score/.
+"""Scores a run's generators, next to noise and real images, into score/.
 
-Scores are of features of an extractor of our own, trained on the whole training split,
-and so compare between runs on one dataset and with nothing published. The reference are
-real images of the training split that the run's generators did not train on; the test
-split is not read. Nothing here is for choosing by: see `candidates` for that.
+Features are those of our own extractor, trained on the whole training split, so scores
+compare between runs on one dataset and with nothing published. Generated images are
+compared with real ones of the training split that the generators did not train on; the
+test split is not read. Never choose a generator by these scores: `candidates` has those
+for choosing.
 """
 
+from collections.abc import Callable
+import dataclasses
 import functools
 import json
 import pathlib
@@ -16,19 +19,35 @@ import jax.numpy as jnp
 import numpy as np
 
 from gan_aug_jax import config as config_lib
-from gan_aug_jax.data import datasets
+from gan_aug_jax.data.splits import Split
 from gan_aug_jax.errors import DataError
 from gan_aug_jax.evaluation import evaluators, fidelity, figures, metrics, probe
+from gan_aug_jax.evaluation.image_sampler import ImageSampler
 from gan_aug_jax.experiment import runs
 from gan_aug_jax.generators import gan_training
 from gan_aug_jax.step import device_data, rng, sampling
 from gan_aug_jax.training import devices, loop, workdir
 
 _NOISE, _REAL = 'noise', 'real training images'
-_SEED = 1  # of what is drawn: what candidates are chosen by is drawn with 0
+_SEED = 1  # of the images that are scored; candidates are chosen by those of seed 0
 
 
-def score_generators(session, run):
+@dataclasses.dataclass(frozen=True)
+class _Source:
+  """Images to score, and what draws them.
+
+  Attributes:
+    images: the images, with the labels that were asked for.
+    sample: `(variables, keys, labels) -> images`; None for real images.
+    variables: of `sample`.
+  """
+
+  images: Split
+  sample: Callable | None = None
+  variables: dict | None = None
+
+
+def score_generators(session, run: dict) -> dict:
   """Scores every generator that the workdir's arms draw from.
 
   Args:
@@ -41,39 +60,37 @@ def score_generators(session, run):
   Raises:
     CheckpointError, DataError: if the generators or the data are not there.
   """
-  began = time.perf_counter()
-  dataset = runs.load_data(session.config)
+  began, config = time.perf_counter(), session.config
+  dataset = runs.load_data(config)
   workdir.check_data(session, run, dataset)
   generator = gan_training.load_generator(session, workdir.describe_data(dataset))
-  whole, held_out = _reference(session, dataset)
+  whole, held_out = _hold_out(session, dataset)
   extractor = probe.train_extractor(
     session,
     whole,
     whole.val,
-    num_steps=session.config.score.extractor_steps,
+    num_steps=config.score.extractor_steps,
     directory=pathlib.Path(devices.cache_directory(), 'extractors'),
   )
   embed = functools.partial(
     probe.make_embed(session, dataset.num_classes), extractor.variables
   )
-  train = embed(dataset.train)[0]
-  judge = _make_judge(session, dataset, held_out, embed, train)
-  splits, rows = _splits(session, dataset, generator, len(held_out)), {}
-  for name, (split, sample, variables) in splits.items():
-    rows[name] = judge(split, sample, variables, is_train=name == _REAL)
+  train = embed(dataset.train).features
+  sources = _draw_sources(session, dataset, generator, len(held_out))
+  rows = _score_sources(session, dataset, sources, held_out, embed, train)
   result = {
     'dataset': dataset.name,
     'num_train': len(dataset.train),
     'num_held_out': len(held_out),
     'num_generated': len(held_out),
-    # Where there is no label budget, that is the validation split.
-    'held_out_chose': session.config.gan.select == 'cas' and whole is dataset,
+    # Without a label budget the held-out images are the validation split.
+    'held_out_chose': config.gan.select == 'cas' and whole is dataset,
     'extractor': {
       'accuracy': extractor.accuracy,
       'hash': extractor.hash,
       'trained_on': whole.fingerprint,
     },
-    'config': session.config.score.to_dict(),
+    'config': config.score.to_dict(),
     'class_names': dataset.class_names,
     'rows': rows,
     'seconds': time.perf_counter() - began,
@@ -87,7 +104,7 @@ def score_generators(session, run):
   return result
 
 
-def _reference(session, dataset):
+def _hold_out(session, dataset):
   """The dataset with all its labels, and its images that the run did not train on."""
   config = session.config.copy_and_resolve_references()
   config.data.per_class, config.data.imbalance = 0, 1.0
@@ -95,7 +112,7 @@ def _reference(session, dataset):
   limited = session.config.data != config.data
   whole = runs.load_data(config) if limited else dataset
   seen = {image.tobytes() for image in dataset.train.images}
-  pool = datasets.Split(
+  pool = Split(
     np.concatenate([whole.train.images, whole.val.images]),
     np.concatenate([whole.train.labels, whole.val.labels]),
   )
@@ -105,92 +122,97 @@ def _reference(session, dataset):
   least = max(config.score.neighbours + 1, dataset.num_classes)
   if len(held_out) < least:
     raise DataError(
-      f'{len(held_out)} images of {dataset.name!r} are left that the generators did not '
-      f'train on; to score needs {least}: raise data.val_fraction, or lower '
+      f'Only {len(held_out)} images of {dataset.name!r} are left that the generators did '
+      f'not train on, and scoring needs {least}: raise data.val_fraction, or lower '
       'score.neighbours.'
     )
   return whole, held_out
 
 
-def _splits(session, dataset, generator, count):
-  """{name: (split, sample, variables)} of what is scored; no sampler for real images."""
-  info, num_classes = workdir.describe_data(dataset), dataset.num_classes
-  one = gan_training.make_sampler(session, info)
-  draw = probe.Draw(session, one, num_classes)
-  splits = {_REAL: (dataset.train.some(count, 0), None, None)}
+def _draw_sources(session, dataset, generator, count):
+  """{name: `_Source`}: real images, each generator, all of them together, and noise."""
+  num_classes = dataset.num_classes
+  sample = gan_training.make_sampler(session, workdir.describe_data(dataset))
+  noise = sampling.make_noise_sampler(dataset.image_shape)
+  draw, draw_together, draw_noise = (
+    ImageSampler(session, each, num_classes) for each in (sample, generator.sample, noise)
+  )
+  sources = {_REAL: _Source(dataset.train.some(count, 0))}
   for name, variables in generator.members.items():
-    splits[name] = (draw(variables, count, _SEED), one, variables)
+    sources[name] = _Source(draw(variables, count, _SEED), sample, variables)
   if len(generator.members) > 1:
-    drawn = probe.Draw(session, generator.sample, num_classes)
-    together = drawn(generator.variables, count, _SEED)
-    splits['all together'] = (together, generator.sample, generator.variables)
-  noise = functools.partial(_noise, shape=dataset.image_shape)
-  splits[_NOISE] = (probe.Draw(session, noise, num_classes)({}, count), noise, {})
-  return splits
+    together = draw_together(generator.variables, count, _SEED)
+    sources['all together'] = _Source(together, generator.sample, generator.variables)
+  sources[_NOISE] = _Source(draw_noise({}, count), noise, {})
+  return sources
 
 
-def _noise(_, keys, labels, shape):
-  """Uniform noise in the place of a generator's images."""
-  del labels
-  return jax.vmap(lambda key: jax.random.uniform(key, shape, minval=-1, maxval=1))(keys)
-
-
-def _make_judge(session, dataset, held_out, embed, train):
-  """Returns `judge(split, sample, variables, is_train) -> scores` of some images."""
+def _score_sources(session, dataset, sources, held_out, embed, train):
+  """{name: scores}; `train` are features of the training images."""
   config, num_classes = session.config.score, dataset.num_classes
-  evaluate = evaluators.Evaluator(
-    session, probe.build_probe(session, num_classes), num_classes
-  )
-  real, _ = embed(held_out)
-  manifold = functools.partial(
-    fidelity.manifold_scores, k=config.neighbours, layout=session.layout
-  )
-  # One program for every generator of the run.
-  trainer = functools.cache(
+  model = probe.build_probe(session, num_classes)
+  evaluate = evaluators.Evaluator(session, model, num_classes)
+  # Generators that share a `sample` share its program.
+  make_trainer = functools.cache(
     lambda sample: probe.Trainer(
       session, dataset, num_steps=config.cas_steps, sample=sample, variant=1
     )
   )
-
-  def judge(split, sample, variables, is_train):
-    features, predictions = embed(split)
-    copies = None
-    if not is_train:
-      copies = fidelity.memorisation(features, train, real, layout=session.layout)
-    cas = evaluate(trainer(sample)(variables), held_out)
-    by_class = functools.partial(
-      fidelity.by_class,
-      real=real,
-      real_labels=held_out.labels,
-      generated=features,
-      generated_labels=split.labels,
+  real, rows = embed(held_out), {}
+  for name, source in sources.items():
+    trained = make_trainer(source.sample)(source.variables)
+    rows[name] = _score(
+      embed(source.images),
+      real,
+      train=None if name == _REAL else train,
+      cas=evaluate(trained, held_out),
+      neighbours=config.neighbours,
       num_classes=num_classes,
     )
-    hits = predictions == split.labels
-    return {
-      'count': len(split),
-      'frechet': fidelity.frechet_distance(real, features),
-      'kernel': fidelity.kernel_distance(real, features, layout=session.layout),
-      **manifold(real, features),
-      'cas': cas['accuracy'],
-      'gan_test': float(np.mean(hits)),
-      'copies': copies,
-      'per_class': {
-        'frechet': by_class(fidelity.frechet_distance),
-        'manifold': by_class(manifold),
-        'cas': metrics.per_class(cas['confusion'])['recall'].tolist(),
-        'gan_test': _hits_by_class(hits, split.labels, num_classes),
-      },
-    }
-
-  return judge
+  return rows
 
 
-def _hits_by_class(hits, labels, num_classes):
-  """The share of hits of each class, None where it has no image."""
-  counts = np.bincount(labels, minlength=num_classes)
-  right = np.bincount(labels, hits, minlength=num_classes)
-  return [float(r / n) if n else None for r, n in zip(right, counts, strict=True)]
+def _score(generated, real, *, train, cas, neighbours, num_classes):
+  """A row of score/scores.json.
+
+  Args:
+    generated: `probe.Embedding` of the images to score.
+    real: `probe.Embedding` of the held-out images.
+    train: features of the training images, or None to look for no copies of them.
+    cas: evaluation, on the held-out images, of a probe trained on images like these.
+    neighbours: k of precision, recall, density and coverage.
+    num_classes: number of classes.
+  """
+  features, labels = generated.features, generated.labels
+  manifold = functools.partial(fidelity.manifold_scores, k=neighbours)
+  by_class = lambda score: fidelity.by_class(
+    score, real.features, real.labels, features, labels, num_classes
+  )
+  correct = generated.predictions == labels
+  copies = None
+  if train is not None:
+    copies = fidelity.memorisation(features, train, real.features)
+  return {
+    'count': len(labels),
+    'frechet': fidelity.frechet_distance(real.features, features),
+    'kernel': fidelity.kernel_distance(real.features, features),
+    **manifold(real.features, features),
+    'cas': cas['accuracy'],
+    'gan_test': float(np.mean(correct)),
+    'copies': copies,
+    'per_class': {
+      'frechet': by_class(fidelity.frechet_distance),
+      'manifold': by_class(manifold),
+      'cas': metrics.per_class(cas['confusion'])['recall'].tolist(),
+      'gan_test': _share_by_class(correct, labels, num_classes),
+    },
+  }
+
+
+def _share_by_class(correct, labels, num_classes):
+  """The share of correct images of each class, None for a class without an image."""
+  groups = [correct[labels == label] for label in range(num_classes)]
+  return [float(group.mean()) if len(group) else None for group in groups]
 
 
 def _draw_pictures(session, dataset, generator, embed, train):
@@ -198,11 +220,9 @@ def _draw_pictures(session, dataset, generator, embed, train):
   info, num_classes = workdir.describe_data(dataset), dataset.num_classes
   variables = next(iter(generator.members.values()))
   sample = gan_training.make_sampler(session, info)
-  grid = probe.Draw(session, sample, num_classes).by_class(variables, 10)
-  firsts = datasets.Split(grid[:, 0], np.arange(num_classes, dtype=np.int32))
-  features, _ = embed(firsts)
-  count = min(5, len(train))
-  _, nearest = fidelity.nearest(features, train, count, layout=session.layout)
+  grid = ImageSampler(session, sample, num_classes).by_class(variables, 10)
+  firsts = Split(grid[:, 0], np.arange(num_classes, dtype=np.int32))
+  _, nearest = fidelity.nearest(embed(firsts).features, train, min(5, len(train)))
   panels = {
     'grid': {'generated': grid},
     'neighbours': {
@@ -223,7 +243,7 @@ def _interpolate(session, info, variables, count=10):
   num_classes = len(info['class_names'])
   keys = rng.example_keys(rng.stream_key(0, 'show', step=1), jnp.arange(2))
   first, last = sampling.draw_latents(keys, session.config.gan.latent_dim)
-  # Along an arc, so that the latents between are as long as those that were trained on.
+  # Along an arc, so that the latents between are as long as those of the training.
   angle = jnp.linspace(0, jnp.pi / 2, count)[:, None]
   latents = jnp.tile(jnp.cos(angle) * first + jnp.sin(angle) * last, (num_classes, 1))
   labels = jnp.repeat(jnp.arange(num_classes), count)

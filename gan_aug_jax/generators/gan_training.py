@@ -18,7 +18,8 @@ import optax
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.errors import CheckpointError, ConfigError
-from gan_aug_jax.evaluation import figures, probe
+from gan_aug_jax.evaluation import figures
+from gan_aug_jax.evaluation.image_sampler import ImageSampler, stack_by_class
 from gan_aug_jax.generators import candidates
 from gan_aug_jax.generators.selection import Selection
 from gan_aug_jax.models import discriminators, generators
@@ -119,7 +120,7 @@ class GanTraining:
   @functools.cached_property
   def _draw(self):
     sample = make_sampler(self._session, self._info)
-    return probe.Draw(self._session, sample, self._dataset.num_classes)
+    return ImageSampler(self._session, sample, self._dataset.num_classes)
 
   @functools.cached_property
   def _scores(self):
@@ -215,7 +216,7 @@ class GanTraining:
     variables, dataset = kept['generator'], self._dataset
     drawn = self._draw(variables, 50 * dataset.num_classes)
     if jax.process_index() == 0:
-      images = probe.group(drawn, dataset.num_classes)[:, :8]
+      images = stack_by_class(drawn, dataset.num_classes)[:, :8]
       picture = figures.grid(dataset.class_names, {'generated': images})
       loop.write_atomically(directory / 'samples' / f'{step:07d}.png', picture)
     found = self._scores(variables, drawn, is_only=self._num_candidates == 1)
@@ -563,7 +564,7 @@ def write_samples(session, info, seed, per_class=10):
     The path of the picture.
   """
   generator = load_generator(session, info)
-  draw = probe.Draw(session, make_sampler(session, info), len(info['class_names']))
+  draw = ImageSampler(session, make_sampler(session, info), len(info['class_names']))
   path = session.path(f'samples-{seed}.png')
   panels = {
     name: draw.by_class(variables, per_class, seed)

@@ -21,6 +21,7 @@ import numpy as np
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.evaluation import probe
+from gan_aug_jax.evaluation.image_sampler import ImageSampler
 from gan_aug_jax.generators import gan_training
 from gan_aug_jax.step import mixing, sampling, synthesis
 from gan_aug_jax.training import loop, signals
@@ -231,9 +232,8 @@ def _offline(session, dataset, variables, sample, depends, directory):
   images = _read_images(path, shape)
   # All processes draw them or none does.
   if not np.all(multihost_utils.process_allgather(np.int32(images is not None))):
-    draw = probe.Draw(session, sample, dataset.num_classes)
-    drawn = draw(variables, math.prod(shape[:2]), seed)
-    images = drawn.images[np.argsort(drawn.labels, kind='stable')].reshape(shape)
+    draw = ImageSampler(session, sample, dataset.num_classes)
+    images = draw.by_class(variables, depends['count'], seed)
     if jax.process_index() == 0:
       content = io.BytesIO()
       np.savez_compressed(content, images=images)

@@ -52,19 +52,17 @@ def draw_curve(settings, field, values):
   for value, setting in zip(values, settings, strict=True):
     for row in setting['arms']:
       if row.get('difference'):
-        lines.setdefault(row['name'], []).append((value, row['difference']))
-  panels = {
-    name: {
-      'x': [value for value, _ in line],
-      'values': [row['mean'] for _, row in line],
-      'low': [row['low'] for _, row in line],
-      'high': [row['high'] for _, row in line],
-      'seeds': [row['differences'] for _, row in line],
-      'band': (0, 0, 0),
-    }
-    for name, line in lines.items()
-    if len(line) > 1
-  }
+        lines.setdefault(row['name'], {})[value] = row['difference']
+  missing = {'mean': np.nan, 'low': np.nan, 'high': np.nan, 'differences': []}
+  panels = {}
+  for name, line in lines.items():
+    if len(line) > 1:
+      rows = [line.get(value, missing) for value in values]
+      panels[name] = figures.Points(
+        *([row[field] for row in rows] for field in ('mean', 'low', 'high')),
+        seeds=[row['differences'] for row in rows],
+        band=(0, 0, 0),
+      )
   if not panels:
     return {}
   image = figures.dots(
@@ -117,19 +115,19 @@ def _accuracy(rows, treated, control):
   ):
     spread = field == 'accuracy'
     values = [row['mean' if spread else field] for row in shown]
-    panel = {
-      'values': values,
-      'low': [row['low'] for row in shown] if spread else values,
-      'high': [row['high'] for row in shown] if spread else values,
-      'seeds': [list(row['accuracy'].values()) for row in shown] if spread else [],
-      'band': None,
-    }
+    band = None
     if control:
       mean = control['mean' if spread else field]
       ends = (control['low'], control['high']) if spread else (mean, mean)
-      panel['band'] = (np.nan_to_num(ends[0], nan=mean), mean)
-      panel['band'] += (np.nan_to_num(ends[1], nan=mean),)
-    panels[title] = panel
+      low, high = np.nan_to_num(ends, nan=mean)
+      band = (low, mean, high)
+    panels[title] = figures.Points(
+      values,
+      low=[row['low'] for row in shown] if spread else None,
+      high=[row['high'] for row in shown] if spread else None,
+      seeds=[list(row['accuracy'].values()) for row in shown] if spread else (),
+      band=band,
+    )
   return figures.dots(
     panels, labels=[row['name'] for row in shown], x=ratios, x_name='synthetic images'
   )
@@ -140,16 +138,12 @@ def _cost(treated):
   shown, ratios = _along(treated, treated)
   overhead = [row['difference']['overhead'] for row in shown]
   arms = [row['train_seconds'] for row in shown]
+  total = [row['train_seconds'] + row['gan_seconds'] for row in shown]
   panels = {
-    'step time against the control': {'values': overhead},
-    'training of the classifier, s': {'values': arms, 'percent': False},
-    'with the GAN, s': {
-      'values': [row['train_seconds'] + row['gan_seconds'] for row in shown],
-      'percent': False,
-    },
+    'step time against the control': figures.Points(overhead),
+    'training of the classifier, s': figures.Points(arms, percent=False),
+    'with the GAN, s': figures.Points(total, percent=False),
   }
-  for panel in panels.values():
-    panel['low'] = panel['high'] = panel['values']
   return figures.dots(
     panels, labels=[row['name'] for row in shown], x=ratios, x_name='synthetic images'
   )
