@@ -1,70 +1,70 @@
 """The plots of an ablation's report, from its findings."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from gan_aug_jax.evaluation import figures
 from gan_aug_jax.experiment import findings
 
 
-def draw(setting, control, cells, class_names):
-  """Draws what one point of the grid showed.
+def draw(
+  setting: Mapping,
+  control: str,
+  cells: Mapping[str, Sequence[findings.Finished]],
+  class_names: Sequence[str],
+) -> dict[str, bytes]:
+  """Draws the results at one point of the grid.
 
   Args:
-    setting: of `findings.summarize`, with a comparison at least.
-    control: name of the control that is drawn as a band.
-    cells: {name of an arm: [findings.Finished]}.
-    class_names: one a class.
+    setting: of `findings.summarize`, with at least one comparison.
+    control: name of the control to show as a band.
+    cells: the finished cells of each arm.
+    class_names: one per class.
 
   Returns:
-    {name: PNG bytes}: 'accuracy', 'forest', 'cost', 'f1', and of the best arm and the
+    {name: PNG bytes}: 'accuracy', 'forest', 'cost', 'f1'; and of the best arm and the
     best control 'confusions' and 'confusion_changes'.
   """
   rows = [row for row in setting['arms'] if row['num_seeds']]
   treated = [row for row in rows if row.get('difference')]
   control = next((row for row in rows if row['name'] == control), None)
+  f1 = [row['difference']['f1'] for row in treated]
   images = {
     'accuracy': _accuracy(rows, treated, control),
     'forest': figures.forest(_differences(treated, setting['best'])),
     'cost': _cost(treated),
-    'f1': figures.changes(
-      [row['name'] for row in treated],
-      class_names,
-      [row['difference']['f1'] for row in treated],
-    ),
+    'f1': figures.changes([row['name'] for row in treated], class_names, f1),
   }
   if setting['best']:
     images |= _confusions(setting['best'], cells, class_names)
   return images
 
 
-def draw_curve(settings, field, values):
-  """Draws the differences of each arm to its control along a grid of one field.
+def draw_curve(
+  settings: Sequence[Mapping], field: str, values: Sequence[float]
+) -> dict[str, bytes]:
+  """Draws how each arm differs from its control along a grid of one field.
 
   Args:
     settings: of `findings.summarize`, one for each value.
-    field: name of it.
-    values: numbers.
+    field: its name.
+    values: of the field.
 
   Returns:
-    {'curve': PNG bytes}; empty where no arm is finished at two values.
+    {'curve': PNG bytes}; empty if no arm is finished at two values.
   """
   lines = {}
   for value, setting in zip(values, settings, strict=True):
     for row in setting['arms']:
       if row.get('difference'):
         lines.setdefault(row['name'], []).append((value, row['difference']))
-  panels = {
-    name: {
-      'x': [value for value, _ in line],
-      'values': [row['mean'] for _, row in line],
-      'low': [row['low'] for _, row in line],
-      'high': [row['high'] for _, row in line],
-      'seeds': [row['differences'] for _, row in line],
-      'band': (0, 0, 0),
-    }
-    for name, line in lines.items()
-    if len(line) > 1
-  }
+  panels = {}
+  for name, line in lines.items():
+    if len(line) > 1:
+      places, rows = zip(*line, strict=True)
+      panels[name] = _panel([row['mean'] for row in rows], 0)
+      panels[name] |= _spread(rows, [row['differences'] for row in rows]) | {'x': places}
   if not panels:
     return {}
   image = figures.dots(
@@ -74,10 +74,10 @@ def draw_curve(settings, field, values):
 
 
 def _differences(treated, best):
-  """(label, comparison) of each arm, with each control that is another, best first."""
+  """(label, comparison) of the best arm, then of each arm with each of its controls."""
   rows = []
   if best:
-    rows.append((f'best: {best["arm"]} against {best["control"]}', best))
+    rows.append((f'best: {best["arm"]} vs. {best["control"]}', best))
   for row in treated:
     seen = set()
     for name, (_, words) in findings.COMPARISONS.items():
@@ -87,8 +87,8 @@ def _differences(treated, best):
   return rows
 
 
-def _along(treated, rows):
-  """What a plot shows, and along which ratios where the arms differ in nothing else.
+def _along_ratio(treated, rows):
+  """What to show: treatments along their ratios if only these differ, or all rows.
 
   Args:
     treated: rows of treatments and placebos.
@@ -106,70 +106,70 @@ def _along(treated, rows):
   return rows, None
 
 
+def _panel(values, control=None):
+  """A panel of `figures.dots` without intervals, and the control's value as a line."""
+  band = None if control is None else (control,) * 3
+  return {'values': values, 'low': values, 'high': values, 'band': band}
+
+
+def _spread(rows, seeds):
+  """The intervals of rows and the values of their seeds, for a panel."""
+  return {name: [row[name] for row in rows] for name in ('low', 'high')} | {
+    'seeds': seeds
+  }
+
+
 def _accuracy(rows, treated, control):
-  """Accuracy and gap: against the ratio where that is what differs, or of every arm."""
-  shown, ratios = _along(treated, rows)
+  """Accuracies and gap, along the ratio or of every arm."""
+  shown, ratios = _along_ratio(treated, rows)
   panels = {}
   for title, field in (
-    ('test accuracy', 'accuracy'),
+    ('test accuracy', 'mean'),
     ('validation accuracy', 'val_accuracy'),
     ('generalization gap', 'generalization_gap'),
   ):
-    spread = field == 'accuracy'
-    values = [row['mean' if spread else field] for row in shown]
-    panel = {
-      'values': values,
-      'low': [row['low'] for row in shown] if spread else values,
-      'high': [row['high'] for row in shown] if spread else values,
-      'seeds': [list(row['accuracy'].values()) for row in shown] if spread else [],
-      'band': None,
-    }
-    if control:
-      mean = control['mean' if spread else field]
-      ends = (control['low'], control['high']) if spread else (mean, mean)
-      panel['band'] = (np.nan_to_num(ends[0], nan=mean), mean)
-      panel['band'] += (np.nan_to_num(ends[1], nan=mean),)
-    panels[title] = panel
-  return figures.dots(
-    panels, labels=[row['name'] for row in shown], x=ratios, x_name='synthetic images'
-  )
+    panels[title] = _panel([row[field] for row in shown], control and control[field])
+  panel = panels['test accuracy']
+  panel |= _spread(shown, [list(row['accuracy'].values()) for row in shown])
+  if control:
+    mean = control['mean']
+    panel['band'] = tuple(
+      np.nan_to_num([control['low'], mean, control['high']], nan=mean)
+    )
+  return _dots(panels, shown, ratios)
 
 
 def _cost(treated):
-  """How much longer a step takes, and the training with its GAN."""
-  shown, ratios = _along(treated, treated)
-  overhead = [row['difference']['overhead'] for row in shown]
+  """Training times of the classifier alone, and with its GAN."""
+  shown, ratios = _along_ratio(treated, treated)
   arms = [row['train_seconds'] for row in shown]
+  both = [row['train_seconds'] + row['gan_seconds'] for row in shown]
   panels = {
-    'step time against the control': {'values': overhead},
-    'training of the classifier, s': {'values': arms, 'percent': False},
-    'with the GAN, s': {
-      'values': [row['train_seconds'] + row['gan_seconds'] for row in shown],
-      'percent': False,
-    },
+    'classifier, seconds': _panel(arms) | {'percent': False},
+    'with the GAN, seconds': _panel(both) | {'percent': False},
   }
-  for panel in panels.values():
-    panel['low'] = panel['high'] = panel['values']
-  return figures.dots(
-    panels, labels=[row['name'] for row in shown], x=ratios, x_name='synthetic images'
-  )
+  return _dots(panels, shown, ratios)
+
+
+def _dots(panels, shown, ratios):
+  names = [row['name'] for row in shown]
+  return figures.dots(panels, labels=names, x=ratios, x_name='synthetic images')
 
 
 def _confusions(best, cells, class_names):
-  """Confusion of the best arm and the best control over all seeds, and the difference."""
-  total = lambda name: np.sum(
-    [
-      cell.arm['confusion_matrix']
+  """Confusion matrices of the best arm and the best control over all seeds."""
+  totals = {
+    name: sum(
+      np.asarray(cell.arm['confusion_matrix'])
       for cell in cells[name]
       if cell.about['seed'] in best['seeds']
-    ],
-    0,
-  )
-  mine, theirs = total(best['arm']), total(best['control'])
-  matrices = {best['arm']: mine, best['control']: theirs}
+    )
+    for name in (best['arm'], best['control'])
+  }
+  change = totals[best['arm']] - totals[best['control']]
   return {
-    'confusions': figures.confusion_matrices(class_names, matrices),
+    'confusions': figures.confusion_matrices(class_names, totals),
     'confusion_changes': figures.changes(
-      class_names, class_names, mine - theirs, unit='test images', scale=1
+      class_names, class_names, change, unit='test images', scale=1
     ),
   }
