@@ -20,6 +20,7 @@ import numpy as np
 import optax
 
 import gan_aug_jax
+from gan_aug_jax.data import datasets
 from gan_aug_jax.step import sampling
 
 KNOTS = 5  # per side
@@ -28,7 +29,7 @@ STEPS, STIFFNESS = 100, 0.003  # of the registration
 UNTRAINED_STD = 1.5  # pixels
 
 
-def warp(image, knots):
+def warp(image: jax.Array, knots: jax.Array) -> jax.Array:
   """Warps an image [H, W, C] by displacements at knots.
 
   Args:
@@ -65,8 +66,16 @@ def _blur(image):
 
 @jax.jit
 @jax.vmap
-def register(moving, fixed):
-  """Returns the knots that warp images [B, H, W, C] in [-1, 1] onto others."""
+def register(moving: jax.Array, fixed: jax.Array) -> jax.Array:
+  """Finds the warps that lead from images to others.
+
+  Args:
+    moving: images to warp, float32 [B, H, W, C] in [-1, 1].
+    fixed: images to warp them onto, same shape and range.
+
+  Returns:
+    Displacements at knots, float32 [B, KNOTS, KNOTS, 2], see `warp`.
+  """
   optimizer = optax.adam(0.1)
 
   def loss_fn(knots):
@@ -83,18 +92,18 @@ def register(moving, fixed):
   return jax.lax.fori_loop(0, STEPS, step, (start, optimizer.init(start)))[0]
 
 
-def train(dataset):
+def train(dataset: datasets.Dataset) -> gan_aug_jax.Generator:
   """Returns a generator whose warps are learned on `dataset.train` only."""
   variables = _learn(dataset)
   return _generator(dataset, {'warps': variables['warps']}, 'learned deformations')
 
 
-def train_colors(dataset):
+def train_colors(dataset: datasets.Dataset) -> gan_aug_jax.Generator:
   """As `train`, with changes of brightness and contrast learned like the warps."""
   return _generator(dataset, _learn(dataset), 'learned deformations and colours')
 
 
-def untrained(dataset):
+def untrained(dataset: datasets.Dataset) -> gan_aug_jax.Generator:
   """Returns a generator with warps whose knots are independent normals."""
   knots = KNOTS * KNOTS * 2
   one = np.eye(knots, dtype=np.float32).reshape(1, knots, KNOTS, KNOTS, 2)
@@ -131,8 +140,16 @@ def _colors(images):
   return np.stack([images.mean((1, 2)), jnp.log(contrast)], 1)
 
 
-def recolor(image, change):
-  """Changes brightness and log contrast of each channel by `change` [2, C]."""
+def recolor(image: jax.Array, change: jax.Array) -> jax.Array:
+  """Changes brightness and contrast.
+
+  Args:
+    image: float32 [H, W, C].
+    change: added to the brightness and the log contrast of each channel, [2, C].
+
+  Returns:
+    The changed image, [H, W, C].
+  """
   brightness, contrast = change
   mean = image.mean((0, 1))
   return (image - mean) * jnp.exp(contrast) + mean + brightness

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 import gan_aug_jax
+from gan_aug_jax.data import datasets
 
 LATENT, WIDTH, BATCH_SIZE = 8, 256, 128
 
@@ -36,7 +37,7 @@ class Decoder(nn.Module):
     return x.reshape(-1, *self.image_shape)
 
 
-def train(dataset, num_steps=2000):
+def train(dataset: datasets.Dataset, num_steps: int = 2000) -> gan_aug_jax.Generator:
   """Trains a VAE and returns its decoder as a generator.
 
   Args:

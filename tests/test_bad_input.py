@@ -520,6 +520,11 @@ WORKDIR = {
     'holds an ablation',
     _harmed('sample', lambda place: (place.done / 'ablation.json').write_text('{}')),
   ),
+  'run of an ablation': (
+    2,
+    'use ablate',
+    lambda place: ['run', f'--config={_ablation(place)}', f'--workdir={place.new}'],
+  ),
   'ablation where a run is': (
     3,
     'holds a run',

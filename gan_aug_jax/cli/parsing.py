@@ -51,6 +51,8 @@ def parse(command: str, argv: list[str]) -> flags.FlagValues:
         f'--config is missing; name a file, such as configs/{example}.py.'
       )
     config = _load_config(config_flag.config)
+    if 'ablation' in config and command != 'ablate':
+      raise ConfigError(f'The config is of an ablation, not of {command}; use ablate.')
     _check_fields(fields, config)
     config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)
     if fields:
