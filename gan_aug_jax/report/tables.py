@@ -25,7 +25,7 @@ _COLUMNS = {
   'effective_ratio': ('synthetic', '{:.1%}'),
   'num_steps': ('steps', '{:,.0f}'),
   'epoch': ('epochs of real', '{:.1f}'),
-  'step_ms_median': ('ms a step', '{:.1f}'),
+  'step_ms_median': ('ms/step', '{:.1f}'),
   'train_seconds': ('training s', '{:.1f}'),
   # Of generators.
   'frechet': ('Fréchet', '{:.2f}'),
