@@ -226,8 +226,8 @@ def warnings(summary: Mapping) -> list[str]:
 
 def _of_best(best, num_comparisons):
   details = [
-    f'Chosen on validation images from {best["trials"]} arms and '
-    f'{best["control_trials"]} controls.'
+    f'Chosen on validation images (arms: {best["trials"]}, controls: '
+    f'{best["control_trials"]}).'
   ]
   if best['control_trials'] < best['trials']:
     details.append(
