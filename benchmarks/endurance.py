@@ -1,10 +1,10 @@
-"""Does memory stay flat, and does nothing deadlock, over thousands of steps?
+"""Does memory stay flat over thousands of steps, and does nothing deadlock?
 
     python -m benchmarks.endurance --config=configs/mnist5k.py --config.num_cpu_devices=4
 
-Takes `--steps` GAN steps and as many fused classifier steps of the config's sizes, and
-prints the process's resident memory and the bytes of live arrays on the way. A rise that
-goes on, or a run that does not end, is a failure.
+Takes `--steps` GAN steps and the same number of fused classifier steps at the config's
+sizes, and prints the resident memory of the process and the bytes of live arrays along
+the way. Memory that keeps rising, or a run that does not end, is a failure.
 """
 
 import json
@@ -20,11 +20,11 @@ from gan_aug_jax.config import validation
 from gan_aug_jax.training import devices
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/mnist5k.py')
-STEPS = flags.DEFINE_integer('steps', 2000, 'Steps of each training.')
+STEPS = flags.DEFINE_integer('steps', 2000, 'Number of steps of each training.')
 
 
 def resident_bytes():
-  """Memory of this process now; its peak where /proc is missing."""
+  """Resident memory of this process; its peak where there is no /proc."""
   try:
     with open('/proc/self/statm') as file:
       return int(file.read().split()[1]) * resource.getpagesize()
@@ -34,7 +34,7 @@ def resident_bytes():
 
 
 def measure(name, rehearsed, steps):
-  """Takes steps; returns rows of (step, resident MiB, live MiB, seconds)."""
+  """Takes `steps` steps; returns rows (step, resident MiB, live MiB, seconds)."""
   import jax
 
   program, state = rehearsed.compile(), rehearsed.state

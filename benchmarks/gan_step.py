@@ -1,10 +1,10 @@
-"""What a training step of a GAN costs, by architecture, DiffAugment and upsampling.
+"""What a GAN training step costs, by architecture, DiffAugment and upsampling.
 
     python -m benchmarks.gan_step --variants=mnist500-dcgan,mnist500-sngan \\
         --upsamplings=transposed,subpixel,nearest
 
-Times the whole step of each, interleaved in one process. The variants
-are those of configs/generators.py, on images of noise.
+Times the whole step of each, interleaved in one process, on random images. The variants
+are those of configs/generators.py.
 """
 
 import pathlib
@@ -16,13 +16,15 @@ from configs import generators as configs
 from gan_aug_jax.config import validation
 from gan_aug_jax.training import devices
 
-VARIANTS = flags.DEFINE_list('variants', ['mnist500-dcgan'], 'Of configs/generators.py.')
+VARIANTS = flags.DEFINE_list(
+  'variants', ['mnist500-dcgan'], 'From configs/generators.py.'
+)
 UPSAMPLINGS = flags.DEFINE_list('upsamplings', ['transposed'], 'See gan.upsampling.')
-WIDTH = flags.DEFINE_integer('width', 0, "Of the networks; 0 for the variant's own.")
+WIDTH = flags.DEFINE_integer('width', 0, "Of the networks; 0 keeps the variant's.")
 
 
 def prepare(config, layout):
-  """Returns (run, compile seconds): `run()` takes two steps, returns seconds a step."""
+  """Returns (run, compile seconds); `run()` takes two steps, returns seconds per step."""
   from gan_aug_jax.experiment import dry_run
   from gan_aug_jax.training import workdir
 
@@ -66,7 +68,7 @@ def main(_):
     ]
     for name, row in rows.items()
   ]
-  timing.print_table(['GAN', 'ms a step', 'to the first', 'compiled in s'], table)
+  timing.print_table(['GAN', 'ms per step', 'to the first', 'compilation, s'], table)
   timing.finish({**where, 'width': WIDTH.value, 'steps': rows}, timing.draw_bars(rows))
 
 

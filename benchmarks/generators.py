@@ -1,11 +1,11 @@
-"""Trains and scores the GANs of configs/generators.py, one after the other; a table.
+"""Trains and scores the GANs of configs/generators.py in turn, and prints a table.
 
     python -m benchmarks.generators --variants=mnist500-dcgan,mnist500-sngan-diffaug \\
         --workdir=runs/generators
 
-What is finished in the workdir is not done again. Arguments after `--` are passed to
-train-gan, such as `-- --config.gan.num_steps=300`. `--grids` copies the grids of samples
-to a directory.
+Finished work in the workdir is not repeated. Arguments after `--` go to train-gan, such
+as `-- --config.gan.num_steps=300`. `--grids` names a directory to copy the sample grids
+to.
 """
 
 import itertools
@@ -22,9 +22,9 @@ _ALL = [
   for data in ('mnist500', 'cifar5000')
   for arch, extra in itertools.product(('dcgan', 'sngan', 'resnet'), ('', '-diffaug'))
 ]
-VARIANTS = flags.DEFINE_list('variants', _ALL, 'Of configs/generators.py.')
-WORKDIR = flags.DEFINE_string('workdir', 'runs/generators', 'Where the runs are.')
-GRIDS = flags.DEFINE_string('grids', '', 'Directory for the grids of samples.')
+VARIANTS = flags.DEFINE_list('variants', _ALL, 'From configs/generators.py.')
+WORKDIR = flags.DEFINE_string('workdir', 'runs/generators', 'Directory of the runs.')
+GRIDS = flags.DEFINE_string('grids', '', 'Directory to copy the sample grids to.')
 
 COLUMNS = (
   ('Fréchet', '{:.2f}', 'frechet'),
@@ -36,14 +36,14 @@ COLUMNS = (
 
 
 def command(*arguments):
-  """Runs a command of the package, its output into ours; stops where it fails."""
+  """Runs a command of the package with its output shown; exits if it fails."""
   process = subprocess.run([sys.executable, '-m', 'gan_aug_jax', *arguments])
   if process.returncode:
     sys.exit(process.returncode)
 
 
 def finish(variant, extra):
-  """Trains and scores a variant, unless it is; returns (GAN's result, scores)."""
+  """Trains and scores a variant if needed; returns [result of the GAN, scores]."""
   workdir = pathlib.Path(WORKDIR.value, variant)
   here = f'--workdir={workdir}'
   if not (workdir / 'gan' / 'result.json').exists():

@@ -1,12 +1,12 @@
-"""Where the time of a step goes: each convolution forward and back, against a product.
+"""Where a step spends its time: each convolution, compared with a matrix product.
 
     python -m benchmarks.layers --config=configs/cifar10.py
 
-Times every convolution of the CNN, of the DCGAN's generator as it samples and trains, and
-of its discriminator: forward, for the weights and for what is below, as XLA compiles it
-by default and as `programs.compile_step` does, all interleaved in one process. GFLOP/s
-count a product at every tap, also where it falls on the border; the last row is a large
-matrix product. One device.
+Times every convolution of the CNN, of the DCGAN's generator when sampling and training,
+and of its discriminator: forward, gradient of the weights, and gradient of the input,
+compiled by XLA's defaults and by `programs.compile_step`, all interleaved in one process
+on one device. GFLOP/s count a product at every tap, including those in the padding. The
+last row is a large matrix product.
 """
 
 import time
@@ -34,7 +34,7 @@ def list_layers(config):
     layers[f'CNN {i + 1}'] = (batch, side, features[i], features[i + 1], 3, 1)
   depths = (4 * width, 2 * width, width, size)
   for i, side in enumerate((4, 8, 16)):
-    # Padded apart, see `layers.UPSAMPLINGS`.
+    # Padded separately, see `layers.UPSAMPLINGS`.
     layer = (side + 2, depths[i], 4 * depths[i + 1], 2, 1)
     layers[f'generator {i + 1}, {few} samples'] = (few, *layer)
     layers[f'generator {i + 1}, training'] = (of_gan, *layer)
@@ -46,7 +46,7 @@ def list_layers(config):
 
 
 def passes(layer):
-  """{pass: (function, arguments)} of a layer, and its operations."""
+  """Returns {pass: (function, arguments)} of a layer, and its operations."""
   import jax
   import jax.numpy as jnp
 
@@ -133,13 +133,11 @@ def main(_):
   for which in ('forward', 'weights', 'input'):
     headings += [f'{which}, XLA default: ms (GFLOP/s)', f'{which}, ours']
   timing.print_table(headings, table)
-  bars = {
-    f'{name}, {which}': {'ms': row[f'{which} ours']['ms'], 'quartiles': [0, 0]}
-    for name, row in rows.items()
-    for which in ('forward', 'weights', 'input')
-  }
-  for bar in bars.values():
-    bar['quartiles'] = [bar['ms'], bar['ms']]
+  bars = {}
+  for name, row in rows.items():
+    for which in ('forward', 'weights', 'input'):
+      ms = row[f'{which} ours']['ms']
+      bars[f'{name}, {which}'] = {'ms': ms, 'quartiles': [ms, ms]}
   result = {**where, 'product_gflops': rate, 'layers': rows}
   timing.finish(result, timing.draw_bars(bars))
 

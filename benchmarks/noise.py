@@ -1,12 +1,23 @@
-"""Images of noise, for timing where no prepared dataset is needed."""
+"""Random images, for timings that need no prepared dataset."""
 
 import numpy as np
 
 from gan_aug_jax.data import datasets
 
 
-def make_dataset(image_shape, *, num_classes=10, per_class=200):
-  """A `Dataset` of random pixels; its validation and test splits have 10 a class."""
+def make_dataset(
+  image_shape: tuple[int, int, int], *, num_classes: int = 10, per_class: int = 200
+) -> datasets.Dataset:
+  """Makes a `Dataset` of random pixels, with 10 validation and 10 test images per class.
+
+  Args:
+    image_shape: (H, W, C).
+    num_classes: number of classes.
+    per_class: training images per class.
+
+  Returns:
+    The `Dataset`.
+  """
   random = np.random.default_rng(0)
 
   def split(count):

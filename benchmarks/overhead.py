@@ -1,17 +1,18 @@
-"""What synthesis adds to a training step, and what it would add otherwise.
+"""What synthesis adds to a training step, fused and in other ways.
 
     python -m benchmarks.overhead --config=configs/cifar10.py
 
 First table: the fused step at each ratio, for every generator, classifier and batch size
-named (all combinations with the first of the others). Second: at each ratio, with the
-first of each, the fused step beside two programs (sample, then train), beside images that
-go through NumPy on the host in between, beside a pool that lasts for eight steps and one
-drawn beforehand; and the sampler and the classifier each alone; with operations (as XLA
-counts them) and bytes (of the compiled program) as parts of what a large matrix product
-and a large copy reach in the same run. Arms of a table are interleaved in one process,
-in runs of eight steps, so whole cycles of a pool; relative times are medians of what
-neighbours in a round give. Images are noise and networks untrained, which changes no
-time.
+named, each with the first of the others. Second table, at each ratio with the first of
+each: the fused step; two programs (sample, then train); the same with the images passing
+through NumPy on the host; images that are reused for eight steps; images generated
+beforehand; and the sampler and the classifier alone. Operations (by XLA's count) and
+bytes (of the compiled program) are given as shares of what a large matrix product and a
+large copy reach in the same run.
+
+The rows of a table are interleaved in one process, in runs of eight steps; relative
+times are medians over the rounds. Images are random and networks untrained, which does
+not change the times.
 """
 
 import json
@@ -28,7 +29,7 @@ from gan_aug_jax.training import devices
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/cifar10.py')
 ARM = flags.DEFINE_enum(
-  'arm', 'augmented_classical', ['augmented', 'augmented_classical'], 'To time.'
+  'arm', 'augmented_classical', ['augmented', 'augmented_classical'], 'Arm to time.'
 )
 RATIOS = flags.DEFINE_list('ratios', ['0.1', '0.2', '0.35', '0.5', '0.75'], 'Above 0.')
 GANS = flags.DEFINE_list('gans', ['dcgan', 'mlp', 'sngan', 'resnet'], 'Generators.')
@@ -37,11 +38,11 @@ BATCHES = flags.DEFINE_list('batches', ['128', '32', '512'], 'Batch sizes.')
 CHANNELS = flags.DEFINE_integer('channels', 3, 'Of the images.')
 
 _REAL = 'real only'
-_STEPS = 8  # of a run, and of a pool
+_STEPS = 8  # of a run, and for which images are reused
 
 
 def set_fields(config, **fields):
-  """A copy of a config with some fields changed, checked."""
+  """Returns a validated copy of a config with some fields changed."""
   config = config.copy_and_resolve_references()
   names = {'gan': 'gan.arch', 'classifier': 'classifier.arch', 'ratio': 'mix.ratio'}
   names |= {'batch': 'classifier.batch_size', 'refresh': 'sampler.refresh_every'}
@@ -52,7 +53,7 @@ def set_fields(config, **fields):
 
 
 class Bench:
-  """Builds the programs of one set of images on one set of devices."""
+  """Builds programs for one dataset and one layout of devices."""
 
   def __init__(self, layout, dataset, directory):
     self.layout, self.dataset, self.directory = layout, dataset, directory
@@ -64,7 +65,7 @@ class Bench:
     return workdir.Session(config, self.directory, self.layout, quiet=True)
 
   def fused(self, name, config):
-    """A run of fused steps."""
+    """Returns a timed run of fused steps."""
     from gan_aug_jax.experiment import dry_run
 
     rehearsed = dry_run.rehearse_arm(
@@ -75,7 +76,7 @@ class Bench:
     return timing.repeat(take, _STEPS)
 
   def apart(self, config):
-    """Runs of the sampler and the classifier as programs of their own, by name."""
+    """Returns {name: timed run} of the sampler and the classifier as two programs."""
     import jax
 
     from gan_aug_jax.experiment import arms, dry_run
@@ -96,7 +97,7 @@ class Bench:
       slot = layout.positions(plan.total)[:, : layout.share(plan.num_synthetic)]
       return sharding.flatten(synthesize(keys, slot, state, frozen).images)[:, None]
 
-    # The classifier's program is the fused step, with a sampler that hands on its images.
+    # The classifier's program is the fused step with a sampler that returns its argument.
     given = synthetic_source.Source(
       lambda variables, keys, labels: variables, None, None, {}
     )
@@ -140,7 +141,7 @@ def _cost(compiled, operations, compile_seconds):
 
 
 def make_ceilings():
-  """Runs of a large matrix product and a large copy, and what each does in a step."""
+  """Returns runs of a large matrix product and a large copy, and the work of a step."""
   import jax
   import jax.numpy as jnp
 
@@ -155,7 +156,7 @@ def make_ceilings():
 
 
 def time_ratios(bench, config, label):
-  """The fused step at each ratio; rows of the first table."""
+  """Times the fused step at each ratio; returns rows of the first table."""
   takes = {_REAL: bench.fused((label, _REAL), set_fields(config, ratio=0.0))}
   for ratio in RATIOS.value:
     takes[ratio] = bench.fused((label, ratio), set_fields(config, ratio=float(ratio)))
@@ -168,7 +169,7 @@ def time_ratios(bench, config, label):
 
 
 def time_ways(bench, config):
-  """Ways to the same batch at one ratio; rows of the second table."""
+  """Times other ways to the same batch; returns rows of the second table, and rates."""
   real = bench.fused(_REAL, set_fields(config, ratio=0.0))
   takes = {_REAL: real, 'fused': bench.fused('fused', config)}
   takes |= bench.apart(config)
@@ -186,7 +187,7 @@ def time_ways(bench, config):
     rows[name] |= bench.programs[name]
     if 'pool' in name:
       continue  # XLA counts both branches of a step that draws or does not
-    # As parts of what the device was seen to reach.
+    # As shares of what the device was measured to reach.
     taken = 1e-3 * rows[name]['ms']
     rows[name]['of_product'] = rows[name]['operations'] / taken / rates['matrix product']
     rows[name]['of_copy'] = rows[name]['bytes'] / taken / rates['copy']
@@ -207,7 +208,7 @@ def print_ratios(results):
           f'{row["operations_ratio"] - 1:+.1%}',
         ]
       )
-  headings = ['GAN', 'classifier', 'batch', 'ratio', 'ms a step', 'added ms']
+  headings = ['GAN', 'classifier', 'batch', 'ratio', 'ms per step', 'added ms']
   timing.print_table([*headings, 'added', 'operations added'], table)
 
 
@@ -228,7 +229,7 @@ def print_ways(results):
           f'{row["of_copy"]:.0%}' if 'of_copy' in row else '',
         ]
       )
-  headings = ['ratio', 'way', 'ms a step', 'added ms', 'added', 'of matrix product']
+  headings = ['ratio', 'way', 'ms per step', 'added ms', 'added', 'of matrix product']
   timing.print_table([*headings, 'of copy'], table)
   for ratio, (rows, rates) in results.items():
     fused = rows['fused']
@@ -236,14 +237,14 @@ def print_ways(results):
     print(
       f'ratio {ratio}: a matrix product reaches {rates["matrix product"] / 1e9:.0f} '
       f'GFLOP/s, a copy {rates["copy"] / 1e9:.1f} GB/s; the fused step reaches '
-      f'{fused["of_product"]:.0%} and {fused["of_copy"]:.0%} of them: {limit} are nearer '
-      f'to their limit. Through the host: {rows["through the host"]["to_fused"]:.3f} '
+      f'{fused["of_product"]:.0%} and {fused["of_copy"]:.0%} of them: {limit} are closer '
+      f'to the limit. Through the host: {rows["through the host"]["to_fused"]:.3f} '
       'times the fused step.'
     )
 
 
 def draw(results):
-  """Returns the plot of what is added against what operations alone would add."""
+  """Returns a function that plots the added time, and the added operations."""
 
   def onto(ax):
     for label, rows in results.items():
@@ -255,8 +256,8 @@ def draw(results):
       predicted = [100 * (row['operations_ratio'] - 1) for row in rows.values()]
       ax.plot(ratios, predicted, linestyle=':', color=line.get_color())
     ax.set_xlabel('synthetic ratio')
-    ax.set_ylabel('time added to a step, %')
-    ax.set_title('Measured (lines), and as operations alone would have it (dots)')
+    ax.set_ylabel('added to a step, %')
+    ax.set_title('Time (lines) and operations (dotted)')
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
 
@@ -271,7 +272,7 @@ def main(_):
 
   layout, size = sharding.make_layout(base.backend, found), base.data.image_size
   dataset = noise.make_dataset((size, size, CHANNELS.value))
-  scratch = tempfile.TemporaryDirectory()  # of images drawn beforehand
+  scratch = tempfile.TemporaryDirectory()  # for images generated beforehand
   bench = Bench(layout, dataset, pathlib.Path(scratch.name))
   where = timing.describe(layout)
   timing.print_where(where)

@@ -2,11 +2,12 @@
 
     python -m benchmarks.policies --config=configs/cifar10.py
 
-Times the whole fused step under every policy, interleaved in one process, against plain
-mixing at the config's ratio. Images are noise and networks untrained, which changes no
-time. A policy may cost more in some steps than in others, so what is timed are runs of 16
-steps, whole cycles of every pool; printed are the median run as milliseconds a step, its
-quartiles, and the median of the ratios to the plain runs of the same round.
+Times the fused step under every policy, interleaved in one process, and compares it with
+plain mixing at the config's ratio. The cost of some policies varies from step to step,
+so runs of 16 steps are timed, a multiple of every refresh interval. The table has the
+median in milliseconds per step, its quartiles, and the median ratio to the plain run of
+the same round. Images are random and networks untrained, which does not change the
+times.
 """
 
 import json
@@ -23,7 +24,7 @@ from gan_aug_jax.training import devices
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/cifar10.py')
 CHANNELS = flags.DEFINE_integer('channels', 3, 'Of the images.')
-ONLY = flags.DEFINE_list('only', [], 'Policies whose name contains any of these.')
+ONLY = flags.DEFINE_list('only', [], 'Only policies whose name contains one of these.')
 
 _PLAIN = 'plain'
 _CYCLE = 16
@@ -70,12 +71,12 @@ POLICIES = {
 
 
 def prepare(config, layout, dataset, directory):
-  """Returns (run, compile seconds): `run()` takes 16 steps, returns seconds a step."""
+  """Returns (run, compile seconds); `run()` takes 16 steps, returns seconds per step."""
   from gan_aug_jax.experiment import dry_run
   from gan_aug_jax.training import workdir
 
   session = workdir.Session(config, directory, layout, quiet=True)
-  # A ramp is half way up there.
+  # In the middle, where a schedule is neither off nor at its end.
   rehearsed = dry_run.rehearse_arm(
     session, dataset, 'augmented_classical', num_steps=10_000, at=5_000
   )
@@ -95,7 +96,7 @@ def main(_):
   timing.print_where(where)
   size = first.data.image_size
   dataset = noise.make_dataset((size, size, CHANNELS.value))
-  scratch = tempfile.TemporaryDirectory()  # of teachers and images drawn beforehand
+  scratch = tempfile.TemporaryDirectory()  # for teachers and images generated beforehand
   for name, fields in POLICIES.items():
     if ONLY.value and name != _PLAIN and not any(part in name for part in ONLY.value):
       continue
@@ -115,7 +116,7 @@ def main(_):
       row['ratio'] = float(np.median(seconds[name] / seconds[row['to']]))
     times = f'{row["ms"]:.1f} {timing.spread(row["quartiles"])}'
     table.append([name, times, f'{row["ratio"]:.2f} x {row["to"]}'])
-  timing.print_table(['policy', 'ms a step', 'relative'], table)
+  timing.print_table(['policy', 'ms per step', 'relative'], table)
   config = json.loads(first.to_json_best_effort())
   timing.finish({**where, 'config': config, 'steps': rows}, timing.draw_bars(rows))
 

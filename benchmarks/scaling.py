@@ -1,15 +1,15 @@
-"""How time and memory of the fused step grow, and what devices are worth.
+"""How time and memory of the fused step scale, and what more devices bring.
 
     python -m benchmarks.scaling --config=configs/cifar10.py
 
-Step time and memory against batch, ratio, image side, steps a call, size of the
-dataset, the schedule of the ratio and where the images are, each group interleaved in
-one process, with a straight line fitted where cost should be one. Then the same share of
-a batch on 1, 2, 4 devices (weak scaling), each number in a process of its own: the real
-ones, or virtual ones on a CPU, which share its cores, so that n of them are set beside n
-times the work on one. Last, on paper, a pod: the bytes that a step adds up over the
-devices (read off the compiled program) against the operations of a device, at the rates
-given by --chip_tflops and --link_gbytes. Images are noise and networks untrained.
+Measures step time and memory for a range of batch sizes, ratios, image sizes, steps per
+call, dataset sizes, ratio schedules and data placements, each group interleaved in one
+process, and fits a line where the cost should be linear. Then weak scaling: the same
+batch per device on 1, 2 and 4 devices, each number of devices in a fresh process. On a
+CPU the devices are virtual and share its cores, so n of them are compared with n times
+the work on one. Last, an estimate for a pod: the bytes that a step all-reduces (from the
+compiled program) and the operations per device, at the rates given by --chip_tflops and
+--link_gbytes. Images are random and networks untrained.
 """
 
 import json
@@ -29,23 +29,31 @@ from gan_aug_jax.training import devices
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/cifar10.py')
 BATCHES = flags.DEFINE_list('batches', ['32', '64', '128', '256', '512'], 'Batch sizes.')
 RATIOS = flags.DEFINE_list('ratios', ['0', '0.25', '0.5', '0.75', '1'], 'Ratios.')
-SIDES = flags.DEFINE_list('sides', ['16', '32', '64'], 'Image sides.')
+SIDES = flags.DEFINE_list('sides', ['16', '32', '64'], 'Sides of images, in pixels.')
 SIZES = flags.DEFINE_list('sizes', ['1000', '10000', '50000'], 'Sizes of the dataset.')
-CALLS = flags.DEFINE_list('calls', ['1', '4'], 'Steps a call.')
+CALLS = flags.DEFINE_list('calls', ['1', '4'], 'Steps per call.')
 DEVICES = flags.DEFINE_list('devices', ['1', '2', '4'], 'Numbers of devices.')
-SHARE = flags.DEFINE_integer('share', 64, 'Batch of a device in weak scaling.')
+SHARE = flags.DEFINE_integer('share', 64, 'Batch per device in weak scaling.')
 CHIP = flags.DEFINE_float(
-  'chip_tflops', 100.0, 'A chip of the pod, in float32 or as used.'
+  'chip_tflops', 100.0, 'Rate of a chip of the pod, at the precision used.'
 )
-LINK = flags.DEFINE_float('link_gbytes', 100.0, "A chip's links for an all-reduce, GB/s.")
-WEAK = flags.DEFINE_integer('weak', 0, 'Internal: devices of a process of its own.')
+LINK = flags.DEFINE_float('link_gbytes', 100.0, "Rate of a chip's links, GB/s.")
+WEAK = flags.DEFINE_integer('weak', 0, 'Internal: number of devices of a fresh process.')
 
 _STEPS = 2  # of a run
 _SIZES = {'f32': 4, 'f64': 8, 's32': 4, 'u32': 4, 'bf16': 2, 'pred': 1}
 
 
 def rehearse(config, layout, *, side=32, num_images=2000, per_call=1):
-  """The augmented arm of a config on images of a size, several steps a call."""
+  """Returns a `Rehearsal` of the augmented arm on random images.
+
+  Args:
+    config: of the run.
+    layout: where it runs.
+    side: of the images, in pixels.
+    num_images: size of the training set.
+    per_call: steps per call.
+  """
   import dataclasses
 
   from gan_aug_jax.experiment import dry_run
@@ -66,7 +74,13 @@ def rehearse(config, layout, *, side=32, num_images=2000, per_call=1):
 
 
 def measure(cases, layout, steps=_STEPS):
-  """Times cases {name: (fields, options of `rehearse`)} by runs of steps; their rows."""
+  """Times cases; returns a row for each.
+
+  Args:
+    cases: {name: (config fields, options of `rehearse`)}.
+    layout: where they run.
+    steps: number of steps in a run.
+  """
   takes, rows = {}, {}
   for name, (fields, options) in cases.items():
     config = CONFIG.value.copy_and_resolve_references()
@@ -91,7 +105,7 @@ def measure(cases, layout, steps=_STEPS):
 
 
 def all_reduced_bytes(text):
-  """Bytes that the all-reduces of a compiled program add up, on each device."""
+  """Returns the bytes per device that a compiled program all-reduces."""
   total = 0
   for line in text.splitlines():
     if match := re.search(r'= (.*?) all-reduce(?:-start)?\(', line):
@@ -102,9 +116,10 @@ def all_reduced_bytes(text):
 
 
 def fit_line(rows):
-  """Fits ms = a + b x to rows by number: {'intercept', 'slope', 'residuals', 'r2'}.
+  """Fits ms = intercept + slope * x to rows whose names are the numbers x.
 
-  Residuals are parts of what was measured.
+  Returns:
+    {'intercept', 'slope', 'residuals' (relative to the measured times), 'r2'}.
   """
   x = np.array([float(name) for name in rows])
   y = np.array([row['ms'] for row in rows.values()])
@@ -129,7 +144,7 @@ def show(title, rows, line=None):
     ]
     for name, row in rows.items()
   ]
-  headings = [title, 'ms a step', 'MiB a device', 'GFLOP', 'compiled in s']
+  headings = [title, 'ms per step', 'MiB per device', 'GFLOP', 'compilation, s']
   timing.print_table(headings, table)
   if line:
     residuals = ', '.join(f'{gap:+.1%}' for gap in line['residuals'])
@@ -141,10 +156,12 @@ def show(title, rows, line=None):
 
 
 def weak_scaling(layout):
-  """The same share on ever more devices, and the whole batch on one."""
+  """Times the same batch per device on more and more devices, and all of it on one."""
+  import jax
+
   rows = {}
   for count in map(int, DEVICES.value):
-    if layout.on_cpu or count <= len(jax_devices()):
+    if layout.on_cpu or count <= jax.device_count():
       row = measure_apart(count)
       whole = {'whole': ({'classifier.batch_size': SHARE.value * count}, {})}
       row['one_device_ms'] = measure(whole, layout)['whole']['ms']
@@ -152,14 +169,8 @@ def weak_scaling(layout):
   return rows
 
 
-def jax_devices():
-  import jax
-
-  return jax.devices()
-
-
 def measure_apart(count):
-  """A row of a number of devices, from a process that has so many."""
+  """Returns the row of a number of devices, measured in a fresh process."""
   command = [sys.executable, '-m', 'benchmarks.scaling', *sys.argv[1:]]
   command += [f'--weak={count}', '--json=', '--plot=']
   output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -167,7 +178,7 @@ def measure_apart(count):
 
 
 def weak_row(count):
-  """Measures in this process what `measure_apart` asks for."""
+  """Measures the row that `measure_apart` returns, in this process."""
   from gan_aug_jax.step import sharding
 
   base = CONFIG.value
@@ -194,9 +205,9 @@ def print_weak(rows, virtual):
         f'{row["all_reduced_bytes"] / 2**20:.2f}',
       ]
     )
-  kind = 'n times the work of one' if virtual else 'the time of one'
-  headings = ['devices', 'ms a step', 'whole batch on one device, ms']
-  headings += [f'efficiency, to {kind}', 'MiB added up a step']
+  kind = 'n times the work on one' if virtual else 'the time on one'
+  headings = ['devices', 'ms per step', 'whole batch on one device, ms']
+  headings += [f'efficiency, relative to {kind}', 'MiB all-reduced per step']
   timing.print_table(headings, table)
 
 
@@ -210,11 +221,11 @@ def print_pod(rows):
   compute = share / (CHIP.value * 1e12)
   exchange = 2 * row['all_reduced_bytes'] / (LINK.value * 1e9)
   print(
-    f'On paper, a pod of many chips, {SHARE.value} images each: {share / 1e9:.2f} GFLOP '
-    f'a chip take {1e6 * compute:.0f} us at {CHIP.value:.0f} TFLOP/s, and adding up '
+    f'Estimate for a pod, {SHARE.value} images per chip: {share / 1e9:.2f} GFLOP take '
+    f'{1e6 * compute:.0f} us at {CHIP.value:.0f} TFLOP/s, and the all-reduce of '
     f'{row["all_reduced_bytes"] / 2**20:.2f} MiB takes {1e6 * exchange:.0f} us at '
-    f'{LINK.value:.0f} GB/s, {exchange / (compute + exchange):.0%} of a step in which '
-    'nothing overlaps; latency comes on top.'
+    f'{LINK.value:.0f} GB/s: {exchange / (compute + exchange):.0%} of a step without '
+    'overlap. Latency is not included.'
   )
   return {'compute_s': compute, 'exchange_s': exchange}
 
@@ -246,7 +257,7 @@ def main(_):
   }
   results = {}
   for title, cases in groups.items():
-    # Long runs of what is read ahead, or others' turns would hide the reading.
+    # Long runs: otherwise data would be read ahead during the turns of the others.
     rows = measure(cases, layout, 12 if title == 'placement' else _STEPS)
     line = fit_line(rows) if title in ('batch', 'ratio') else None
     show(title, rows, line)
@@ -259,7 +270,7 @@ def main(_):
 
 
 def draw(results):
-  """Returns the plot of step time against batch, with its line."""
+  """Returns a function that plots step time against batch size, with the fitted line."""
 
   def onto(ax):
     group = results['batch']
@@ -268,7 +279,7 @@ def draw(results):
     line = group['line']
     ax.plot(x, [line['intercept'] + line['slope'] * at for at in x], label='line')
     ax.set_xlabel('batch')
-    ax.set_ylabel('ms a step')
+    ax.set_ylabel('ms per step')
     ax.set_ylim(bottom=0)
     ax.grid(alpha=0.3)
     ax.legend()

@@ -1,12 +1,12 @@
-"""Seconds until a run computes, and until it is over: what it compiles, and how often.
+"""How long a run takes to start and to finish, and what it compiles.
 
     python -m benchmarks.startup --config=configs/mnist5k.py \\
         --overrides=gan.num_steps=20,classifier.num_steps=20
 
-Runs the config twice in processes of their own, first with an empty cache and then with
-what the first one kept, and prints for both the seconds to the first step and to the
-report, and the compilations and seconds of each program. Then imports the package, with
-the seconds of each package that it imports by `python -X importtime`.
+Runs the config twice, each in a fresh process: first with an empty compilation cache,
+then with the cache of the first run. Prints the seconds to the first step and to the
+report, and how often and how long each program was compiled. Then measures the import of
+the package, and of each package that it imports, by `python -X importtime`.
 """
 
 import collections
@@ -23,13 +23,13 @@ import numpy as np
 
 from benchmarks import timing
 
-CONFIG = flags.DEFINE_string('config', 'configs/mnist5k.py', 'Of the run.')
-OVERRIDES = flags.DEFINE_list('overrides', [], 'Of its fields, as a.b=c.')
-MODULE = flags.DEFINE_string('module', 'gan_aug_jax.experiment', 'To import.')
+CONFIG = flags.DEFINE_string('config', 'configs/mnist5k.py', 'Config of the run.')
+OVERRIDES = flags.DEFINE_list('overrides', [], 'Config fields to change, as a.b=c.')
+MODULE = flags.DEFINE_string('module', 'gan_aug_jax.experiment', 'Module to import.')
 
 _KINDS = ('first run', 'second run')
 
-# Runs the command line that it is given, and writes what was compiled in it.
+# Runs the command line in its arguments, and writes a list of what was compiled.
 _CHILD = """
 import json, sys
 import jax
@@ -51,12 +51,15 @@ sys.exit(code)
 
 
 def run(cache):
-  """Runs the config once, with the programs that are kept in `cache`.
+  """Runs the config once.
+
+  Args:
+    cache: directory of the compilation cache.
 
   Returns:
-    {'first_step_s', 'report_s': seconds from the start of the process; 'programs': {name:
-    [compilations, seconds]}}, the longest first. What comes from the cache counts, too,
-    with the seconds that reading it takes.
+    {'first_step_s', 'report_s', 'programs'}: seconds from the start of the process, and
+    {name: [compilations, seconds]}, longest first. Programs read from the cache count as
+    compilations, with the time it takes to read them.
   """
   with tempfile.TemporaryDirectory() as directory:
     script, workdir = pathlib.Path(directory, 'run.py'), pathlib.Path(directory, 'run')
@@ -75,7 +78,7 @@ def run(cache):
         first_step = seconds()
       time.sleep(0.005)
     if process.returncode:
-      sys.exit('The run failed; what it said stands above.')
+      sys.exit('The run failed; see its output above.')
     compiled = json.loads(pathlib.Path(f'{script}.json').read_text())
     return {
       'first_step_s': first_step,
@@ -93,7 +96,7 @@ def _by_program(compiled):
 
 
 def import_seconds():
-  """Seconds of an import in a new process, and of the packages in it, largest first."""
+  """Returns the seconds of an import in a fresh process, and {package: seconds}."""
   command = [sys.executable, '-X', 'importtime', '-c', f'import {MODULE.value}']
   began = time.perf_counter()
   done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -156,7 +159,7 @@ def _print_programs(programs, most=20):
 
 
 def draw(runs):
-  """Returns the plot of seconds to the first step and to the report."""
+  """Returns a function that plots the seconds to the first step and to the report."""
 
   def onto(ax):
     for name, color in (('report_s', '#56B4E9'), ('first_step_s', '#E69F00')):

@@ -1,13 +1,13 @@
-"""Cells an hour of an ablation, by how they are run; and seeds in one program.
+"""Cells per hour of an ablation, by how it is run, and all seeds in one program.
 
     python -m benchmarks.sweep --config=configs/scarce.py
 
-First, a step of each of n seeds, one after the other, and one step of all of them under
-`vmap`, interleaved in one process, with images of noise. Then the `ablate` command itself
-on a short ablation (two ratios, `--cell_seeds` seeds, `--cell_steps` steps of each
-training): by one worker, by two that share the workdir, and with seeds in one program,
-all from an empty compilation cache; and what one worker would take if classifiers of a
-seed did not share their GAN, which is the measured time and that of the further GANs.
+First, on random images and interleaved in one process: one step of n seeds in turn, and
+one step of all n under `vmap`. Then the `ablate` command on a short ablation (two
+ratios, `--cell_seeds` seeds, `--cell_steps` steps per training), from an empty
+compilation cache: by one worker, by two workers that share the workdir, and with all
+seeds in one program. One more row estimates one worker without shared GANs: the measured
+time plus that of training a GAN for every cell.
 """
 
 import json
@@ -27,14 +27,14 @@ from gan_aug_jax.config import validation
 from gan_aug_jax.training import devices
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/scarce.py')
-SEEDS = flags.DEFINE_list('seeds', ['1', '2', '5'], 'Numbers of seeds under vmap.')
+SEEDS = flags.DEFINE_list('seeds', ['1', '2', '5'], 'Numbers of seeds.')
 ARMS = flags.DEFINE_list('arms', ['real_classical', 'augmented_classical'], 'To time.')
 CHANNELS = flags.DEFINE_integer('channels', 1, 'Of the images.')
 ABLATION = flags.DEFINE_string(
-  'ablation', 'configs/ablations/ratio.py:0.2,0.5', 'Config of the ablation; empty: none.'
+  'ablation', 'configs/ablations/ratio.py:0.2,0.5', 'Its config; empty: skip it.'
 )
 CELL_SEEDS = flags.DEFINE_integer('cell_seeds', 3, 'Seeds of the ablation.')
-CELL_STEPS = flags.DEFINE_integer('cell_steps', 200, 'Steps of each of its trainings.')
+CELL_STEPS = flags.DEFINE_integer('cell_steps', 200, 'Steps of each training in it.')
 
 _WAYS = {
   'one worker': [[]],
@@ -44,7 +44,7 @@ _WAYS = {
 
 
 def prepare(config, layout, dataset, arm, count):
-  """Returns two runs of a step of every seed, alone and together."""
+  """Returns timed runs of a step of every seed, in turn and under `vmap`."""
   import jax
 
   from gan_aug_jax.experiment import dry_run, vmap_seeds
@@ -85,7 +85,7 @@ def prepare(config, layout, dataset, arm, count):
 
 
 def time_seeds(config, layout):
-  """Rows by arm and number of seeds."""
+  """Times seeds in turn and together; returns rows by arm and number of seeds."""
   size = config.data.image_size
   dataset = noise.make_dataset((size, size, CHANNELS.value))
   rows, table = {}, []
@@ -99,13 +99,20 @@ def time_seeds(config, layout):
         f'{row["ms"]:.1f} {timing.spread(row["quartiles"])}' for row in pair.values()
       ]
       table.append([arm, str(count), *times, f'{pair["alone"]["ratio"]:.2f}'])
-  headings = ['arm', 'seeds', 'ms, alone', 'ms, together', 'times as fast']
+  headings = ['arm', 'seeds', 'ms, in turn', 'ms, together', 'speed-up']
   timing.print_table(headings, table)
   return rows
 
 
 def run_ablation(workers):
-  """Runs the short ablation from nothing: (seconds, cells, GANs, seconds of a GAN)."""
+  """Runs the short ablation in a new workdir.
+
+  Args:
+    workers: the extra flags of each worker.
+
+  Returns:
+    (seconds, number of cells, number of GANs saved by sharing, mean seconds of a GAN).
+  """
   with tempfile.TemporaryDirectory() as directory:
     workdir = pathlib.Path(directory, 'ablation')
     steps = f'num_steps={CELL_STEPS.value}'
@@ -121,7 +128,7 @@ def run_ablation(workers):
     ]
     codes = [process.wait() for process in processes]
     if any(codes):
-      sys.exit('The ablation failed; what it said stands above.')
+      sys.exit('The ablation failed; see its output above.')
     seconds = time.perf_counter() - began
     num_cells = len(list(workdir.glob('cells/*/results.json')))
     gans = [json.loads(p.read_text()) for p in workdir.glob('gans/*/gan/result.json')]
@@ -131,14 +138,14 @@ def run_ablation(workers):
 
 
 def time_cells():
-  """Rows by way."""
+  """Times each way to run the ablation; returns a row for each."""
   rows = {}
   for way, workers in _WAYS.items():
     seconds, num_cells, further, of_gan = run_ablation(workers)
     rows[way] = {'seconds': seconds, 'cells': num_cells}
     if way == 'one worker':
       apart = seconds + further * of_gan
-      rows['one worker, each its own GAN (reckoned)'] = {
+      rows['one worker, no shared GANs (estimated)'] = {
         'seconds': apart,
         'cells': num_cells,
       }
@@ -148,7 +155,7 @@ def time_cells():
     [way, str(row['cells']), f'{row["seconds"]:.0f}', f'{row["cells_an_hour"]:.0f}']
     for way, row in rows.items()
   ]
-  timing.print_table(['way', 'cells', 'seconds', 'cells an hour'], table)
+  timing.print_table(['way', 'cells', 'seconds', 'cells per hour'], table)
   return rows
 
 
@@ -169,7 +176,7 @@ def main(_):
 
 
 def draw(result):
-  """Returns the plot of cells an hour, or of the times of seeds."""
+  """Returns a function that plots cells per hour, or else the step times of seeds."""
   if 'cells' not in result:
     return timing.draw_bars(
       {k: row for k, pair in result['seeds'].items() for row in [pair['together']]}
@@ -179,7 +186,7 @@ def draw(result):
     rows = result['cells']
     ax.barh(list(rows), [row['cells_an_hour'] for row in rows.values()], color='#56B4E9')
     ax.invert_yaxis()
-    ax.set_xlabel('cells an hour')
+    ax.set_xlabel('cells per hour')
 
   return onto
 

@@ -1,34 +1,38 @@
-"""Times what is to be compared: in turn, in one process, and compilation apart.
+"""Timing of alternatives: interleaved in one process, without compilation.
 
-A machine drifts by tens of per cent over minutes, so what is reported are ratios and
-differences of neighbours in time, as medians with quartiles.
+A machine's speed drifts by tens of per cent within minutes. So alternatives are compared
+within a round, and the medians of ratios and differences are reported, with quartiles.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 import datetime
 import json
 import os
 import pathlib
 import platform
 import time
+from typing import Any
 
 from absl import flags
 import numpy as np
 
-JSON = flags.DEFINE_string('json', '', 'File to write the figures to.')
-PLOT = flags.DEFINE_string('plot', '', 'PNG file to draw the figures into.')
-ROUNDS = flags.DEFINE_integer('rounds', 10, 'Timed runs of each, in turn.')
+JSON = flags.DEFINE_string('json', '', 'JSON file for the results.')
+PLOT = flags.DEFINE_string('plot', '', 'PNG file for the plot.')
+ROUNDS = flags.DEFINE_integer('rounds', 10, 'Number of timed rounds.')
 
 
-def interleave(takes, rounds, *, warm=2):
-  """Calls functions in turn.
+def interleave(
+  takes: Mapping[str, Callable[[], float]], rounds: int, *, warm: int = 2
+) -> dict[str, np.ndarray]:
+  """Calls functions in turn; each round starts with another one.
 
   Args:
-    takes: {name: function}, each returning the seconds of a step.
-    rounds: how often.
-    warm: rounds before them that do not count.
+    takes: {name: function}, each returning seconds per step.
+    rounds: number of rounds.
+    warm: number of rounds before these that do not count.
 
   Returns:
-    {name: float64 [rounds]}, seconds. Each round begins with another of them.
+    {name: float64 [rounds]}, seconds per step.
   """
   seconds = {name: np.zeros(rounds) for name in takes}
   names = list(takes)
@@ -41,12 +45,15 @@ def interleave(takes, rounds, *, warm=2):
   return seconds
 
 
-def repeat(take, steps):
-  """Returns a function that takes steps and gives the mean seconds of one.
+def repeat(take: Callable[[], Any], steps: int) -> Callable[[], float]:
+  """Makes a function that times several steps.
 
   Args:
-    take: takes a step, and returns what to wait for.
-    steps: how many in a run.
+    take: takes a step, and returns arrays to wait for.
+    steps: number of steps to time.
+
+  Returns:
+    A function without arguments that returns the mean seconds per step.
   """
   import jax
 
@@ -60,11 +67,14 @@ def repeat(take, steps):
   return run
 
 
-def stepper(rehearsed):
+def stepper(rehearsed) -> tuple[Callable[[], Any], float, Any]:
   """Compiles a `Rehearsal`.
 
+  Args:
+    rehearsed: the `Rehearsal`.
+
   Returns:
-    `(take, seconds of compilation, Program)`; `take()` takes the next step.
+    (take, seconds of compilation, `Program`); `take()` takes the next step.
   """
   began = time.perf_counter()
   program = rehearsed.compile()
@@ -80,16 +90,16 @@ def stepper(rehearsed):
   return take, compile_seconds, program
 
 
-def compare(seconds, base):
-  """Sets times beside those of a base in the same rounds.
+def compare(seconds: Mapping[str, np.ndarray], base: str) -> dict[str, dict]:
+  """Compares times with those of a baseline in the same rounds.
 
   Args:
     seconds: from `interleave`.
-    base: name of what the others are compared with.
+    base: name of the baseline.
 
   Returns:
     {name: {'ms', 'quartiles', 'ratio', 'ratio_quartiles', 'added_ms',
-    'added_quartiles'}}; all but the quartiles, pairs, are medians.
+    'added_quartiles'}}: medians, and pairs of quartiles.
   """
   quartiles = lambda values: np.quantile(values, [0.25, 0.75]).tolist()
   rows = {}
@@ -106,14 +116,14 @@ def compare(seconds, base):
   return rows
 
 
-def spread(low_high, digits=1):
-  """'(a to b)'."""
+def spread(low_high: Sequence[float], digits: int = 1) -> str:
+  """'(1.2 to 3.4)' of two numbers."""
   low, high = low_high
   return f'({low:.{digits}f} to {high:.{digits}f})'
 
 
-def print_table(headings, rows):
-  """Prints rows of strings as a table in Markdown."""
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+  """Prints rows of strings as a Markdown table."""
   widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
   line = lambda cells: (
     '| ' + ' | '.join(cell.ljust(n) for cell, n in zip(cells, widths, strict=True)) + ' |'
@@ -125,8 +135,8 @@ def print_table(headings, rows):
   print(flush=True)
 
 
-def describe(layout=None):
-  """Where and when: {'date', 'device', 'cores', 'versions'}; the device of a layout."""
+def describe(layout=None) -> dict[str, Any]:
+  """Returns {'date', 'device', 'cores', 'versions'}, with the device of the layout."""
   from gan_aug_jax.training import workdir
 
   return {
@@ -137,7 +147,8 @@ def describe(layout=None):
   }
 
 
-def print_where(where):
+def print_where(where: Mapping[str, Any]) -> None:
+  """Prints what `describe` returned, on one line."""
   versions = where['versions']
   print(
     f'{where["date"]}, {where["device"]}, {where["cores"]} cores, jax {versions["jax"]}, '
@@ -145,26 +156,26 @@ def print_where(where):
   )
 
 
-def draw_bars(rows):
-  """Returns the plot of rows' milliseconds with quartiles, one bar each."""
+def draw_bars(rows: Mapping[str, Mapping]) -> Callable[[Any], None]:
+  """Returns a function that plots the rows as bars in milliseconds, with quartiles."""
 
   def onto(ax):
     times = np.array([row['ms'] for row in rows.values()])
     low_high = np.array([row['quartiles'] for row in rows.values()]).T
     ax.barh(list(rows), times, xerr=np.abs(low_high - times), color='#56B4E9')
     ax.invert_yaxis()
-    ax.set_xlabel('ms a step')
+    ax.set_xlabel('ms per step')
     ax.figure.set_figheight(1 + 0.28 * len(rows))
 
   return onto
 
 
-def finish(result, draw=None):
-  """Writes what was measured where the flags ask for it.
+def finish(result: Mapping[str, Any], draw: Callable[[Any], None] | None = None) -> None:
+  """Writes the files that the flags name.
 
   Args:
-    result: what the JSON file gets.
-    draw: `matplotlib Axes -> None`, of the plot.
+    result: content of the JSON file.
+    draw: draws the plot onto matplotlib `Axes`.
   """
   if JSON.value:
     pathlib.Path(JSON.value).parent.mkdir(parents=True, exist_ok=True)

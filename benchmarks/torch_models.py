@@ -1,7 +1,7 @@
-"""The reference networks in PyTorch, and their parameters from those of ours.
+"""The reference networks in PyTorch, with loaders for the parameters of ours.
 
-For 32 x 32 images: the CNN, and the DCGAN generator and its discriminator, layer by layer
-as in gan_aug_jax/models. Images are [B, C, H, W], contiguous or channels last.
+The CNN, and the generator and discriminator of the DCGAN, with the same layers as in
+gan_aug_jax/models. Images are [B, C, 32, 32], contiguous or channels last.
 """
 
 import itertools
@@ -15,7 +15,7 @@ NUM_CLASSES = 10
 
 
 class CNN(nn.Module):
-  """3x3 convolution, ReLU and 2x2 max-pooling, thrice; a hidden layer; the classes."""
+  """Three times 3x3 convolution, ReLU and 2x2 max-pooling; a hidden layer; logits."""
 
   def __init__(self, channels, features=(32, 64, 128), hidden=128):
     super().__init__()
@@ -30,7 +30,7 @@ class CNN(nn.Module):
     return self.classes(functional.relu(self.hidden(x.flatten(1))))
 
   def load(self, params):
-    """Takes the parameters of our CNN."""
+    """Loads the parameters of our CNN."""
     for i, convolution in enumerate(self.convolutions):
       _copy(convolution.weight, _kernel(params[f'Conv_{i}']['kernel']))
       _copy(convolution.bias, params[f'bias_{i}'])
@@ -81,12 +81,12 @@ class Generator(nn.Module):
     return torch.tanh(x)
 
   def load(self, params, stats=None):
-    """Takes the parameters and, if given, the running statistics of our generator."""
+    """Loads the parameters and, if given, the running statistics of our generator."""
     dense = np.asarray(params['Dense_0']['kernel'])
     dense = dense.reshape(len(dense), 4, 4, -1).transpose(3, 1, 2, 0)
     _copy(self.dense.weight, dense.reshape(self.dense.weight.shape))
     for i, convolution in enumerate(self.convolutions):
-      # Our kernels are [2, 2, in, (row, column, out)] of a block of 2 x 2.
+      # Our kernels are [2, 2, in, (row, column, out)]; row and column are in a 2x2 block.
       kernel = np.asarray(params[f'Conv_{i}']['kernel'])
       kernel = kernel.reshape(*kernel.shape[:3], 2, 2, -1)
       bias = np.asarray(params[f'Conv_{i}'].get('bias', [])).reshape(4, -1).T
@@ -106,7 +106,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-  """4x4 convolutions with stride 2, the one-hot label as maps, group normalisation."""
+  """4x4 convolutions with stride 2, group normalisation; one-hot labels as channels."""
 
   def __init__(self, channels, width):
     super().__init__()
@@ -129,7 +129,7 @@ class Discriminator(nn.Module):
     return self.dense(x.flatten(1))[:, 0]
 
   def load(self, params):
-    """Takes the parameters of our discriminator."""
+    """Loads the parameters of our discriminator."""
     for i, convolution in enumerate(self.convolutions):
       _copy(convolution.weight, _kernel(params[f'Conv_{i}']['kernel']))
     _copy(self.convolutions[0].bias, params['Conv_0']['bias'])
@@ -152,7 +152,7 @@ def _copy(tensor, values):
 
 
 def discriminator_loss(logits, real_label):
-  """Non-saturating, the real half of the logits first, with one-sided smoothing."""
+  """Non-saturating loss with one-sided label smoothing; real logits come first."""
   real, fake = logits.chunk(2)
   targets = torch.full_like(real, real_label)
   return (

@@ -1,15 +1,16 @@
-"""The same training steps in PyTorch: absolute time, and what synthesis adds there.
+"""The same training steps in PyTorch: step times, and what synthesis adds.
 
     pip install torch && python -m benchmarks.vs_torch --config=configs/cifar10.py
 
-Our fused step and our GAN's step beside good PyTorch: the same networks, batch, optimizer
-and images on the device, eager and torch.compile, contiguous and channels last, sampling
-without gradients. Each framework runs in a process of its own, so that neither's threads
-wait in the other's way; runs of `--steps` steps of all arms take turns. First, a check in
-one process that both compute the same: with our parameters copied over, generated images,
-logits and the gradients of the GAN agree, and so do parameters after one update.
+Compares our fused step and our GAN step with well-written PyTorch: the same networks,
+batch size, optimizer and images on the device; eager and torch.compile; contiguous and
+channels last; sampling without gradients. Each framework runs in a fresh process, so
+that their thread pools do not compete; all arms take turns in runs of `--steps` steps.
+First, a check in one process that both compute the same: with our parameters copied
+over, the generated images, the logits, the gradients of the GAN and the parameters after
+an update agree.
 
-The arm is `augmented`: no classical augmentation, which would be other code there.
+The arm is `augmented`, as classical augmentation would be different code in PyTorch.
 """
 
 import json
@@ -28,10 +29,10 @@ from gan_aug_jax.config import validation
 from gan_aug_jax.training import devices
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/cifar10.py')
-RATIOS = flags.DEFINE_list('ratios', ['0.2', '0.5'], 'Above 0.')
-STEPS = flags.DEFINE_integer('steps', 12, 'Of a run.')
+RATIOS = flags.DEFINE_list('ratios', ['0.2', '0.5'], 'All above 0.')
+STEPS = flags.DEFINE_integer('steps', 12, 'Number of steps of a run.')
 COMPILE = flags.DEFINE_bool(
-  'compile', True, 'Time torch.compile, which needs a compiler.'
+  'compile', True, 'Also time torch.compile, which needs a C++ compiler.'
 )
 WORKER = flags.DEFINE_enum('worker', '', ['', 'jax', 'torch', 'check'], 'Internal.')
 
@@ -44,12 +45,12 @@ def read_config():
   config.compilation_cache, config.data.image_size = False, _SHAPE[0]
   validation.validate(config)
   if (config.gan.arch, config.classifier.arch) != ('dcgan', 'cnn'):
-    sys.exit('Only gan.arch=dcgan and classifier.arch=cnn are written in PyTorch.')
+    sys.exit('In PyTorch there are only gan.arch=dcgan and classifier.arch=cnn.')
   return config
 
 
 def jax_takes(config):
-  """Runs of our steps, {arm: function that gives the seconds of a step}; and where."""
+  """Returns {arm: timed run of our step}, and `timing.describe` of where."""
   found = devices.start(config)
   from gan_aug_jax.experiment import dry_run
   from gan_aug_jax.step import sharding
@@ -72,10 +73,10 @@ def jax_takes(config):
 
 
 def torch_takes(config):
-  """Runs of PyTorch's steps, by arm; and its version."""
+  """Returns {arm: timed run of PyTorch's step}, and its version."""
   import torch
 
-  devices.keep_freed_memory()  # as in ours: large blocks are as dear to PyTorch
+  devices.keep_freed_memory()  # as for ours: PyTorch allocates large blocks too
   torch.set_num_threads(len(os.sched_getaffinity(0)))
   dataset = noise.make_dataset(_SHAPE)
   images = torch.from_numpy(dataset.train.images.transpose(0, 3, 1, 2).copy())
@@ -110,14 +111,14 @@ def torch_takes(config):
 
 
 def make_torch_step(config, ratio, batch, layout, compiled):
-  """Returns the function that takes a step of the classifier with synthetic images."""
+  """Returns a function that takes a step of the classifier with synthetic images."""
   import torch
   from torch.nn import functional
 
   from benchmarks import torch_models
 
   wrap = torch.compile if compiled else lambda function: function
-  # Tensors of inference mode are the cheapest; torch.compile does without it.
+  # Inference mode is the cheapest, but torch.compile does not support it here.
   without_grad = torch.no_grad if compiled else torch.inference_mode
   settings, total = config.classifier, config.classifier.batch_size
   model = torch_models.CNN(_SHAPE[-1]).to(memory_format=layout)
@@ -146,7 +147,7 @@ def make_torch_step(config, ratio, batch, layout, compiled):
 
 
 def make_torch_gan_step(config, batch, layout, compiled):
-  """Returns the function that takes a step of the GAN."""
+  """Returns a function that takes a step of the GAN."""
   import torch
 
   from benchmarks import torch_models
@@ -186,10 +187,11 @@ def make_torch_gan_step(config, batch, layout, compiled):
 
 
 def check(config):
-  """Largest differences between the two frameworks, {what: difference}.
+  """Compares the two frameworks.
 
-  Of images and logits absolute, of gradients relative to the largest, of parameters after
-  an update (at a learning rate of 0.1) absolute.
+  Returns:
+    {what: largest difference}: absolute for images and logits; relative to the largest
+    value for gradients, and for parameters after an update at a learning rate of 0.1.
   """
   import jax
   import jax.numpy as jnp
@@ -290,7 +292,7 @@ def _gap(one, other):
 
 
 def _gap_of(expected, module, read):
-  """The largest difference of parameters, or of gradients as parts of the largest."""
+  """Returns the largest difference of values, relative to the largest value."""
   pairs = list(zip(expected.parameters(), module.parameters(), strict=True))
   gaps = [_gap(one.detach(), read(other).detach()) for one, other in pairs]
   largest = max(float(one.detach().abs().max()) for one, _ in pairs)
@@ -298,7 +300,7 @@ def _gap_of(expected, module, read):
 
 
 class Worker:
-  """A process of one framework that takes runs when told to."""
+  """A process of one framework that times runs on request."""
 
   def __init__(self, kind):
     command = [sys.executable, '-m', 'benchmarks.vs_torch', *sys.argv[1:]]
@@ -311,7 +313,7 @@ class Worker:
     for line in self._process.stdout:
       if line.startswith('{'):
         return json.loads(line)
-    sys.exit('A worker stopped; what it said stands above.')
+    sys.exit('A worker stopped; see its output above.')
 
   def take(self, arm):
     self._process.stdin.write(arm + '\n')
@@ -324,14 +326,14 @@ class Worker:
 
 
 def work(takes, where):
-  """Takes the runs that lines of standard input name."""
+  """Times the arms named on standard input, one per line."""
   print(json.dumps({'arms': list(takes), 'where': where}), flush=True)
   for line in sys.stdin:
     print(json.dumps({'seconds': takes[line.strip()]()}), flush=True)
 
 
 def summarize(seconds):
-  """Rows by variant: {'ours' or PyTorch's: {ratio or GAN: figures}}."""
+  """Returns {variant: {ratio or GAN: row}}; the variants are 'ours' and PyTorch's."""
   rows = {}
   for arm, times in seconds.items():
     variant, _, what = arm.rpartition(' ')
@@ -377,7 +379,7 @@ def main(_):
       )
       times = f'{row["ms"]:.1f} {timing.spread(row["quartiles"])}'
       table.append([variant, what, times, *added])
-  timing.print_table(['variant', 'ratio', 'ms a step', 'added ms', 'added'], table)
+  timing.print_table(['variant', 'ratio', 'ms per step', 'added ms', 'added'], table)
   best = {}
   for what in rows['ours']:
     others = [name for name in rows if name != 'ours']
@@ -389,14 +391,14 @@ def main(_):
 
 
 def draw(rows):
-  """Returns the plot of step times by ratio."""
+  """Returns a function that plots step times by ratio."""
 
   def onto(ax):
     for variant, by_ratio in rows.items():
       points = {what: row['ms'] for what, row in by_ratio.items() if what != _GAN}
       ax.plot(list(map(float, points)), list(points.values()), marker='o', label=variant)
     ax.set_xlabel('synthetic ratio')
-    ax.set_ylabel('ms a step')
+    ax.set_ylabel('ms per step')
     ax.set_ylim(bottom=0)
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)

@@ -1,14 +1,15 @@
-"""A generator that is no network: real images, warped as images of their class differ.
+"""A generator without a network: real images, warped the way images of a class differ.
 
     python -m gan_aug_jax run --config=configs/mnist5k.py --workdir=runs/deformations \\
         --config.sampler.generator=examples.deformations:train
 
 After Hauberg et al. 2016 (Dreaming more data, arXiv 1510.02795): training images of a
-class are laid over one another, and warps are drawn from the Gaussian of what that took.
-Here a warp is a displacement at 5x5 knots, linear in between, as affine maps are, too.
-`train` learns its warps in seconds on the run's own training images, and says so;
-`train_colors` learns brightness and contrast by channel on the same pairs, too;
-`untrained` draws each knot by itself, to compare: what one would choose by hand.
+class are registered to one another, and new warps are drawn from a Gaussian fitted to
+the warps found. Here a warp is a displacement at 5x5 knots, linear in between. `train`
+learns warps in seconds, on the run's own training images only, and records that.
+`train_colors` also learns the brightness and contrast of each channel from the same
+pairs. `untrained` draws every knot independently, for comparison with a hand-made
+augmentation.
 """
 
 import functools
@@ -19,16 +20,25 @@ import numpy as np
 import optax
 
 import gan_aug_jax
+from gan_aug_jax.data import datasets
 from gan_aug_jax.step import sampling
 
-KNOTS = 5  # along a side
-WARPS = 64  # of each class, half of them learned on it, half on any
-STEPS, STIFFNESS = 100, 0.003  # of laying one image over another
+KNOTS = 5  # per side
+WARPS = 64  # per class; half are learned on the class, half on any class
+STEPS, STIFFNESS = 100, 0.003  # of the registration
 UNTRAINED_STD = 1.5  # pixels
 
 
-def warp(image, knots):
-  """Warps an image [H, W, C] by pixels at knots, [KNOTS, KNOTS, 2] (down, right)."""
+def warp(image: jax.Array, knots: jax.Array) -> jax.Array:
+  """Warps an image [H, W, C] by displacements at knots.
+
+  Args:
+    image: float32 [H, W, C].
+    knots: displacements in pixels, float32 [KNOTS, KNOTS, 2] (down, right).
+
+  Returns:
+    The warped image, [H, W, C].
+  """
   height, width, _ = image.shape
   shift = jnp.einsum('hk,wl,kld->dhw', _tents(height), _tents(width), knots)
   grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing='ij'))
@@ -42,13 +52,13 @@ def warp(image, knots):
 
 
 def _tents(size):
-  """Weights [size, KNOTS] by which a pixel goes with the knots beside it."""
+  """Weights [size, KNOTS] of linear interpolation between the knots."""
   at = np.linspace(0, KNOTS - 1, size)[:, None]
   return np.maximum(0, 1 - np.abs(at - np.arange(KNOTS))).astype(np.float32)
 
 
 def _blur(image):
-  """Strokes that do not touch have no gradient towards one another."""
+  """Blurs, as strokes that do not touch have no gradient towards one another."""
   for axis in (0, 1, 0, 1):
     image = (jnp.roll(image, 1, axis) + image + jnp.roll(image, -1, axis)) / 3
   return image
@@ -56,8 +66,16 @@ def _blur(image):
 
 @jax.jit
 @jax.vmap
-def register(moving, fixed):
-  """Returns the knots by which images [B, H, W, C] in [-1, 1] come to lie over others."""
+def register(moving: jax.Array, fixed: jax.Array) -> jax.Array:
+  """Finds the warps that lead from images to others.
+
+  Args:
+    moving: images to warp, float32 [B, H, W, C] in [-1, 1].
+    fixed: images to warp them onto, same shape and range.
+
+  Returns:
+    Displacements at knots, float32 [B, KNOTS, KNOTS, 2], see `warp`.
+  """
   optimizer = optax.adam(0.1)
 
   def loss_fn(knots):
@@ -74,19 +92,19 @@ def register(moving, fixed):
   return jax.lax.fori_loop(0, STEPS, step, (start, optimizer.init(start)))[0]
 
 
-def train(dataset):
-  """Returns the generator, its warps learned on `dataset.train` and nothing else."""
+def train(dataset: datasets.Dataset) -> gan_aug_jax.Generator:
+  """Returns a generator whose warps are learned on `dataset.train` only."""
   variables = _learn(dataset)
   return _generator(dataset, {'warps': variables['warps']}, 'learned deformations')
 
 
-def train_colors(dataset):
-  """As `train`, and brightness and contrast go from image to image as the warps do."""
+def train_colors(dataset: datasets.Dataset) -> gan_aug_jax.Generator:
+  """As `train`, with changes of brightness and contrast learned like the warps."""
   return _generator(dataset, _learn(dataset), 'learned deformations and colours')
 
 
-def untrained(dataset):
-  """Returns the generator with warps whose knots are independent normals."""
+def untrained(dataset: datasets.Dataset) -> gan_aug_jax.Generator:
+  """Returns a generator with warps whose knots are independent normals."""
   knots = KNOTS * KNOTS * 2
   one = np.eye(knots, dtype=np.float32).reshape(1, knots, KNOTS, KNOTS, 2)
   warps = np.repeat(UNTRAINED_STD * np.sqrt(2 * knots) * one, dataset.num_classes, 0)
@@ -94,7 +112,7 @@ def untrained(dataset):
 
 
 def _learn(dataset):
-  """What it takes from images to others of their class, [classes, WARPS, ...] each."""
+  """Changes that lead from images to others of their class, [classes, WARPS, ...]."""
   rng, labels = np.random.default_rng(0), dataset.train.labels
   of_class = [np.flatnonzero(labels == c) for c in range(dataset.num_classes)]
   pairs = [rng.choice(rows, (2, WARPS // 2)) for rows in of_class]
@@ -107,7 +125,7 @@ def _learn(dataset):
     }
     for moving, fixed in pairs
   ]
-  # What is learned on one class serves another, and all the more one of few images.
+  # Changes learned on one class help others, most of all those with few images.
   every = jax.tree.map(lambda *parts: np.concatenate(parts), *own)
   drawn = [rng.integers(0, len(every['warps']), WARPS // 2) for _ in own]
   together = lambda every, *own: np.stack(
@@ -117,32 +135,40 @@ def _learn(dataset):
 
 
 def _colors(images):
-  """Brightness and logarithm of contrast of each channel, [N, 2, C]."""
-  contrast = images.std((1, 2)) + 0.05  # a grey image has none
+  """Brightness and log contrast of each channel, [N, 2, C]."""
+  contrast = images.std((1, 2)) + 0.05  # a uniform image has none
   return np.stack([images.mean((1, 2)), jnp.log(contrast)], 1)
 
 
-def recolor(image, change):
-  """Changes brightness and log contrast of each channel by `change` [2, C]."""
+def recolor(image: jax.Array, change: jax.Array) -> jax.Array:
+  """Changes brightness and contrast.
+
+  Args:
+    image: float32 [H, W, C].
+    change: added to the brightness and the log contrast of each channel, [2, C].
+
+  Returns:
+    The changed image, [H, W, C].
+  """
   brightness, contrast = change
   mean = image.mean((0, 1))
   return (image - mean) * jnp.exp(contrast) + mean + brightness
 
 
 def _generator(dataset, changes, name):
-  """A generator of images that are changed by sums of `changes`."""
+  """A generator that changes real images by random sums of `changes`."""
   real = sampling.group_by_class(
     dataset.train.images, dataset.train.labels, dataset.num_classes
   )
   variables = jax.tree.map(jnp.asarray, {'real': real, 'changes': changes})
   draw = sampling.make_pool_sampler()
 
-  def sample(variables, key, labels):  # a batch of one, see `from_function`
+  def sample(variables, key, labels):  # called with one label, see `from_function`
     key_image, key_weights = jax.random.split(key)
     (image,) = draw(variables['real'], key_image[None], labels)
     of_class = jax.tree.map(lambda of_all: of_all[labels[0]], variables['changes'])
-    # A sum with normal weights has the covariance of the changes. They lead from one
-    # image to another, which takes twice the variance of one about its class's mean.
+    # A sum with normal weights has the covariance of the changes. The difference of two
+    # images has twice the variance of one image about the mean of its class.
     count = len(of_class['warps'])
     weights = jax.random.normal(key_weights, (count,)) / jnp.sqrt(2 * count)
     change = jax.tree.map(lambda of_one: jnp.tensordot(weights, of_one, 1), of_class)

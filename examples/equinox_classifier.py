@@ -1,4 +1,4 @@
-"""An Equinox classifier that trains with 20 % synthetic images, drawn in its own step.
+"""An Equinox classifier trained with 20 % synthetic images, generated in its own step.
 
     python -m gan_aug_jax export --workdir=runs/first
     python examples/equinox_classifier.py runs/first/export/generator.safetensors

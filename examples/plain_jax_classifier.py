@@ -1,9 +1,9 @@
-"""A plain JAX classifier that trains with 20 % synthetic images, drawn in its own step.
+"""A plain JAX classifier trained with 20 % synthetic images, generated in its own step.
 
     python -m gan_aug_jax export --workdir=runs/first
     python examples/plain_jax_classifier.py runs/first/export/generator.safetensors
 
-On several devices, too: the batch is dealt over all that JAX finds.
+The batch is sharded over all devices.
 """
 
 import sys
@@ -27,13 +27,13 @@ def apply(params, images):
 
 def main(path, num_steps=300):
   mesh = jax.make_mesh((jax.device_count(),), ('data',))
-  dealt, everywhere = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in (['data'], []))
+  sharded, replicated = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in (['data'], []))
   dataset = datasets.load_dataset('mnist5k', image_size=32, seed=0, val_fraction=1 / 7)
   generator = gan_aug_jax.load_generator(path, trained_on=dataset.fingerprint)
   mix = gan_aug_jax.make_mixer(
-    generator, batch_size=BATCH_SIZE, ratio=0.2, sharding=dealt
+    generator, batch_size=BATCH_SIZE, ratio=0.2, sharding=sharded
   )
-  variables = jax.device_put(generator.variables, everywhere)
+  variables = jax.device_put(generator.variables, replicated)
 
   @jax.jit
   def train_step(params, variables, key, images, labels):
@@ -48,10 +48,10 @@ def main(path, num_steps=300):
 
   rng, key = np.random.default_rng(0), jax.random.key(1)
   layer = lambda n, m: (rng.normal(0, n**-0.5, (n, m)).astype('f4'), np.zeros(m, 'f4'))
-  params = jax.device_put((layer(32 * 32, 128), layer(128, 10)), everywhere)
+  params = jax.device_put((layer(32 * 32, 128), layer(128, 10)), replicated)
   for step in range(num_steps):
     batch = dataset.train.rows(rng.integers(len(dataset.train), size=BATCH_SIZE))
-    real = jax.device_put((device_data.normalize(batch.images), batch.labels), dealt)
+    real = jax.device_put((device_data.normalize(batch.images), batch.labels), sharded)
     params, loss = train_step(params, variables, jax.random.fold_in(key, step), *real)
   logits = jax.jit(apply)(params, device_data.normalize(dataset.test.images))
   accuracy = np.mean(logits.argmax(-1) == dataset.test.labels)

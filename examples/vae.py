@@ -1,10 +1,11 @@
-"""A generator that is no GAN: a small class-conditional variational autoencoder.
+"""A generator other than a GAN: a small class-conditional variational autoencoder.
 
     python -m gan_aug_jax run --config=configs/mnist5k.py --workdir=runs/vae \\
         --config.sampler.generator=examples.vae:train
 
-Kingma & Welling 2013 (arXiv 1312.6114), the label given to both networks (Sohn et al.
-2015). It is trained, in seconds, on the run's own training images, and says so.
+Kingma & Welling 2013 (arXiv 1312.6114), with the label as an input of both networks
+(Sohn et al. 2015). It trains in seconds, on the run's own training images only, and
+records that.
 """
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ import numpy as np
 import optax
 
 import gan_aug_jax
+from gan_aug_jax.data import datasets
 
 LATENT, WIDTH, BATCH_SIZE = 8, 256, 128
 
@@ -35,8 +37,16 @@ class Decoder(nn.Module):
     return x.reshape(-1, *self.image_shape)
 
 
-def train(dataset, num_steps=2000):
-  """Returns the decoder as a generator, trained on `dataset.train` and nothing else."""
+def train(dataset: datasets.Dataset, num_steps: int = 2000) -> gan_aug_jax.Generator:
+  """Trains a VAE and returns its decoder as a generator.
+
+  Args:
+    dataset: only its training images are used.
+    num_steps: steps of Adam.
+
+  Returns:
+    A `gan_aug_jax.Generator`.
+  """
   images, labels = dataset.train.images, dataset.train.labels
   encoder, decoder = Encoder(), Decoder(dataset.image_shape)
   one_hot = lambda labels: jax.nn.one_hot(labels, dataset.num_classes)
@@ -46,7 +56,7 @@ def train(dataset, num_steps=2000):
     latent = mean + jnp.exp(log_var / 2) * jax.random.normal(key, mean.shape)
     error = jnp.sum(jnp.square(decoder.apply(params['decoder'], latent, y) - x))
     divergence = jnp.sum(jnp.exp(log_var) + jnp.square(mean) - 1 - log_var) / 2
-    # Asked to be sharper, it would keep the class in the latent, not in the label.
+    # With a larger weight of the error, the latent would encode the class, too.
     return (error / 6 + divergence) / len(x)
 
   optimizer = optax.adam(1e-3)

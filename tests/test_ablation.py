@@ -430,7 +430,7 @@ def test_a_curve_is_drawn_along_a_grid_of_one_field_of_numbers(grid, drawn):
   rows = [{'name': 'x', 'difference': paired}, {'name': 'control'}]
   settings = [{'arms': rows}, {'arms': []}, {'arms': rows}]  # one is not finished
   plan = {'ablation': {'grid': grid}}
-  curve = ablation_report._curve(plan, {'settings': settings})
+  curve = ablation_report._curve(plan, settings)
   assert bool(curve) == drawn
   assert not drawn or curve['curve'].startswith(b'\x89PNG')
 
@@ -510,7 +510,6 @@ def test_an_interrupted_ablation_ends_with_a_report_that_stands_alone(finished):
     (arm,) = results['arms'].values()
     assert float(row['test_accuracy']) == arm['eval_accuracy']
     assert row['arm'].partition('_')[0] in ('few', 'real')
-  assert (finished / 'report.md').read_text().count('| few |') == 1
   assert len(list((finished / 'gans').iterdir())) == 3  # one a seed
 
 
@@ -526,7 +525,7 @@ def test_a_finished_ablation_trains_nothing_again_and_takes_more_seeds(
   assert (
     test_run.run('ablate', *flags, '--config.ablation.seeds=(0,1,2,3)', '--dry-run') == 0
   )
-  assert 'To train: 4 classifiers' in capsys.readouterr().out
+  assert '4 classifiers' in capsys.readouterr().out
   more = ['--config.ablation.equal_compute=True', '--dry-run']
   assert test_run.run('ablate', *flags, *more) == 0
   steps = re.findall(r'real_classical_(\d+)_steps', capsys.readouterr().out)

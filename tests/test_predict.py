@@ -141,7 +141,7 @@ def test_unreadable_files_are_named_and_odd_names_kept(finished, tmp_path, capsy
   rows = _predict(finished[0], tmp_path)
   assert sorted(row['file'] for row in rows) == sorted(names)
   said = capsys.readouterr().out
-  assert "Left out: 1 of 4 images cannot be read: 'bad.jpg' (not an image)." in said
+  assert "Skipped: 1 of 4 images cannot be read: 'bad.jpg' (not an image)." in said
   before = (finished[0] / 'predictions.csv').read_bytes()
   for name in names:
     (tmp_path / name).write_bytes(b'')

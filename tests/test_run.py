@@ -268,7 +268,7 @@ def test_score_sets_generators_between_real_images_and_noise(
   assert scores['num_held_out'] == scores['num_generated'] == 12
   real, _, noise = scores['rows'].values()
   assert real['frechet'] < noise['frechet'] and real['cas'] > noise['cas']
-  assert scores['held_out_chose'] and 'flatters' in shown
+  assert scores['held_out_chose'] and 'optimistic' in shown
   assert real['copies'] is None and 0 <= noise['copies']['memorised'] <= 1
   for row in scores['rows'].values():
     assert all(np.isfinite(row[name]) for name in ('kernel', 'density', 'gan_test'))
@@ -362,7 +362,7 @@ def test_policies_through_a_whole_run(config_file, tmp_path, monkeypatch):
   assert len(list((tmp_path / 'run' / 'gan').glob('offline-*.npz'))) == 1
   assert len(list((tmp_path / 'run' / 'gan' / 'teacher').iterdir())) == 1
   html_text = (tmp_path / 'run' / 'report.html').read_text()
-  assert 'were accepted; by class' in html_text and 'as many real images' in html_text
+  assert 'Accepted by class' in html_text and 'same number of real images' in html_text
   monkeypatch.setattr(loop, 'train', None)  # nothing is trained again
   assert run('run', *flags) == 0
   assert json.loads((tmp_path / 'run' / 'results.json').read_text()) == results
@@ -390,7 +390,7 @@ def test_a_search_of_a_bound_trains_no_gan_and_leaves_the_test_split_alone(
     *flags,
   )
   shown = capsys.readouterr().out
-  assert 'A search' in shown and 'beyond the budget of labels' in shown
+  assert 'a search' in shown and 'beyond the label budget' in shown
   results = json.loads((tmp_path / 'results.json').read_text())
   arm = results['arms']['augmented']
   assert arm['eval_loss'] == arm['val_loss'] and results['gan'] == {}
@@ -398,7 +398,7 @@ def test_a_search_of_a_bound_trains_no_gan_and_leaves_the_test_split_alone(
   used = {image.tobytes() for part in (toy.train, toy.val) for image in part.images}
   assert len(drawn_from) == 3 * 16 - 3 * 8 and not used & set(drawn_from)
   page = (tmp_path / 'report.html').read_text()
-  assert 'a bound, and no verdict' in page and 'helped' not in page
+  assert 'a bound, so no verdict' in page and 'helped' not in page
   assert cli.main(['gan_aug_jax', 'evaluate', f'--workdir={tmp_path}']) == 0
   assert ' test ' not in capsys.readouterr().out
 
@@ -429,10 +429,10 @@ def test_usage_errors_are_one_sentence(config_file, tmp_path, capsys):
     (['run', config, workdir, '--config.mix.rattio=0.5'], 'did you mean mix.ratio?'),
     (['run', config, workdir, '--config.mix=0.5'], 'mix is a group of fields'),
     (['run', config, workdir, '--mix.ratio=0.5'], 'write --config.mix.ratio'),
-    (['run', config, workdir, '--seed=3'], '--seed belongs to sample'),
+    (['run', config, workdir, '--seed=3'], 'write --config.seed'),
     (['run', workdir, '--config.gan.num_steps=4'], '--config is missing'),
     (['sample', workdir, '--config.gan.width=3'], 'leave --config out'),
-    (['sample', workdir, '--seed=-1'], '--seed=-1'),
+    (['sample', workdir, '--seed=-1'], "--seed='-1'"),
     (['run', config, workdir, '--config.augment.flip=maybe'], 'maybe'),
     (['run', config, workdir, '--config.mix.ratio=lots'], 'lots'),
     (['run', config, workdir, '--config.mix.ratio=1.5'], 'mix.ratio=1.5'),

@@ -1,5 +1,6 @@
 """What a user sees: quiet on stderr, plain lines in a pipe, and where to look last."""
 
+import contextlib
 import io
 import json
 import logging
@@ -16,7 +17,7 @@ import warnings
 import pytest
 
 from gan_aug_jax import cli, logs
-from gan_aug_jax.report import run_report
+from gan_aug_jax.report import tables
 from tests.test_bad_input import CONFIG, original  # noqa: F401  a fixture
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -37,7 +38,7 @@ def test_the_last_line_says_where_the_report_is(original, copy, capfd):  # noqa:
 
 
 def _start(file, workdir, *flags):
-  """A run in a process of its own, as under nohup: in a session of its own, to a file."""
+  """A run in a fresh process and session, with its output in a file, as under nohup."""
   command = [sys.executable, '-m', 'gan_aug_jax', 'run', f'--config={file}']
   with open(workdir.with_suffix('.log'), 'w') as log:
     return subprocess.Popen(
@@ -91,6 +92,18 @@ def test_a_reader_that_leaves_is_no_traceback(copy):
   assert process.stderr.count('\n') <= 1
 
 
+def test_usage_errors_do_not_wait_for_jax_and_importing_the_commands_does_not_start_it():
+  code = """
+import sys
+from gan_aug_jax import cli
+assert cli.main(['gan_aug_jax', 'run']) == 2 and 'jax' not in sys.modules
+import gan_aug_jax.cli.commands
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized()
+"""
+  subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
+
+
 class _Terminal(io.StringIO):
   def isatty(self):
     return True
@@ -100,7 +113,8 @@ class _Terminal(io.StringIO):
 def test_the_table_fits_the_terminal(copy, columns, monkeypatch):
   monkeypatch.setenv('COLUMNS', str(columns))
   results, screen = json.loads((copy / 'results.json').read_text()), _Terminal()
-  run_report.print_table(results, screen)
+  with contextlib.redirect_stdout(screen):
+    tables.print_results(results)
   shown = re.sub(r'\x1b\[[\d;]*m', '', screen.getvalue())
   rows = [line for line in shown.splitlines() if '\u2502' in line]
   assert all(len(line) <= columns for line in rows)

@@ -1,8 +1,8 @@
 """The command line: flags in, exit code out.
 
-May import everything; nothing imports it. Start reading in `commands`.
+May import every other folder; none imports it. Start reading in `entry`.
 """
 
-from gan_aug_jax.cli.commands import main
+from gan_aug_jax.cli.entry import main
 
 __all__ = ['main']

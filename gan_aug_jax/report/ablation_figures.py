@@ -1,52 +1,58 @@
 """The plots of an ablation's report, from its findings."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from gan_aug_jax.evaluation import figures
 from gan_aug_jax.experiment import findings
 
 
-def draw(setting, control, cells, class_names):
-  """Draws what one point of the grid showed.
+def draw(
+  setting: Mapping,
+  control: str,
+  cells: Mapping[str, Sequence[findings.Finished]],
+  class_names: Sequence[str],
+) -> dict[str, bytes]:
+  """Draws the results at one point of the grid.
 
   Args:
-    setting: of `findings.summarize`, with a comparison at least.
-    control: name of the control that is drawn as a band.
-    cells: {name of an arm: [findings.Finished]}.
-    class_names: one a class.
+    setting: of `findings.summarize`, with at least one comparison.
+    control: name of the control to show as a band.
+    cells: the finished cells of each arm.
+    class_names: one per class.
 
   Returns:
-    {name: PNG bytes}: 'accuracy', 'forest', 'cost', 'f1', and of the best arm and the
+    {name: PNG bytes}: 'accuracy', 'forest', 'cost', 'f1'; and of the best arm and the
     best control 'confusions' and 'confusion_changes'.
   """
   rows = [row for row in setting['arms'] if row['num_seeds']]
   treated = [row for row in rows if row.get('difference')]
   control = next((row for row in rows if row['name'] == control), None)
+  f1 = [row['difference']['f1'] for row in treated]
   images = {
     'accuracy': _accuracy(rows, treated, control),
     'forest': figures.forest(_differences(treated, setting['best'])),
     'cost': _cost(treated),
-    'f1': figures.changes(
-      [row['name'] for row in treated],
-      class_names,
-      [row['difference']['f1'] for row in treated],
-    ),
+    'f1': figures.changes([row['name'] for row in treated], class_names, f1),
   }
   if setting['best']:
     images |= _confusions(setting['best'], cells, class_names)
   return images
 
 
-def draw_curve(settings, field, values):
-  """Draws the differences of each arm to its control along a grid of one field.
+def draw_curve(
+  settings: Sequence[Mapping], field: str, values: Sequence[float]
+) -> dict[str, bytes]:
+  """Draws how each arm differs from its control along a grid of one field.
 
   Args:
     settings: of `findings.summarize`, one for each value.
-    field: name of it.
-    values: numbers.
+    field: its name.
+    values: of the field.
 
   Returns:
-    {'curve': PNG bytes}; empty where no arm is finished at two values.
+    {'curve': PNG bytes}; empty if no arm is finished at two values.
   """
   lines = {}
   for value, setting in zip(values, settings, strict=True):
@@ -72,10 +78,10 @@ def draw_curve(settings, field, values):
 
 
 def _differences(treated, best):
-  """(label, comparison) of each arm, with each control that is another, best first."""
+  """(label, comparison) of the best arm, then of each arm with each of its controls."""
   rows = []
   if best:
-    rows.append((f'best: {best["arm"]} against {best["control"]}', best))
+    rows.append((f'best: {best["arm"]} vs. {best["control"]}', best))
   for row in treated:
     seen = set()
     for name, (_, words) in findings.COMPARISONS.items():
@@ -85,8 +91,8 @@ def _differences(treated, best):
   return rows
 
 
-def _along(treated, rows):
-  """What a plot shows, and along which ratios where the arms differ in nothing else.
+def _along_ratio(treated, rows):
+  """What to show: treatments along their ratios if only these differ, or all rows.
 
   Args:
     treated: rows of treatments and placebos.
@@ -105,65 +111,62 @@ def _along(treated, rows):
 
 
 def _accuracy(rows, treated, control):
-  """Accuracy and gap: against the ratio where that is what differs, or of every arm."""
-  shown, ratios = _along(treated, rows)
+  """Accuracies and gap, along the ratio or of every arm."""
+  shown, ratios = _along_ratio(treated, rows)
   panels = {}
   for title, field in (
-    ('test accuracy', 'accuracy'),
+    ('test accuracy', 'mean'),
     ('validation accuracy', 'val_accuracy'),
     ('generalization gap', 'generalization_gap'),
   ):
-    spread = field == 'accuracy'
-    values = [row['mean' if spread else field] for row in shown]
+    spread = field == 'mean'
     band = None
     if control:
-      mean = control['mean' if spread else field]
+      mean = control[field]
       ends = (control['low'], control['high']) if spread else (mean, mean)
       low, high = np.nan_to_num(ends, nan=mean)
       band = (low, mean, high)
     panels[title] = figures.Points(
-      values,
+      [row[field] for row in shown],
       low=[row['low'] for row in shown] if spread else None,
       high=[row['high'] for row in shown] if spread else None,
       seeds=[list(row['accuracy'].values()) for row in shown] if spread else (),
       band=band,
     )
-  return figures.dots(
-    panels, labels=[row['name'] for row in shown], x=ratios, x_name='synthetic images'
-  )
+  return _dots(panels, shown, ratios)
 
 
 def _cost(treated):
-  """How much longer a step takes, and the training with its GAN."""
-  shown, ratios = _along(treated, treated)
-  overhead = [row['difference']['overhead'] for row in shown]
+  """Training times of the classifier alone, and with its GAN."""
+  shown, ratios = _along_ratio(treated, treated)
   arms = [row['train_seconds'] for row in shown]
   total = [row['train_seconds'] + row['gan_seconds'] for row in shown]
   panels = {
-    'step time against the control': figures.Points(overhead),
-    'training of the classifier, s': figures.Points(arms, percent=False),
-    'with the GAN, s': figures.Points(total, percent=False),
+    'classifier, seconds': figures.Points(arms, percent=False),
+    'with the GAN, seconds': figures.Points(total, percent=False),
   }
-  return figures.dots(
-    panels, labels=[row['name'] for row in shown], x=ratios, x_name='synthetic images'
-  )
+  return _dots(panels, shown, ratios)
+
+
+def _dots(panels, shown, ratios):
+  names = [row['name'] for row in shown]
+  return figures.dots(panels, labels=names, x=ratios, x_name='synthetic images')
 
 
 def _confusions(best, cells, class_names):
-  """Confusion of the best arm and the best control over all seeds, and the difference."""
-  total = lambda name: np.sum(
-    [
-      cell.arm['confusion_matrix']
+  """Confusion matrices of the best arm and the best control over all seeds."""
+  totals = {
+    name: sum(
+      np.asarray(cell.arm['confusion_matrix'])
       for cell in cells[name]
       if cell.about['seed'] in best['seeds']
-    ],
-    0,
-  )
-  mine, theirs = total(best['arm']), total(best['control'])
-  matrices = {best['arm']: mine, best['control']: theirs}
+    )
+    for name in (best['arm'], best['control'])
+  }
+  change = totals[best['arm']] - totals[best['control']]
   return {
-    'confusions': figures.confusion_matrices(class_names, matrices),
+    'confusions': figures.confusion_matrices(class_names, totals),
     'confusion_changes': figures.changes(
-      class_names, class_names, mine - theirs, unit='test images', scale=1
+      class_names, class_names, change, unit='test images', scale=1
     ),
   }

@@ -1,0 +1,270 @@
+"""What results say, in sentences that the terminal and the pages share."""
+
+from collections.abc import Mapping
+import math
+
+from gan_aug_jax import config as config_lib
+from gan_aug_jax.experiment import findings
+from gan_aug_jax.training.progress import format_seconds
+
+SEARCH = (
+  'This is a search: “test” here means the validation images, and the test split was not '
+  'used.'
+)
+INTERVALS = (
+  'Intervals are 95 %, by a paired t-test over the seeds. A seed sets the subset, the '
+  'GAN, the initialisation and the order, the same for every arm. Verdicts depend on '
+  'p-values adjusted for the number of comparisons (Holm), so an interval without 0 is '
+  'not enough. The smallest detectable effect would have been found in four out of five '
+  'such ablations. The best arm and the best control are those with the highest mean '
+  'recall over the classes on validation images; ties go to the lower loss.'
+)
+_TRAINED_ON_VAL = (
+  'The validation images were trained on too, so validation accuracy, and any choice '
+  'based on it, means nothing.'
+)
+_FOREIGN = (
+  'is a foreign generator, which may have seen test images, or more labels than the '
+  'runs: the results of its arms are no evidence.'
+)
+_SHOWN = {
+  'noise': 'noise',
+  'mislabelled': 'images of another class',
+  'replayed': 'real training images, drawn again: a bound, not a result',
+  'unseen': 'real images beyond the label budget: a bound, not a result',
+}
+
+
+def finding(
+  treatment: str, control: str, arms: Mapping, paired: Mapping
+) -> tuple[str, str]:
+  """What a run says about an arm with synthetic images and its control.
+
+  Args:
+    treatment: name of the arm.
+    control: name of the control.
+    arms: of results.json.
+    paired: of `statistics.compare_predictions`.
+
+  Returns:
+    (headline, detail).
+  """
+  before, after = arms[control], arms[treatment]
+  if after['source'].get('shows') in config_lib.BOUNDS:
+    verdict = 'a bound, so no verdict'
+  elif paired['low'] > 0:
+    verdict = 'helped'
+  elif paired['high'] < 0:
+    verdict = 'hurt'
+  else:
+    verdict = 'no difference shown'
+  steps = f'Both arms took {after["num_steps"]:,} steps.'
+  if before['num_steps'] != after['num_steps']:
+    steps = (
+      'Both arms saw the same number of real images, in '
+      f'{after["num_steps"]:,} and {before["num_steps"]:,} steps.'
+    )
+  points = _points(paired | {'mean': paired['difference']})
+  headline = f'{treatment} vs. {control}: {verdict}, {points}.'
+  detail = (
+    f'Test accuracy is {after["eval_accuracy"]:.2%} with '
+    f'{after["effective_ratio"]:.0%} synthetic images and {before["eval_accuracy"]:.2%} '
+    f'without: {paired["gained"]:,} test images gained, {paired["lost"]:,} lost. {steps}'
+  )
+  return headline, detail
+
+
+def costs(results: Mapping) -> str:
+  """How long the training of results.json took."""
+  arms = sum(arm['train_seconds'] for arm in results['arms'].values())
+  parts = [f'classifiers {format_seconds(arms)}']
+  if gan := results['gan']:
+    name = 'your own generator' if 'own' in gan else 'GAN'
+    parts.insert(0, f'{name} {format_seconds(gan["train_seconds"])}')
+  total = format_seconds(results['total_seconds'])
+  return f'Training: {", ".join(parts)}; {total} with compilation and evaluation.'
+
+
+def caveats(results: Mapping) -> list[str]:
+  """Warnings that results.json is of a search or a bound, or has no real validation."""
+  lines = [SEARCH] if results.get('test_on') == 'val' else []
+  lines += [_TRAINED_ON_VAL] if results.get('train_on_val') else []
+  for name, arm in results['arms'].items():
+    if shown := _SHOWN.get(arm['source'].get('shows')):
+      lines.append(f'{name}: “synthetic” here means {shown}.')
+  return lines
+
+
+def foreign(gan_info: Mapping) -> list[str]:
+  """A warning about a generator that saw other images than the run."""
+  if not gan_info.get('foreign'):
+    return []
+  saw = 'does not say which images it saw'
+  if gan_info['trained_on']:
+    saw = f'saw other images ({gan_info["trained_on"]}) than this run trains on'
+  return [
+    f'The generator {gan_info["own"]} is foreign: it {saw}, and may have seen test '
+    'images, or more labels than the run. The results of the augmented arms are no '
+    'evidence.'
+  ]
+
+
+def policies(results: Mapping) -> list[str]:
+  """What the policies of each arm in results.json did, and the caveats."""
+  lines = caveats(results)
+  if skipped := results.get('num_skipped'):
+    lines.append(f'{skipped:,} unreadable image files were skipped.')
+  for name, arm in results['arms'].items():
+    source, rates = arm['source'], arm['acceptance']
+    if 'teacher_val_accuracy' in source:
+      lines.append(
+        f'{name}: the teacher, trained on the same real images, classifies '
+        f'{source["teacher_val_accuracy"]:.1%} of the validation images correctly.'
+      )
+    if rates:
+      by_class = ', '.join(f'{label} {rate:.0%}' for label, rate in rates.items())
+      lines.append(
+        f'{name}: the filter left {arm["effective_ratio"]:.1%} synthetic images in a '
+        f'batch, of {arm["asked_ratio"]:.1%} intended. Accepted by class: {by_class}.'
+      )
+    if 'offline' in source:
+      lines.append(
+        f'{name}: draws from {source["offline"]:,} images per class that were generated '
+        'beforehand.'
+      )
+  return lines
+
+
+def of_scores(scores: Mapping) -> list[str]:
+  """What the scores of scores.json are, and what they warn of."""
+  extractor = scores['extractor']
+  notes = [
+    f'{scores["num_generated"]:,} generated images, compared with '
+    f'{scores["num_held_out"]:,} real ones that the generators did not train on (they '
+    f'trained on {scores["num_train"]:,}). Features are from our own extractor (accuracy '
+    f'{extractor["accuracy"]:.2%}, hash {extractor["hash"]}). Real training images are '
+    'the ceiling, noise is the floor. With fewer images, all scores but CAS and GAN-test '
+    'look worse. CAS: accuracy on real images of a classifier trained on these images '
+    'alone. GAN-test: share of these images that a classifier trained on real images '
+    'labels as intended.'
+  ]
+  if scores['held_out_chose']:
+    notes.append(
+      'Without a label budget, these real images are the validation split, which also '
+      'chose the checkpoint: CAS is slightly optimistic.'
+    )
+  for name, row in scores['rows'].items():
+    copies = row['copies'] if name != 'noise' else None
+    if copies and copies['memorised'] > 0.1:
+      notes.append(
+        f'{name} copies its training set: {copies["memorised"]:.0%} of its images are '
+        'closer to a training image than 99 % of fresh real images are.'
+      )
+    if copies and copies['duplicates'] > 0.1:
+      notes.append(
+        f'{name} repeats itself: {copies["duplicates"]:.0%} of its images are closer to '
+        'another generated image than 99 % of real images are to one another.'
+      )
+  return notes
+
+
+def verdicts(setting: Mapping, num_comparisons: int) -> list[tuple[str, str, str]]:
+  """What an ablation says about its best arm, and then about every arm.
+
+  Args:
+    setting: one of the 'settings' of `findings.summarize`.
+    num_comparisons: that the p-values are adjusted for.
+
+  Returns:
+    A (verdict, headline, detail) each; the verdict of a bound is 'bound'.
+  """
+  lines = []
+  if best := setting['best']:
+    lines.append(_of_best(best, num_comparisons))
+  for row in setting['arms']:
+    if not (paired := row.get('difference')):
+      continue
+    others = [
+      f'At {words}, vs. {other["control"]}: {_points(other)}.'
+      for name, (_, words) in findings.COMPARISONS.items()
+      if (other := row.get(name)) and other['control'] != paired['control']
+    ]
+    details = [*_rare(paired), *others]
+    if row['role'] == 'bound':
+      kind, verdict = 'bound', 'a bound, so no verdict'
+    else:
+      kind = verdict = paired['verdict']
+      details += _power(paired, num_comparisons)
+    arms = f'{row["name"]} vs. {paired["control"]} at equal steps'
+    headline = f'{arms}: {verdict}, {_points(paired)}.'
+    lines.append((kind, headline, ' '.join(details)))
+  return lines
+
+
+def difference(row: Mapping | None) -> str:
+  """'+0.31 (+0.02 to +0.60) vs. real_classical', of a comparison; 'n/a' of None."""
+  if not row:
+    return 'n/a'
+  interval = _interval(row).removeprefix('95 % interval ')
+  return f'{100 * row["mean"]:+.2f} ({interval}) vs. {row["control"]}'
+
+
+def status(summary: Mapping) -> list[str]:
+  """What of an ablation is finished, failed or no evidence."""
+  finished = f'{summary["num_finished"]} of {summary["num_cells"]} cells are finished.'
+  if summary['missing']:
+    finished += ' The verdicts are provisional.'
+  failed = [f'Failed: {name}: {why}' for name, why in summary['failures'].items()]
+  return [finished, *failed, *warnings(summary)]
+
+
+def warnings(summary: Mapping) -> list[str]:
+  """Why results of an ablation are no evidence."""
+  lines = [f'{name} {_FOREIGN}' for name in summary['foreign']]
+  return lines + ([SEARCH] if summary['test_on'] == 'val' else [])
+
+
+def _of_best(best, num_comparisons):
+  details = [
+    f'Chosen on validation images (arms: {best["trials"]}, controls: '
+    f'{best["control_trials"]}).'
+  ]
+  if best['control_trials'] < best['trials']:
+    details.append(
+      'The controls had fewer trials, which favours synthesis: add some as '
+      'ablation.controls.'
+    )
+  details += _rare(best)
+  details += [f'Vs. {other["control"]}: {_points(other)}.' for other in best['beside']]
+  headline = (
+    f'Best arm ({best["arm"]}) vs. best control ({best["control"]}): {best["verdict"]}, '
+    f'{_points(best)}.'
+  )
+  return best['verdict'], headline, ' '.join(details + _power(best, num_comparisons))
+
+
+def _interval(row):
+  if row['low'] is None or math.isnan(row['low']):
+    return 'no interval'
+  return f'95 % interval {100 * row["low"]:+.2f} to {100 * row["high"]:+.2f}'
+
+
+def _points(row):
+  return f'{100 * row["mean"]:+.2f} points ({_interval(row)})'
+
+
+def _rare(row):
+  rare = row['rare_recall']
+  return [f'Mean recall of the rarer classes: {_points(rare)}.'] if rare else []
+
+
+def _power(row, num_comparisons):
+  if row['adjusted_p'] is None:
+    return []
+  detectable = ''
+  if row['detectable'] is not None and not math.isnan(row['detectable']):
+    detectable = f'; smallest detectable effect {100 * row["detectable"]:.2f} points'
+  return [
+    f'Adjusted p {row["adjusted_p"]:.2g} ({num_comparisons} comparisons, '
+    f'{len(row["seeds"])} seeds){detectable}.'
+  ]
