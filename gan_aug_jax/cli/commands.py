@@ -213,9 +213,9 @@ def _evaluate(flags):
 
 def _sample(flags):
   session, run = _reopen(flags)
-  from gan_aug_jax.generators import gan_training
+  from gan_aug_jax.generators import samples
 
-  print(f'Samples: {gan_training.write_samples(session, run["data"], flags.seed)}')
+  print(f'Samples: {samples.write_samples(session, run["data"], flags.seed)}')
 
 
 def _score(flags):

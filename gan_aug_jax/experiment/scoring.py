@@ -20,7 +20,7 @@ from gan_aug_jax.data import datasets
 from gan_aug_jax.errors import DataError
 from gan_aug_jax.evaluation import evaluators, fidelity, figures, metrics, probe
 from gan_aug_jax.experiment import runs
-from gan_aug_jax.generators import gan_training
+from gan_aug_jax.generators import build, frozen
 from gan_aug_jax.step import device_data, rng, sampling
 from gan_aug_jax.training import devices, loop, workdir
 
@@ -44,7 +44,7 @@ def score_generators(session, run):
   began = time.perf_counter()
   dataset = runs.load_data(session.config)
   workdir.check_data(session, run, dataset)
-  generator = gan_training.load_generator(session, workdir.describe_data(dataset))
+  generator = frozen.load_generator(session, workdir.describe_data(dataset))
   whole, held_out = _reference(session, dataset)
   extractor = probe.train_extractor(
     session,
@@ -115,14 +115,15 @@ def _reference(session, dataset):
 def _splits(session, dataset, generator, count):
   """{name: (split, sample, variables)} of what is scored; no sampler for real images."""
   info, num_classes = workdir.describe_data(dataset), dataset.num_classes
-  one = gan_training.make_sampler(session, info)
+  one = build.make_sampler(session, info)
   draw = probe.Draw(session, one, num_classes)
   splits = {_REAL: (dataset.train.some(count, 0), None, None)}
-  for name, variables in generator.members.items():
-    splits[name] = (draw(variables, count, _SEED), one, variables)
+  for member in generator.members:
+    drawn = draw(member.variables, count, _SEED)
+    splits[member.name] = (drawn, one, member.variables)
   if len(generator.members) > 1:
-    drawn = probe.Draw(session, generator.sample, num_classes)
-    together = drawn(generator.variables, count, _SEED)
+    draw_all = probe.Draw(session, generator.sample, num_classes)
+    together = draw_all(generator.variables, count, _SEED)
     splits['all together'] = (together, generator.sample, generator.variables)
   noise = functools.partial(_noise, shape=dataset.image_shape)
   splits[_NOISE] = (probe.Draw(session, noise, num_classes)({}, count), noise, {})
@@ -196,8 +197,8 @@ def _hits_by_class(hits, labels, num_classes):
 def _draw_pictures(session, dataset, generator, embed, train):
   """score/grid.png, neighbours.png and interpolation.png, of the first generator."""
   info, num_classes = workdir.describe_data(dataset), dataset.num_classes
-  variables = next(iter(generator.members.values()))
-  sample = gan_training.make_sampler(session, info)
+  variables = generator.members[0].variables
+  sample = build.make_sampler(session, info)
   grid = probe.Draw(session, sample, num_classes).by_class(variables, 10)
   firsts = datasets.Split(grid[:, 0], np.arange(num_classes, dtype=np.int32))
   features, _ = embed(firsts)
@@ -227,7 +228,7 @@ def _interpolate(session, info, variables, count=10):
   angle = jnp.linspace(0, jnp.pi / 2, count)[:, None]
   latents = jnp.tile(jnp.cos(angle) * first + jnp.sin(angle) * last, (num_classes, 1))
   labels = jnp.repeat(jnp.arange(num_classes), count)
-  render = jax.jit(gan_training.make_render(session, info))
+  render = jax.jit(build.make_render(session, info))
   images = render(jax.device_get(variables), latents, labels)
   pixels = np.asarray(device_data.to_pixels(images))
   return pixels.reshape(num_classes, count, *pixels.shape[1:])

@@ -1,0 +1,172 @@
+"""Turns the config's `gan` and `sampler` fields into networks, a training step, samplers.
+
+`info` describes the data that a GAN is for: 'image_shape' (H, W, C) and 'class_names', as
+`workdir.describe_data` gives them.
+"""
+
+from collections.abc import Callable
+import functools
+
+from flax import linen as nn
+import jax
+import numpy as np
+import optax
+
+from gan_aug_jax.models import discriminators, generators
+from gan_aug_jax.step import augment, gan, losses, sampling
+from gan_aug_jax.training.workdir import Session
+
+
+def build_generator(
+  session: Session, info: dict, *, part: str = 'gan', axis_name: str | None = None
+) -> nn.Module:
+  """Builds the generator.
+
+  Args:
+    session: the run's.
+    info: what it is for, see above.
+    part: 'gan' or 'sampler', in whose precision it computes.
+    axis_name: the mapped axis that its batch statistics are averaged over, or None.
+  """
+  config = session.config.gan
+  return generators.build_generator(
+    config.arch,
+    image_shape=tuple(info['image_shape']),
+    num_classes=len(info['class_names']),
+    width=config.width,
+    axis_name=axis_name,
+    dtype=session.dtype(part),
+    upsampling=config.upsampling,
+  )
+
+
+def build_discriminator(session: Session, info: dict, *, part: str = 'gan') -> nn.Module:
+  """Builds the discriminator; for the arguments see `build_generator`."""
+  config = session.config.gan
+  return discriminators.build_discriminator(
+    config.arch,
+    num_classes=len(info['class_names']),
+    width=config.width,
+    dtype=session.dtype(part),
+  )
+
+
+def make_step(session: Session, info: dict) -> tuple[Callable, Callable]:
+  """Returns the GAN's step and its `init`, `seed -> GanState`; see `gan.make_gan_step`.
+
+  Args:
+    session: the run's.
+    info: what the GAN is for, see above.
+  """
+  config = session.config.gan
+  rates = (config.learning_rate, config.discriminator_learning_rate)
+  generator_tx, discriminator_tx = (
+    optax.adam(rate or config.learning_rate, config.beta1, config.beta2) for rate in rates
+  )
+  trained = {
+    'generator': build_generator(session, info, axis_name=session.layout.axis_name),
+    'generator_tx': generator_tx,
+    'discriminator_tx': discriminator_tx,
+    'latent_dim': config.latent_dim,
+  }
+  discriminator = build_discriminator(session, info)
+  critic = gan.make_critic(
+    discriminator=discriminator,
+    loss=losses.make_gan_loss(config.loss, real_label=config.real_label),
+    batch_size=config.batch_size,
+    diffaug=augment.make_diffaug(config.diffaug) if config.diffaug else None,
+    regularisation=gan.Regularisation(config.r1, config.r2, config.lecam),
+  )
+  step = gan.make_gan_step(
+    **trained,
+    critic=critic,
+    layout=session.layout,
+    batch_size=config.batch_size,
+    ema_decay=config.ema_decay,
+    d_steps=config.d_steps,
+    dtype=session.image_dtype('gan'),
+  )
+  return step, functools.partial(gan.init_gan, **trained, discriminator=discriminator)
+
+
+def networks_of(state: gan.GanState) -> dict:
+  """The variables that are kept of a state: {'generator', 'discriminator'}.
+
+  The generator's weights are the averaged ones; its batch statistics are those of the raw
+  weights, see `freezing`.
+  """
+  generator = {'params': state.ema, 'batch_stats': state.generator_stats}
+  discriminator = {'params': state.discriminator, 'spectral': state.discriminator_stats}
+  return {'generator': generator, 'discriminator': discriminator}
+
+
+def network_shapes(session: Session, info: dict, num_members: int = 1) -> dict:
+  """The shapes of `networks_of`; nothing is computed.
+
+  Args:
+    session: the run's.
+    info: what the GAN is for, see above.
+    num_members: above 1, the shapes of that many networks, stacked.
+  """
+  _, init = make_step(session, info)
+  shapes = networks_of(jax.eval_shape(init, np.int32(0)))
+  if num_members == 1:
+    return shapes
+  stacked = lambda x: jax.ShapeDtypeStruct((num_members, *x.shape), x.dtype)
+  return jax.tree.map(stacked, shapes)
+
+
+def latent_options(config) -> dict:
+  """The options of `sampling.draw_latents` that the arms draw with."""
+  sampler = config.sampler
+  return {
+    'std': sampler.latent_std,
+    'truncation': sampler.truncation,
+    'interpolation': sampler.interpolation,
+  }
+
+
+def make_sampler(
+  session: Session, info: dict, num_members: int = 1, **latents
+) -> Callable:
+  """Returns `sample(variables, keys, labels) -> images`, see `sampling.make_sampler`.
+
+  Args:
+    session: the run's.
+    info: what the GAN is for, see above.
+    num_members: number of generators; above 1, `variables` are theirs, stacked.
+    **latents: see `sampling.draw_latents`; by default, latents as in training.
+  """
+  generator = build_generator(session, info, part='sampler')
+  sample = sampling.make_sampler(generator, session.config.gan.latent_dim, **latents)
+  return _of_members(session, sample, num_members)
+
+
+def make_discriminator_logits(
+  session: Session, info: dict, num_members: int = 1
+) -> Callable:
+  """Returns `logits(variables, images, labels)`, see `sampling.make_judge`.
+
+  Args:
+    session: the run's.
+    info: what the GAN is for, see above.
+    num_members: number of discriminators; above 1, `variables` are theirs, stacked.
+  """
+  discriminator = build_discriminator(session, info, part='sampler')
+  return _of_members(session, sampling.make_judge(discriminator), num_members)
+
+
+def _of_members(session, function, num_members):
+  if num_members == 1:
+    return function
+  return sampling.make_ensemble(function, num_members, session.layout)
+
+
+def make_render(session: Session, info: dict) -> Callable:
+  """Returns `render(variables, latents, labels) -> images`, see `sampling.make_render`.
+
+  Args:
+    session: the run's.
+    info: what the GAN is for, see above.
+  """
+  return sampling.make_render(build_generator(session, info, part='sampler'))
