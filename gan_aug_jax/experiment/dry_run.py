@@ -89,7 +89,7 @@ def candidate_seconds(session, dataset, num_steps=10):
   state = gan.training.init()
   for _ in range(2):  # the first one compiles
     began = time.perf_counter()
-    probe_seconds = gan.score_without_writing(state)
+    probe_seconds = gan.rehearse_choice(state)
     seconds = time.perf_counter() - began
   return seconds + probe_seconds * (asked / config.gan.select_steps - 1)
 

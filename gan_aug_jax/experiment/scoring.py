@@ -224,11 +224,12 @@ def _interpolate(session, info, variables, count=10):
   num_classes = len(info['class_names'])
   keys = rng.example_keys(rng.stream_key(0, 'show', step=1), jnp.arange(2))
   first, last = sampling.draw_latents(keys, session.config.gan.latent_dim)
+  generator = build.build_generator(session, info, part='sampler')
   # Along an arc, so that the latents between are as long as those that were trained on.
   angle = jnp.linspace(0, jnp.pi / 2, count)[:, None]
   latents = jnp.tile(jnp.cos(angle) * first + jnp.sin(angle) * last, (num_classes, 1))
   labels = jnp.repeat(jnp.arange(num_classes), count)
-  render = jax.jit(build.make_render(session, info))
+  render = jax.jit(sampling.make_render(generator))
   images = render(jax.device_get(variables), latents, labels)
   pixels = np.asarray(device_data.to_pixels(images))
   return pixels.reshape(num_classes, count, *pixels.shape[1:])

@@ -1,7 +1,7 @@
 """Turns the config's `gan` and `sampler` fields into networks, a training step, samplers.
 
-`info` describes the data that a GAN is for: 'image_shape' (H, W, C) and 'class_names', as
-`workdir.describe_data` gives them.
+Everywhere here, `session` is the run's, and `info` describes the images that a GAN is
+for: 'image_shape' (H, W, C) and 'class_names', as `workdir.describe_data` gives them.
 """
 
 from collections.abc import Callable
@@ -23,8 +23,7 @@ def build_generator(
   """Builds the generator.
 
   Args:
-    session: the run's.
-    info: what it is for, see above.
+    session, info: see above.
     part: 'gan' or 'sampler', in whose precision it computes.
     axis_name: the mapped axis that its batch statistics are averaged over, or None.
   """
@@ -40,8 +39,7 @@ def build_generator(
   )
 
 
-def build_discriminator(session: Session, info: dict, *, part: str = 'gan') -> nn.Module:
-  """Builds the discriminator; for the arguments see `build_generator`."""
+def _build_discriminator(session, info, part):
   config = session.config.gan
   return discriminators.build_discriminator(
     config.arch,
@@ -52,24 +50,19 @@ def build_discriminator(session: Session, info: dict, *, part: str = 'gan') -> n
 
 
 def make_step(session: Session, info: dict) -> tuple[Callable, Callable]:
-  """Returns the GAN's step and its `init`, `seed -> GanState`; see `gan.make_gan_step`.
-
-  Args:
-    session: the run's.
-    info: what the GAN is for, see above.
-  """
+  """Returns the step of `gan.make_gan_step`, and its `init`, `seed -> GanState`."""
   config = session.config.gan
   rates = (config.learning_rate, config.discriminator_learning_rate)
   generator_tx, discriminator_tx = (
     optax.adam(rate or config.learning_rate, config.beta1, config.beta2) for rate in rates
   )
-  trained = {
+  discriminator = _build_discriminator(session, info, 'gan')
+  shared = {
     'generator': build_generator(session, info, axis_name=session.layout.axis_name),
     'generator_tx': generator_tx,
     'discriminator_tx': discriminator_tx,
     'latent_dim': config.latent_dim,
   }
-  discriminator = build_discriminator(session, info)
   critic = gan.make_critic(
     discriminator=discriminator,
     loss=losses.make_gan_loss(config.loss, real_label=config.real_label),
@@ -78,7 +71,7 @@ def make_step(session: Session, info: dict) -> tuple[Callable, Callable]:
     regularisation=gan.Regularisation(config.r1, config.r2, config.lecam),
   )
   step = gan.make_gan_step(
-    **trained,
+    **shared,
     critic=critic,
     layout=session.layout,
     batch_size=config.batch_size,
@@ -86,14 +79,14 @@ def make_step(session: Session, info: dict) -> tuple[Callable, Callable]:
     d_steps=config.d_steps,
     dtype=session.image_dtype('gan'),
   )
-  return step, functools.partial(gan.init_gan, **trained, discriminator=discriminator)
+  return step, functools.partial(gan.init_gan, **shared, discriminator=discriminator)
 
 
 def networks_of(state: gan.GanState) -> dict:
   """The variables that are kept of a state: {'generator', 'discriminator'}.
 
-  The generator's weights are the averaged ones; its batch statistics are those of the raw
-  weights, see `freezing`.
+  The generator's weights are the averaged ones, but its batch statistics are those of the
+  raw weights, see `freezing`.
   """
   generator = {'params': state.ema, 'batch_stats': state.generator_stats}
   discriminator = {'params': state.discriminator, 'spectral': state.discriminator_stats}
@@ -101,13 +94,7 @@ def networks_of(state: gan.GanState) -> dict:
 
 
 def network_shapes(session: Session, info: dict, num_members: int = 1) -> dict:
-  """The shapes of `networks_of`; nothing is computed.
-
-  Args:
-    session: the run's.
-    info: what the GAN is for, see above.
-    num_members: above 1, the shapes of that many networks, stacked.
-  """
+  """The shapes of `networks_of`, stacked if there are several members."""
   _, init = make_step(session, info)
   shapes = networks_of(jax.eval_shape(init, np.int32(0)))
   if num_members == 1:
@@ -118,11 +105,11 @@ def network_shapes(session: Session, info: dict, num_members: int = 1) -> dict:
 
 def latent_options(config) -> dict:
   """The options of `sampling.draw_latents` that the arms draw with."""
-  sampler = config.sampler
+  fields = config.sampler
   return {
-    'std': sampler.latent_std,
-    'truncation': sampler.truncation,
-    'interpolation': sampler.interpolation,
+    'std': fields.latent_std,
+    'truncation': fields.truncation,
+    'interpolation': fields.interpolation,
   }
 
 
@@ -132,10 +119,9 @@ def make_sampler(
   """Returns `sample(variables, keys, labels) -> images`, see `sampling.make_sampler`.
 
   Args:
-    session: the run's.
-    info: what the GAN is for, see above.
+    session, info: see above.
     num_members: number of generators; above 1, `variables` are theirs, stacked.
-    **latents: see `sampling.draw_latents`; by default, latents as in training.
+    **latents: see `sampling.draw_latents`; by default they are drawn as in training.
   """
   generator = build_generator(session, info, part='sampler')
   sample = sampling.make_sampler(generator, session.config.gan.latent_dim, **latents)
@@ -148,11 +134,10 @@ def make_discriminator_logits(
   """Returns `logits(variables, images, labels)`, see `sampling.make_judge`.
 
   Args:
-    session: the run's.
-    info: what the GAN is for, see above.
+    session, info: see above.
     num_members: number of discriminators; above 1, `variables` are theirs, stacked.
   """
-  discriminator = build_discriminator(session, info, part='sampler')
+  discriminator = _build_discriminator(session, info, 'sampler')
   return _of_members(session, sampling.make_judge(discriminator), num_members)
 
 
@@ -160,13 +145,3 @@ def _of_members(session, function, num_members):
   if num_members == 1:
     return function
   return sampling.make_ensemble(function, num_members, session.layout)
-
-
-def make_render(session: Session, info: dict) -> Callable:
-  """Returns `render(variables, latents, labels) -> images`, see `sampling.make_render`.
-
-  Args:
-    session: the run's.
-    info: what the GAN is for, see above.
-  """
-  return sampling.make_render(build_generator(session, info, part='sampler'))

@@ -13,18 +13,17 @@ _BATCHES = 64
 
 
 class Freeze:
-  """Freezes states; `freeze(state) -> {'generator', 'discriminator'}`, placed.
+  """Freezes states: `freeze(state) -> {'generator', 'discriminator'}`, placed.
 
-  The generator gets the averaged weights, and batch statistics measured for them: see
+  The generator gets the averaged weights, and batch statistics measured for them, see
   `gan.make_measure`.
   """
 
   def __init__(self, session: Session, info: dict):
-    """Prepares the program; it is compiled at the first call, or by `start`.
+    """Prepares the program, which is compiled at the first call or by `start`.
 
     Args:
-      session: the run's.
-      info: what the GAN is for, see `build`.
+      session, info: see `build`.
     """
     self._layout = layout = session.layout
     measure = gan.make_measure(
@@ -45,12 +44,10 @@ class Freeze:
   def __call__(self, state: gan.GanState) -> dict:
     scalar = self._layout.scalar
     # Copies, because the next training step takes the state's buffers.
-    copies = jax.tree.map(np.asarray, build.networks_of(state))
-    networks = self._layout.place(copies)
+    networks = self._layout.place(jax.tree.map(np.asarray, build.networks_of(state)))
     params, stats = networks['generator']['params'], networks['generator']['batch_stats']
     count, seed = scalar(self._per_call), scalar(int(state.seed))
     measured = (stats, scalar(0))
     for _ in range(0, _BATCHES if stats else 0, self._per_call):
       measured, _ = self._program(measured, count, params, seed)
-    networks['generator'] = {'params': params, 'batch_stats': measured[0]}
-    return networks
+    return networks | {'generator': {'params': params, 'batch_stats': measured[0]}}

@@ -25,7 +25,7 @@ class Member:
   Attributes:
     seed: of its GAN's training.
     step: of that training, at which it was frozen.
-    variables: of the generator alone, placed.
+    variables: its own, placed.
   """
 
   seed: int
@@ -45,18 +45,18 @@ class FrozenGenerator:
   Attributes:
     sample: `(variables, keys [B, ...], labels [B]) -> images`, see `sampling`.
     variables: of one, or of all members stacked; placed.
-    members: each `Member`; empty where no GAN of the run was trained.
+    directory: where it is kept, and with it what is derived from it.
+    members: each of them; empty where the run trained no GAN.
     info: how it was trained, for results.json: fingerprint, steps, seconds, selection.
     discriminator: variables of the discriminator, or of all members' stacked.
-    directory: where it is kept, and with it what is derived from it.
   """
 
   sample: Callable
   variables: dict
+  directory: pathlib.Path
   members: tuple[Member, ...] = ()
   info: dict = dataclasses.field(default_factory=dict)
   discriminator: dict = dataclasses.field(default_factory=dict)
-  directory: pathlib.Path = pathlib.Path()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,17 +86,15 @@ class Gan:
 
 def gans_of(session: Session) -> list[Gan]:
   """The GANs that a run draws from; the first is in gan/, the others in gan-seedN/."""
-  steps = {}
+  steps, gans = {}, []
   for seed, step in config_lib.members_of(session.config):
     steps.setdefault(seed, []).append(step)
-  gans = []
   for seed, of_seed in steps.items():
     config = copy.deepcopy(session.config)
     config.gan.seed = seed
+    one = dataclasses.replace(session, config=config)
     directory = session.path(f'gan-seed{seed}' if gans else 'gan')
-    gans.append(
-      Gan(dataclasses.replace(session, config=config), directory, tuple(of_seed))
-    )
+    gans.append(Gan(one, directory, tuple(of_seed)))
   return gans
 
 
@@ -132,33 +130,31 @@ def load_generator(session: Session, info: dict) -> FrozenGenerator:
     for step in gan.steps:
       networks.append(kept[f'step{step}' if step else 'chosen'])
       generator = networks[-1]['generator']
-      members.append(Member(result['seed'], step or result['chosen_step'], generator))
+      members.append(Member(gan.seed, step or result['chosen_step'], generator))
   stacked = networks[0]
   if len(members) > 1:
     trees = jax.device_get(networks)
     stacked = session.layout.place(jax.tree.map(lambda *x: np.stack(x), *trees))
   return FrozenGenerator(
-    build.make_sampler(session, info, len(members)),
-    stacked['generator'],
-    tuple(members),
-    _summary(results, members),
-    stacked['discriminator'],
-    session.path('gan'),
+    sample=build.make_sampler(session, info, len(members)),
+    variables=stacked['generator'],
+    directory=session.path('gan'),
+    members=tuple(members),
+    info=_summary(results, members),
+    discriminator=stacked['discriminator'],
   )
 
 
 def _summary(results, members):
   """The 'gan' of results.json: that of the first GAN, with the seconds of all."""
-  several = len(results) > 1
-  return results[0] | {
-    **{name: sum(result[name] for result in results) for name in _SECONDS},
-    'members': [member.name for member in members],
-    'warnings': [
-      f'seed {result["seed"]}: {warning}' if several else warning
-      for result in results
-      for warning in result['warnings']
-    ],
-  }
+  warnings = [
+    f'seed {result["seed"]}: {warning}' if len(results) > 1 else warning
+    for result in results
+    for warning in result['warnings']
+  ]
+  seconds = {name: sum(result[name] for result in results) for name in _SECONDS}
+  names = [member.name for member in members]
+  return results[0] | seconds | {'members': names, 'warnings': warnings}
 
 
 def load_networks(gan: Gan, info: dict) -> tuple[dict, dict]:
@@ -169,7 +165,7 @@ def load_networks(gan: Gan, info: dict) -> tuple[dict, dict]:
     info: what it was trained on, see `workdir.describe_data`.
 
   Returns:
-    {'chosen' or 'stepN': {'generator', 'discriminator'}}, placed, and its result.json.
+    {'chosen' or 'stepN': {'generator', 'discriminator'}}, placed; and its result.json.
 
   Raises:
     CheckpointError: if it is not finished, or was trained on other images.

@@ -25,14 +25,13 @@ from gan_aug_jax.training.workdir import describe_data, Session
 _LOG = logging.getLogger('gan_aug_jax')
 _KEPT = ('train_seconds', 'compile_seconds', 'eval_seconds', 'steps_per_call')
 _KEPT += ('peak_bytes',)
-_PER_CLASS = 50  # images of a candidate, whose diversity is measured
 
 
 class GanTraining:
   """The training of a run's GANs."""
 
   def __init__(self, session: Session, dataset: Dataset):
-    """Prepares the programs; they are compiled when they are used, or by `start`.
+    """Prepares the programs, which are compiled when they are used or by `start`.
 
     Args:
       session: the run's.
@@ -44,12 +43,15 @@ class GanTraining:
     self._session, self._dataset = session, dataset
     self._info, self._gans = describe_data(dataset), frozen.gans_of(session)
     self._num_steps = config_lib.num_steps_of(session.config, 'gan', len(dataset.train))
-    self._cadence = _cadence_of(session, self._num_steps)
-    _check_steps(session.config, self._cadence)
+    self._has_choice = num_candidates(session, self._num_steps) > 1
+    _check_steps(session.config, _cadence_of(session, self._num_steps))
+    self._freeze = Freeze(session, self._info)
+    self._sample = build.make_sampler(session, self._info)
+    self._draw = probe.Draw(session, self._sample, dataset.num_classes)
 
   @functools.cached_property
   def training(self) -> fitting.Training:
-    """The first GAN's; the others' differ in their seeds."""
+    """The first GAN's; the others' differ only in their seeds."""
     session, config = self._session, self._session.config.gan
     step, init = build.make_step(session, self._info)
     plan = mixing.plan_batch(config.batch_size, ratio=0.0, mode='replace')
@@ -59,20 +61,8 @@ class GanTraining:
       init=init,
       seed=self._gans[0].seed,
       feed=fitting.Feed(session, self._dataset.train, plan, substeps=config.d_steps),
-      cadence=self._cadence,
+      cadence=_cadence_of(session, self._num_steps),
     )
-
-  @functools.cached_property
-  def _freeze(self):
-    return Freeze(self._session, self._info)
-
-  @functools.cached_property
-  def _sample(self):
-    return build.make_sampler(self._session, self._info)
-
-  @functools.cached_property
-  def _draw(self):
-    return probe.Draw(self._session, self._sample, self._dataset.num_classes)
 
   @functools.cached_property
   def _scores(self):
@@ -80,10 +70,6 @@ class GanTraining:
     return candidates.Scores(
       self._session, directory, self._dataset, self._sample, self._draw
     )
-
-  @property
-  def _has_choice(self):
-    return num_candidates(self._session, self._num_steps) > 1
 
   def start(self) -> None:
     """Compiles in threads what is needed, unless every GAN is trained already."""
@@ -98,12 +84,12 @@ class GanTraining:
       self._scores.start(generator)
 
   def train(self) -> frozen.FrozenGenerator:
-    """Trains each GAN that is not finished, from where it stopped, and loads all."""
+    """Trains each GAN that is not finished, from where it stopped, and loads them all."""
     for gan in self._gans:
       if not self._is_finished(gan):
         self._train(gan)
     generator = frozen.load_generator(self._session, self._info)
-    self._write_samples(generator)
+    self._write_samples(generator.members)
     return generator
 
   def _is_finished(self, gan):
@@ -121,11 +107,11 @@ class GanTraining:
     return True
 
   def _train(self, gan):
-    config, directory = gan.session.config, gan.directory
+    directory = gan.directory
     selection = Selection(
-      config.gan.select,
+      gan.session.config.gan.select,
       self._freeze,
-      functools.partial(self._score, directory),
+      functools.partial(self._score_and_show, directory),
       filter(None, gan.steps),
     )
     fitted = fitting.fit(
@@ -137,7 +123,7 @@ class GanTraining:
       selection=selection,
       generator_shapes=build.network_shapes(gan.session, self._info),
     )
-    if config.log.tensorboard and jax.process_index() == 0:
+    if gan.session.config.log.tensorboard and jax.process_index() == 0:
       pictures = sorted((directory / 'samples').glob('*.png'))
       tensorboard.write_samples(directory / 'tensorboard', pictures)
     content = json.dumps(self._result(gan, selection, fitted), indent=1)
@@ -146,14 +132,14 @@ class GanTraining:
 
   def _result(self, gan, selection, fitted):
     """The content of result.json."""
-    config, num_params = gan.session.config.gan, parameter_overview.count_parameters
+    config, count = gan.session.config.gan, parameter_overview.count_parameters
     return {
       'fingerprint': self._dataset.fingerprint,
       'arch': config.arch,
       'seed': gan.seed,
       'num_steps': self._num_steps,
-      'num_params': int(num_params(fitted.state.generator)),
-      'num_discriminator_params': int(num_params(fitted.state.discriminator)),
+      'num_params': int(count(fitted.state.generator)),
+      'num_discriminator_params': int(count(fitted.state.discriminator)),
       'select': config.select,
       'chosen_step': selection.chosen['step'],
       'candidates': selection.history,
@@ -164,44 +150,43 @@ class GanTraining:
       'step_ms_median': loop.median_step_ms(fitted.rows),
     }
 
-  def _score(self, directory, step, networks):
-    """Scores the candidate of a step, and draws a picture of it."""
-    generator, dataset = networks['generator'], self._dataset
-    drawn = self._draw(generator, _PER_CLASS * dataset.num_classes)
+  def _score(self, generator, *, is_only):
+    """The scores of a candidate, and the images that they are of."""
+    drawn = self._draw(generator, 50 * self._dataset.num_classes)
+    return self._scores(generator, drawn, is_only=is_only), drawn
+
+  def _score_and_show(self, directory, step, networks):
+    """Scores the candidate of a step, draws a picture of it, and warns."""
+    names = self._dataset.class_names
+    scores, drawn = self._score(networks['generator'], is_only=not self._has_choice)
     if jax.process_index() == 0:
-      images = probe.group(drawn, dataset.num_classes)[:, :8]
-      picture = figures.grid(dataset.class_names, {'generated': images})
+      images = probe.group(drawn, len(names))[:, :8]
+      picture = figures.grid(names, {'generated': images})
       loop.write_atomically(directory / 'samples' / f'{step:07d}.png', picture)
-    scores = self._scores(generator, drawn, is_only=not self._has_choice)
     rows, last = loop.read_metrics(directory / 'metrics.jsonl'), {'step': step, **scores}
     for warning in candidates.warnings(rows, last, self._num_steps):
       _LOG.warning('%s: %s', directory.name, warning)
     return scores
 
-  def score_without_writing(self, state: gan_lib.GanState) -> float:
-    """Freezes and scores a candidate, to be timed.
-
-    Args:
-      state: of the GAN, placed.
+  def rehearse_choice(self, state: gan_lib.GanState) -> float:
+    """Freezes and scores a state's generator, to be timed; writes nothing.
 
     Returns:
       The seconds of it in which a probe was trained.
     """
-    generator = self._freeze(state)['generator']
-    drawn = self._draw(generator, _PER_CLASS * self._dataset.num_classes)
-    self._scores(generator, drawn)
+    self._score(self._freeze(state)['generator'], is_only=False)
     return self._scores.probe_seconds
 
-  def _write_samples(self, generator):
+  def _write_samples(self, members):
     """Writes gan/samples.png, unless it is there: first draws next to real images."""
     path = self._session.path('gan', 'samples.png')
     # All processes draw or none does.
     if np.all(multihost_utils.process_allgather(np.int32(path.exists()))):
       return
-    members = generator.members
-    drawn = {m.name: self._draw.by_class(m.variables, 8) for m in members}
-    if len(members) == 1:
-      drawn = {'generated': drawn[members[0].name]}
+    drawn = {
+      'generated' if len(members) == 1 else m.name: self._draw.by_class(m.variables, 8)
+      for m in members
+    }
     if jax.process_index() == 0:
       loop.write_atomically(path, samples.next_to_real(self._dataset, drawn))
 
@@ -215,12 +200,7 @@ def _cadence_of(session, num_steps):
 
 
 def num_candidates(session: Session, num_steps: int) -> int:
-  """The number of generators that a GAN's training chooses from.
-
-  Args:
-    session: the run's.
-    num_steps: of the training.
-  """
+  """The number of generators that a GAN's training of `num_steps` chooses from."""
   return math.ceil(num_steps / _cadence_of(session, num_steps).save_every)
 
 

@@ -1,5 +1,6 @@
 """Images that are drawn once before the arms, and kept: augmentation offline."""
 
+from collections.abc import Callable
 import hashlib
 import io
 import json
@@ -19,7 +20,11 @@ from gan_aug_jax.training.workdir import Session
 
 
 def draw_once(
-  session: Session, dataset: Dataset, *, sample, variables, directory: pathlib.Path
+  session: Session,
+  dataset: Dataset,
+  sample: Callable,
+  variables: dict,
+  directory: pathlib.Path,
 ) -> np.ndarray:
   """Draws `sampler.offline` images of each class, or reads those drawn before.
 

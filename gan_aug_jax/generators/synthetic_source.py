@@ -145,48 +145,51 @@ def load_variables(
   Raises:
     signals.Interrupted: after that, if a signal came meanwhile.
   """
-  # Of several processes all stop, or none does.
+  began, config = time.perf_counter(), session.config
+  directory = generator.directory if generator else session.path('gan')
+  info = {'shows': config.sampler.source}
   with signals.deferred() as stopped:
-    loaded = _load_variables(session, dataset, generator)
+    frozen = {'generator': _load_images(session, dataset, generator, directory)}
+    if config.sampler.offline:
+      info['offline'] = config.sampler.offline
+    if _uses_discriminator(config):
+      frozen['discriminator'] = generator.discriminator
+    if _uses_teacher(config):
+      teacher = probe.train_extractor(
+        session,
+        dataset,
+        dataset.val,
+        num_steps=config.sampler.teacher_steps,
+        directory=directory / 'teacher',
+      )
+      frozen['teacher'] = teacher.variables
+      info |= {'teacher_hash': teacher.hash, 'teacher_val_accuracy': teacher.accuracy}
+    # Of several processes all stop, or none does.
     if caught := stopped(True):
       raise signals.Interrupted(
         f'Stopped by {caught} before an arm; run the same command to go on.'
       )
-  return loaded
+  return SourceVariables(frozen, info | {'seconds': time.perf_counter() - began})
 
 
-def _load_variables(session, dataset, generator):
-  began, config, num_classes = time.perf_counter(), session.config, dataset.num_classes
-  directory = generator.directory if generator else session.path('gan')
-  variables, info = {}, {'shows': config.sampler.source}
+def _load_images(session, dataset, generator, directory):
+  """The variables of the source's `sample`, placed."""
+  config, num_classes = session.config, dataset.num_classes
+
+  def place(images, labels):
+    grouped = sampling.group_by_class(images, labels, num_classes)
+    return session.layout.place(grouped)
+
   if (real := _real_images(config, dataset)) is not None:
-    grouped = sampling.group_by_class(real.images, real.labels, num_classes)
-    variables = session.layout.place(grouped)
-  elif config.sampler.source != 'noise':
-    variables = generator.variables
+    variables = place(real.images, real.labels)
+  else:
+    variables = {} if config.sampler.source == 'noise' else generator.variables
   if count := config.sampler.offline:
     sample, _ = _build_sample(session, dataset, generator)
-    images = offline.draw_once(
-      session, dataset, sample=sample, variables=variables, directory=directory
-    ).reshape(-1, *dataset.image_shape)
+    images = offline.draw_once(session, dataset, sample, variables, directory)
     labels = np.repeat(np.arange(num_classes), count)
-    grouped = sampling.group_by_class(images, labels, num_classes)
-    variables, info['offline'] = session.layout.place(grouped), count
-  frozen = {'generator': variables}
-  if _uses_discriminator(config):
-    frozen['discriminator'] = generator.discriminator
-  if _uses_teacher(config):
-    teacher = probe.train_extractor(
-      session,
-      dataset,
-      dataset.val,
-      num_steps=config.sampler.teacher_steps,
-      directory=directory / 'teacher',
-    )
-    frozen['teacher'] = teacher.variables
-    info |= {'teacher_hash': teacher.hash, 'teacher_val_accuracy': teacher.accuracy}
-  info['seconds'] = time.perf_counter() - began
-  return SourceVariables(frozen, info)
+    variables = place(images.reshape(-1, *dataset.image_shape), labels)
+  return variables
 
 
 def make_synthesize(
