@@ -267,7 +267,7 @@ def test_files_that_are_not_what_they_should_be_are_refused(
 def test_files_that_are_not_there_are_refused(tmp_path):
   for load in (gan_aug_jax.load_generator, gan_aug_jax.load_program):
     for path in (tmp_path / 'none.safetensors', tmp_path):
-      with pytest.raises(CheckpointError, match='export --workdir=DIR writes one'):
+      with pytest.raises(CheckpointError, match='export --workdir=DIR writes'):
         load(path)
 
 
@@ -299,7 +299,7 @@ def _rewrite(program, content=None, **description):
     (lambda p: p.with_suffix('.json').write_text('[1]'), 'next to it is damaged'),
     (lambda p: _rewrite(p, b'no program'), 'JAX cannot read it'),
     (lambda p: _rewrite(p, pickle.dumps(_Harm())), 'JAX cannot read it'),
-    (lambda p: _rewrite(p, image_shape=[16, 16, 1]), 'not the program that its'),
+    (lambda p: _rewrite(p, image_shape=[16, 16, 1]), 'not the program that tiny.json'),
     (lambda p: _rewrite(p, width=-1), 'its width is not allowed'),
   ],
 )

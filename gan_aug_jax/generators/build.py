@@ -14,12 +14,9 @@ import optax
 
 from gan_aug_jax.models import discriminators, generators
 from gan_aug_jax.step import augment, gan, losses, sampling
-from gan_aug_jax.training.workdir import Session
 
 
-def build_generator(
-  session: Session, info: dict, *, part: str = 'gan', axis_name: str | None = None
-) -> nn.Module:
+def build_generator(session, info, *, part='gan', axis_name=None) -> nn.Module:
   """Builds the generator.
 
   Args:
@@ -49,7 +46,7 @@ def _build_discriminator(session, info, part):
   )
 
 
-def make_step(session: Session, info: dict) -> tuple[Callable, Callable]:
+def make_step(session, info) -> tuple[Callable, Callable]:
   """Returns the step of `gan.make_gan_step`, and its `init`, `seed -> GanState`."""
   config = session.config.gan
   rates = (config.learning_rate, config.discriminator_learning_rate)
@@ -93,7 +90,7 @@ def networks_of(state: gan.GanState) -> dict:
   return {'generator': generator, 'discriminator': discriminator}
 
 
-def network_shapes(session: Session, info: dict, num_members: int = 1) -> dict:
+def network_shapes(session, info, num_members=1) -> dict:
   """The shapes of `networks_of`, stacked if there are several members."""
   _, init = make_step(session, info)
   shapes = networks_of(jax.eval_shape(init, np.int32(0)))
@@ -113,9 +110,7 @@ def latent_options(config) -> dict:
   }
 
 
-def make_sampler(
-  session: Session, info: dict, num_members: int = 1, **latents
-) -> Callable:
+def make_sampler(session, info, num_members=1, **latents) -> Callable:
   """Returns `sample(variables, keys, labels) -> images`, see `sampling.make_sampler`.
 
   Args:
@@ -128,9 +123,7 @@ def make_sampler(
   return _of_members(session, sample, num_members)
 
 
-def make_discriminator_logits(
-  session: Session, info: dict, num_members: int = 1
-) -> Callable:
+def make_discriminator_logits(session, info, num_members=1) -> Callable:
   """Returns `logits(variables, images, labels)`, see `sampling.make_judge`.
 
   Args:

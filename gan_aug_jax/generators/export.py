@@ -10,7 +10,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 
 from flax import traverse_util
@@ -26,14 +25,11 @@ from gan_aug_jax.generators import build, description as description_lib, frozen
 from gan_aug_jax.generators.description import Description
 from gan_aug_jax.step import rng
 from gan_aug_jax.training import loop
-from gan_aug_jax.training.workdir import Session
 
 _PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
-def export(
-  session: Session, info: dict, output: str | os.PathLike | None = None
-) -> list[pathlib.Path]:
+def export(session, info, output=None) -> list[pathlib.Path]:
   """Writes each generator that a run draws from.
 
   Args:
@@ -78,15 +74,13 @@ def _describe(config, info, member):
   )
 
 
-def save_generator(
-  path: str | os.PathLike, description: Description, variables: dict
-) -> None:
+def save_generator(path, description, variables) -> None:
   """Writes the three files of a generator.
 
   Args:
     path: of NAME.safetensors.
-    description: of the generator.
-    variables: of the generator, arrays in nested dicts.
+    description: its `Description`.
+    variables: arrays in nested dicts.
 
   Raises:
     CheckpointError: if `portable` would refuse it, or a file cannot be written.

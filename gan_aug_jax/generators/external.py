@@ -31,13 +31,13 @@ from gan_aug_jax.generators.generator import Generator
 from gan_aug_jax.step import rng, sampling
 from gan_aug_jax.step.device_data import to_pixels
 from gan_aug_jax.training import loop
-from gan_aug_jax.training.workdir import read_result, Session
+from gan_aug_jax.training.workdir import read_result
 
 # How much a draw may differ on another machine, for images in [-1, 1].
 _TOLERANCE = 0.05
 
 
-def load(session: Session, dataset: Dataset) -> FrozenGenerator:
+def load(session, dataset) -> FrozenGenerator:
   """Makes or reads the external generator and checks it; writes nothing.
 
   Args:
@@ -55,12 +55,10 @@ def load(session: Session, dataset: Dataset) -> FrozenGenerator:
   generator = _make_on_all(named, dataset)
   foreign = generator.trained_on != dataset.fingerprint
   if foreign and not session.config.sampler.allow_foreign:
-    saw = 'does not state which images it saw'
-    if generator.trained_on:
-      saw = f'saw other images ({generator.trained_on}) than the run trains on'
     raise ConfigError(
-      f'sampler.generator={named!r} {saw}, and may have seen some of the test split; set '
-      f'its trained_on to {dataset.fingerprint!r} if it saw only these, or use '
+      f'sampler.generator={named!r} has trained_on={generator.trained_on!r} and may have '
+      'seen some of the test split; if it saw only the training images of this run, set '
+      f'trained_on to {dataset.fingerprint!r}, or else give '
       '--config.sampler.allow_foreign=True, which the report will mention.'
     )
   # In [-1, 1], and without gradients.
@@ -82,7 +80,7 @@ def load(session: Session, dataset: Dataset) -> FrozenGenerator:
   )
 
 
-def load_and_keep(session: Session, dataset: Dataset) -> FrozenGenerator:
+def load_and_keep(session, dataset) -> FrozenGenerator:
   """Like `load`, and the first time writes own.npz, result.json, samples.png."""
   generator, path = load(session, dataset), session.path('gan', 'own.npz')
   before = read_result(path.with_name('result.json'))

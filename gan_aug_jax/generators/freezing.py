@@ -6,7 +6,6 @@ import numpy as np
 from gan_aug_jax.generators import build
 from gan_aug_jax.step import gan
 from gan_aug_jax.step.programs import Program, repeat_step
-from gan_aug_jax.training.workdir import Session
 
 # The running statistics have a momentum of 0.9: 0.1 % is left of what was there before.
 _BATCHES = 64
@@ -19,7 +18,7 @@ class Freeze:
   `gan.make_measure`.
   """
 
-  def __init__(self, session: Session, info: dict):
+  def __init__(self, session, info):
     """Prepares the program, which is compiled at the first call or by `start`.
 
     Args:

@@ -13,7 +13,6 @@ from gan_aug_jax import config as config_lib
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.generators import build
 from gan_aug_jax.training import checkpoint, workdir
-from gan_aug_jax.training.workdir import Session
 
 _SECONDS = ('train_seconds', 'compile_seconds', 'eval_seconds')
 
@@ -69,7 +68,7 @@ class Gan:
     steps: of the generators that are drawn from; 0 for the chosen one.
   """
 
-  session: Session
+  session: workdir.Session
   directory: pathlib.Path
   steps: tuple[int, ...]
 
@@ -84,7 +83,7 @@ class Gan:
     return result if result and needed <= set(result) else None
 
 
-def gans_of(session: Session) -> list[Gan]:
+def gans_of(session) -> list[Gan]:
   """The GANs that a run draws from; the first is in gan/, the others in gan-seedN/."""
   steps, gans = {}, []
   for seed, step in config_lib.members_of(session.config):
@@ -106,7 +105,7 @@ def on_first_process(action: Callable[[], None]) -> None:
     multihost_utils.sync_global_devices('gan result')
 
 
-def load_generator(session: Session, info: dict) -> FrozenGenerator:
+def load_generator(session, info) -> FrozenGenerator:
   """Loads the frozen generators of a working directory.
 
   Args:
@@ -157,7 +156,7 @@ def _summary(results, members):
   return results[0] | seconds | {'members': names, 'warnings': warnings}
 
 
-def load_networks(gan: Gan, info: dict) -> tuple[dict, dict]:
+def load_networks(gan: Gan, info) -> tuple[dict, dict]:
   """Loads what is kept of one GAN.
 
   Args:

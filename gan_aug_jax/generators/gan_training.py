@@ -12,7 +12,6 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from gan_aug_jax import config as config_lib
-from gan_aug_jax.data.datasets import Dataset
 from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.evaluation import figures, probe
 from gan_aug_jax.generators import build, candidates, frozen, samples
@@ -20,7 +19,7 @@ from gan_aug_jax.generators.freezing import Freeze
 from gan_aug_jax.generators.selection import Selection
 from gan_aug_jax.step import gan as gan_lib, mixing
 from gan_aug_jax.training import checkpoint, fitting, loop, tensorboard
-from gan_aug_jax.training.workdir import describe_data, Session
+from gan_aug_jax.training.workdir import describe_data
 
 _LOG = logging.getLogger('gan_aug_jax')
 _KEPT = ('train_seconds', 'compile_seconds', 'eval_seconds', 'steps_per_call')
@@ -30,7 +29,7 @@ _KEPT += ('peak_bytes',)
 class GanTraining:
   """The training of a run's GANs."""
 
-  def __init__(self, session: Session, dataset: Dataset):
+  def __init__(self, session, dataset):
     """Prepares the programs, which are compiled when they are used or by `start`.
 
     Args:
@@ -199,7 +198,7 @@ def _cadence_of(session, num_steps):
   return fitting.cadence_of(session, num_steps, saves=min(max(num_steps // 1000, 1), 5))
 
 
-def num_candidates(session: Session, num_steps: int) -> int:
+def num_candidates(session, num_steps) -> int:
   """The number of generators that a GAN's training of `num_steps` chooses from."""
   return math.ceil(num_steps / _cadence_of(session, num_steps).save_every)
 

@@ -1,31 +1,21 @@
 """Images that are drawn once before the arms, and kept: augmentation offline."""
 
-from collections.abc import Callable
 import hashlib
 import io
 import json
 import math
-import pathlib
 
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
 from gan_aug_jax import config as config_lib
-from gan_aug_jax.data.datasets import Dataset
 from gan_aug_jax.evaluation import probe
 from gan_aug_jax.generators import build
 from gan_aug_jax.training import loop
-from gan_aug_jax.training.workdir import Session
 
 
-def draw_once(
-  session: Session,
-  dataset: Dataset,
-  sample: Callable,
-  variables: dict,
-  directory: pathlib.Path,
-) -> np.ndarray:
+def draw_once(session, dataset, sample, variables, directory) -> np.ndarray:
   """Draws `sampler.offline` images of each class, or reads those drawn before.
 
   Args:

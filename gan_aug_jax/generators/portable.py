@@ -104,19 +104,17 @@ def _read_weights(path):
         raise ValueError(f'its array {name} is not that of the network that it describes')
     arrays = {name: file.get_tensor(name) for name in shapes}
   if content_hash(text, arrays) != about.get('sha256'):
-    raise ValueError('its content does not have the hash that it states: it is damaged')
+    raise ValueError('its hash is not that of its content: it is damaged')
   return description, arrays
 
 
 def _refusal(path, error):
   """What is wrong with a file, as a `CheckpointError`."""
-  if isinstance(error, FileNotFoundError):
-    why = f'There is no {str(path)!r}'
-  elif isinstance(error, OSError):
-    why = f'{str(path)!r} cannot be read ({error.strerror})'
-  else:
-    why = f'{str(path)!r} is no generator that can be loaded ({error})'
-  return CheckpointError(f'{why}; gan-aug-jax export --workdir=DIR writes one.')
+  why = error.strerror if isinstance(error, OSError) else error
+  return CheckpointError(
+    f'{str(path)!r} cannot be loaded: {why}; gan-aug-jax export --workdir=DIR writes a '
+    'generator that can.'
+  )
 
 
 def _check_trained_on(path, description, trained_on):
@@ -151,11 +149,7 @@ def load_program(path: str | os.PathLike, *, trained_on: str | None = None) -> C
   """
   path = pathlib.Path(path)
   try:
-    description, digest = _read_about(path)
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != digest:
-      raise ValueError('it does not have the hash in its .json: it is damaged')
-    exported = _deserialize(content, description)
+    description, exported = _read_program(path)
   except (OSError, ValueError) as error:
     raise _refusal(path, error) from error
   _check_trained_on(path, description, trained_on)
@@ -163,26 +157,25 @@ def load_program(path: str | os.PathLike, *, trained_on: str | None = None) -> C
   return lambda seed, labels: call(jnp.int32(seed), jnp.asarray(labels, jnp.int32))
 
 
-def _read_about(path):
-  """The `Description` of a program and the hash that it should have."""
-  about_path = path.with_suffix('.json')
+def _read_program(path):
+  """The `Description` in NAME.json and the `jax.export.Exported` in NAME.stablehlo."""
+  content, about_path = path.read_bytes(), path.with_suffix('.json')
   try:
     with open(about_path, 'rb') as file:
       about = json.loads(file.read(_MAX_HEADER_BYTES))
-    description, digest = about['description'], about['sha256'][path.name]
+    text, digest = json.dumps(about['description']), about['sha256'][path.name]
   except OSError as error:
     raise ValueError(f'{about_path.name} next to it: {error.strerror}') from None
   except (ValueError, RecursionError, KeyError, TypeError):
     raise ValueError(f'{about_path.name} next to it is damaged') from None
-  return description_lib.parse(json.dumps(description)), digest
-
-
-def _deserialize(content, description):
+  description = description_lib.parse(text)
+  if hashlib.sha256(content).hexdigest() != digest:
+    raise ValueError(f'its hash is not that in {about_path.name}: it is damaged')
   try:
     exported = jax.export.deserialize(bytearray(content))
-    (images,), arguments = exported.out_avals, exported.in_avals
+    (images,) = exported.out_avals
   except Exception as error:  # flatbuffers and JAX raise many kinds
     raise ValueError('JAX cannot read it') from error
-  if len(arguments) != 2 or images.shape[1:] != description.image_shape:
-    raise ValueError('it is not the program that its .json describes')
-  return exported
+  if images.shape[1:] != description.image_shape:
+    raise ValueError(f'it is not the program that {about_path.name} describes')
+  return description, exported

@@ -4,14 +4,12 @@ import pathlib
 
 import numpy as np
 
-from gan_aug_jax.data.datasets import Dataset
 from gan_aug_jax.evaluation import figures, probe
 from gan_aug_jax.generators import build, frozen
 from gan_aug_jax.training import loop
-from gan_aug_jax.training.workdir import Session
 
 
-def next_to_real(dataset: Dataset, drawn: dict[str, np.ndarray]) -> bytes:
+def next_to_real(dataset, drawn) -> bytes:
   """A picture of the first training images of each class, next to drawn ones.
 
   Args:
@@ -28,9 +26,7 @@ def next_to_real(dataset: Dataset, drawn: dict[str, np.ndarray]) -> bytes:
   return figures.grid(dataset.class_names, {'real': real, **drawn})
 
 
-def write_samples(
-  session: Session, info: dict, seed: int, per_class: int = 10
-) -> pathlib.Path:
+def write_samples(session, info, seed, per_class=10) -> pathlib.Path:
   """Draws images of each class from each generator of a run, into samples-SEED.png.
 
   Args:

@@ -35,7 +35,7 @@ class Selection:
     self._steps, self.history, self.kept = frozenset(steps), [], {}
 
   def consider(self, step, state):
-    """Scores the generator of a state; keeps it if it is the best so far or of a given step."""
+    """Scores a generator; keeps it if it is the best so far, or of a given step."""
     variables = self._freeze(state)
     scores = self._score(step, variables)
     self.history.append({'step': step, **scores})

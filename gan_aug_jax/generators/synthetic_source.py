@@ -14,13 +14,11 @@ import jax
 import numpy as np
 
 from gan_aug_jax import config as config_lib
-from gan_aug_jax.data.datasets import Dataset
 from gan_aug_jax.evaluation import probe
 from gan_aug_jax.generators import build, offline
-from gan_aug_jax.generators.frozen import FrozenGenerator
 from gan_aug_jax.step import mixing, sampling, synthesis
 from gan_aug_jax.training import signals
-from gan_aug_jax.training.workdir import describe_data, Session
+from gan_aug_jax.training.workdir import describe_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,16 +51,14 @@ class SourceVariables:
   info: dict = dataclasses.field(default_factory=dict)
 
 
-def build_source(
-  session: Session, dataset: Dataset, generator: FrozenGenerator | None = None
-) -> SyntheticSource:
+def build_source(session, dataset, generator=None) -> SyntheticSource:
   """Builds the source that the config describes; trains and reads nothing.
 
   Args:
     session: the run's.
     dataset: the data.
-    generator: an external generator, whose variables' shapes are known only when it is
-      made; None for the GAN's.
+    generator: the `FrozenGenerator` of an external one, whose variables' shapes are known
+      only when it is made; None for the GAN's.
   """
   config, info = session.config, describe_data(dataset)
   sample, shapes = _build_sample(session, dataset, generator)
@@ -132,15 +128,13 @@ def _shapes_of_images(dataset, count):
   return {'images': images, 'first': per_class, 'count': per_class}
 
 
-def load_variables(
-  session: Session, dataset: Dataset, generator: FrozenGenerator | None
-) -> SourceVariables:
+def load_variables(session, dataset, generator) -> SourceVariables:
   """Loads the variables of `build_source`; trains the teacher or draws images first.
 
   Args:
     session: the run's.
     dataset: the data; its test split is not read.
-    generator: what is drawn from; None where the config needs none.
+    generator: the `FrozenGenerator`; None where the config needs none.
 
   Raises:
     signals.Interrupted: after that, if a signal came meanwhile.
@@ -192,21 +186,14 @@ def _load_images(session, dataset, generator, directory):
   return variables
 
 
-def make_synthesize(
-  session: Session,
-  dataset: Dataset,
-  source: SyntheticSource,
-  *,
-  plan: mixing.BatchPlan,
-  model,
-) -> Callable:
+def make_synthesize(session, dataset, source, *, plan, model) -> Callable:
   """Returns the `synthesize` of an arm, see `synthesis.make_synthesize`.
 
   Args:
     session: the run's.
     dataset: the data.
-    source: what is drawn from.
-    plan: the arm's.
+    source: the `SyntheticSource`.
+    plan: the arm's `BatchPlan`.
     model: the classifier, a linen module.
   """
   config = session.config.sampler
