@@ -61,10 +61,8 @@ def load(session, dataset) -> FrozenGenerator:
       f'trained_on to {dataset.fingerprint!r}, or else give '
       '--config.sampler.allow_foreign=True, which the report will mention.'
     )
-  # In [-1, 1], and without gradients.
-  sample = lambda *inputs: jax.lax.stop_gradient(
-    jnp.clip(generator.sample(*inputs), -1, 1)
-  )
+  clipped = lambda *inputs: jnp.clip(generator.sample(*inputs), -1, 1)
+  sample = lambda *inputs: jax.lax.stop_gradient(clipped(*inputs))
   return FrozenGenerator(
     sampling.for_candidates(sample),
     session.layout.place(_variables(session, generator, sample, dataset)),
@@ -129,9 +127,8 @@ def _make(named, dataset):
       'that Python finds from here, and something in it.'
     ) from error
   if not isinstance(generator, Generator):
-    visible = dataclasses.replace(
-      dataset, test=dataset.test.rows(slice(0, 0)), unseen=None
-    )
+    empty = dataset.test.rows(slice(0, 0))
+    visible = dataclasses.replace(dataset, test=empty, unseen=None)
     generator = _call(generator, named, _Cached(dataset.fingerprint, visible))
   _check(generator, named, dataset)
   return generator
@@ -201,7 +198,7 @@ def _variables(session, generator, sample, dataset):
     # As when it was written: the first of eight.
     now = _draw(sample, variables, dataset, 8)[:, 0]
     if drawn.shape != now.shape or np.max(np.abs(drawn - now)) > _TOLERANCE:
-      _refuse(path)
+      raise _another(path)
   if jax.process_count() > 1:
     variables = multihost_utils.broadcast_one_to_all(variables)
   return variables
@@ -219,14 +216,14 @@ def _read(path, like):
   shapes = {str(i): leaf.shape for i, leaf in enumerate(leaves)}
   drawn = saved.pop('drawn', None)
   if drawn is None or {name: x.shape for name, x in saved.items()} != shapes:
-    _refuse(path)
+    raise _another(path)
   # NumPy writes types that it does not know, such as bfloat16, as bytes.
   leaves = [saved[str(i)].view(leaf.dtype) for i, leaf in enumerate(leaves)]
   return jax.tree.unflatten(structure, leaves), drawn
 
 
-def _refuse(path):
-  raise CheckpointError(
+def _another(path):
+  return CheckpointError(
     f'The run began with another external generator (see {str(path)!r}): its code or the '
     'shapes of its variables have changed since; give another --workdir.'
   )
