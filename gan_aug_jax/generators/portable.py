@@ -120,13 +120,11 @@ def _refusal(path, error):
 def _check_trained_on(path, description, trained_on):
   if trained_on is None or description.trained_on == trained_on:
     return
-  seen = (
-    f'images {description.trained_on}' if description.trained_on else 'unknown images'
-  )
+  seen = description.trained_on or 'that it does not name'
   raise CheckpointError(
-    f'The generator in {str(path)!r} was trained on {seen}, not on {trained_on}, and may '
-    'have seen some of your test images; export one that was trained on yours, or leave '
-    'trained_on out.'
+    f'The generator in {str(path)!r} was trained on images {seen}, not on {trained_on}: '
+    'it may have seen some of your test images; export one that was trained on yours, or '
+    'leave trained_on out.'
   )
 
 
