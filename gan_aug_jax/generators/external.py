@@ -41,8 +41,7 @@ def load(session, dataset) -> FrozenGenerator:
   """Makes or reads the external generator and checks it; writes nothing.
 
   Args:
-    session: the run's.
-    dataset: the data; the user's function does not get the test split.
+    session, dataset: the run's; the user's function does not get the test split.
 
   Returns:
     The same on every process.

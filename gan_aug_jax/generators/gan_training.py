@@ -33,8 +33,7 @@ class GanTraining:
     """Prepares the programs, which are compiled when they are used or by `start`.
 
     Args:
-      session: the run's.
-      dataset: what to train on; its test split is not read.
+      session, dataset: the run's; the test split is not read.
 
     Raises:
       ConfigError: if `sampler.checkpoints` names a step at which nothing is saved.

@@ -19,8 +19,7 @@ def draw_once(session, dataset, sample, variables, directory) -> np.ndarray:
   """Draws `sampler.offline` images of each class, or reads those drawn before.
 
   Args:
-    session: the run's.
-    dataset: the data.
+    session, dataset: the run's.
     sample: `(variables, keys, labels) -> images`.
     variables: of `sample`.
     directory: where the images are kept, under a hash of all that they depend on.

@@ -55,8 +55,7 @@ def build_source(session, dataset, generator=None) -> SyntheticSource:
   """Builds the source that the config describes; trains and reads nothing.
 
   Args:
-    session: the run's.
-    dataset: the data.
+    session, dataset: the run's.
     generator: the `FrozenGenerator` of an external one, whose variables' shapes are known
       only when it is made; None for the GAN's.
   """
@@ -132,8 +131,7 @@ def load_variables(session, dataset, generator) -> SourceVariables:
   """Loads the variables of `build_source`; trains the teacher or draws images first.
 
   Args:
-    session: the run's.
-    dataset: the data; its test split is not read.
+    session, dataset: the run's; the test split is not read.
     generator: the `FrozenGenerator`; None where the config needs none.
 
   Raises:
@@ -190,8 +188,7 @@ def make_synthesize(session, dataset, source, *, plan, model) -> Callable:
   """Returns the `synthesize` of an arm, see `synthesis.make_synthesize`.
 
   Args:
-    session: the run's.
-    dataset: the data.
+    session, dataset: the run's.
     source: the `SyntheticSource`.
     plan: the arm's `BatchPlan`.
     model: the classifier, a linen module.
