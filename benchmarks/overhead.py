@@ -79,16 +79,18 @@ class Bench:
     """Returns {name: timed run} of the sampler and the classifier as two programs."""
     import jax
 
-    from gan_aug_jax.experiment import arms, dry_run
+    from gan_aug_jax.experiment import arms, dry_run, schedule
     from gan_aug_jax.generators import synthetic_source
     from gan_aug_jax.step import programs, rng, sharding
 
     layout, dataset, session = self.layout, self.dataset, self.session(config)
     generator = dry_run.untrained_generator(session, dataset)
-    source = synthetic_source.make_source(session, dataset, generator)
-    frozen = synthetic_source.prepare(session, dataset, generator).frozen
-    plan, _ = synthetic_source.make_plan(config, 10_000, synthetic=True)
-    synthesize = synthetic_source.make_synthesize(session, dataset, source, plan, None)
+    source = synthetic_source.build_source(session, dataset, generator)
+    frozen = synthetic_source.load_variables(session, dataset, generator).frozen
+    plan = schedule.plan_batches(config, 10_000, synthetic=True)
+    synthesize = synthetic_source.make_synthesize(
+      session, dataset, source, plan=plan, model=None
+    )
 
     def sample(state, frozen):
       keys = lambda stream, positions, substep=0: rng.example_keys(
@@ -98,9 +100,7 @@ class Bench:
       return sharding.flatten(synthesize(keys, slot, state, frozen).images)[:, None]
 
     # The classifier's program is the fused step with a sampler that returns its argument.
-    given = synthetic_source.Source(
-      lambda variables, keys, labels: variables, None, None, {}
-    )
+    given = synthetic_source.SyntheticSource(lambda variables, keys, labels: variables)
     _, training = arms.make_training(session, dataset, ARM.value, given, num_steps=10_000)
     state, place = training.init(), layout.place
     arguments = (state, frozen)

@@ -236,7 +236,7 @@ USAGE = {
   ),
   'checkpoint that is not saved': (
     2,
-    'step 3, at which',
+    'sampler.checkpoints names step 3',
     _run("--config.sampler.checkpoints=('step:3',)", '--config.log.save_every_steps=2'),
   ),
   'seed of another command': (2, 'write --config.seed', _run('--seed=3')),

@@ -13,7 +13,7 @@ import pytest
 from examples import deformations
 from gan_aug_jax.data import datasets
 from gan_aug_jax.errors import CheckpointError
-from gan_aug_jax.generators import portable
+from gan_aug_jax.generators import export
 from gan_aug_jax.generators.description import Description
 from gan_aug_jax.models import generators
 
@@ -50,7 +50,7 @@ def files(tmp_path_factory):
     seen = 'f' * 16 if name == FOREIGN else about.trained_on
     paths[name] = directory / f'{name}.safetensors'
     described = dataclasses.replace(about, trained_on=seen)
-    portable.save_generator(paths[name], described, these)
+    export.save_generator(paths[name], described, these)
   return paths
 
 

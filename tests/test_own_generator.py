@@ -118,10 +118,10 @@ def test_a_foreign_one_needs_leave_and_is_reported(run, name, capsys):
   ('name', 'fields', 'message'),
   [
     ('missing', (), 'cannot be imported'),
-    ('loud', (), 'up to 3'),
-    ('lost', (), 'up to nan'),
+    ('loud', (), 'as large as 3'),
+    ('lost', (), 'as large as nan'),
     ('classes', (), 'of the classes 0, 1;'),
-    ('nothing', (), 'gave NoneType'),
+    ('nothing', (), 'returned NoneType'),
     ('broken', (), 'ZeroDivisionError'),
     ('own', ('sampler.latent_std=1.5',), 'sampler.latent_std=1.5 is of the GAN'),
     ('own', ("sampler.checkpoints=('seed:1',)",), 'sampler.checkpoints'),
@@ -150,7 +150,7 @@ def test_a_run_goes_on_with_the_same_one_only(run, capsys, monkeypatch):
   assert run('own', ONE_ARM) == 0 and kept.exists()
   monkeypatch.setattr(makers, 'own', lambda dataset: _make(dataset, noise=0.6))
   assert run('own', ONE_ARM) == 3
-  assert 'another generator' in capsys.readouterr().err
+  assert 'another external generator' in capsys.readouterr().err
 
 
 def test_later_commands_do_not_run_its_code(run, capsys, monkeypatch):
@@ -158,5 +158,5 @@ def test_later_commands_do_not_run_its_code(run, capsys, monkeypatch):
   monkeypatch.setattr(makers, 'own', pytest.fail)
   for command in ('sample', 'export'):
     assert cli.main(['gan_aug_jax', command, f'--workdir={run.workdir}']) == 3
-    assert 'generator of your own' in capsys.readouterr().err
+    assert 'external generator' in capsys.readouterr().err
   assert cli.main(['gan_aug_jax', 'report', f'--workdir={run.workdir}']) == 0

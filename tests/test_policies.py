@@ -12,7 +12,7 @@ import scipy.stats
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.errors import ConfigError
-from gan_aug_jax.generators import synthetic_source
+from gan_aug_jax.experiment import schedule
 from gan_aug_jax.models import layers
 from gan_aug_jax.step import (
   augment,
@@ -580,7 +580,7 @@ def test_equal_exposure_takes_the_steps_that_show_as_many_real_images():
   config = config_lib.default()
   config.classifier.num_steps, config.classifier.batch_size = 100, 40
   config.mix.ratio = 0.25
-  steps = functools.partial(synthetic_source.num_steps_of_arm, config, 1000)
+  steps = functools.partial(schedule.num_steps_of_arm, config, 1000)
   assert steps(synthetic=True) == steps(synthetic=False) == 100
   config.classifier.budget = 'exposure'
   assert steps(synthetic=False) == 100
@@ -588,7 +588,7 @@ def test_equal_exposure_takes_the_steps_that_show_as_many_real_images():
   config.mix.ratio_schedule = 'linear'
   number = steps(synthetic=True)
   shown = [
-    int(synthetic_source.make_plan(config, n, synthetic=True)[0].real_before(n))
+    int(schedule.plan_batches(config, n, synthetic=True).real_before(n))
     for n in (number - 1, number)
   ]
   assert shown[0] < 4000 <= shown[1]
@@ -600,23 +600,25 @@ def test_a_schedule_without_a_step_is_refused():
   config = config_lib.default()
   config.mix.warmup, config.mix.off = 0.5, 0.49
   with pytest.raises(ConfigError, match='of 20 steps leave no step'):
-    synthetic_source.make_plan(config, 20, synthetic=True)
-  plan, _ = synthetic_source.make_plan(config, 100, synthetic=True)  # one step has all
+    schedule.plan_batches(config, 20, synthetic=True)
+  plan = schedule.plan_batches(config, 100, synthetic=True)  # one step has all
   assert [int(plan.synthetic_at(t)) for t in (49, 50, 51)] == [0, 26, 0]
   config.mix.ratio_schedule = 'linear'
-  plan, _ = synthetic_source.make_plan(config, 100, synthetic=True)
+  plan = schedule.plan_batches(config, 100, synthetic=True)
   assert [int(plan.synthetic_at(t)) for t in (49, 50, 51)] == [0, 26, 0]
 
 
 def test_the_config_reaches_the_plan():
   config = config_lib.default()
   config.classifier.batch_size, config.mix.ratio = 40, 0.25
-  plan, weight = synthetic_source.make_plan(config, 100, synthetic=True)
+  plan = schedule.plan_batches(config, 100, synthetic=True)
+  weight = schedule.make_weight(config, 100)
   assert plan.rises is None and plan.num_synthetic == 10 and weight(7) == 1.0
-  assert synthetic_source.make_plan(config, 100, synthetic=False)[0].num_synthetic == 0
+  assert schedule.plan_batches(config, 100, synthetic=False).num_synthetic == 0
   config.mix.warmup, config.mix.off = 0.1, 0.2
   config.mix.weight, config.mix.weight_schedule = 2.0, 'linear'
-  plan, weight = synthetic_source.make_plan(config, 100, synthetic=True)
+  plan = schedule.plan_batches(config, 100, synthetic=True)
+  weight = schedule.make_weight(config, 100)
   counts = [int(plan.synthetic_at(t)) for t in (9, 10, 79, 80)]
   assert counts == [0, 10, 10, 0]
   assert [float(weight(t)) for t in (10, 79)] == [0.0, 2.0]

@@ -312,7 +312,7 @@ def test_several_generators_by_step_and_seed(config_file, tmp_path, monkeypatch,
   assert run('sample', f'--workdir={workdir}') == 0
   flags[-1] = "--config.sampler.checkpoints=('step:7',)"
   there = [f'--workdir={tmp_path / "v"}', *flags[2:]]
-  assert 'step 7, at which' in _refused(capsys, 2, 'run', flags[0], *there)
+  assert 'names step 7, but' in _refused(capsys, 2, 'run', flags[0], *there)
 
 
 def _refused(capsys, code, *argv):

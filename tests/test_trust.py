@@ -19,7 +19,7 @@ from gan_aug_jax import cli, config as config_lib
 from gan_aug_jax.errors import CheckpointError, ConfigError
 from gan_aug_jax.evaluation import probe
 from gan_aug_jax.experiment import ablation, arms, cells
-from gan_aug_jax.generators import synthetic_source
+from gan_aug_jax.generators import offline
 from gan_aug_jax.report import ablation_report, run_report, tables
 from gan_aug_jax.training import checkpoint, loop
 from tests.test_bad_input import EVIL, original  # noqa: F401  a fixture
@@ -145,7 +145,7 @@ def test_arrays_of_a_run_are_read_without_trust(kind, tmp_path, payload):
     loop.read_arrays(path)
   with pytest.raises(CheckpointError, match='missing or damaged'):
     run_report._read_predictions(tmp_path, 'augmented')
-  assert synthetic_source._read_images(path, (3, 4, 8, 8, 1)) is None
+  assert offline._read(path, (3, 4, 8, 8, 1)) is None
 
 
 def test_a_bomb_is_not_unpacked(tmp_path):
@@ -154,7 +154,7 @@ def test_a_bomb_is_not_unpacked(tmp_path):
   assert path.stat().st_size < 2**13
   with pytest.raises(ValueError, match='too many'):
     loop.read_arrays(path, 2**20)
-  assert synthetic_source._read_images(path, (3, 4, 8, 8, 1)) is None
+  assert offline._read(path, (3, 4, 8, 8, 1)) is None
 
 
 def _bytes_of(value):

@@ -15,7 +15,7 @@ from gan_aug_jax.config import validation
 from gan_aug_jax.data import image_files
 from gan_aug_jax.errors import AblationError, ConfigError
 from gan_aug_jax.experiment import arms, cells as cells_lib, predict, runs, scoring
-from gan_aug_jax.generators import export, gan_training
+from gan_aug_jax.generators import export, samples
 from gan_aug_jax.report import ablation_report, run_report, tables
 from gan_aug_jax.step import programs, sharding
 from gan_aug_jax.training import devices, signals, workdir as workdir_lib
@@ -82,7 +82,7 @@ def _evaluate(flags):
 
 def _sample(flags):
   session, run = _reopen(flags)
-  print(f'Samples: {gan_training.write_samples(session, run["data"], flags.seed)}')
+  print(f'Samples: {samples.write_samples(session, run["data"], flags.seed)}')
 
 
 def _score(flags):

@@ -11,7 +11,7 @@ import re
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.config import validation
 from gan_aug_jax.errors import ConfigError
-from gan_aug_jax.generators import synthetic_source
+from gan_aug_jax.experiment import schedule
 
 CONTROLS = ('real_only', 'real_classical')
 TREATMENT = 'augmented_classical'
@@ -114,7 +114,7 @@ class _Setting:
     self.controls, self.steps = {}, {}
     example = _valid(base, {**self.of_real, 'arms': (spec.control,)})
     self.size = size_of(example)
-    self.normal = synthetic_source.num_steps_of_arm(example, self.size, synthetic=False)
+    self.normal = schedule.num_steps_of_arm(example, self.size, synthetic=False)
 
   def arms(self, operations_of):
     """All of them; see `arms_of`."""
@@ -160,8 +160,8 @@ class _Setting:
     draws = config_lib.draws_synthetic(config)
     # Without classical augmentation, what it is compared with has none either.
     kind = self.spec.control if config.arms == (TREATMENT,) else 'real_only'
-    num_steps = synthetic_source.num_steps_of_arm(config, self.size, synthetic=draws)
-    plan, _ = synthetic_source.make_plan(config, num_steps, synthetic=draws)
+    num_steps = schedule.num_steps_of_arm(config, self.size, synthetic=draws)
+    plan = schedule.plan_batches(config, num_steps, synthetic=draws)
     matched = {'same_steps': self._control(kind, num_steps)}
     exposure = round(int(plan.real_before(num_steps)) / config.classifier.batch_size)
     if exposure and not _shows_uncounted(config):

@@ -10,6 +10,7 @@ import numpy as np
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.evaluation import evaluators, figures, metrics
+from gan_aug_jax.experiment import schedule
 from gan_aug_jax.generators import synthetic_source
 from gan_aug_jax.models import classifiers
 from gan_aug_jax.step import augment, classifier, synthesis
@@ -47,7 +48,7 @@ class Arm:
     if self._made is None:
       source = None
       if self.is_augmented:
-        source = synthetic_source.make_source(self.session, self.dataset, generator)
+        source = synthetic_source.build_source(self.session, self.dataset, generator)
       self._made = source, *make_training(self.session, self.dataset, self.name, source)
     return self._made
 
@@ -66,7 +67,7 @@ class Arm:
 
     Args:
       generator: the `FrozenGenerator`, or None.
-      prepare: gives the `synthetic_source.Prepared`, when it draws.
+      prepare: gives the `synthetic_source.SourceVariables`, when it draws.
 
     Returns:
       The arm's dict of results.json.
@@ -74,7 +75,7 @@ class Arm:
     if result := finished_result(self.directory):
       return result
     _, plan, training = self.plan_training(generator)
-    prepared = prepare() if self.is_augmented else synthetic_source.NOTHING
+    prepared = prepare() if self.is_augmented else synthetic_source.SourceVariables()
     # Waited for here, so that it counts as compilation and not as evaluation.
     variables = self.session.layout.shapes(training.state.variables)
     compile_seconds = self.evaluator.compile(variables, self.dataset.image_shape)
@@ -95,7 +96,7 @@ class Arm:
 
     Args:
       plan: its `BatchPlan`.
-      prepared: the `synthetic_source.Prepared` that it drew from.
+      prepared: the `synthetic_source.SourceVariables` that it drew from.
       fitted: the `fitting.Fitted`.
 
     Returns:
@@ -136,11 +137,11 @@ def make_training(session, dataset, name, source, *, num_steps=None):
     session: the run's.
     dataset: the data.
     name: of the arm.
-    source: the `synthetic_source.Source`, or None to draw nothing.
+    source: the `synthetic_source.SyntheticSource`, or None to draw nothing.
     num_steps: of the training, which schedules depend on; None for the config's.
   """
   config, synthetic = session.config, source is not None
-  num_steps = num_steps or synthetic_source.num_steps_of_arm(
+  num_steps = num_steps or schedule.num_steps_of_arm(
     config, len(dataset.train), synthetic=synthetic
   )
   plan, step, init = make_step(session, dataset, name, source, num_steps)
@@ -177,17 +178,17 @@ def make_step(session, dataset, name, source, num_steps):
     session: the run's.
     dataset: the data.
     name: of the arm.
-    source: the `synthetic_source.Source` to draw from, or None to draw nothing.
+    source: the `synthetic_source.SyntheticSource` to draw from, or None to draw nothing.
     num_steps: of the training.
   """
   config, model = session.config, build_model(session, dataset.num_classes)
   classical = config_lib.ARMS[name][1]
-  plan, weight = synthetic_source.make_plan(
-    config, num_steps, synthetic=source is not None
-  )
+  plan = schedule.plan_batches(config, num_steps, synthetic=source is not None)
   synthesize, memory = None, ()
   if source:
-    synthesize = synthetic_source.make_synthesize(session, dataset, source, plan, model)
+    synthesize = synthetic_source.make_synthesize(
+      session, dataset, source, plan=plan, model=model
+    )
     memory = synthetic_source.memory_of(config)
   compose = classifier.make_compose(
     layout=session.layout,
@@ -195,7 +196,7 @@ def make_step(session, dataset, name, source, num_steps):
     synthesize=synthesize,
     augmentation=_augmentation(config.augment) if classical else _NO_AUGMENTATION,
     num_classes=dataset.num_classes,
-    weight=weight,
+    weight=schedule.make_weight(config, num_steps),
     on_reject=config.sampler.on_reject if config.sampler.min_confidence else 'drop',
     dtype=session.image_dtype('classifier'),
   )
@@ -352,7 +353,7 @@ def restore_arm(session, name, *, num_classes, num_train, image_shape):
   """
   config = session.config
   synthetic = config_lib.is_augmented(config, name)
-  num_steps = synthetic_source.num_steps_of_arm(config, num_train, synthetic=synthetic)
+  num_steps = schedule.num_steps_of_arm(config, num_train, synthetic=synthetic)
   init = functools.partial(
     classifier.init_classifier,
     model=build_model(session, num_classes),

@@ -9,7 +9,13 @@ import numpy as np
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.experiment import arms
-from gan_aug_jax.generators import external, gan_training, synthetic_source
+from gan_aug_jax.generators import (
+  build,
+  external,
+  frozen,
+  gan_training,
+  synthetic_source,
+)
 from gan_aug_jax.step import programs, sharding
 from gan_aug_jax.training.workdir import describe_data
 
@@ -83,7 +89,7 @@ def candidate_seconds(session, dataset, num_steps=10):
   state = gan.training.init()
   for _ in range(2):  # the first one compiles
     began = time.perf_counter()
-    probe_seconds = gan.consider(state)
+    probe_seconds = gan.rehearse_choice(state)
     seconds = time.perf_counter() - began
   return seconds + probe_seconds * (asked / config.gan.select_steps - 1)
 
@@ -102,18 +108,18 @@ def rehearse_arm(session, dataset, name, *, num_steps, at=0, generator=None):
       GAN as initialised.
   """
   config, layout = session.config, session.layout
-  source, frozen = None, {}
+  source, variables = None, {}
   if config_lib.is_augmented(config, name):
     if generator is None and config_lib.needs_generator(config):
       generator = untrained_generator(session, dataset)
-    source = synthetic_source.make_source(session, dataset, generator)
-    frozen = synthetic_source.prepare(session, dataset, generator).frozen
+    source = synthetic_source.build_source(session, dataset, generator)
+    variables = synthetic_source.load_variables(session, dataset, generator).frozen
   _, training = arms.make_training(session, dataset, name, source, num_steps=num_steps)
   state = training.init().replace(step=layout.place(np.int32(at)))
   if training.make_pool:
     state = state.replace(pool=training.make_pool())
   feed = lambda number, count: training.feed(at + number, count)
-  return Rehearsal(layout, training.step_function, state, feed, (frozen,))
+  return Rehearsal(layout, training.step_function, state, feed, (variables,))
 
 
 def untrained_generator(session, dataset):
@@ -121,11 +127,10 @@ def untrained_generator(session, dataset):
   if session.config.sampler.generator:
     return external.load(session, dataset)
   state = gan_training.GanTraining(session, dataset).training.init()
-  generator = {'params': state.ema, 'batch_stats': state.generator_stats}
-  discriminator = {'params': state.discriminator, 'spectral': state.discriminator_stats}
-  return gan_training.FrozenGenerator(
-    gan_training.make_sampler(session, describe_data(dataset)),
-    generator,
-    discriminator=discriminator,
+  networks = build.networks_of(state)
+  return frozen.FrozenGenerator(
+    build.make_sampler(session, describe_data(dataset)),
+    networks['generator'],
+    discriminator=networks['discriminator'],
     directory=session.path('gan'),
   )

@@ -12,8 +12,8 @@ import numpy as np
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.data import datasets
-from gan_aug_jax.experiment import arms as arms_lib
-from gan_aug_jax.generators import external, gan_training, synthetic_source
+from gan_aug_jax.experiment import arms as arms_lib, schedule
+from gan_aug_jax.generators import external, frozen, gan_training, synthetic_source
 from gan_aug_jax.training import loop
 from gan_aug_jax.training.workdir import describe_data, describe_devices
 
@@ -81,20 +81,20 @@ class Run:
       train: whether to train a GAN that is not finished.
 
     Returns:
-      A `gan_training.FrozenGenerator`; None where no arm draws from one.
+      A `frozen.FrozenGenerator`; None where no arm draws from one.
 
     Raises:
-      ConfigError, CheckpointError: see `external` and `gan_training`.
+      ConfigError, CheckpointError: see `external` and `frozen`.
     """
     config, session = self.session.config, self._gan_session
     if config.sampler.generator:
       draws = config_lib.needs_generator(config)
-      return external.obtain(session, self.dataset) if draws else None
+      return external.load_and_keep(session, self.dataset) if draws else None
     if not self.gan:
       return None
     if train:
       return self.gan.train()
-    return gan_training.load_generator(session, describe_data(self.dataset))
+    return frozen.load_generator(session, describe_data(self.dataset))
 
   def train_arms(self, generator):
     """Trains every arm and writes results.json.
@@ -105,7 +105,7 @@ class Run:
     session, dataset = self.session, self.dataset
     # Once for all arms, and not where all are finished.
     prepare = functools.cache(
-      lambda: synthetic_source.prepare(session, dataset, generator)
+      lambda: synthetic_source.load_variables(session, dataset, generator)
     )
     trained = {arm.name: arm.train(generator, prepare) for arm in self.arms}
     results = _results(session, dataset, generator, trained)
@@ -149,10 +149,8 @@ def num_steps_of(config, dataset, name):
     ConfigError: if its schedule leaves no step with synthetic images.
   """
   synthetic = config_lib.is_augmented(config, name)
-  steps = synthetic_source.num_steps_of_arm(
-    config, len(dataset.train), synthetic=synthetic
-  )
-  synthetic_source.make_plan(config, steps, synthetic=synthetic)
+  steps = schedule.num_steps_of_arm(config, len(dataset.train), synthetic=synthetic)
+  schedule.plan_batches(config, steps, synthetic=synthetic)
   return steps
 
 

@@ -24,7 +24,7 @@ from gan_aug_jax.errors import DataError
 from gan_aug_jax.evaluation import evaluators, fidelity, figures, metrics, probe
 from gan_aug_jax.evaluation.image_sampler import ImageSampler
 from gan_aug_jax.experiment import runs
-from gan_aug_jax.generators import gan_training
+from gan_aug_jax.generators import build, frozen
 from gan_aug_jax.step import device_data, rng, sampling
 from gan_aug_jax.training import devices, loop, workdir
 
@@ -63,7 +63,7 @@ def score_generators(session, run: dict) -> dict:
   began, config = time.perf_counter(), session.config
   dataset = runs.load_data(config)
   workdir.check_data(session, run, dataset)
-  generator = gan_training.load_generator(session, workdir.describe_data(dataset))
+  generator = frozen.load_generator(session, workdir.describe_data(dataset))
   whole, held_out = _hold_out(session, dataset)
   extractor = probe.train_extractor(
     session,
@@ -132,14 +132,15 @@ def _hold_out(session, dataset):
 def _draw_sources(session, dataset, generator, count):
   """{name: `_Source`}: real images, each generator, all of them together, and noise."""
   num_classes = dataset.num_classes
-  sample = gan_training.make_sampler(session, workdir.describe_data(dataset))
+  sample = build.make_sampler(session, workdir.describe_data(dataset))
   noise = sampling.make_noise_sampler(dataset.image_shape)
   draw, draw_together, draw_noise = (
     ImageSampler(session, each, num_classes) for each in (sample, generator.sample, noise)
   )
   sources = {_REAL: _Source(dataset.train.some(count, 0))}
-  for name, variables in generator.members.items():
-    sources[name] = _Source(draw(variables, count, _SEED), sample, variables)
+  for member in generator.members:
+    drawn = draw(member.variables, count, _SEED)
+    sources[member.name] = _Source(drawn, sample, member.variables)
   if len(generator.members) > 1:
     together = draw_together(generator.variables, count, _SEED)
     sources['all together'] = _Source(together, generator.sample, generator.variables)
@@ -218,8 +219,8 @@ def _share_by_class(correct, labels, num_classes):
 def _draw_pictures(session, dataset, generator, embed, train):
   """score/grid.png, neighbours.png and interpolation.png, of the first generator."""
   info, num_classes = workdir.describe_data(dataset), dataset.num_classes
-  variables = next(iter(generator.members.values()))
-  sample = gan_training.make_sampler(session, info)
+  variables = generator.members[0].variables
+  sample = build.make_sampler(session, info)
   grid = ImageSampler(session, sample, num_classes).by_class(variables, 10)
   firsts = Split(grid[:, 0], np.arange(num_classes, dtype=np.int32))
   _, nearest = fidelity.nearest(embed(firsts).features, train, min(5, len(train)))
@@ -243,11 +244,12 @@ def _interpolate(session, info, variables, count=10):
   num_classes = len(info['class_names'])
   keys = rng.example_keys(rng.stream_key(0, 'show', step=1), jnp.arange(2))
   first, last = sampling.draw_latents(keys, session.config.gan.latent_dim)
+  generator = build.build_generator(session, info, part='sampler')
   # Along an arc, so that the latents between are as long as those of the training.
   angle = jnp.linspace(0, jnp.pi / 2, count)[:, None]
   latents = jnp.tile(jnp.cos(angle) * first + jnp.sin(angle) * last, (num_classes, 1))
   labels = jnp.repeat(jnp.arange(num_classes), count)
-  render = jax.jit(gan_training.make_render(session, info))
+  render = jax.jit(sampling.make_render(generator))
   images = render(jax.device_get(variables), latents, labels)
   pixels = np.asarray(device_data.to_pixels(images))
   return pixels.reshape(num_classes, count, *pixels.shape[1:])

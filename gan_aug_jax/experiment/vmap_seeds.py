@@ -49,9 +49,9 @@ def train(members, directory):
   first, count = members[0], len(members)
   session, name, evaluate = first.session, first.arm.name, first.arm.evaluator
   prepared = [
-    synthetic_source.prepare(member.session, member.dataset, member.generator)
+    synthetic_source.load_variables(member.session, member.dataset, member.generator)
     if member.arm.is_augmented
-    else synthetic_source.NOTHING
+    else synthetic_source.SourceVariables()
     for member in members
   ]
   planned = [member.arm.plan_training(member.generator) for member in members]

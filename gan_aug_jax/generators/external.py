@@ -1,11 +1,12 @@
-"""A generator of the user's own, drawn from in the GAN's place under every policy.
+"""An external generator, which an arm draws from in the GAN's place under every policy.
 
 `sampler.generator='module:name'` names a `Generator`, or a function of the run's dataset
-that returns one, having trained it or read it. It declares the training images that it
-saw by their fingerprint; of others, or of none, it counts as foreign.
+that trains or reads one. It states the training images that it saw by their fingerprint;
+with any other fingerprint, or none, it counts as foreign.
 
-Its variables are kept in gan/own.npz, so that a run goes on with those that it began
-with, whatever a second training gives; its code is not, and what it draws is compared.
+Its variables are kept in gan/own.npz, so that a resumed run draws from the ones that it
+began with even if the function trains again. Its code is not kept: a few images are, and
+those that it draws now are compared with them.
 """
 
 import dataclasses
@@ -22,47 +23,48 @@ from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
+from gan_aug_jax.data.datasets import Dataset
 from gan_aug_jax.errors import CheckpointError, ConfigError
-from gan_aug_jax.evaluation import figures
-from gan_aug_jax.generators import gan_training, generator as generator_lib
+from gan_aug_jax.generators import generator as generator_lib, samples
+from gan_aug_jax.generators.frozen import FrozenGenerator, on_first_process
+from gan_aug_jax.generators.generator import Generator
 from gan_aug_jax.step import rng, sampling
 from gan_aug_jax.step.device_data import to_pixels
 from gan_aug_jax.training import loop
 from gan_aug_jax.training.workdir import read_result
 
-# What a draw may differ by on another machine, in images of [-1, 1].
+# How much a draw may differ on another machine, for images in [-1, 1].
 _TOLERANCE = 0.05
 
 
-def load(session, dataset):
-  """Makes the user's generator, or takes it up again, and checks it; writes nothing.
+def load(session, dataset) -> FrozenGenerator:
+  """Makes or reads the external generator and checks it; writes nothing.
 
   Args:
-    session: the run's.
-    dataset: the data; the user's function does not get the test split.
+    session, dataset: the run's; the user's function does not get the test split.
 
   Returns:
-    A `gan_training.FrozenGenerator`, the same on every process.
+    The same on every process.
 
   Raises:
-    ConfigError: if it is not what it should be, or is foreign and that is not allowed.
-    CheckpointError: if it draws other images than what the run began with.
+    ConfigError: if it cannot be drawn from, or is foreign and that is not allowed.
+    CheckpointError: if it is not the one that the run began with.
   """
   began, named = time.perf_counter(), session.config.sampler.generator
-  generator = _on_all(named, lambda: _make(named, dataset))
+  generator = _make_on_all(named, dataset)
   foreign = generator.trained_on != dataset.fingerprint
   if foreign and not session.config.sampler.allow_foreign:
-    saw = 'does not say which images it saw'
-    if generator.trained_on:
-      saw = f'saw other images ({generator.trained_on}) than the run trains on'
     raise ConfigError(
-      f'sampler.generator={named!r} {saw}, and may have seen some of the test split; '
-      f'set its trained_on to {dataset.fingerprint!r} if it saw these only, or '
-      '--config.sampler.allow_foreign=True to go on, which the report then says.'
+      f'sampler.generator={named!r} has trained_on={generator.trained_on!r} and may have '
+      'seen some of the test split; if it saw only the training images of this run, set '
+      f'trained_on to {dataset.fingerprint!r}, or else give '
+      '--config.sampler.allow_foreign=True, which the report will mention.'
     )
-  return gan_training.FrozenGenerator(
-    sampling.for_candidates(_bounded(generator.sample)),
-    session.layout.place(_variables(session, generator, dataset)),
+  clipped = lambda *inputs: jnp.clip(generator.sample(*inputs), -1, 1)
+  sample = lambda *inputs: jax.lax.stop_gradient(clipped(*inputs))
+  return FrozenGenerator(
+    sampling.for_candidates(sample),
+    session.layout.place(_variables(session, generator, sample, dataset)),
     directory=session.path('gan'),
     info={
       'fingerprint': dataset.fingerprint,
@@ -75,99 +77,82 @@ def load(session, dataset):
   )
 
 
-def obtain(session, dataset):
-  """Like `load`; and writes gan/own.npz, result.json and samples.png when it is new."""
-  generator, path = load(session, dataset), session.path('gan', 'result.json')
-  before = read_result(path)
-  if before and session.path('gan', 'own.npz').exists():
-    # The seconds are those of the first time.
-    info = generator.info | {'train_seconds': before.get('train_seconds', 0.0)}
-    return gan_training.FrozenGenerator(
-      generator.sample, generator.variables, info=info, directory=generator.directory
-    )
+def load_and_keep(session, dataset) -> FrozenGenerator:
+  """Like `load`, and the first time writes own.npz, result.json, samples.png."""
+  generator, path = load(session, dataset), session.path('gan', 'own.npz')
+  before = read_result(path.with_name('result.json'))
+  if before and path.exists():
+    seconds = {'train_seconds': before.get('train_seconds', 0.0)}  # of the first time
+    return dataclasses.replace(generator, info=generator.info | seconds)
 
   def write():
     variables = jax.device_get(generator.variables)
     drawn = _draw(generator.sample, variables, dataset, 8)
-    content = io.BytesIO()
     leaves = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(variables))}
+    content = io.BytesIO()
     np.savez(content, **leaves, drawn=drawn[:, 0])
-    loop.write_atomically(session.path('gan', 'own.npz'), content.getvalue())
-    panels = {
-      'real': gan_training.real_examples(dataset, 8),
-      'generated': np.asarray(to_pixels(drawn)),
-    }
-    picture = figures.grid(dataset.class_names, panels)
-    loop.write_atomically(session.path('gan', 'samples.png'), picture)
-    loop.write_atomically(path, json.dumps(generator.info, indent=1))
+    loop.write_atomically(path, content.getvalue())
+    picture = samples.next_to_real(dataset, {'generated': np.asarray(to_pixels(drawn))})
+    loop.write_atomically(path.with_name('samples.png'), picture)
+    content = json.dumps(generator.info, indent=1)
+    loop.write_atomically(path.with_name('result.json'), content)
 
-  gan_training.finish_on_all(write)
+  on_first_process(write)
   return generator
 
 
-def _on_all(named, make):
-  """What a function of the user's gives, or an error on every process if one had it."""
-  result = error = None
+def _make_on_all(named, dataset):
+  """The user's `Generator`; an error on one process is one on all."""
+  generator = error = None
   try:
-    result = make()
+    generator = _make(named, dataset)
   except ConfigError as caught:
     error = caught
   worked = multihost_utils.process_allgather(np.int32(error is None))
   if error or not np.all(worked):
     raise error or ConfigError(f'sampler.generator={named!r} failed on another process.')
-  return result
+  return generator
 
 
 def _make(named, dataset):
-  """The user's `Generator`, made once for the same images, and checked."""
-  found = _import(named)
-  if not isinstance(found, generator_lib.Generator):
-    found = _call(found, named, _Once(dataset))
-  _check(found, named, dataset)
-  return found
-
-
-class _Once:
-  """A dataset as the user's function gets it, equal to another of the same images."""
-
-  def __init__(self, dataset):
-    nothing = dataset.test.rows(slice(0, 0))
-    self.dataset = dataclasses.replace(dataset, test=nothing, held_out_real=None)
-
-  def __hash__(self):
-    return hash(self.dataset.fingerprint)
-
-  def __eq__(self, other):
-    return self.dataset.fingerprint == other.dataset.fingerprint
-
-
-def _import(named):
-  """The object that 'module:name' names; the working directory is looked in, too."""
   module, _, name = named.partition(':')
   if os.getcwd() not in map(os.path.abspath, sys.path):
     sys.path.append(os.getcwd())
   try:
-    return getattr(importlib.import_module(module), name)
-  except Exception as error:  # of the user's own code, of any kind
+    generator = getattr(importlib.import_module(module), name)
+  except Exception as error:  # any, from the user's code
     raise ConfigError(
       f'sampler.generator={named!r} cannot be imported ({_reason(error)}); name a module '
       'that Python finds from here, and something in it.'
     ) from error
+  if not isinstance(generator, Generator):
+    empty = dataset.test.rows(slice(0, 0))
+    visible = dataclasses.replace(dataset, test=empty, held_out_real=None)
+    generator = _call(generator, named, _Cached(dataset.fingerprint, visible))
+  _check(generator, named, dataset)
+  return generator
 
 
-@functools.lru_cache(maxsize=8)  # of the seeds of an ablation, whose cells share it
-def _call(make, named, once):
-  """What the user's function makes of the dataset."""
+@dataclasses.dataclass(frozen=True)
+class _Cached:
+  """A dataset by its fingerprint, so that runs on the same images share a generator."""
+
+  fingerprint: str
+  dataset: Dataset = dataclasses.field(compare=False)
+
+
+@functools.lru_cache(maxsize=8)  # the seeds of an ablation
+def _call(make, named, cached):
   try:
-    made = make(once.dataset)
-  except Exception as error:  # of the user's own code, of any kind
+    generator = make(cached.dataset)
+  except Exception as error:  # any, from the user's code
     raise ConfigError(f'sampler.generator={named!r} failed: {_reason(error)}.') from error
-  if not isinstance(made, generator_lib.Generator):
+  if not isinstance(generator, Generator):
     raise ConfigError(
       f'sampler.generator={named!r} must be a gan_aug_jax.Generator, or a function of '
-      f'the dataset that returns one; it gave {type(made).__name__}.'
+      f'the dataset that returns one; it returned {type(generator).__name__}.'
     )
-  return made
+  return generator
 
 
 def _reason(error):
@@ -176,7 +161,7 @@ def _reason(error):
 
 
 def _check(generator, named, dataset):
-  """Draws an image of each class; see `load`."""
+  """Checks shapes and classes, and the values of one image of each class."""
   shape, names = tuple(generator.image_shape), tuple(generator.class_names)
   numbers = tuple(map(str, range(dataset.num_classes)))
   if shape != dataset.image_shape or names not in (dataset.class_names, numbers):
@@ -190,63 +175,54 @@ def _check(generator, named, dataset):
   largest = float(np.max(np.abs(images)))
   if not largest <= 1.01:  # nor is NaN
     raise ConfigError(
-      f'sampler.generator={named!r} draws values up to {largest:.3g} in size; images '
-      'must be in [-1, 1].'
+      f'sampler.generator={named!r} draws values as large as {largest:.3g}; images must '
+      'be in [-1, 1].'
     )
 
 
 def _draw(sample, variables, dataset, count):
-  """Images [num_classes, count, H, W, C] of each class, on this process's own device."""
+  """Images [num_classes, count, H, W, C], drawn on a device of this process."""
   numbers = jnp.arange(dataset.num_classes * count)
   keys = rng.example_keys(rng.stream_key(0, 'show'), numbers)
   images = np.asarray(jax.jit(sample)(jax.device_get(variables), keys, numbers // count))
   return images.reshape(dataset.num_classes, count, *images.shape[1:])
 
 
-def _bounded(sample):
-  """Keeps images in [-1, 1], and gradients away from the generator."""
-
-  def bounded(variables, keys, labels):
-    return jax.lax.stop_gradient(jnp.clip(sample(variables, keys, labels), -1, 1))
-
-  return bounded
-
-
-def _variables(session, generator, dataset):
-  """The variables that the run began with, or those that were made; on the host."""
-  leaves, structure = jax.tree.flatten(jax.device_get(generator.variables))
-  leaves = [np.asarray(leaf) for leaf in leaves]
+def _variables(session, generator, sample, dataset):
+  """The variables that the run began with, or else the generator's; on the host."""
+  variables = jax.tree.map(np.asarray, jax.device_get(generator.variables))
   path = session.path('gan', 'own.npz')
   if path.exists():
-    leaves, drawn = _read(path, leaves)
-    variables = jax.tree.unflatten(structure, leaves)
-    # As it was written: the first of eight.
-    now = _draw(_bounded(generator.sample), variables, dataset, 8)[:, 0]
+    variables, drawn = _read(path, variables)
+    # As when it was written: the first of eight.
+    now = _draw(sample, variables, dataset, 8)[:, 0]
     if drawn.shape != now.shape or np.max(np.abs(drawn - now)) > _TOLERANCE:
-      _refuse(path)
+      raise _another(path)
   if jax.process_count() > 1:
-    leaves = multihost_utils.broadcast_one_to_all(leaves)
-  return jax.tree.unflatten(structure, leaves)
+    variables = multihost_utils.broadcast_one_to_all(variables)
+  return variables
 
 
 def _read(path, like):
-  """The leaves and the images of own.npz; leaves must be of the shapes of `like`."""
+  """The variables, of the shapes of `like`, and the images in own.npz."""
   try:
     saved = loop.read_arrays(path)
   except (OSError, ValueError):
     raise CheckpointError(
       f'{str(path)!r} is damaged; move {str(path.parent)!r} away and run again.'
     ) from None
-  found = [saved.get(str(i)) for i in range(len(like))]
-  same = [x is not None and x.shape == y.shape for x, y in zip(found, like, strict=True)]
-  if len(saved) != len(like) + 1 or 'drawn' not in saved or not all(same):
-    _refuse(path)
+  leaves, structure = jax.tree.flatten(like)
+  shapes = {str(i): leaf.shape for i, leaf in enumerate(leaves)}
+  drawn = saved.pop('drawn', None)
+  if drawn is None or {name: x.shape for name, x in saved.items()} != shapes:
+    raise _another(path)
   # NumPy writes types that it does not know, such as bfloat16, as bytes.
-  return [x.view(y.dtype) for x, y in zip(found, like, strict=True)], saved['drawn']
+  leaves = [saved[str(i)].view(leaf.dtype) for i, leaf in enumerate(leaves)]
+  return jax.tree.unflatten(structure, leaves), drawn
 
 
-def _refuse(path):
-  raise CheckpointError(
-    f'The run drew from another generator of your own, see {str(path)!r}: its code or '
-    'the shapes of its variables are others now; give another --workdir.'
+def _another(path):
+  return CheckpointError(
+    f'The run began with another external generator (see {str(path)!r}): its code or the '
+    'shapes of its variables have changed since; give another --workdir.'
   )

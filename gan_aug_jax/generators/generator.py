@@ -1,6 +1,6 @@
 """A frozen class-conditional generator: a pure function and its variables."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 
@@ -19,9 +19,9 @@ class Generator:
 
   Attributes:
     sample: `(variables, keys [B], labels [B]) -> images [B, H, W, C]`, float in [-1, 1]:
-      a pure function whose image i hangs on key i and label i alone.
-    variables: pytree of arrays, an argument of `sample` so that it is no constant in a
-      program.
+      a pure function whose image i depends on key i and label i alone.
+    variables: pytree of arrays. `sample` takes them as an argument so that they are no
+      constant in a compiled program.
     image_shape: (H, W, C).
     class_names: one a class; label i is the i-th.
     trained_on: `fingerprint` of the training images that it saw; '' where unknown.
@@ -36,48 +36,46 @@ class Generator:
   name: str = 'generator'
 
   @property
-  def num_classes(self):
+  def num_classes(self) -> int:
     return len(self.class_names)
 
 
 def from_function(
-  sample,
-  variables,
+  sample: Callable,
+  variables: Any,
   *,
-  image_shape,
-  num_classes,
-  class_names=None,
-  trained_on='',
-  name='generator',
-):
+  image_shape: tuple[int, int, int],
+  num_classes: int,
+  class_names: Sequence[str] | None = None,
+  trained_on: str = '',
+  name: str = 'generator',
+) -> Generator:
   """Makes a `Generator` of any function of one key and a batch of labels.
 
-  The function is mapped over examples, a key and a batch of one each, so that an image
-  belongs to its example and not to the device or batch that it is drawn in. A network
-  must so be in inference mode: one image has no batch statistics.
+  The function is mapped over examples, each with a key and a batch of one label, so that
+  an image depends on its example and not on the device or batch that it is drawn in. A
+  network must therefore be in inference mode: one image has no batch statistics.
 
   Args:
     sample: `(variables, key, labels int32 [B]) -> images [B, H, W, C]`, float in [-1, 1];
       pure, `key` being a typed key.
     variables: pytree of arrays.
-    image_shape: (H, W, C).
+    image_shape, class_names, trained_on, name: see `Generator`; without class names, the
+      classes are called by their numbers.
     num_classes: number of classes.
-    class_names: one a class; None for their numbers.
-    trained_on: `fingerprint` of the training images that it saw; '' where unknown.
-    name: what messages call it.
 
   Returns:
     A `Generator`. Its `sample` also takes keys [B, m], for m images of each label, and
     carries no gradient.
 
   Raises:
-    ConfigError: if the function fails or returns something else, or if there is not a
-      name for each class.
+    ConfigError: if the function fails or returns something else, or if the number of
+      class names is not `num_classes`.
   """
   names = tuple(map(str, range(num_classes) if class_names is None else class_names))
   if len(names) != num_classes:
     raise ConfigError(
-      f'Generator {name!r} has num_classes={num_classes} and {len(names)} class_names; '
+      f'Generator {name!r} has num_classes={num_classes} but {len(names)} class_names; '
       'give one a class.'
     )
 
@@ -90,14 +88,14 @@ def from_function(
   return generator
 
 
-def check_sample(generator):
-  """Traces a draw of two images; see `from_function`."""
+def check_sample(generator: Generator) -> None:
+  """Traces a draw of two images, and raises the errors of `from_function`."""
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
   labels = jax.ShapeDtypeStruct((2,), jnp.int32)
   try:
     drawn = jax.eval_shape(generator.sample, generator.variables, keys, labels)
     found = f'{drawn.dtype}{list(drawn.shape)}'
-  except Exception as error:  # of the user's own code, of any kind
+  except Exception as error:  # any, from the user's code
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     raise ConfigError(
       f'Drawing from generator {generator.name!r} fails ({reason.removesuffix(".")}); '
@@ -107,27 +105,26 @@ def check_sample(generator):
   if drawn.shape != (2, *generator.image_shape) or not is_float:
     raise ConfigError(
       f'Two images of generator {generator.name!r} are {found}; they must be float '
-      f'{[2, *generator.image_shape]} as its image_shape says.'
+      f'{[2, *generator.image_shape]}, as its image_shape says.'
     )
 
 
-def fingerprint(images, labels):
+def fingerprint(images: np.ndarray, labels: np.ndarray) -> str:
   """The fingerprint of training images, for `trained_on`: hex, 16 digits.
 
   Args:
     images: uint8 [N, H, W, C], all that a generator or classifier is trained on.
-    labels: whole numbers [N].
+    labels: integers [N].
 
   Raises:
-    DataError: if they are anything else, whose hash would equal no other.
+    DataError: if they have other types or shapes, whose hash would match no other.
   """
   images, labels = np.asarray(images), np.asarray(labels)
-  is_whole = np.issubdtype(labels.dtype, np.integer)
-  if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]:
+  is_image = images.dtype == np.uint8 and images.ndim == 4
+  is_integer = np.issubdtype(labels.dtype, np.integer)
+  if not is_image or not is_integer or labels.shape != images.shape[:1]:
     raise DataError(
-      f'A fingerprint is of uint8 images [N, H, W, C] and labels [N], not of '
+      'A fingerprint needs uint8 images [N, H, W, C] and integer labels [N], not '
       f'{images.dtype}{list(images.shape)} and {labels.dtype}{list(labels.shape)}.'
     )
-  if not is_whole:
-    raise DataError(f'Labels must be whole numbers, not {labels.dtype}.')
   return splits.Split(images, labels).fingerprint

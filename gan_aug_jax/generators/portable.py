@@ -1,142 +1,70 @@
-"""A generator in files that stand by themselves, for other programs and machines.
+"""Reads the generator files that `export` writes.
 
-    NAME.safetensors  the weights, and what they are of
-    NAME.stablehlo    (seed, labels) -> images as one program, the weights inside
-    NAME.json         what both are, and their hashes
-
-Nothing of a file is believed: it may be damaged, or made to do harm. What it says of
-itself is checked against limits, the shapes of its arrays against those of the network
-that it describes, before either is built or read; and no code comes out of it.
+A file may be damaged, or made to do harm. Loading one runs no code from it, its header
+has a limit, and its arrays are read only if they have the shapes of the network that it
+describes.
 """
 
-import dataclasses
+from collections.abc import Callable
 import hashlib
 import json
-import math
 import os
 import pathlib
 
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
-import numpy as np
-import safetensors.numpy
+import safetensors
 
-import gan_aug_jax
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.generators import description as description_lib
 from gan_aug_jax.generators.generator import Generator
-from gan_aug_jax.step import rng
-from gan_aug_jax.training import loop
 
-_FORMAT = 'gan_aug_jax generator'
-_VERSION = 1
-_MOST_HEADER_BYTES = 10**7
-_TYPES = {'F32': np.dtype('<f4'), 'F64': np.dtype('<f8')}
-_PLATFORMS = ('cpu', 'cuda', 'tpu')
+FORMAT = 'gan_aug_jax generator'
+VERSION = '1'
+_MAX_HEADER_BYTES = 10**7
 
 
-def save_generator(path, description, variables):
-  """Writes NAME.safetensors, NAME.stablehlo and NAME.json.
+def content_hash(description: str, arrays: dict) -> str:
+  """The hash of a file's content, which shows damage: hex.
 
   Args:
-    path: of the first of them.
-    description: the `Description`.
-    variables: of the generator, arrays in nested dicts.
-
-  Raises:
-    CheckpointError: if it is larger than what would be loaded again, or a file cannot be
-      written.
+    description: as JSON.
+    arrays: {path: contiguous array}.
   """
-  path = pathlib.Path(path).with_suffix('.safetensors')
-  text = json.dumps(dataclasses.asdict(description))
-  try:
-    description_lib.parse(text)
-  except ValueError as error:
-    raise CheckpointError(f'This generator cannot be exported: {error}.') from None
-  flat = traverse_util.flatten_dict(jax.device_get(variables), sep='/')
-  flat = {name: np.ascontiguousarray(value) for name, value in flat.items()}
-  about = {'format': _FORMAT, 'format_version': str(_VERSION), 'description': text}
-  about |= {'sha256': _hash(text, flat), 'package_version': gan_aug_jax.__version__}
-  contents = {
-    path: safetensors.numpy.save(flat, about),
-    path.with_suffix('.stablehlo'): _compile(description, variables),
-  }
-  program = {
-    'arguments': {'seed': 'int32 []', 'labels': 'int32 [b]'},
-    'result': f'float32 [b, {", ".join(map(str, description.image_shape))}]',
-    'platforms': _PLATFORMS,
-    'jax': jax.__version__,
-  }
-  about |= {'description': dataclasses.asdict(description), 'program': program}
-  about['sha256'] = {
-    file.name: hashlib.sha256(content).hexdigest() for file, content in contents.items()
-  }
-  contents[path.with_suffix('.json')] = json.dumps(about, indent=1)
-  try:
-    for file, content in contents.items():
-      loop.write_atomically(file, content)
-  except OSError as error:
-    raise CheckpointError(
-      f'{str(path.parent)!r} cannot be written ({error.strerror}); choose another '
-      'directory.'
-    ) from None
-
-
-def _hash(text, arrays):
-  """Of a description and {path: array}, so that damage to either shows: hex."""
-  digest = hashlib.sha256(text.encode())
+  digest = hashlib.sha256(description.encode())
   for name in sorted(arrays):
     digest.update(name.encode())
     digest.update(arrays[name])
   return digest.hexdigest()
 
 
-def _compile(description, variables):
-  """The bytes of a program `(seed int32, labels int32 [b]) -> images float32`."""
-  sample, variables = description.make_sampler(), jax.device_get(variables)
-
-  def draw(seed, labels):
-    numbers = jnp.arange(labels.shape[0], dtype=jnp.int32)
-    keys = rng.example_keys(rng.stream_key(seed, 'show'), numbers)
-    return sample(variables, keys, labels).astype(jnp.float32)
-
-  seed = jax.ShapeDtypeStruct((), jnp.int32)
-  labels = jax.ShapeDtypeStruct(jax.export.symbolic_shape('b'), jnp.int32)
-  exported = jax.export.export(jax.jit(draw), platforms=_PLATFORMS)(seed, labels)
-  return bytes(exported.serialize())
-
-
-def load_generator(path, *, trained_on=None):
-  """Loads a generator that `export` wrote.
+def load_generator(
+  path: str | os.PathLike, *, trained_on: str | None = None
+) -> Generator:
+  """Loads a generator that `gan-aug-jax export` wrote.
 
   Args:
     path: of NAME.safetensors.
-    trained_on: `fingerprint` of one's own training images, to refuse a generator that was
-      trained on others and may have seen some of the test images; None asks nothing.
+    trained_on: `fingerprint` of your own training images, to refuse a generator that was
+      trained on others and may have seen some of your test images; None to accept any.
 
   Returns:
     A `Generator`, its variables on JAX's default device.
 
   Raises:
-    CheckpointError: if the file is missing, damaged, not of this format or not what it
-      says, or if the generator was trained on other images.
+    CheckpointError: if the file is missing, damaged, of another format or not what it
+      describes, or if the generator was trained on other images.
   """
   path = pathlib.Path(path)
   try:
-    with open(path, 'rb') as file:
-      header = _read_header(file)
-      text, description = _check_header(header, os.fstat(file.fileno()).st_size, file)
-      file.seek(0)
-      flat = safetensors.numpy.load(file.read())
-    if _hash(text, flat) != header['__metadata__'].get('sha256'):
-      raise ValueError('its hash is not that of its content: it is damaged')
+    description, arrays = _read_weights(path)
   except (OSError, ValueError, safetensors.SafetensorError) as error:
     raise _refusal(path, error) from error
   _check_trained_on(path, description, trained_on)
   return Generator(
     sample=description.make_sampler(),
-    variables=traverse_util.unflatten_dict(jax.tree.map(jnp.asarray, flat), sep='/'),
+    variables=traverse_util.unflatten_dict(jax.tree.map(jnp.asarray, arrays), sep='/'),
     image_shape=description.image_shape,
     class_names=description.class_names,
     trained_on=description.trained_on,
@@ -144,96 +72,66 @@ def load_generator(path, *, trained_on=None):
   )
 
 
+def _read_weights(path):
+  """The `Description` and the arrays {path: array} of NAME.safetensors."""
+  with open(path, 'rb') as file:
+    if int.from_bytes(file.read(8), 'little') > _MAX_HEADER_BYTES:
+      raise ValueError('it is no safetensors file: its header is too long')
+  # The library checks that types, shapes and offsets agree and cover the file.
+  with safetensors.safe_open(path, 'np') as file:
+    about = file.metadata() or {}
+    if about.get('format') != FORMAT:
+      raise ValueError('its header does not describe a generator')
+    if about.get('format_version') != VERSION:
+      version = str(about.get('format_version'))[:20]
+      raise ValueError(
+        f'its format is version {version}, but this package reads version {VERSION}'
+      )
+    text = about.get('description', '')
+    description = description_lib.parse(text)
+    if description.precision == 'float64' and not jax.config.jax_enable_x64:
+      raise CheckpointError(
+        "This generator computes in float64; call jax.config.update('jax_enable_x64', "
+        'True) before you load it.'
+      )
+    shapes = description.shapes()
+    if set(file.keys()) != set(shapes):
+      raise ValueError('its arrays are not those of the network that it describes')
+    for name, shape in shapes.items():
+      array = file.get_slice(name)
+      is_float = array.get_dtype() in ('F32', 'F64')
+      if tuple(array.get_shape()) != shape or not is_float:
+        raise ValueError(f'its array {name} is not that of the network that it describes')
+    arrays = {name: file.get_tensor(name) for name in shapes}
+  if content_hash(text, arrays) != about.get('sha256'):
+    raise ValueError('its hash is not that of its content: it is damaged')
+  return description, arrays
+
+
 def _refusal(path, error):
   """What is wrong with a file, as a `CheckpointError`."""
-  if isinstance(error, FileNotFoundError):
-    why = f'There is no {str(path)!r}'
-  elif isinstance(error, OSError):
-    why = f'{str(path)!r} cannot be read ({error.strerror})'
-  else:
-    why = f'{str(path)!r} is no generator that can be loaded ({error})'
-  return CheckpointError(f'{why}; gan-aug-jax export --workdir=DIR writes one.')
-
-
-def _read_header(file):
-  """The header of an open safetensors file, its JSON object.
-
-  The library reads headers of any content up to 100 MB.
-  """
-  size = os.fstat(file.fileno()).st_size
-  length = int.from_bytes(file.read(8), 'little')
-  if size < 8 or not 0 < length <= min(size - 8, _MOST_HEADER_BYTES):
-    raise ValueError('it is no safetensors file, or cut short')
-  try:
-    header = json.loads(file.read(length))
-  except (ValueError, RecursionError):
-    raise ValueError('its header is not JSON') from None
-  if not isinstance(header, dict) or not isinstance(header.get('__metadata__'), dict):
-    raise ValueError('its header says nothing of a generator')
-  return header
-
-
-def _check_header(header, size, file):
-  """Checks what a file says of itself against its arrays, none of which is read.
-
-  Args:
-    header: of `_read_header`.
-    size: of the file, in bytes.
-    file: positioned behind the header.
-
-  Returns:
-    The description as it is in the file, and as a `Description`.
-  """
-  about = header['__metadata__']
-  if about.get('format') != _FORMAT:
-    raise ValueError('its header says nothing of a generator')
-  if about.get('format_version') != str(_VERSION):
-    raise ValueError(
-      f'its format is version {str(about.get("format_version"))[:20]}, and this package '
-      f'reads version {_VERSION}'
-    )
-  text = about.get('description')
-  if not isinstance(text, str):
-    raise ValueError('it has no description')
-  description = description_lib.parse(text)
-  if description.precision == 'float64' and not jax.config.jax_enable_x64:
-    raise CheckpointError(
-      "This generator computes in float64; call jax.config.update('jax_enable_x64', "
-      'True) before it is loaded.'
-    )
-  arrays = {name: value for name, value in header.items() if name != '__metadata__'}
-  shapes = description.shapes()
-  if set(arrays) != set(shapes):
-    raise ValueError('its arrays are not those of the network that it describes')
-  total = file.tell()
-  for name, shape in shapes.items():
-    array = arrays[name] if isinstance(arrays[name], dict) else {}
-    kind = str(array.get('dtype'))
-    if array.get('shape') != list(shape) or kind not in _TYPES:
-      raise ValueError(f'its array {name} is not that of the network that it describes')
-    total += math.prod(shape) * _TYPES[kind].itemsize
-  if total != size:
-    raise ValueError('it is cut short, or longer than its arrays')
-  return text, description
+  why = error.strerror if isinstance(error, OSError) else error
+  return CheckpointError(
+    f'{str(path)!r} cannot be loaded: {why}; gan-aug-jax export --workdir=DIR writes a '
+    'generator that can.'
+  )
 
 
 def _check_trained_on(path, description, trained_on):
   if trained_on is None or description.trained_on == trained_on:
     return
-  seen = (
-    f'images {description.trained_on}' if description.trained_on else 'unknown images'
-  )
+  seen = description.trained_on or 'that it does not name'
   raise CheckpointError(
-    f'The generator in {str(path)!r} was trained on {seen}, not on {trained_on}, and may '
-    'have seen some of your test images; export one that was trained on yours, or leave '
-    'trained_on out.'
+    f'The generator in {str(path)!r} was trained on images {seen}, not on {trained_on}: '
+    'it may have seen some of your test images; export one that was trained on yours, or '
+    'leave trained_on out.'
   )
 
 
-def load_program(path, *, trained_on=None):
-  """Loads a program that `export` wrote; NAME.json must lie beside it.
+def load_program(path: str | os.PathLike, *, trained_on: str | None = None) -> Callable:
+  """Loads a program that `gan-aug-jax export` wrote; NAME.json must be in its folder.
 
-  A program is compiled and run: load only those of people whom you trust. Hashes show
+  The program is compiled and run, so load only programs of people you trust: hashes show
   damage, not who wrote a file.
 
   Args:
@@ -241,19 +139,15 @@ def load_program(path, *, trained_on=None):
     trained_on: see `load_generator`.
 
   Returns:
-    `draw(seed, labels) -> images`: seed a whole number, labels [B], images float32
-    [B, H, W, C] in [-1, 1]. Image i hangs on the seed, i and label i alone.
+    `draw(seed, labels) -> images`: seed an integer, labels [B], images float32
+    [B, H, W, C] in [-1, 1]. Image i depends on the seed, i and label i alone.
 
   Raises:
     CheckpointError: see `load_generator`.
   """
   path = pathlib.Path(path)
   try:
-    description, digest = _read_about(path)
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != digest:
-      raise ValueError('its hash is not the one beside it: it is damaged')
-    exported = _deserialize(content, description)
+    description, exported = _read_program(path)
   except (OSError, ValueError) as error:
     raise _refusal(path, error) from error
   _check_trained_on(path, description, trained_on)
@@ -261,32 +155,25 @@ def load_program(path, *, trained_on=None):
   return lambda seed, labels: call(jnp.int32(seed), jnp.asarray(labels, jnp.int32))
 
 
-def _read_about(path):
-  """The `Description` of a program and the hash that it should have."""
-  beside = path.with_suffix('.json')
+def _read_program(path):
+  """The `Description` in NAME.json and the `jax.export.Exported` in NAME.stablehlo."""
+  content, about_path = path.read_bytes(), path.with_suffix('.json')
   try:
-    with open(beside, 'rb') as file:
-      about = json.loads(file.read(_MOST_HEADER_BYTES))
-    description, digest = about['description'], about['sha256'][path.name]
+    with open(about_path, 'rb') as file:
+      about = json.loads(file.read(_MAX_HEADER_BYTES))
+    text, digest = json.dumps(about['description']), about['sha256'][path.name]
   except OSError as error:
-    raise ValueError(f'{beside.name} beside it: {error.strerror}') from None
+    raise ValueError(f'{about_path.name} next to it: {error.strerror}') from None
   except (ValueError, RecursionError, KeyError, TypeError):
-    raise ValueError(f'{beside.name} beside it is damaged') from None
-  return description_lib.parse(json.dumps(description)), digest
-
-
-def _deserialize(content, description):
+    raise ValueError(f'{about_path.name} next to it is damaged') from None
+  description = description_lib.parse(text)
+  if hashlib.sha256(content).hexdigest() != digest:
+    raise ValueError(f'its hash is not that in {about_path.name}: it is damaged')
   try:
     exported = jax.export.deserialize(bytearray(content))
-    arguments = [(x.dtype, len(x.shape)) for x in exported.in_avals]
     (images,) = exported.out_avals
   except Exception as error:  # flatbuffers and JAX raise many kinds
     raise ValueError('JAX cannot read it') from error
-  is_as_described = (
-    arguments == [(jnp.int32, 0), (jnp.int32, 1)]
-    and images.dtype == jnp.float32
-    and images.shape[1:] == description.image_shape
-  )
-  if not is_as_described:
-    raise ValueError('it is not the program that is described beside it')
-  return exported
+  if images.shape[1:] != description.image_shape:
+    raise ValueError(f'it is not the program that {about_path.name} describes')
+  return description, exported

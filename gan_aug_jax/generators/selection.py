@@ -1,12 +1,12 @@
-"""Which generators of a training are kept: the most useful one, and those asked for.
+"""Which generators of a training are kept: the most useful one, and those of given steps.
 
-The last step of a GAN is rarely its best. Every candidate's scores are recorded; the
+The last step of a GAN is rarely its best. The scores of every candidate are recorded; the
 record and what is kept are saved with the training's state, so that resuming is exact.
 """
 
 from collections.abc import Callable
 
-# What is better is greater. Among equal accuracies the one with the lower loss.
+# The better, the greater; of equal accuracies, the one with the lower loss is better.
 _RANKS = {
   'cas': lambda scores: (scores['cas'], -scores['cas_loss']),
   'frechet': lambda scores: (-scores['frechet'],),
@@ -18,8 +18,8 @@ class Selection:
   """The candidates of one training.
 
   Attributes:
-    history: a dict a candidate, 'step' and its scores.
-    kept: {name: variables}, 'chosen' and 'stepN' for the steps asked for.
+    history: one dict a candidate, with its 'step' and scores.
+    kept: {name: variables}, 'chosen' and 'stepN' for the given steps.
   """
 
   def __init__(self, by: str, freeze: Callable, score: Callable, steps=()):
@@ -29,13 +29,13 @@ class Selection:
       by: 'cas', 'frechet' or 'last'.
       freeze: `state -> variables` of a frozen generator.
       score: `(step, variables) -> {name: float}`.
-      steps: whose generators are kept whatever their scores.
+      steps: whose generators are kept regardless of their scores.
     """
     self._rank, self._freeze, self._score = _RANKS[by], freeze, score
     self._steps, self.history, self.kept = frozenset(steps), [], {}
 
   def consider(self, step, state):
-    """Scores the generator of a state; keeps it if it is the best yet, or asked for."""
+    """Scores a generator; keeps it if it is the best so far, or of a given step."""
     variables = self._freeze(state)
     scores = self._score(step, variables)
     self.history.append({'step': step, **scores})
@@ -46,9 +46,9 @@ class Selection:
     return scores
 
   @property
-  def chosen(self):
+  def chosen(self) -> dict:
     """The entry of the history that ranks highest, the earliest of equals."""
-    if len(self.history) == 1:  # which may be without a score
+    if len(self.history) == 1:  # it may have no scores
       return self.history[0]
     return max(self.history, key=self._rank)
 

@@ -1,328 +1,203 @@
-"""What the augmented arms of a run draw from, as the config's policies say.
+"""What the augmented arms of a run draw from, under the config's policies.
 
-Gathers what is frozen (generator, discriminator, teacher, or images drawn beforehand) and
-the function that makes synthetic images of it inside the step.
+A source is known before anything is trained: its functions, and the shapes of the
+variables that they take, so that the arms' steps can be compiled meanwhile. The variables
+are loaded once the GAN is trained.
 """
 
-import bisect
 from collections.abc import Callable
 import dataclasses
 import functools
-import hashlib
-import io
-import json
-import math
 import time
 
 import jax
-from jax.experimental import multihost_utils
 import numpy as np
 
 from gan_aug_jax import config as config_lib
-from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.evaluation import probe
-from gan_aug_jax.evaluation.image_sampler import ImageSampler
-from gan_aug_jax.generators import gan_training
+from gan_aug_jax.generators import build, offline
 from gan_aug_jax.step import mixing, sampling, synthesis
-from gan_aug_jax.training import loop, signals
+from gan_aug_jax.training import signals
 from gan_aug_jax.training.workdir import describe_data
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-  """What is drawn from: pure functions, and the shapes of the variables that they take.
+class SyntheticSource:
+  """Pure functions to draw with, and the shapes of the variables that they take.
 
   Attributes:
     sample: `(variables, keys [B, m], labels [B]) -> images`.
-    teacher: `(variables, images) -> logits`, or None.
-    judge: see `sampling.make_judge`, or None.
-    shapes: of the variables by name, 'generator' and what the policies ask beside it.
+    teacher: `(variables, images) -> logits`; None where no policy uses one.
+    discriminator: see `sampling.make_judge`; None where no policy uses it.
+    shapes: of the variables of each: 'generator', 'teacher', 'discriminator'.
   """
 
   sample: Callable
-  teacher: Callable | None
-  judge: Callable | None
-  shapes: dict
+  teacher: Callable | None = None
+  discriminator: Callable | None = None
+  shapes: dict = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
-  """The variables of a `Source`.
+class SourceVariables:
+  """The variables of a `SyntheticSource`.
 
   Attributes:
-    frozen: by name, placed.
-    info: what was prepared, and in how many seconds.
+    frozen: by name, as in its `shapes`; placed.
+    info: what was loaded or trained, and in how many seconds; for result.json.
   """
 
-  frozen: dict
-  info: dict
+  frozen: dict = dataclasses.field(default_factory=dict)
+  info: dict = dataclasses.field(default_factory=dict)
 
 
-NOTHING = Prepared({}, {})  # of an arm that draws nothing
-
-
-def make_source(session, dataset, generator=None):
-  """Returns the `Source` of the config's policies; trains and reads nothing.
+def build_source(session, dataset, generator=None) -> SyntheticSource:
+  """Builds the source that the config describes; trains and reads nothing.
 
   Args:
-    session: the run's.
-    dataset: the data.
-    generator: a `FrozenGenerator`, where the user's own takes the GAN's place: before it
-      is made, nobody knows what it takes.
+    session, dataset: the run's.
+    generator: the `FrozenGenerator` of an external one, whose variables' shapes are known
+      only when it is made; None for the GAN's.
   """
-  config, keep = session.config, _filter(session.config)
-  sample, shapes = _sample_of(session, dataset, generator)
+  config, info = session.config, describe_data(dataset)
+  sample, shapes = _build_sample(session, dataset, generator)
   if count := config.sampler.offline:
     sample = sampling.make_pool_sampler()
     shapes = _shapes_of_images(dataset, count * dataset.num_classes)
-  shapes = {'generator': shapes}
-  teacher = judge = None
-  info, num_members = describe_data(dataset), len(config_lib.members_of(config))
-  if _asks_discriminator(config):
-    judge = gan_training.make_judge(session, info, num_members)
-    shapes['discriminator'] = gan_training.shapes_of(session, info)['discriminator']
-  if _asks_teacher(config, keep):
+  shapes, teacher, discriminator = {'generator': shapes}, None, None
+  if _uses_discriminator(config):
+    number = len(config_lib.members_of(config))
+    discriminator = build.make_discriminator_logits(session, info, number)
+    networks = build.network_shapes(session, info, number)
+    shapes['discriminator'] = networks['discriminator']
+  if _uses_teacher(config):
     model = probe.build_probe(session, dataset.num_classes)
     teacher = functools.partial(_logits, model)
     shapes['teacher'] = probe.shapes_of(model, dataset.image_shape)
-  return Source(sample, teacher, judge, session.layout.shapes(shapes))
+  return SyntheticSource(sample, teacher, discriminator, session.layout.shapes(shapes))
 
 
-def _asks_discriminator(config):
+def _filter(config):
+  sampler = config.sampler
+  return synthesis.Filter(sampler.candidates, sampler.score, sampler.min_confidence)
+
+
+def _uses_discriminator(config):
   keep = _filter(config)
   return keep.looks and keep.score == 'discriminator'
 
 
-def _asks_teacher(config, keep):
-  return config.sampler.labels == 'teacher' or keep.asks_teacher
-
-
-def prepare(session, dataset, generator):
-  """Trains or reads what the policies ask for.
-
-  Args:
-    session: the run's.
-    dataset: the data; its test split is not read.
-    generator: a `FrozenGenerator`; None where the config needs none.
-
-  Returns:
-    The `Prepared`.
-  """
-  # Of several processes all stop, or none does.
-  with signals.deferred() as stopped:
-    prepared = _prepare(session, dataset, generator)
-    if caught := stopped(True):
-      raise signals.Interrupted(
-        f'Stopped by {caught} before an arm; run the same command to go on.'
-      )
-  return prepared
-
-
-def _prepare(session, dataset, generator):
-  began, config = time.perf_counter(), session.config
-  info = {'shows': config.sampler.source}
-  directory = generator.directory if generator else session.path('gan')
-  variables = _variables_of(session, dataset, generator)
-  if count := config.sampler.offline:
-    sample, _ = _sample_of(session, dataset, generator)
-    depends = {**_latents_of(config), 'count': count, 'source': config.sampler.source}
-    images = _offline(session, dataset, variables, sample, depends, directory)
-    images = images.reshape(-1, *dataset.image_shape)
-    labels = np.repeat(np.arange(dataset.num_classes), count)
-    grouped = sampling.group_by_class(images, labels, dataset.num_classes)
-    variables, info['offline'] = session.layout.place(grouped), count
-  frozen = {'generator': variables}
-  if _asks_discriminator(config):
-    frozen['discriminator'] = generator.discriminator
-  if _asks_teacher(config, _filter(config)):
-    found = probe.train_extractor(
-      session,
-      dataset,
-      dataset.val,
-      num_steps=config.sampler.teacher_steps,
-      directory=directory / 'teacher',
-    )
-    frozen['teacher'] = found.variables
-    info |= {'teacher_hash': found.hash, 'teacher_val_accuracy': found.accuracy}
-  info['seconds'] = time.perf_counter() - began
-  return Prepared(frozen, info)
-
-
-def _sample_of(session, dataset, generator):
-  """The `sample` of generated images, or of what takes their place, and the shapes of its
-  variables.
-  """
-  config = session.config
-  source, num_classes = config.sampler.source, dataset.num_classes
-  if source == 'noise':
-    return sampling.make_noise_sampler(dataset.image_shape), {}
-  if source in config_lib.BOUNDS:
-    shapes = _shapes_of_images(dataset, len(_real_images(dataset, source)))
-    return sampling.make_pool_sampler(), shapes
-  if config.sampler.generator:  # whose latents are its own affair
-    sample, shapes = generator.sample, generator.variables
-  else:
-    info, num_members = describe_data(dataset), len(config_lib.members_of(config))
-    sample = gan_training.make_sampler(session, info, num_members, **_latents_of(config))
-    shapes = gan_training.shapes_of(session, info)['generator']
-  if source == 'mislabelled':
-    sample = sampling.mislabel(sample, num_classes)
-  return sample, shapes
-
-
-def _variables_of(session, dataset, generator):
-  """The variables of `_sample_of`, placed."""
-  source = session.config.sampler.source
-  if source == 'noise':
-    return {}
-  if source in config_lib.BOUNDS:
-    split = _real_images(dataset, source)
-    images = sampling.group_by_class(split.images, split.labels, dataset.num_classes)
-    return session.layout.place(images)
-  return generator.variables
-
-
-def _real_images(dataset, source):
-  return dataset.train if source == 'replayed' else dataset.held_out_real
-
-
-def _shapes_of_images(dataset, count):
-  """The shapes of what `sampling.group_by_class` gives of that many images."""
-  per_class = jax.ShapeDtypeStruct((dataset.num_classes,), np.int32)
-  images = jax.ShapeDtypeStruct((count, *dataset.image_shape), np.uint8)
-  return {'images': images, 'first': per_class, 'count': per_class}
-
-
-def _latents_of(config):
-  fields = config.sampler
-  return {
-    'std': fields.latent_std,
-    'truncation': fields.truncation,
-    'interpolation': fields.interpolation,
-  }
-
-
-def _filter(config):
-  return synthesis.Filter(
-    config.sampler.candidates, config.sampler.score, config.sampler.min_confidence
-  )
+def _uses_teacher(config):
+  return config.sampler.labels == 'teacher' or _filter(config).asks_teacher
 
 
 def _logits(model, variables, images):
   return model.apply(variables, images, train=False)
 
 
-def _offline(session, dataset, variables, sample, depends, directory):
-  """Images drawn once and kept in gan/: uint8 [num_classes, count, H, W, C].
+def _build_sample(session, dataset, generator):
+  """The `sample` that draws fresh images, and the shapes of its variables."""
+  config = session.config
+  if config.sampler.source == 'noise':
+    return sampling.make_noise_sampler(dataset.image_shape), {}
+  if (real := _real_images(config, dataset)) is not None:
+    return sampling.make_pool_sampler(), _shapes_of_images(dataset, len(real))
+  if config.sampler.generator:
+    sample, shapes = generator.sample, generator.variables
+  else:
+    info, number = describe_data(dataset), len(config_lib.members_of(config))
+    options = build.latent_options(config)
+    sample = build.make_sampler(session, info, number, **options)
+    shapes = build.network_shapes(session, info, number)['generator']
+  if config.sampler.source == 'mislabelled':
+    sample = sampling.mislabel(sample, dataset.num_classes)
+  return sample, shapes
+
+
+def _real_images(config, dataset):
+  """The real images of a bound, which are shown in the generator's place; or None."""
+  bounds = {'replayed': dataset.train, 'unseen': dataset.held_out_real}
+  return bounds.get(config.sampler.source)
+
+
+def _shapes_of_images(dataset, count):
+  """The shapes that `sampling.group_by_class` gives for `count` images."""
+  per_class = jax.ShapeDtypeStruct((dataset.num_classes,), np.int32)
+  images = jax.ShapeDtypeStruct((count, *dataset.image_shape), np.uint8)
+  return {'images': images, 'first': per_class, 'count': per_class}
+
+
+def load_variables(session, dataset, generator) -> SourceVariables:
+  """Loads the variables of `build_source`; trains the teacher or draws images first.
 
   Args:
-    session: the run's.
-    dataset: the data.
-    variables: of what they are drawn from.
-    sample: of it.
-    depends: what the draw hangs on beside these, 'count' images a class included.
-    directory: to keep them in.
-  """
-  seed = config_lib.seed_of(session.config, 'classifier') ^ 2**29
-  digest = hashlib.sha256(json.dumps({**depends, 'seed': seed}).encode())
-  for leaf in jax.tree.leaves(jax.device_get(variables)):
-    digest.update(np.ascontiguousarray(leaf))
-  path = directory / f'offline-{digest.hexdigest()[:16]}.npz'
-  shape = (dataset.num_classes, depends['count'], *dataset.image_shape)
-  images = _read_images(path, shape)
-  # All processes draw them or none does.
-  if not np.all(multihost_utils.process_allgather(np.int32(images is not None))):
-    draw = ImageSampler(session, sample, dataset.num_classes)
-    images = draw.by_class(variables, depends['count'], seed)
-    if jax.process_index() == 0:
-      content = io.BytesIO()
-      np.savez_compressed(content, images=images)
-      loop.write_atomically(path, content.getvalue())
-  return images
-
-
-def _read_images(path, shape):
-  """The images in a file, or None where it is missing, damaged or of another shape."""
-  try:
-    images = loop.read_arrays(path, math.prod(shape) + 2**16)['images']
-  except (OSError, ValueError, KeyError):
-    return None
-  return images if images.shape == shape and images.dtype == np.uint8 else None
-
-
-def make_plan(config, num_steps, *, synthetic):
-  """The `BatchPlan` of an arm, and the ramp of a synthetic example's weight.
-
-  Args:
-    config: the config.
-    num_steps: of the training.
-    synthetic: whether the arm draws any.
-
-  Returns:
-    `(plan, weight)`, `weight(step)` being a number.
+    session, dataset: the run's; the test split is not read.
+    generator: the `FrozenGenerator`; None where the config needs none.
 
   Raises:
-    ConfigError: if the schedule leaves no step with synthetic images.
+    signals.Interrupted: after that, if a signal came meanwhile.
   """
-  mix = config.mix
-  ramp = functools.partial(
-    mixing.make_ramp, num_steps=num_steps, warmup=mix.warmup, off=mix.off
-  )
-  scheduled = mix.ratio_schedule != 'constant' or mix.warmup or mix.off
-  plan = mixing.plan_batch(
-    config.classifier.batch_size,
-    ratio=mix.ratio if synthetic else 0.0,
-    mode=mix.mode,
-    ramp=ramp(mix.ratio_schedule) if scheduled else None,
-  )
-  if plan.rises and plan.rises[0] >= plan.stop:
-    raise ConfigError(
-      f'mix.warmup={mix.warmup} and mix.off={mix.off} of {num_steps} steps leave no step '
-      'with synthetic images; lower them.'
-    )
-  if mix.weight_schedule == 'constant':
-    return plan, lambda step: mix.weight
-  rising = ramp(mix.weight_schedule)
-  return plan, lambda step: mix.weight * rising(step)
+  began, config = time.perf_counter(), session.config
+  directory = generator.directory if generator else session.path('gan')
+  info = {'shows': config.sampler.source}
+  with signals.deferred() as stopped:
+    frozen = {'generator': _load_images(session, dataset, generator, directory)}
+    if config.sampler.offline:
+      info['offline'] = config.sampler.offline
+    if _uses_discriminator(config):
+      frozen['discriminator'] = generator.discriminator
+    if _uses_teacher(config):
+      teacher = probe.train_extractor(
+        session,
+        dataset,
+        dataset.val,
+        num_steps=config.sampler.teacher_steps,
+        directory=directory / 'teacher',
+      )
+      frozen['teacher'] = teacher.variables
+      info |= {'teacher_hash': teacher.hash, 'teacher_val_accuracy': teacher.accuracy}
+    # Of several processes all stop, or none does.
+    if caught := stopped(True):
+      raise signals.Interrupted(
+        f'Stopped by {caught} before an arm; run the same command to go on.'
+      )
+  return SourceVariables(frozen, info | {'seconds': time.perf_counter() - began})
 
 
-def num_steps_of_arm(config, num_examples, *, synthetic):
-  """Steps of an arm: the config's, or as many as show as many real examples.
+def _load_images(session, dataset, generator, directory):
+  """The variables of the source's `sample`, placed."""
+  config, num_classes = session.config, dataset.num_classes
+
+  def place(images, labels):
+    grouped = sampling.group_by_class(images, labels, num_classes)
+    return session.layout.place(grouped)
+
+  if (real := _real_images(config, dataset)) is not None:
+    variables = place(real.images, real.labels)
+  else:
+    variables = {} if config.sampler.source == 'noise' else generator.variables
+  if count := config.sampler.offline:
+    sample, _ = _build_sample(session, dataset, generator)
+    images = offline.draw_once(session, dataset, sample, variables, directory)
+    labels = np.repeat(np.arange(num_classes), count)
+    variables = place(images.reshape(-1, *dataset.image_shape), labels)
+  return variables
+
+
+def make_synthesize(session, dataset, source, *, plan, model) -> Callable:
+  """Returns the `synthesize` of an arm, see `synthesis.make_synthesize`.
 
   Args:
-    config: the config.
-    num_examples: of the training set.
-    synthetic: whether the arm draws any.
-  """
-  base = config_lib.num_steps_of(config, 'classifier', num_examples)
-  if not (synthetic and config.classifier.budget == 'exposure'):
-    return base
-  batch_size = config.classifier.batch_size
-
-  def shows_enough(num_steps):
-    plan, _ = make_plan(config, num_steps, synthetic=True)
-    return int(plan.real_before(num_steps)) >= base * batch_size
-
-  # Each step shows at least one.
-  return base + bisect.bisect_left(range(base, base * batch_size), True, key=shows_enough)
-
-
-def make_synthesize(session, dataset, source, plan, model):
-  """Returns the arm's `synthesize`, see `synthesis`.
-
-  Args:
-    session: the run's.
-    dataset: the data.
-    source: the `Source`.
-    plan: the `BatchPlan`.
-    model: the classifier.
+    session, dataset: the run's.
+    source: the `SyntheticSource`.
+    plan: the arm's `BatchPlan`.
+    model: the classifier, a linen module.
   """
   config = session.config.sampler
+  distribution = lambda state: None
   if config.classes == 'feedback':
     distribution = lambda state: mixing.feedback_distribution(state.policy['class_loss'])
-  elif config.classes == 'uniform':
-    distribution = lambda state: None
-  else:
+  elif config.classes != 'uniform':
     counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
     shares = mixing.class_distribution(config.classes, counts, plan)
     distribution = lambda state: shares
@@ -335,7 +210,7 @@ def make_synthesize(session, dataset, source, plan, model):
     labels=config.labels,
     smoothing=config.smoothing,
     teacher=source.teacher,
-    judge=source.judge,
+    judge=source.discriminator,
     classifier=functools.partial(_logits, model),
   )
   if config.refresh_every > 1:
@@ -343,7 +218,7 @@ def make_synthesize(session, dataset, source, plan, model):
   return synthesize
 
 
-def memory_of(config):
-  """What the state of an augmented arm gathers, see `ClassifierState.policy`."""
+def memory_of(config) -> tuple[str, ...]:
+  """The names of what an augmented arm's state gathers, see `ClassifierState.policy`."""
   names = ('asked', 'accepted') if config.sampler.min_confidence else ()
   return names + (('class_loss',) if config.sampler.classes == 'feedback' else ())

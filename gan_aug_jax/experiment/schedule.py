@@ -1,0 +1,75 @@
+"""How many steps an arm takes, and how many synthetic images are in each."""
+
+import bisect
+from collections.abc import Callable
+
+from gan_aug_jax import config as config_lib
+from gan_aug_jax.errors import ConfigError
+from gan_aug_jax.step import mixing
+
+
+def plan_batches(config, num_steps: int, *, synthetic: bool) -> mixing.BatchPlan:
+  """Plans the batches of an arm.
+
+  Args:
+    config: the run's.
+    num_steps: of the training.
+    synthetic: whether the arm draws synthetic images.
+
+  Raises:
+    ConfigError: if the schedule leaves no step with synthetic images.
+  """
+  mix = config.mix
+  scheduled = mix.ratio_schedule != 'constant' or mix.warmup or mix.off
+  plan = mixing.plan_batch(
+    config.classifier.batch_size,
+    ratio=mix.ratio if synthetic else 0.0,
+    mode=mix.mode,
+    ramp=_make_ramp(config, mix.ratio_schedule, num_steps) if scheduled else None,
+  )
+  if plan.rises and plan.rises[0] >= plan.stop:
+    raise ConfigError(
+      f'mix.warmup={mix.warmup} and mix.off={mix.off} of {num_steps} steps leave no step '
+      'with synthetic images; lower them.'
+    )
+  return plan
+
+
+def make_weight(config, num_steps: int) -> Callable:
+  """Returns `weight(step) -> float`, the weight of a synthetic example in the loss.
+
+  Args:
+    config: the run's.
+    num_steps: of the training.
+  """
+  mix = config.mix
+  if mix.weight_schedule == 'constant':
+    return lambda step: mix.weight
+  ramp = _make_ramp(config, mix.weight_schedule, num_steps)
+  return lambda step: mix.weight * ramp(step)
+
+
+def _make_ramp(config, shape, num_steps):
+  mix = config.mix
+  return mixing.make_ramp(shape, num_steps, warmup=mix.warmup, off=mix.off)
+
+
+def num_steps_of_arm(config, num_examples: int, *, synthetic: bool) -> int:
+  """The steps of an arm: the config's, or enough to show as many real examples.
+
+  Args:
+    config: the run's.
+    num_examples: of the training set.
+    synthetic: whether the arm draws synthetic images.
+  """
+  base = config_lib.num_steps_of(config, 'classifier', num_examples)
+  if not (synthetic and config.classifier.budget == 'exposure'):
+    return base
+  batch_size = config.classifier.batch_size
+
+  def shows_enough(num_steps):
+    plan = plan_batches(config, num_steps, synthetic=True)
+    return int(plan.real_before(num_steps)) >= base * batch_size
+
+  # Each step shows at least one.
+  return base + bisect.bisect_left(range(base, base * batch_size), True, key=shows_enough)

@@ -1,0 +1,56 @@
+"""Images that are drawn once before the arms, and kept: augmentation offline."""
+
+import hashlib
+import io
+import json
+import math
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from gan_aug_jax import config as config_lib
+from gan_aug_jax.evaluation.image_sampler import ImageSampler
+from gan_aug_jax.generators import build
+from gan_aug_jax.training import loop
+
+
+def draw_once(session, dataset, sample, variables, directory) -> np.ndarray:
+  """Draws `sampler.offline` images of each class, or reads those drawn before.
+
+  Args:
+    session, dataset: the run's.
+    sample: `(variables, keys, labels) -> images`.
+    variables: of `sample`.
+    directory: where the images are kept, under a hash of all that they depend on.
+
+  Returns:
+    uint8 [num_classes, count, H, W, C].
+  """
+  config, count = session.config, session.config.sampler.offline
+  seed = config_lib.seed_of(config, 'classifier') ^ 2**29
+  depends = build.latent_options(config) | {'count': count}
+  depends |= {'source': config.sampler.source, 'seed': seed}
+  digest = hashlib.sha256(json.dumps(depends).encode())
+  for leaf in jax.tree.leaves(jax.device_get(variables)):
+    digest.update(np.ascontiguousarray(leaf))
+  path = directory / f'offline-{digest.hexdigest()[:16]}.npz'
+  images = _read(path, (dataset.num_classes, count, *dataset.image_shape))
+  # All processes draw them or none does.
+  if not np.all(multihost_utils.process_allgather(np.int32(images is not None))):
+    draw = ImageSampler(session, sample, dataset.num_classes)
+    images = draw.by_class(variables, count, seed)
+    if jax.process_index() == 0:
+      content = io.BytesIO()
+      np.savez_compressed(content, images=images)
+      loop.write_atomically(path, content.getvalue())
+  return images
+
+
+def _read(path, shape):
+  """The images in a file, or None where it is missing, damaged or of another shape."""
+  try:
+    images = loop.read_arrays(path, math.prod(shape) + 2**16)['images']
+  except (OSError, ValueError, KeyError):
+    return None
+  return images if images.shape == shape and images.dtype == np.uint8 else None

@@ -1,0 +1,52 @@
+"""Pictures of what generators draw."""
+
+import pathlib
+
+import numpy as np
+
+from gan_aug_jax.evaluation import figures
+from gan_aug_jax.evaluation.image_sampler import ImageSampler
+from gan_aug_jax.generators import build, frozen
+from gan_aug_jax.training import loop
+
+
+def next_to_real(dataset, drawn) -> bytes:
+  """A picture of the first training images of each class, next to drawn ones.
+
+  Args:
+    dataset: the data.
+    drawn: {title: images uint8 [num_classes, N, H, W, C]}.
+
+  Returns:
+    PNG.
+  """
+  train, shape = dataset.train, (8, *dataset.image_shape)
+  first = [train.images[train.labels == c][:8] for c in range(dataset.num_classes)]
+  # Where a class has fewer, they are repeated.
+  real = np.stack([np.resize(images, shape) for images in first])
+  return figures.grid(dataset.class_names, {'real': real, **drawn})
+
+
+def write_samples(session, info, seed, per_class=10) -> pathlib.Path:
+  """Draws images of each class from each generator of a run, into samples-SEED.png.
+
+  Args:
+    session: the run's.
+    info: the 'data' of config.json.
+    seed: of the draw.
+    per_class: images a class, of each generator.
+
+  Returns:
+    The picture's path.
+
+  Raises:
+    CheckpointError: see `frozen.load_generator`.
+  """
+  members = frozen.load_generator(session, info).members
+  draw = ImageSampler(
+    session, build.make_sampler(session, info), len(info['class_names'])
+  )
+  drawn = {m.name: draw.by_class(m.variables, per_class, seed) for m in members}
+  path = session.path(f'samples-{seed}.png')
+  loop.write_atomically(path, figures.grid(info['class_names'], drawn))
+  return path
