@@ -12,7 +12,7 @@ from tests.test_engine import COLLECTIVE
 
 def _stream(where, toy, plan, **options):
   train = toy.train
-  return host_stream.make_feed(
+  return host_stream.HostStream(
     train.images, train.labels, seed=0, plan=plan, layout=where, **options
   )
 

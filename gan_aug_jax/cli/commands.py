@@ -10,7 +10,7 @@ from gan_aug_jax import config as config_lib, logs
 from gan_aug_jax.cli import parsing
 from gan_aug_jax.config import validation
 from gan_aug_jax.errors import AblationError, ConfigError, MachineError, UserError
-from gan_aug_jax.training import signals
+from gan_aug_jax.training import files, signals
 
 _HELP = """\
 gan_aug_jax: does generative augmentation help your classifier, and what does it cost?
@@ -172,11 +172,10 @@ def _show(session, results):
   import jax
 
   from gan_aug_jax.report import run_report
-  from gan_aug_jax.training import workdir
 
   if jax.process_index() == 0:
     run_report.print_table(results)
-    run = workdir.read_json(session.path('config.json'))
+    run = files.read_json(session.path('config.json'))
     print(f'Report: {run_report.render(session.workdir, run, results)}')
 
 
@@ -262,8 +261,8 @@ def _report(flags):
 
   directory = pathlib.Path(flags.workdir)
   run, path = workdir.read_run(directory), directory / 'results.json'
-  results = workdir.read_json(path, 'arms', 'gan', 'versions')
-  with workdir.reading(path):
+  results = files.read_json(path, 'arms', 'gan', 'versions')
+  with files.reading(path):
     print(f'Report: {run_report.render(directory, run, results)}')
 
 
@@ -320,9 +319,8 @@ def _parse_shard(text):
 
 def _show_ablation(directory):
   from gan_aug_jax.report import ablation_report
-  from gan_aug_jax.training import workdir
 
-  with workdir.reading(directory / 'ablation.json'):
+  with files.reading(directory / 'ablation.json'):
     summary, path = ablation_report.write(directory)
   ablation_report.print_summary(summary)
   print(f'Report: {path}')

@@ -33,7 +33,8 @@ from gan_aug_jax.step import (
   synthesis,
 )
 from gan_aug_jax.step.programs import Program
-from gan_aug_jax.training import fitting, loop
+from gan_aug_jax.training import files, spec
+from gan_aug_jax.training.batch_source import make_batch_source
 
 _BATCH = 128
 _OPTIMIZER = {'learning_rate': 0.02, 'schedule': 'cosine', 'momentum': 0.9}
@@ -109,27 +110,26 @@ class Trainer:
       optimizer=optimizer,
       image_shape=dataset.image_shape,
     )
-    self._training = fitting.make_training(
+    self._training = spec.make_training(
       session,
       classifier.make_fused_step(
         model=model, optimizer=optimizer, layout=layout, plan=plan, compose=compose
       ),
       init=init,
       seed=config_lib.seed_of(config, 'classifier') ^ (2**30 >> variant),
-      feed=fitting.Feed(session, seen, plan),
-      cadence=loop.Cadence(num_steps, num_steps, num_steps, num_steps),
+      batches=make_batch_source(session, seen, plan),
+      cadence=spec.Cadence(num_steps, num_steps, num_steps, num_steps),
     )
 
   def start(self, generator=None):
     """Compiles in threads, for a generator's variables or shapes like these."""
-    self._training.start({'generator': generator})
+    self._training.with_frozen({'generator': generator}).start()
 
   def __call__(self, generator=None):
-    training, frozen = self._training, {'generator': generator}
+    training = self._training.with_frozen({'generator': generator})
     state = training.init()
-    for call, step in enumerate(range(0, training.num_steps, training.per_call)):
-      count = min(training.per_call, training.num_steps - step)
-      state, metrics = training.take(state, step, count, frozen)
+    for call, step in enumerate(range(0, training.num_steps, training.steps_per_call)):
+      state, metrics = training.take(state, step, training.call_length(step))
       if call % 20 == 0:  # or a fast host would fill the devices' queues
         jax.block_until_ready(metrics)
     return state.variables
@@ -167,7 +167,7 @@ def train_extractor(session, dataset, held_out, *, num_steps, directory):
     variables = jax.device_get(Trainer(session, dataset, num_steps=num_steps)())
     if jax.process_index() == 0:
       with contextlib.suppress(OSError):  # what cannot be kept is trained again
-        loop.write_atomically(path, flax.serialization.msgpack_serialize(variables))
+        files.write_atomically(path, flax.serialization.msgpack_serialize(variables))
   variables, accuracy = session.layout.place(variables), None
   if held_out is not None:
     evaluate = evaluators.Evaluator(session, model, dataset.num_classes)

@@ -61,7 +61,8 @@ def rehearse_gan(session, dataset):
   """The `Rehearsal` of the GAN's step."""
   training = gan_training.GanTraining(session, dataset).training
   step, state = training.step_function, training.init()
-  return Rehearsal(session.layout, step, state, training.feed)
+  feed = lambda number, count: (training.batches(number, count),)
+  return Rehearsal(session.layout, step, state, feed)
 
 
 def candidate_seconds(session, dataset, num_steps=10):
@@ -110,9 +111,7 @@ def rehearse_arm(session, dataset, name, *, num_steps, at=0, generator=None):
     frozen = synthetic_source.prepare(session, dataset, generator).frozen
   _, training = arms.make_training(session, dataset, name, source, num_steps=num_steps)
   state = training.init().replace(step=layout.place(np.int32(at)))
-  if training.make_pool:
-    state = state.replace(pool=training.make_pool())
-  feed = lambda number, count: training.feed(at + number, count)
+  feed = lambda number, count: (training.batches(at + number, count),)
   return Rehearsal(layout, training.step_function, state, feed, (frozen,))
 
 

@@ -13,8 +13,8 @@ from gan_aug_jax.errors import CheckpointError, ConfigError, DataError
 from gan_aug_jax.evaluation import evaluators
 from gan_aug_jax.experiment import arms
 from gan_aug_jax.step import device_data
-from gan_aug_jax.training import loop
-from gan_aug_jax.training.workdir import read_result, reading
+from gan_aug_jax.training import files
+from gan_aug_jax.training.files import read_result, reading
 
 
 def choose_arm(session, asked=''):
@@ -166,7 +166,7 @@ def _check_output(output):
 def _write(output, text):
   try:
     # Names of files may hold any bytes.
-    loop.write_atomically(output, text.encode('utf-8', 'surrogateescape'))
+    files.write_atomically(output, text.encode('utf-8', 'surrogateescape'))
   except OSError as error:
     raise DataError(
       f'{str(output)!r} cannot be written ({error.strerror}); give another --output.'

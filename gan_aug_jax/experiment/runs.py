@@ -14,7 +14,7 @@ from gan_aug_jax import config as config_lib
 from gan_aug_jax.data import datasets
 from gan_aug_jax.experiment import arms as arms_lib
 from gan_aug_jax.generators import external, gan_training, synthetic_source
-from gan_aug_jax.training import loop
+from gan_aug_jax.training import files
 from gan_aug_jax.training.workdir import describe_data, describe_devices
 
 
@@ -110,7 +110,7 @@ class Run:
     trained = {arm.name: arm.train(generator, prepare) for arm in self.arms}
     results = _results(session, dataset, generator, trained)
     if jax.process_index() == 0:
-      loop.write_atomically(session.path('results.json'), json.dumps(results, indent=1))
+      files.write_atomically(session.path('results.json'), json.dumps(results, indent=1))
     return results
 
 

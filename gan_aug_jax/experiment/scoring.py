@@ -22,7 +22,7 @@ from gan_aug_jax.evaluation import evaluators, fidelity, figures, metrics, probe
 from gan_aug_jax.experiment import runs
 from gan_aug_jax.generators import gan_training
 from gan_aug_jax.step import device_data, rng, sampling
-from gan_aug_jax.training import devices, loop, workdir
+from gan_aug_jax.training import devices, files, workdir
 
 _NOISE, _REAL = 'noise', 'real training images'
 _SEED = 1  # of what is drawn: what candidates are chosen by is drawn with 0
@@ -81,7 +81,7 @@ def score_generators(session, run):
     'device': workdir.describe_devices(session.layout),
   }
   _draw_pictures(session, dataset, generator, embed, train)
-  loop.write_atomically(
+  files.write_atomically(
     session.path('score', 'scores.json'), json.dumps(result, indent=1)
   )
   return result
@@ -215,7 +215,7 @@ def _draw_pictures(session, dataset, generator, embed, train):
   }
   for name, images in panels.items():
     picture = figures.grid(dataset.class_names, images)
-    loop.write_atomically(session.path('score', f'{name}.png'), picture)
+    files.write_atomically(session.path('score', f'{name}.png'), picture)
 
 
 def _interpolate(session, info, variables, count=10):

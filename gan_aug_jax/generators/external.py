@@ -27,8 +27,8 @@ from gan_aug_jax.evaluation import figures
 from gan_aug_jax.generators import gan_training, generator as generator_lib
 from gan_aug_jax.step import rng, sampling
 from gan_aug_jax.step.device_data import to_pixels
-from gan_aug_jax.training import loop
-from gan_aug_jax.training.workdir import read_result
+from gan_aug_jax.training import files
+from gan_aug_jax.training.files import read_result
 
 # What a draw may differ by on another machine, in images of [-1, 1].
 _TOLERANCE = 0.05
@@ -92,14 +92,14 @@ def obtain(session, dataset):
     content = io.BytesIO()
     leaves = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(variables))}
     np.savez(content, **leaves, drawn=drawn[:, 0])
-    loop.write_atomically(session.path('gan', 'own.npz'), content.getvalue())
+    files.write_atomically(session.path('gan', 'own.npz'), content.getvalue())
     panels = {
       'real': gan_training.real_examples(dataset, 8),
       'generated': np.asarray(to_pixels(drawn)),
     }
     picture = figures.grid(dataset.class_names, panels)
-    loop.write_atomically(session.path('gan', 'samples.png'), picture)
-    loop.write_atomically(path, json.dumps(generator.info, indent=1))
+    files.write_atomically(session.path('gan', 'samples.png'), picture)
+    files.write_atomically(path, json.dumps(generator.info, indent=1))
 
   gan_training.finish_on_all(write)
   return generator
@@ -232,7 +232,7 @@ def _variables(session, generator, dataset):
 def _read(path, like):
   """The leaves and the images of own.npz; leaves must be of the shapes of `like`."""
   try:
-    saved = loop.read_arrays(path)
+    saved = files.read_arrays(path)
   except (OSError, ValueError):
     raise CheckpointError(
       f'{str(path)!r} is damaged; move {str(path.parent)!r} away and run again.'

@@ -24,9 +24,11 @@ from gan_aug_jax.generators.selection import Selection
 from gan_aug_jax.models import discriminators, generators
 from gan_aug_jax.step import augment, gan, losses, mixing, rng, sampling
 from gan_aug_jax.step.programs import Program, repeat_step
-from gan_aug_jax.training import checkpoint, fitting, loop, tensorboard
+from gan_aug_jax.training import checkpoint, files, loop, spec, tensorboard
+from gan_aug_jax.training.batch_source import make_batch_source
 from gan_aug_jax.training.checkpoint import UnreadableGenerator
-from gan_aug_jax.training.workdir import describe_data, read_result
+from gan_aug_jax.training.files import read_result
+from gan_aug_jax.training.workdir import describe_data
 
 _LOG = logging.getLogger('gan_aug_jax')
 _SECONDS = ('train_seconds', 'compile_seconds', 'eval_seconds')
@@ -101,14 +103,14 @@ class GanTraining:
 
   @functools.cached_property
   def training(self):
-    """The `fitting.Training` of the first GAN; the others' differ in their seeds."""
+    """The `spec.Training` of the first GAN; the others' differ in their seeds."""
     step, init = make_step(self._session, self._info)
-    return fitting.make_training(
+    return spec.make_training(
       self._session,
       step,
       init=init,
       seed=config_lib.seed_of(self._session.config, 'gan'),
-      feed=make_feed(self._session, self._dataset),
+      batches=make_batches(self._session, self._dataset),
       cadence=self._cadence,
     )
 
@@ -173,19 +175,13 @@ class GanTraining:
       config.gan.select,
       functools.partial(self._freeze, seed=seed),
       functools.partial(self._score, directory),
-      member.steps,
+      steps=member.steps,
+      shapes=_shapes(session, self._info),
     )
-    training = dataclasses.replace(self.training, seed=seed)
-    fitted = fitting.fit(
-      session,
-      directory,
-      'GAN' if directory.name == 'gan' else directory.name,
-      training,
-      fingerprint=dataset.fingerprint,
-      selection=selection,
-      generator_shapes=_shapes(session, self._info),
-    )
-    state = fitted.state
+    training = dataclasses.replace(self.training, session=session, seed=seed)
+    name = 'GAN' if directory.name == 'gan' else directory.name
+    trained = loop.train(training, directory, name, selection)
+    state = trained.state
     result = {
       'fingerprint': dataset.fingerprint,
       'arch': config.gan.arch,
@@ -200,15 +196,15 @@ class GanTraining:
       'candidates': selection.history,
       'kept': sorted(selection.kept),
       'networks': ['generator', 'discriminator'],  # of each that is kept
-      'warnings': candidates.warnings(fitted.rows, selection.chosen, num_steps),
-      **{name: fitted.host[name] for name in _KEPT},
-      'step_ms_median': loop.median_step_ms(fitted.rows),
+      'warnings': candidates.warnings(trained.rows, selection.chosen, num_steps),
+      **{name: getattr(trained.progress, name) for name in _KEPT},
+      'step_ms_median': files.median_step_ms(trained.rows),
     }
     if config.log.tensorboard and jax.process_index() == 0:
       samples = sorted((directory / 'samples').glob('*.png'))
       tensorboard.write_samples(directory / 'tensorboard', samples)
     content = json.dumps(result, indent=1)
-    finish_on_all(lambda: loop.write_atomically(directory / 'result.json', content))
+    finish_on_all(lambda: files.write_atomically(directory / 'result.json', content))
 
   def _score(self, directory, step, kept):
     """Scores a candidate, and draws a grid of it."""
@@ -217,9 +213,9 @@ class GanTraining:
     if jax.process_index() == 0:
       images = probe.group(drawn, dataset.num_classes)[:, :8]
       picture = figures.grid(dataset.class_names, {'generated': images})
-      loop.write_atomically(directory / 'samples' / f'{step:07d}.png', picture)
+      files.write_atomically(directory / 'samples' / f'{step:07d}.png', picture)
     found = self._scores(variables, drawn, is_only=self._num_candidates == 1)
-    rows = loop.read_metrics(directory / 'metrics.jsonl')
+    rows = files.read_metrics(directory / 'metrics.jsonl')
     last, num_steps = {'step': step, **found}, self._cadence.num_steps
     for warning in candidates.warnings(rows, last, num_steps):
       _LOG.warning('%s: %s', directory.name, warning)
@@ -246,7 +242,7 @@ class GanTraining:
       drawn = self._draw.by_class(variables, 8)
       panels['generated' if len(generator.members) == 1 else name] = drawn
     if jax.process_index() == 0:
-      loop.write_atomically(path, figures.grid(dataset.class_names, panels))
+      files.write_atomically(path, figures.grid(dataset.class_names, panels))
 
 
 class Freeze:
@@ -291,11 +287,13 @@ class Freeze:
 
 
 def cadence_of(session, num_steps):
-  """The `loop.Cadence` of a GAN: a candidate for each thousand steps, five at most.
+  """The `spec.Cadence` of a GAN: a candidate for each thousand steps, five at most.
 
   Each takes as long as some hundreds of steps: freezing, drawing, training a probe.
   """
-  return fitting.cadence_of(session, num_steps, saves=min(max(num_steps // 1000, 1), 5))
+  saves = min(max(num_steps // 1000, 1), 5)
+  cadence = spec.make_cadence(session.config, num_steps, saves=saves)
+  return dataclasses.replace(cadence, eval_every=cadence.save_every)
 
 
 def num_candidates(session, num_steps):
@@ -380,11 +378,11 @@ def make_step(session, info):
   return step, init
 
 
-def make_feed(session, dataset):
-  """Returns the `fitting.Feed` of the GAN's step."""
+def make_batches(session, dataset):
+  """Returns the `BatchSource` of the GAN's step."""
   config = session.config.gan
   plan = mixing.plan_batch(config.batch_size, ratio=0.0, mode='replace')
-  return fitting.Feed(session, dataset.train, plan, substeps=config.d_steps)
+  return make_batch_source(session, dataset.train, plan, substeps=config.d_steps)
 
 
 def _build_generator(session, info, *, part='gan', axis_name=None):
@@ -569,5 +567,5 @@ def write_samples(session, info, seed, per_class=10):
     name: draw.by_class(variables, per_class, seed)
     for name, variables in generator.members.items()
   }
-  loop.write_atomically(path, figures.grid(info['class_names'], panels))
+  files.write_atomically(path, figures.grid(info['class_names'], panels))
   return path

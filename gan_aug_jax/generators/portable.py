@@ -27,7 +27,7 @@ from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.generators import description as description_lib
 from gan_aug_jax.generators.generator import Generator
 from gan_aug_jax.step import rng
-from gan_aug_jax.training import loop
+from gan_aug_jax.training import files
 
 _FORMAT = 'gan_aug_jax generator'
 _VERSION = 1
@@ -75,7 +75,7 @@ def save_generator(path, description, variables):
   contents[path.with_suffix('.json')] = json.dumps(about, indent=1)
   try:
     for file, content in contents.items():
-      loop.write_atomically(file, content)
+      files.write_atomically(file, content)
   except OSError as error:
     raise CheckpointError(
       f'{str(path.parent)!r} cannot be written ({error.strerror}); choose another '

@@ -23,7 +23,7 @@ from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.evaluation import probe
 from gan_aug_jax.generators import gan_training
 from gan_aug_jax.step import mixing, sampling, synthesis
-from gan_aug_jax.training import loop, signals
+from gan_aug_jax.training import files, signals
 from gan_aug_jax.training.workdir import describe_data
 
 
@@ -237,14 +237,14 @@ def _offline(session, dataset, variables, sample, depends, directory):
     if jax.process_index() == 0:
       content = io.BytesIO()
       np.savez_compressed(content, images=images)
-      loop.write_atomically(path, content.getvalue())
+      files.write_atomically(path, content.getvalue())
   return images
 
 
 def _read_images(path, shape):
   """The images in a file, or None where it is missing, damaged or of another shape."""
   try:
-    images = loop.read_arrays(path, math.prod(shape) + 2**16)['images']
+    images = files.read_arrays(path, math.prod(shape) + 2**16)['images']
   except (OSError, ValueError, KeyError):
     return None
   return images if images.shape == shape and images.dtype == np.uint8 else None

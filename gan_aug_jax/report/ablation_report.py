@@ -17,9 +17,9 @@ import rich.table
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.experiment import findings
 from gan_aug_jax.report import ablation_figures, run_report
-from gan_aug_jax.training import loop
+from gan_aug_jax.training import files
+from gan_aug_jax.training.files import read_json
 from gan_aug_jax.training.progress import format_seconds
-from gan_aug_jax.training.workdir import read_json
 
 _FOREIGN = (
   'is a foreign generator, which may have seen test images or more labels than the runs: '
@@ -87,11 +87,11 @@ def write(workdir):
   summary = findings.summarize(plan, finished, failures)
   rows = _cell_rows(workdir, plan, finished, failures)
   content = json.dumps(_without_nan(summary), indent=1, allow_nan=False)
-  loop.write_atomically(workdir / 'summary.json', content)
-  loop.write_atomically(workdir / 'cells.csv', _csv(rows))
-  loop.write_atomically(workdir / 'report.md', _markdown(summary))
+  files.write_atomically(workdir / 'summary.json', content)
+  files.write_atomically(workdir / 'cells.csv', _csv(rows))
+  files.write_atomically(workdir / 'report.md', _markdown(summary))
   path = workdir / 'report.html'
-  loop.write_atomically(path, _html(workdir, plan, finished, summary, rows))
+  files.write_atomically(path, _html(workdir, plan, finished, summary, rows))
   return summary, path
 
 

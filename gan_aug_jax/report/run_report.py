@@ -17,7 +17,7 @@ import rich.table
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.evaluation import figures, statistics
-from gan_aug_jax.training import loop
+from gan_aug_jax.training import files
 from gan_aug_jax.training.progress import format_seconds
 
 # (field of an arm, heading, format)
@@ -206,7 +206,7 @@ def _costs(results):
 def _predictions(workdir, arm):
   path = pathlib.Path(workdir, 'arms', arm, 'predictions.npz')
   try:
-    saved = loop.read_arrays(path)
+    saved = files.read_arrays(path)
     return saved['test_predictions'], saved['test_labels']
   except (OSError, ValueError, KeyError):
     raise CheckpointError(
@@ -271,14 +271,14 @@ def _arm_curves(workdir, arms):
   ):
     series = {}
     for arm in arms:
-      rows = loop.read_metrics(pathlib.Path(workdir, 'arms', arm, 'metrics.jsonl'))
+      rows = files.read_metrics(pathlib.Path(workdir, 'arms', arm, 'metrics.jsonl'))
       series[arm] = _series(rows, name)
     panels.append((title, series))
   return figures.curves(panels)
 
 
 def _gan_curves(workdir):
-  rows = loop.read_metrics(pathlib.Path(workdir, 'gan', 'metrics.jsonl'))
+  rows = files.read_metrics(pathlib.Path(workdir, 'gan', 'metrics.jsonl'))
   panels = []
   for title, names in (
     ('GAN losses', ('discriminator_loss', 'generator_loss')),
@@ -417,5 +417,5 @@ def render(workdir, run, results):
     policies=_policies(results),
   )
   path = workdir / 'report.html'
-  loop.write_atomically(path, html)
+  files.write_atomically(path, html)
   return path

@@ -9,7 +9,7 @@ import rich.progress
 _SECONDS_BETWEEN_LINES = 10
 
 
-class Progress:
+class ProgressBar:
   """Shows how far a training is, its rate and the time left.
 
   A context manager. On a terminal it draws a bar; elsewhere (a pipe, a log file) it

@@ -10,7 +10,6 @@ WORKDIR/
   results.json  report.html
 """
 
-import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -24,9 +23,9 @@ import jax.numpy as jnp
 
 import gan_aug_jax
 from gan_aug_jax import config as config_lib
-from gan_aug_jax.errors import CheckpointError, UserError
+from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.step import sharding
-from gan_aug_jax.training import loop
+from gan_aug_jax.training import files
 
 # Fields that change where a run is, not what it is; and those that only arms hang on.
 _MAY_DIFFER = ('platform', 'num_cpu_devices', 'data.data_dir', 'duration')
@@ -121,8 +120,8 @@ def check_config(session):
   path = session.path('config.json')
   if not path.exists():
     return None
-  saved = read_json(path, 'config', 'data')
-  with reading(path):
+  saved = files.read_json(path, 'config', 'data')
+  with files.reading(path):
     fields, before = _plain(session.config), _plain(saved['config'])
   differing = [name for name in fields if fields[name] != before[name]]
   _check_fields(session, differing, before, fields)
@@ -136,7 +135,7 @@ def write(path, content):
     CheckpointError: if it cannot be written.
   """
   try:
-    loop.write_atomically(path, content)
+    files.write_atomically(path, content)
   except OSError as error:
     raise CheckpointError(
       f'The workdir {str(path.parent)!r} cannot be written ({error.strerror}); '
@@ -163,7 +162,7 @@ def _check_fields(session, differing, before, fields):
   """Refuses other fields where something trained in the workdir hangs on them."""
   gan_begun, arms_begun = (session.path(part).exists() for part in ('gan', 'arms'))
   # The probes that choose a generator hang on some of the arms' fields, too.
-  gan_finished = read_result(session.path('gan', 'result.json')) is not None
+  gan_finished = files.read_result(session.path('gan', 'result.json')) is not None
   may_differ = _MAY_DIFFER
   if gan_finished and not arms_begun:
     may_differ += ARM_FIELDS
@@ -186,7 +185,7 @@ def check_data(session, saved, dataset):
     CheckpointError: if something was trained or evaluated there on others.
   """
   begun = any(session.path(part).exists() for part in ('gan', 'arms'))
-  with reading(session.path('config.json')):
+  with files.reading(session.path('config.json')):
     before = saved['data']['fingerprint'] and saved['data']
   now = json.loads(json.dumps(describe_data(dataset)))
   kinds = {'fingerprint': 'training', 'val_fingerprint': 'validation'}
@@ -199,54 +198,6 @@ def check_data(session, saved, dataset):
       )
 
 
-def read_json(path, *keys):
-  """Reads a JSON object of a run.
-
-  Args:
-    path: of the file.
-    *keys: that it must have.
-
-  Raises:
-    CheckpointError: if it is missing, not JSON, or lacks a key.
-  """
-  path = pathlib.Path(path)
-  if not path.parent.exists():
-    raise CheckpointError(
-      f'There is no {str(path.parent)!r}; --workdir must name a finished run.'
-    )
-  if path.name == 'config.json' and path.with_name('ablation.json').exists():
-    raise CheckpointError(
-      f'{str(path.parent)!r} holds an ablation: use ablate --collect, or name one of its '
-      'cells/NAME or gans/NAME.'
-    )
-  content = read_result(path)
-  if content is None or not set(keys) <= set(content):
-    raise CheckpointError(
-      f'{str(path)!r} is missing or damaged; if this is the --workdir of a run, move '
-      'that file away and run again: it makes a new one from what is there.'
-    )
-  return content
-
-
-@contextlib.contextmanager
-def reading(path):
-  """Turns what the content of a damaged file makes its readers raise into a sentence.
-
-  Raises:
-    CheckpointError: naming the file.
-  """
-  try:
-    yield
-  except UserError:
-    raise
-  except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-    raise CheckpointError(
-      f'What {str(path)!r} says cannot be used ({type(error).__name__}): it is damaged '
-      'or of another version, and starting again without it writes a new one; or this '
-      'is a defect of ours, which --debug shows.'
-    ) from error
-
-
 def read_run(directory):
   """The config.json of a run, whose config and description of the data are whole.
 
@@ -254,22 +205,13 @@ def read_run(directory):
     CheckpointError: if it is missing, damaged or of another version.
   """
   path = pathlib.Path(directory, 'config.json')
-  run = read_json(path, 'config', 'data')
-  with reading(path):
+  run = files.read_json(path, 'config', 'data')
+  with files.reading(path):
     size, about = config_lib.from_dict(run['config']).data.image_size, run['data']
     named = all(isinstance(name, str) for name in about['class_names'])
     if not named or [*about['image_shape']] not in ([size, size, 1], [size, size, 3]):
       raise ValueError
   return run
-
-
-def read_result(path):
-  """The JSON object in a file, or None where it is missing or damaged."""
-  try:
-    content = json.loads(pathlib.Path(path).read_text())
-  except (OSError, ValueError):
-    return None
-  return content if isinstance(content, dict) else None
 
 
 @functools.cache
