@@ -317,6 +317,7 @@ def test_the_code_named_in_a_workdir_of_others_is_not_run(tmp_path, monkeypatch)
   config.sampler.generator, config.data.image_size = 'evil_module:make', 8
   config.data.name = 'npz'
   info = {'fingerprint': '0', 'class_names': ['a', 'b'], 'image_shape': [8, 8, 1]}
+  info['num_train'] = 2
   run = {'config': config.to_dict(), 'data': info, 'versions': {}}
   files.write_atomically(tmp_path / 'run' / 'config.json', json.dumps(run))
   results = json.dumps({'arms': {}, 'gan': {}, 'versions': {}})

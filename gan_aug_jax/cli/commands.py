@@ -9,6 +9,7 @@ import gan_aug_jax
 from gan_aug_jax import config as config_lib, logs
 from gan_aug_jax.cli import parsing
 from gan_aug_jax.config import validation
+from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import AblationError, ConfigError, MachineError, UserError
 from gan_aug_jax.training import files, signals
 
@@ -195,6 +196,10 @@ def _reopen(flags):
   return _start(config, flags.workdir), run
 
 
+def _facts(run):
+  return DataFacts.from_json(run['data'])
+
+
 def _evaluate(flags):
   session, run = _reopen(flags)
   from gan_aug_jax.experiment import arms, runs
@@ -214,7 +219,7 @@ def _sample(flags):
   session, run = _reopen(flags)
   from gan_aug_jax.generators import gan_training
 
-  print(f'Samples: {gan_training.write_samples(session, run["data"], flags.seed)}')
+  print(f'Samples: {gan_training.write_samples(session, _facts(run), flags.seed)}')
 
 
 def _score(flags):
@@ -236,7 +241,7 @@ def _predict(flags):
   arm, accuracy, count = predict.choose_arm(session, flags.arm)
   output = flags.output or session.path('predictions.csv')
   labelled, bad = predict.label_images(
-    session, run['data'], flags.images, arm=arm, output=output
+    session, _facts(run), flags.images, arm=arm, output=output
   )
   best = '' if flags.arm else f', the best of {count}'
   print(
@@ -251,7 +256,7 @@ def _export(flags):
   session, run = _reopen(flags)
   from gan_aug_jax.generators import export
 
-  for path in export.export(session, run['data'], flags.output):
+  for path in export.export(session, _facts(run), flags.output):
     print(f'Exported: {path} (and .stablehlo, .json beside it)')
 
 

@@ -6,12 +6,14 @@ Where they come from is the business of `sources` (one's own images, and the emb
 """
 
 import dataclasses
+import functools
 import pathlib
 import unicodedata
 
 import numpy as np
 
 from gan_aug_jax.data import hubs, image_files, sources
+from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.data.splits import draw_per_class, Request, Split
 from gan_aug_jax.errors import DataError
 
@@ -41,6 +43,21 @@ class Dataset:
   test: Split
   skipped: tuple[str, ...] = ()
   unseen: Split | None = None
+
+  @functools.cached_property
+  def facts(self) -> DataFacts:
+    """What a run keeps of the dataset; hashes all splits."""
+    return DataFacts(
+      fingerprint=self.fingerprint,
+      class_names=self.class_names,
+      image_shape=self.image_shape,
+      num_train=len(self.train),
+      num_val=len(self.val),
+      num_test=len(self.test),
+      num_skipped=len(self.skipped),
+      val_fingerprint=self.val.fingerprint,
+      test_fingerprint=self.test.fingerprint,
+    )
 
   @property
   def num_classes(self):

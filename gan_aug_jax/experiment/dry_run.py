@@ -11,7 +11,6 @@ from gan_aug_jax import config as config_lib
 from gan_aug_jax.experiment import arms
 from gan_aug_jax.generators import external, gan_training, synthetic_source
 from gan_aug_jax.step import programs, sharding
-from gan_aug_jax.training.workdir import describe_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +122,7 @@ def untrained_generator(session, dataset):
   generator = {'params': state.ema, 'batch_stats': state.generator_stats}
   discriminator = {'params': state.discriminator, 'spectral': state.discriminator_stats}
   return gan_training.FrozenGenerator(
-    gan_training.make_sampler(session, describe_data(dataset)),
+    gan_training.make_sampler(session, dataset.facts),
     generator,
     discriminator=discriminator,
     directory=session.path('gan'),

@@ -15,7 +15,7 @@ from gan_aug_jax.data import datasets
 from gan_aug_jax.experiment import arms as arms_lib
 from gan_aug_jax.generators import external, gan_training, synthetic_source
 from gan_aug_jax.training import files
-from gan_aug_jax.training.workdir import describe_data, describe_devices
+from gan_aug_jax.training.workdir import describe_devices
 
 
 def load_data(config):
@@ -94,7 +94,7 @@ class Run:
       return None
     if train:
       return self.gan.train()
-    return gan_training.load_generator(session, describe_data(self.dataset))
+    return gan_training.load_generator(session, self.dataset.facts)
 
   def train_arms(self, generator):
     """Trains every arm and writes results.json.

@@ -44,7 +44,7 @@ def score_generators(session, run):
   began = time.perf_counter()
   dataset = runs.load_data(session.config)
   workdir.check_data(session, run, dataset)
-  generator = gan_training.load_generator(session, workdir.describe_data(dataset))
+  generator = gan_training.load_generator(session, dataset.facts)
   whole, held_out = _reference(session, dataset)
   extractor = probe.train_extractor(
     session,
@@ -114,7 +114,7 @@ def _reference(session, dataset):
 
 def _splits(session, dataset, generator, count):
   """{name: (split, sample, variables)} of what is scored; no sampler for real images."""
-  info, num_classes = workdir.describe_data(dataset), dataset.num_classes
+  info, num_classes = dataset.facts, dataset.num_classes
   one = gan_training.make_sampler(session, info)
   draw = probe.Draw(session, one, num_classes)
   splits = {_REAL: (dataset.train.some(count, 0), None, None)}
@@ -195,7 +195,7 @@ def _hits_by_class(hits, labels, num_classes):
 
 def _draw_pictures(session, dataset, generator, embed, train):
   """score/grid.png, neighbours.png and interpolation.png, of the first generator."""
-  info, num_classes = workdir.describe_data(dataset), dataset.num_classes
+  info, num_classes = dataset.facts, dataset.num_classes
   variables = next(iter(generator.members.values()))
   sample = gan_training.make_sampler(session, info)
   grid = probe.Draw(session, sample, num_classes).by_class(variables, 10)
@@ -220,7 +220,7 @@ def _draw_pictures(session, dataset, generator, embed, train):
 
 def _interpolate(session, info, variables, count=10):
   """Images between two latents of each class: uint8 [classes, count, H, W, C]."""
-  num_classes = len(info['class_names'])
+  num_classes = info.num_classes
   keys = rng.example_keys(rng.stream_key(0, 'show', step=1), jnp.arange(2))
   first, last = sampling.draw_latents(keys, session.config.gan.latent_dim)
   # Along an arc, so that the latents between are as long as those that were trained on.

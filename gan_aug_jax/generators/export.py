@@ -13,7 +13,7 @@ def export(session, info, output=None):
 
   Args:
     session: the run's.
-    info: the 'data' of config.json.
+    info: the run's `DataFacts`.
     output: directory; None for WORKDIR/export.
 
   Returns:
@@ -40,16 +40,16 @@ def _describe(config, info, name):
   return Description(
     name=name,
     arch=config.gan.arch,
-    image_shape=tuple(info['image_shape']),
+    image_shape=info.image_shape,
     width=config.gan.width,
     upsampling=config.gan.upsampling,
     precision=precision_of(config, 'sampler'),
     latent_dim=config.gan.latent_dim,
-    class_names=tuple(info['class_names']),
+    class_names=info.class_names,
     latent_std=config.sampler.latent_std,
     truncation=config.sampler.truncation,
     interpolation=config.sampler.interpolation,
-    trained_on=info['fingerprint'],
+    trained_on=info.fingerprint,
     seed=seed,
     step=step,
   )

@@ -28,7 +28,6 @@ from gan_aug_jax.training import checkpoint, files, loop, spec, tensorboard
 from gan_aug_jax.training.batch_source import make_batch_source
 from gan_aug_jax.training.checkpoint import UnreadableGenerator
 from gan_aug_jax.training.files import read_result
-from gan_aug_jax.training.workdir import describe_data
 
 _LOG = logging.getLogger('gan_aug_jax')
 _SECONDS = ('train_seconds', 'compile_seconds', 'eval_seconds')
@@ -94,7 +93,7 @@ class GanTraining:
       ConfigError: if `sampler.checkpoints` asks for a step that is not saved.
     """
     self._session, self._dataset = session, dataset
-    self._info = describe_data(dataset)
+    self._info = dataset.facts
     self._members = _members(session)
     num_steps = config_lib.num_steps_of(session.config, 'gan', len(dataset.train))
     self._cadence = cadence_of(session, num_steps)
@@ -256,7 +255,7 @@ class Freeze:
     measure = gan.make_measure(
       _build_generator(session, info),
       latent_dim=session.config.gan.latent_dim,
-      num_classes=len(info['class_names']),
+      num_classes=info.num_classes,
     )
     self._per_call = 1 if layout.on_cpu else self._BATCHES
     repeated = repeat_step(measure, self._per_call)
@@ -339,7 +338,7 @@ def make_step(session, info):
 
   Args:
     session: the run's.
-    info: {'image_shape', 'class_names'}, see `workdir.describe_data`.
+    info: the data's `DataFacts`.
   """
   config = session.config.gan
   generator = _build_generator(session, info, axis_name=session.layout.axis_name)
@@ -389,8 +388,8 @@ def _build_generator(session, info, *, part='gan', axis_name=None):
   config = session.config
   return generators.build_generator(
     config.gan.arch,
-    image_shape=tuple(info['image_shape']),
-    num_classes=len(info['class_names']),
+    image_shape=info.image_shape,
+    num_classes=info.num_classes,
     width=config.gan.width,
     axis_name=axis_name,
     dtype=session.dtype(part),
@@ -402,7 +401,7 @@ def _build_discriminator(session, info, *, part='gan'):
   config = session.config.gan
   return discriminators.build_discriminator(
     config.arch,
-    num_classes=len(info['class_names']),
+    num_classes=info.num_classes,
     width=config.width,
     dtype=session.dtype(part),
   )
@@ -413,8 +412,7 @@ def load_generator(session, info):
 
   Args:
     session: the run's.
-    info: {'fingerprint', 'image_shape', 'class_names'} of what they were trained on, see
-      `workdir.describe_data`.
+    info: the `DataFacts` of what they were trained on.
 
   Returns:
     The `FrozenGenerator`.
@@ -470,7 +468,7 @@ def _load(member, info):
       f'There is no trained generator in {str(directory)!r}; run train-gan with the same '
       '--config and --workdir first, or set --config.mix.ratio=0.'
     )
-  if result['fingerprint'] != info['fingerprint']:
+  if result['fingerprint'] != info.fingerprint:
     raise CheckpointError(
       f'The generator in {str(directory)!r} was trained on other images and may have '
       'seen some of the test split; train one in another --workdir.'
@@ -486,7 +484,7 @@ def shapes_of(session, info):
 
   Args:
     session: the run's.
-    info: {'image_shape', 'class_names'}, see `workdir.describe_data`.
+    info: the data's `DataFacts`.
 
   Returns:
     {'generator', 'discriminator'}.
@@ -502,7 +500,7 @@ def _shapes(session, info):
   """Shapes of a generator's variables, of the type that they are saved in."""
   number = jax.ShapeDtypeStruct((1,), jnp.int32)
   latent = jax.ShapeDtypeStruct((1, session.config.gan.latent_dim), jnp.float32)
-  image = jax.ShapeDtypeStruct((1, *info['image_shape']), jnp.float32)
+  image = jax.ShapeDtypeStruct((1, *info.image_shape), jnp.float32)
 
   def shapes(model, collections, *inputs):
     key = lambda: rng.stream_key(0, 'gan_init')
@@ -522,7 +520,7 @@ def make_sampler(session, info, num_members=1, **latents):
 
   Args:
     session: the run's.
-    info: {'image_shape', 'class_names'}, see `workdir.describe_data`.
+    info: the data's `DataFacts`.
     num_members: of generators; above 1 their variables are stacked.
     **latents: see `sampling.draw_latents`.
   """
@@ -553,7 +551,7 @@ def write_samples(session, info, seed, per_class=10):
 
   Args:
     session: the run's.
-    info: the 'data' of config.json.
+    info: the run's `DataFacts`.
     seed: of the draw.
     per_class: images a class, of each generator.
 
@@ -561,11 +559,11 @@ def write_samples(session, info, seed, per_class=10):
     The path of the picture.
   """
   generator = load_generator(session, info)
-  draw = probe.Draw(session, make_sampler(session, info), len(info['class_names']))
+  draw = probe.Draw(session, make_sampler(session, info), info.num_classes)
   path = session.path(f'samples-{seed}.png')
   panels = {
     name: draw.by_class(variables, per_class, seed)
     for name, variables in generator.members.items()
   }
-  files.write_atomically(path, figures.grid(info['class_names'], panels))
+  files.write_atomically(path, figures.grid(info.class_names, panels))
   return path

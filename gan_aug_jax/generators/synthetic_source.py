@@ -24,7 +24,6 @@ from gan_aug_jax.evaluation import probe
 from gan_aug_jax.generators import gan_training
 from gan_aug_jax.step import mixing, sampling, synthesis
 from gan_aug_jax.training import files, signals
-from gan_aug_jax.training.workdir import describe_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +75,7 @@ def make_source(session, dataset, generator=None):
     shapes = _shapes_of_images(dataset, count * dataset.num_classes)
   shapes = {'generator': shapes}
   teacher = judge = None
-  info, num_members = describe_data(dataset), len(config_lib.members_of(config))
+  info, num_members = dataset.facts, len(config_lib.members_of(config))
   if _asks_discriminator(config):
     judge = gan_training.make_judge(session, info, num_members)
     shapes['discriminator'] = gan_training.shapes_of(session, info)['discriminator']
@@ -161,7 +160,7 @@ def _sample_of(session, dataset, generator):
   if config.sampler.generator:  # whose latents are its own affair
     sample, shapes = generator.sample, generator.variables
   else:
-    info, num_members = describe_data(dataset), len(config_lib.members_of(config))
+    info, num_members = dataset.facts, len(config_lib.members_of(config))
     sample = gan_training.make_sampler(session, info, num_members, **_latents_of(config))
     shapes = gan_training.shapes_of(session, info)['generator']
   if source == 'mislabelled':

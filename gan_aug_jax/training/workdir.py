@@ -1,9 +1,9 @@
-"""A run's place on disk, and what its parts share.
+"""A run's working directory, and what its parts share.
 
 WORKDIR/
-  config.json    the whole config, versions, fingerprint of the data
+  config.json    the whole config, versions, facts about the data
   gan/           checkpoints/, metrics.jsonl, samples/, samples.png, result.json, and
-                 teacher/ and offline-*.npz where they are asked for
+                 teacher/ and offline-*.npz if the config needs them
   gan-seedN/     the same, of a further GAN
   arms/NAME/     checkpoints/, metrics.jsonl, predictions.npz, result.json
   score/         scores.json, grid.png, neighbours.png, interpolation.png
@@ -17,17 +17,21 @@ import json
 import pathlib
 import platform
 import subprocess
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 
 import gan_aug_jax
 from gan_aug_jax import config as config_lib
+from gan_aug_jax.data.datasets import Dataset
+from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.step import sharding
 from gan_aug_jax.training import files
 
-# Fields that change where a run is, not what it is; and those that only arms hang on.
+# Fields that change where a run is, not what it is; and those that only arms depend on.
 _MAY_DIFFER = ('platform', 'num_cpu_devices', 'data.data_dir', 'duration')
 _MAY_DIFFER += ('compilation_cache', 'distributed.', 'profile.')
 _MAY_DIFFER += ('score.neighbours', 'score.cas_steps', 'log.tensorboard')
@@ -52,44 +56,32 @@ class Session:
     quiet: no progress on the terminal.
   """
 
-  config: object
+  config: ml_collections.ConfigDict
   workdir: pathlib.Path
   layout: sharding.Layout
   quiet: bool = False
 
-  def dtype(self, part):
+  def dtype(self, part: str) -> jnp.dtype:
     """The type that 'gan', 'sampler' or 'classifier' computes in."""
     return jnp.dtype(config_lib.precision_of(self.config, part))
 
-  def image_dtype(self, part):
-    """The type of images and losses beside that: float32 or wider."""
+  def image_dtype(self, part: str) -> jnp.dtype:
+    """The type of its images and losses: float32 or wider."""
     return jnp.promote_types(self.dtype(part), jnp.float32)
 
-  def path(self, *parts):
+  def path(self, *parts) -> pathlib.Path:
     return self.workdir.joinpath(*parts)
 
 
-def describe_data(dataset):
-  """What config.json keeps of a dataset."""
-  return {
-    'fingerprint': dataset.fingerprint,
-    'class_names': dataset.class_names,
-    'image_shape': dataset.image_shape,
-    'num_train': len(dataset.train),
-    'num_val': len(dataset.val),
-    'num_test': len(dataset.test),
-    'num_skipped': len(dataset.skipped),
-    'val_fingerprint': dataset.val.fingerprint,
-    'test_fingerprint': dataset.test.fingerprint,
-  }
+def claim(session: Session, dataset: Dataset) -> None:
+  """Writes config.json, unless the same run's is there.
 
-
-def claim(session, dataset):
-  """Writes config.json, unless one of the same run is there.
+  Args:
+    session: the run's.
+    dataset: the data.
 
   Raises:
-    CheckpointError: see `check_config`; or when the training images are others; or if it
-      cannot be written.
+    CheckpointError: see `check_config` and `check_data`; or if it cannot be written.
   """
   if session.path('ablation.json').exists():
     raise CheckpointError(
@@ -102,7 +94,7 @@ def claim(session, dataset):
       return
   content = {
     'config': session.config.to_dict(),
-    'data': describe_data(dataset),
+    'data': dataset.facts.to_json(),
     'versions': versions(),
     'device': describe_devices(session.layout),
   }
@@ -110,12 +102,12 @@ def claim(session, dataset):
     write(session.path('config.json'), json.dumps(content, indent=1))
 
 
-def check_config(session):
-  """The config.json that is there, or None.
+def check_config(session: Session) -> dict[str, Any] | None:
+  """Returns the config.json that is there, or None.
 
   Raises:
-    CheckpointError: naming the fields that differ, when training of another config was
-      begun there; or if it is damaged.
+    CheckpointError: naming the fields that differ, if something was trained there with
+      another config; or if the file is damaged.
   """
   path = session.path('config.json')
   if not path.exists():
@@ -128,8 +120,12 @@ def check_config(session):
   return saved
 
 
-def write(path, content):
+def write(path: pathlib.Path, content: str) -> None:
   """Writes a file of a run.
+
+  Args:
+    path: of the file.
+    content: its text.
 
   Raises:
     CheckpointError: if it cannot be written.
@@ -144,24 +140,22 @@ def write(path, content):
 
 
 def _plain(config):
-  """{field: value} as JSON keeps it, of a config or of what was saved of one."""
+  """{field: value} as in JSON, of a config or of a saved one."""
   if not hasattr(config, 'to_dict'):
     config = config_lib.from_dict(config)
   return json.loads(json.dumps(config_lib.flatten(config)))
 
 
-def fixed_fields(config):
-  """{field: value}, all that what is trained hangs on."""
-  fields = _plain(config)
-  return {
-    name: value for name, value in fields.items() if not name.startswith(_MAY_DIFFER)
-  }
+def fixed_fields(config) -> dict[str, Any]:
+  """Returns {field: value} of the fields that the trained models depend on."""
+  fields = _plain(config).items()
+  return {name: value for name, value in fields if not name.startswith(_MAY_DIFFER)}
 
 
 def _check_fields(session, differing, before, fields):
-  """Refuses other fields where something trained in the workdir hangs on them."""
+  """Refuses to change fields that something trained in the workdir depends on."""
   gan_begun, arms_begun = (session.path(part).exists() for part in ('gan', 'arms'))
-  # The probes that choose a generator hang on some of the arms' fields, too.
+  # The probes that choose a generator depend on some of the arms' fields, too.
   gan_finished = files.read_result(session.path('gan', 'result.json')) is not None
   may_differ = _MAY_DIFFER
   if gan_finished and not arms_begun:
@@ -178,28 +172,32 @@ def _check_fields(session, differing, before, fields):
     )
 
 
-def check_data(session, saved, dataset):
-  """Checks that a run's saved config.json is of these images and classes.
+def check_data(session: Session, saved: dict[str, Any], dataset: Dataset) -> None:
+  """Checks that a run's config.json describes these images and classes.
+
+  Args:
+    session: the run's.
+    saved: content of config.json.
+    dataset: the data.
 
   Raises:
     CheckpointError: if something was trained or evaluated there on others.
   """
-  begun = any(session.path(part).exists() for part in ('gan', 'arms'))
   with files.reading(session.path('config.json')):
-    before = saved['data']['fingerprint'] and saved['data']
-  now = json.loads(json.dumps(describe_data(dataset)))
+    before, now = DataFacts.from_json(saved['data']), dataset.facts
+  begun = any(session.path(part).exists() for part in ('gan', 'arms'))
   kinds = {'fingerprint': 'training', 'val_fingerprint': 'validation'}
   kinds |= {'test_fingerprint': 'test', 'class_names': 'classes of'}
   for field, kind in kinds.items():
-    if begun and before.get(field, now[field]) != now[field]:
+    if begun and getattr(before, field) not in (None, getattr(now, field)):
       raise CheckpointError(
         f'{str(session.workdir)!r} holds a run on other {kind} images of '
         f'{dataset.name!r}; give another --workdir.'
       )
 
 
-def read_run(directory):
-  """The config.json of a run, whose config and description of the data are whole.
+def read_run(directory) -> dict[str, Any]:
+  """Reads the config.json of a run; its config and `DataFacts` are whole.
 
   Raises:
     CheckpointError: if it is missing, damaged or of another version.
@@ -207,16 +205,17 @@ def read_run(directory):
   path = pathlib.Path(directory, 'config.json')
   run = files.read_json(path, 'config', 'data')
   with files.reading(path):
-    size, about = config_lib.from_dict(run['config']).data.image_size, run['data']
-    named = all(isinstance(name, str) for name in about['class_names'])
-    if not named or [*about['image_shape']] not in ([size, size, 1], [size, size, 3]):
+    size = config_lib.from_dict(run['config']).data.image_size
+    facts = DataFacts.from_json(run['data'])
+    named = all(isinstance(name, str) for name in facts.class_names)
+    if not named or facts.image_shape not in ((size, size, 1), (size, size, 3)):
       raise ValueError
   return run
 
 
 @functools.cache
 def _commit():
-  """{'commit': of the source that runs}, marked if it was changed; {} outside of git."""
+  """{'commit': of this source}, marked if it was changed; {} outside of git."""
   source = pathlib.Path(gan_aug_jax.__file__).parent
 
   def git(*arguments):
@@ -224,17 +223,16 @@ def _commit():
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
   try:
-    git(
-      'ls-files', '--error-unmatch', '__init__.py'
-    )  # or another repository is around it
+    # Or it is the commit of a repository that happens to be around the package.
+    git('ls-files', '--error-unmatch', '__init__.py')
     changed = '+changes' if git('status', '--porcelain', '.').strip() else ''
     return {'commit': git('rev-parse', '--short', 'HEAD').strip() + changed}
   except (OSError, subprocess.CalledProcessError):
     return {}
 
 
-def versions():
-  """Versions of what the numbers depend on."""
+def versions() -> dict[str, str]:
+  """Returns the versions of what the numbers depend on."""
   packages = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
   return {
     'gan_aug_jax': gan_aug_jax.__version__,
@@ -244,8 +242,8 @@ def versions():
   }
 
 
-def describe_devices(layout):
-  """'2 x cpu, jit', say."""
+def describe_devices(layout: sharding.Layout) -> str:
+  """Returns '2 x cpu, jit', for example."""
   device = layout.mesh.devices.flat[0]
   kind = device.device_kind.removesuffix('_device')
   return f'{layout.num_devices} x {kind}, {layout.backend}'
