@@ -63,6 +63,18 @@ def test_any_steps_a_call_take_the_same_examples(toy, tmp_path, per_call, num_st
   np.testing.assert_array_equal(trained.state['seen'], expected)
 
 
+@pytest.mark.parametrize('backend', ['jit', 'pmap'])
+@pytest.mark.parametrize('placement', ['device', 'host'])
+def test_shapes_of_batches_are_those_of_a_call(toy, tmp_path, placement, backend):
+  config = config_lib.default()
+  config.data.placement = placement
+  session = workdir.Session(config, tmp_path, tiny.layout(backend, 2), quiet=True)
+  plan = mixing.plan_batch(_COUNT, ratio=0.25, mode='replace')
+  batches = make_batch_source(session, toy.train, plan, substeps=2)
+  about = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), tree)
+  assert about(batches.shapes(3)) == about(batches(6, 3))
+
+
 def test_training_begun_on_other_images_is_refused(toy, tmp_path):
   layout = tiny.layout('jit', 1)
   session = workdir.Session(config_lib.default(), tmp_path, layout, quiet=True)

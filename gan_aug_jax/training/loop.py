@@ -159,10 +159,7 @@ def train(
         progress.pending.append((metrics, count))
         progress.step += count
         step = progress.step
-        log, evaluate, save = (
-          cadence.is_due(step, every)
-          for every in (cadence.log_every, cadence.eval_every, cadence.save_every)
-        )
+        log, evaluate, save = cadence.due(step)
         due = log or evaluate or save
         caught = caught or stopped(due)
         ending = caught and step % cadence.cycle == 0

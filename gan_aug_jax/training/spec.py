@@ -36,9 +36,13 @@ class Cadence:
   save_every: int
   cycle: int = 1
 
-  def is_due(self, step: int, every: int) -> bool:
-    """Whether what happens every so many steps, and at the end, happens at a step."""
-    return step % every == 0 or step == self.num_steps
+  def due(self, step: int) -> tuple[bool, bool, bool]:
+    """Whether a line, an evaluation and a save are due after `step` steps."""
+    cadences = (self.log_every, self.eval_every, self.save_every)
+    log, evaluate, save = (
+      step % every == 0 or step == self.num_steps for every in cadences
+    )
+    return log, evaluate, save
 
 
 def make_cadence(config, num_steps: int, *, saves: int = 5, cycle: int = 1) -> Cadence:
