@@ -13,7 +13,6 @@ from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.models import layers
 from gan_aug_jax.step import device_data, mixing, programs
 from gan_aug_jax.training import loop, spec, tracing, workdir
-from gan_aug_jax.training.batch_source import make_batch_source
 from tests import tiny
 
 _COUNT = 8
@@ -40,7 +39,7 @@ def _make_training(session, toy, num_steps):
     step,
     init=init,
     seed=0,
-    batches=make_batch_source(session, toy.train, plan),
+    batches=spec.make_batches(session, toy.train, plan),
     cadence=spec.make_cadence(session.config, num_steps),
   )
 
@@ -70,7 +69,7 @@ def test_shapes_of_batches_are_those_of_a_call(toy, tmp_path, placement, backend
   config.data.placement = placement
   session = workdir.Session(config, tmp_path, tiny.layout(backend, 2), quiet=True)
   plan = mixing.plan_batch(_COUNT, ratio=0.25, mode='replace')
-  batches = make_batch_source(session, toy.train, plan, substeps=2)
+  batches = spec.make_batches(session, toy.train, plan, substeps=2)
   about = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), tree)
   assert about(batches.shapes(3)) == about(batches(6, 3))
 

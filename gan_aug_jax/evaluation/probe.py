@@ -34,7 +34,6 @@ from gan_aug_jax.step import (
 )
 from gan_aug_jax.step.programs import Program
 from gan_aug_jax.training import files, spec
-from gan_aug_jax.training.batch_source import make_batch_source
 
 _BATCH = 128
 _OPTIMIZER = {'learning_rate': 0.02, 'schedule': 'cosine', 'momentum': 0.9}
@@ -117,7 +116,7 @@ class Trainer:
       ),
       init=init,
       seed=config_lib.seed_of(config, 'classifier') ^ (2**30 >> variant),
-      batches=make_batch_source(session, seen, plan),
+      batches=spec.make_batches(session, seen, plan),
       cadence=spec.Cadence(num_steps, num_steps, num_steps, num_steps),
     )
 

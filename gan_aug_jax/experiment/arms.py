@@ -16,7 +16,6 @@ from gan_aug_jax.generators import synthetic_source
 from gan_aug_jax.models import classifiers
 from gan_aug_jax.step import augment, classifier, synthesis
 from gan_aug_jax.training import checkpoint, files, loop, spec, tensorboard
-from gan_aug_jax.training.batch_source import make_batch_source
 from gan_aug_jax.training.files import read_result
 from gan_aug_jax.training.workdir import describe_devices, versions
 
@@ -152,7 +151,7 @@ def make_training(session, dataset, name, source, *, num_steps=None):
     step,
     init=init,
     seed=config_lib.seed_of(config, 'classifier'),
-    batches=make_batch_source(session, dataset.train, plan),
+    batches=spec.make_batches(session, dataset.train, plan),
     cadence=spec.make_cadence(config, num_steps, cycle=cycle),
     init_pool=pool,
   )

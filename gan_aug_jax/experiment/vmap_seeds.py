@@ -14,7 +14,6 @@ import numpy as np
 from gan_aug_jax.experiment.arms import validate
 from gan_aug_jax.generators import synthetic_source
 from gan_aug_jax.training import checkpoint, loop, spec
-from gan_aug_jax.training.batch_source import BatchSource
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +118,7 @@ def make_step(step, num_members):
   return together
 
 
-class StackedBatches(BatchSource):
+class StackedBatches:
   """The batches of several members, stacked anew only when a window is renewed."""
 
   def __init__(self, sources, layout):

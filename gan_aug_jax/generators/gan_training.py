@@ -25,7 +25,6 @@ from gan_aug_jax.models import discriminators, generators
 from gan_aug_jax.step import augment, gan, losses, mixing, rng, sampling
 from gan_aug_jax.step.programs import Program, repeat_step
 from gan_aug_jax.training import checkpoint, files, loop, spec, tensorboard
-from gan_aug_jax.training.batch_source import make_batch_source
 from gan_aug_jax.training.checkpoint import UnreadableGenerator
 from gan_aug_jax.training.files import read_result
 
@@ -381,7 +380,7 @@ def make_batches(session, dataset):
   """Returns the `BatchSource` of the GAN's step."""
   config = session.config.gan
   plan = mixing.plan_batch(config.batch_size, ratio=0.0, mode='replace')
-  return make_batch_source(session, dataset.train, plan, substeps=config.d_steps)
+  return spec.make_batches(session, dataset.train, plan, substeps=config.d_steps)
 
 
 def _build_generator(session, info, *, part='gan', axis_name=None):

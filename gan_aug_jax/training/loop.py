@@ -147,7 +147,7 @@ def train(
     start = progress.step
     state = _begin(training, state, progress)
     with (
-      _make_bar(training, name, start) as bar,
+      ProgressBar(name, cadence.num_steps, start=start, quiet=_is_quiet(training)) as bar,
       _make_tracer(training, directory) as tracer,
     ):
       bar.say(f'{name}: {_describe(progress)}')
@@ -266,9 +266,8 @@ def make_writers(session, directory: pathlib.Path, *, after_step: int) -> list:
   return writers
 
 
-def _make_bar(training, name, start):
-  quiet = training.session.quiet or jax.process_index() > 0
-  return ProgressBar(name, training.num_steps, start=start, quiet=quiet)
+def _is_quiet(training):
+  return training.session.quiet or jax.process_index() > 0
 
 
 def _make_tracer(training, directory):

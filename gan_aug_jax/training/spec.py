@@ -8,8 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from gan_aug_jax import config as config_lib
+from gan_aug_jax.data.batches import BatchSource, DeviceBatches, HostBatches
+from gan_aug_jax.data.splits import Split
+from gan_aug_jax.step import mixing
 from gan_aug_jax.step.programs import Program, repeat_step
-from gan_aug_jax.training.batch_source import BatchSource
 from gan_aug_jax.training.workdir import Session
 
 # On an accelerator, whose host takes longer to start a step than small networks take to
@@ -39,10 +42,7 @@ class Cadence:
   def due(self, step: int) -> tuple[bool, bool, bool]:
     """Whether a line, an evaluation and a save are due after `step` steps."""
     cadences = (self.log_every, self.eval_every, self.save_every)
-    log, evaluate, save = (
-      step % every == 0 or step == self.num_steps for every in cadences
-    )
-    return log, evaluate, save
+    return tuple(step % every == 0 or step == self.num_steps for every in cadences)
 
 
 def make_cadence(config, num_steps: int, *, saves: int = 5, cycle: int = 1) -> Cadence:
@@ -177,7 +177,7 @@ def make_training(
   cadence: Cadence,
   init_pool: Callable | None = None,
 ) -> Training:
-  """Returns the `Training` of a step; see there for the arguments."""
+  """Returns the `Training` of a step; its arguments are the attributes there."""
   layout, num_steps = session.layout, steps_per_call(session, cadence)
   return Training(
     session=session,
@@ -192,6 +192,20 @@ def make_training(
     steps_per_call=num_steps,
     init_pool=init_pool,
   )
+
+
+def make_batches(
+  session: Session, split: Split, plan: mixing.BatchPlan, *, substeps: int = 1
+) -> BatchSource:
+  """Returns the source of batches that `data.placement` names.
+
+  Args:
+    session: the run's.
+    split, plan, substeps: see `BatchSource`.
+  """
+  kind = HostBatches if session.config.data.placement == 'host' else DeviceBatches
+  seed = config_lib.seed_of(session.config, 'data')
+  return kind(split, plan, session.layout, seed, substeps)
 
 
 def steps_per_call(session: Session, cadence: Cadence) -> int:

@@ -115,9 +115,28 @@ def check_config(session: Session) -> dict[str, Any] | None:
   saved = files.read_json(path, 'config', 'data')
   with files.reading(path):
     fields, before = _plain(session.config), _plain(saved['config'])
-  differing = [name for name in fields if fields[name] != before[name]]
-  _check_fields(session, differing, before, fields)
+  may_differ = _may_differ(session)
+  fixed = [
+    f'{name} ({before[name]!r} there, {fields[name]!r} now)'
+    for name in fields
+    if fields[name] != before[name] and not name.startswith(may_differ)
+  ]
+  if fixed:
+    raise CheckpointError(
+      f'{str(session.workdir)!r} holds a run of another config, {"; ".join(fixed)}; give '
+      'another --workdir, or the same config.'
+    )
   return saved
+
+
+def _may_differ(session):
+  """Prefixes of the fields that nothing trained in the workdir depends on."""
+  gan_begun, arms_begun = (session.path(part).exists() for part in ('gan', 'arms'))
+  if not (gan_begun or arms_begun):
+    return ('',)  # of every field
+  # The probes that choose a generator depend on some of the arms' fields, too.
+  gan_finished = files.read_result(session.path('gan', 'result.json')) is not None
+  return _MAY_DIFFER + (ARM_FIELDS if gan_finished and not arms_begun else ())
 
 
 def write(path: pathlib.Path, content: str) -> None:
@@ -150,26 +169,6 @@ def fixed_fields(config) -> dict[str, Any]:
   """Returns {field: value} of the fields that the trained models depend on."""
   fields = _plain(config).items()
   return {name: value for name, value in fields if not name.startswith(_MAY_DIFFER)}
-
-
-def _check_fields(session, differing, before, fields):
-  """Refuses to change fields that something trained in the workdir depends on."""
-  gan_begun, arms_begun = (session.path(part).exists() for part in ('gan', 'arms'))
-  # The probes that choose a generator depend on some of the arms' fields, too.
-  gan_finished = files.read_result(session.path('gan', 'result.json')) is not None
-  may_differ = _MAY_DIFFER
-  if gan_finished and not arms_begun:
-    may_differ += ARM_FIELDS
-  fixed = [
-    f'{name} ({before[name]!r} there, {fields[name]!r} now)'
-    for name in differing
-    if not name.startswith(may_differ) and (gan_begun or arms_begun)
-  ]
-  if fixed:
-    raise CheckpointError(
-      f'{str(session.workdir)!r} holds a run of another config, {"; ".join(fixed)}; give '
-      'another --workdir, or the same config.'
-    )
 
 
 def check_data(session: Session, saved: dict[str, Any], dataset: Dataset) -> None:
