@@ -69,16 +69,16 @@ def train(members, directory):
 
 @dataclasses.dataclass(frozen=True)
 class _Validations(loop.Monitor):
-  """Validates each member."""
+  """Validates each member, all by the first one's compiled evaluator."""
 
   members: list[Member]
 
   def consider(self, step, state):
     del step
-    states, scores = jax.device_get(state), {}
+    states, scores, first = jax.device_get(state), {}, self.members[0]
     for i, member in enumerate(self.members):
-      one = member.session.layout.place(_take(states, i))
-      found = validate(member.arm.evaluator, one, member.dataset)
+      one = first.session.layout.place(_take(states, i))
+      found = validate(first.arm.evaluator, one, member.dataset)
       scores |= {f'{i}/{field}': value for field, value in found.items()}
     return scores
 
