@@ -106,14 +106,14 @@ class Bench:
     arguments = (state, frozen)
     sampler = programs.compile_step(sample, layout, *arguments, donate=())
     made = sampler(*arguments)
-    step, feed = training.step_function, training.feed
+    step, batches = training.step_function, training.batches
     frozen_images = {'generator': made}
-    program = programs.compile_step(step, layout, state, *feed(0, 1), frozen_images)
+    program = programs.compile_step(step, layout, state, batches(0, 1), frozen_images)
     number = 0
 
     def train(images):
       nonlocal state, number
-      state, metrics = program(state, *feed(number, 1), {'generator': images})
+      state, metrics = program(state, batches(number, 1), {'generator': images})
       number += 1
       return metrics
 

@@ -62,11 +62,12 @@ def prepare(config, layout, dataset, arm, count):
   stacked = layout.place(
     jax.tree.map(lambda *x: np.stack(x), *(jax.device_get(state) for state in states))
   )
-  feed = vmap_seeds.StackedFeed([each.feed for each in rehearsed], layout)
+  sources = [lambda *at, feed=each.feed: feed(*at)[0] for each in rehearsed]
+  batches = vmap_seeds.StackedBatches(sources, layout)
   frozen = [jax.device_get(each.extra) for each in rehearsed]
   extra = layout.place(jax.tree.map(lambda *x: np.stack(x), *frozen))
   step = vmap_seeds.make_step(rehearsed[0].step, count)
-  joint = programs.compile_step(step, layout, stacked, *feed(0, 1), *extra)
+  joint = programs.compile_step(step, layout, stacked, batches(0, 1), *extra)
   number = 0
 
   def alone():
@@ -78,7 +79,7 @@ def prepare(config, layout, dataset, arm, count):
 
   def as_one():
     nonlocal stacked
-    stacked, metrics = joint(stacked, *feed(number, 1), *extra)
+    stacked, metrics = joint(stacked, batches(number, 1), *extra)
     return metrics
 
   return timing.repeat(alone, 1), timing.repeat(as_one, 1)

@@ -1,4 +1,4 @@
-"""The errors that a user can cause and mend, each one sentence long.
+"""The errors that a user can cause and fix, each one sentence long.
 
 The command line prints the sentence and exits with `exit_code`; a library user catches
 the class.
@@ -6,7 +6,7 @@ the class.
 
 
 class UserError(Exception):
-  """Something the user can mend; the message says what is wrong and what to do."""
+  """Something the user can fix; the message says what is wrong and what to do."""
 
   exit_code = 3
 
@@ -18,7 +18,7 @@ class ConfigError(UserError, ValueError):
 
 
 class DataError(UserError):
-  """A dataset that is missing, unreadable or not what it should be."""
+  """A dataset that is missing, unreadable or malformed."""
 
 
 class CheckpointError(UserError):
@@ -30,8 +30,8 @@ class NonFiniteError(UserError):
 
 
 class MachineError(UserError):
-  """What the machine refused: a full disk, a missing permission, memory that is short."""
+  """The machine refused: a full disk, a missing permission, too little memory."""
 
 
 class AblationError(UserError):
-  """An ablation of which some cells failed; the others were trained and reported."""
+  """Some cells of an ablation failed; the others were trained and reported."""

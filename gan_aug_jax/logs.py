@@ -1,33 +1,34 @@
-"""What of the log reaches the terminal: our own warnings, and of dependencies errors.
+"""What reaches the terminal: our own warnings, and errors of dependencies.
 
-With `--verbose` it is all from INFO on.
+With `--verbose`, everything from INFO on.
 """
 
+from collections.abc import Iterator
 import contextlib
 import logging
 import os
 import sys
 import warnings
 
-import absl.logging  # noqa: F401  it makes the logger 'absl' of its own kind
+import absl.logging  # noqa: F401  it defines the class of the logger 'absl'
 
 _OURS, _ABSL = logging.getLogger('gan_aug_jax'), logging.getLogger('absl')
 
 
 @contextlib.contextmanager
-def shown(verbose, *, to_the_end=False):
+def shown(verbose: bool, *, to_the_end: bool = False) -> Iterator[None]:
   """Shows on stderr what is logged, for as long as it lasts.
 
   Args:
     verbose: show what dependencies log and warn of, too.
-    to_the_end: the process ends with it: threads that go on are kept quiet, too.
+    to_the_end: whether the process ends with it; threads that outlast it then stay quiet.
   """
 
   def is_shown(record):
     ours = record.name.partition('.')[0] == _OURS.name
     return verbose or ours or record.levelno >= logging.ERROR
 
-  # Of C++, whose lines do not pass through here; read when JAX is imported.
+  # For C++, whose lines do not pass through here; read when JAX is imported.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '0' if verbose else '2')
   handler = logging.StreamHandler(sys.stderr)
   handler.setFormatter(logging.Formatter('%(name)s: %(message)s'))
@@ -39,7 +40,7 @@ def shown(verbose, *, to_the_end=False):
     for logger in loggers:
       logger.setLevel(logging.INFO)
   logging.root.addHandler(handler)
-  # What threads and coroutines of dependencies end with, after their caller was told.
+  # Errors that end threads and coroutines of dependencies; their caller was told already.
   sys.excepthook = lambda kind, error, _: _OURS.info('%s: %s', kind.__name__, error)
   sys.unraisablehook = lambda args: _OURS.info('%s', args.exc_value)
   try:
@@ -55,9 +56,9 @@ def shown(verbose, *, to_the_end=False):
       logger.setLevel(level)
 
 
-def hide(level):
-  """Hides what dependencies log through absl below a level, unless ours shows INFO."""
+def hide(level: int) -> None:
+  """Hides what dependencies log through absl below a level, unless `--verbose`."""
   if not _OURS.isEnabledFor(logging.INFO):
     _ABSL.setLevel(level)
-    # It tells of every task that was given up with a save or a restore that failed.
+    # It reports every task that was abandoned when a save or a restore failed.
     logging.getLogger('asyncio').setLevel(logging.CRITICAL)

@@ -568,7 +568,7 @@ def test_seeds_in_one_program_give_the_numbers_of_separate_runs(
   assert test_run.run('ablate', *flags) == 0
   assert len(list((where / 'together').iterdir())) == 4  # one an arm
   said = capsys.readouterr().out
-  assert 'going on from step' in said and 'Together they failed' not in said
+  assert 'resumed at step' in said and 'Together they failed' not in said
   for cell in (finished / 'cells').iterdir():
     both = [
       json.loads((root / 'cells' / cell.name / 'results.json').read_text())['arms']

@@ -15,6 +15,7 @@ import safetensors.numpy
 import gan_aug_jax
 from gan_aug_jax import cli, config as config_lib
 from gan_aug_jax.data import datasets
+from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.generators import build, export, frozen, portable
 from gan_aug_jax.generators.description import Description
@@ -82,7 +83,7 @@ def test_exported_generators_draw_what_the_run_draws(trained, tmp_path):
   kinds = ('json', 'safetensors', 'stablehlo')
   assert names == [f'generator-{i}.{kind}' for i in (0, 1) for kind in kinds]
   run = json.loads((trained / 'config.json').read_text())
-  config, info = config_lib.from_dict(run['config']), run['data']
+  config, info = config_lib.from_dict(run['config']), DataFacts.from_json(run['data'])
   session = workdir.Session(config, trained, sharding.make_layout('jit', jax.devices()))
   members = frozen.load_generator(session, info).members
   sample = build.make_sampler(session, info, truncation=1.5)
@@ -91,7 +92,7 @@ def test_exported_generators_draw_what_the_run_draws(trained, tmp_path):
   for i, member in enumerate(members):
     own = _draw(sample, jax.device_get(member.variables))
     path = tmp_path / f'generator-{i}.safetensors'
-    loaded = gan_aug_jax.load_generator(path, trained_on=info['fingerprint'])
+    loaded = gan_aug_jax.load_generator(path, trained_on=info.fingerprint)
     assert loaded.name == member.name and loaded.class_names == ('a', 'b', 'c')
     np.testing.assert_array_equal(_draw(loaded.sample, loaded.variables), own)
     program = gan_aug_jax.load_program(path.with_suffix('.stablehlo'))

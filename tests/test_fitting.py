@@ -1,5 +1,7 @@
 """Steps a call, precision and traces."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from gan_aug_jax.config import validation
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.models import layers
 from gan_aug_jax.step import device_data, mixing, programs
-from gan_aug_jax.training import fitting, loop, workdir
+from gan_aug_jax.training import loop, spec, tracing, workdir
 from tests import tiny
 
 _COUNT = 8
@@ -32,13 +34,13 @@ def _make_training(session, toy, num_steps):
     return {'step': seed * 0, 'seen': jnp.zeros(len(toy.train), jnp.int32)}
 
   plan = mixing.plan_batch(_COUNT, ratio=0.0, mode='replace')
-  return fitting.make_training(
+  return spec.make_training(
     session,
     step,
     init=init,
     seed=0,
-    feed=fitting.Feed(session, toy.train, plan),
-    cadence=fitting.cadence_of(session, num_steps),
+    batches=spec.make_batches(session, toy.train, plan),
+    cadence=spec.make_cadence(session.config, num_steps),
   )
 
 
@@ -52,23 +54,35 @@ def test_any_steps_a_call_take_the_same_examples(toy, tmp_path, per_call, num_st
   validation.validate(config)
   session = workdir.Session(config, tmp_path, tiny.layout('jit', 1), quiet=True)
   training = _make_training(session, toy, num_steps)
-  fitted = fitting.fit(session, tmp_path, 'test', training, fingerprint='f')
-  assert int(fitted.state['step']) == num_steps
+  trained = loop.train(training, tmp_path, 'test')
+  assert int(trained.state['step']) == num_steps
   taken = num_steps * _COUNT
   orders = [device_data.epoch_order(0, epoch, len(toy.train)) for epoch in range(20)]
   expected = np.bincount(np.concatenate(orders)[:taken], minlength=len(toy.train))
-  np.testing.assert_array_equal(fitted.state['seen'], expected)
+  np.testing.assert_array_equal(trained.state['seen'], expected)
+
+
+@pytest.mark.parametrize('backend', ['jit', 'pmap'])
+@pytest.mark.parametrize('placement', ['device', 'host'])
+def test_shapes_of_batches_are_those_of_a_call(toy, tmp_path, placement, backend):
+  config = config_lib.default()
+  config.data.placement = placement
+  session = workdir.Session(config, tmp_path, tiny.layout(backend, 2), quiet=True)
+  plan = mixing.plan_batch(_COUNT, ratio=0.25, mode='replace')
+  batches = spec.make_batches(session, toy.train, plan, substeps=2)
+  about = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), tree)
+  assert about(batches.shapes(3)) == about(batches(6, 3))
 
 
 def test_training_begun_on_other_images_is_refused(toy, tmp_path):
   layout = tiny.layout('jit', 1)
   session = workdir.Session(config_lib.default(), tmp_path, layout, quiet=True)
-  training = _make_training(session, toy, num_steps=3)
-  fit = lambda name: fitting.fit(session, tmp_path, 'x', training, fingerprint=name)
-  fit('one')
-  fit('one')
+  other = dataclasses.replace(toy, train=toy.train.rows(slice(None, None, -1)))
+  train = lambda data: loop.train(_make_training(session, data, 3), tmp_path, 'x')
+  train(toy)
+  train(toy)
   with pytest.raises(CheckpointError, match='other images'):
-    fit('another')
+    train(other)
 
 
 @pytest.mark.parametrize('backend', ['jit', pytest.param('pmap', marks=pytest.mark.slow)])
@@ -116,13 +130,13 @@ def test_parameters_are_never_below_float32():
 def test_trace_holds_the_asked_steps_only(tmp_path):
   step = jax.jit(lambda x: x + 1)
   x = jnp.zeros(())
-  with loop.Tracer('3:4', tmp_path) as tracer:
-    tracing = []
+  with tracing.Tracer('3:4', tmp_path) as tracer:
+    traced = []
     for at in range(8):
       with tracer.annotate(at, at + 1, x):
         x = step(x)
-      tracing.append(tracer._tracing)
-  assert tracing == [at in (3, 4) for at in range(8)]
+      traced.append(tracer._tracing)
+  assert traced == [at in (3, 4) for at in range(8)]
   assert [path for path in tmp_path.rglob('*') if path.suffix in ('.pb', '.gz')]
 
 

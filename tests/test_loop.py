@@ -10,61 +10,66 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gan_aug_jax import config
 from gan_aug_jax.errors import CheckpointError, NonFiniteError
 from gan_aug_jax.step import sharding
-from gan_aug_jax.training import checkpoint, loop, progress, signals
+from gan_aug_jax.training import checkpoint, files, loop, signals, spec, workdir
 
 WHERE = sharding.make_layout('jit', jax.devices()[:1])
+
+
+def _init(seed):
+  return {'x': 0.3 + 0 * seed.astype(jnp.float32), 'step': 0 * seed}
 
 
 def _step(state, scale):
   """A chaotic map: any difference would grow."""
   x = 3.9 * state['x'] * (1 - state['x'])
-  metrics = {'loss': x[None] * scale}
-  return {'x': x, 'step': state['step'] + 1}, metrics
+  return {'x': x, 'step': state['step'] + 1}, {'loss': x * scale}
+
+
+class _Scales:
+  """A source of one number a step; `stop(step)` may raise instead."""
+
+  fingerprint, first = 'images', None
+
+  def __init__(self, stop, bad_at):
+    self._stop, self._bad_at = stop, bad_at
+
+  def __call__(self, step, num_steps):
+    assert num_steps == 1
+    self.first = step if self.first is None else self.first
+    if self._stop:
+      self._stop(step)
+    return WHERE.place(np.float32(np.nan if step == self._bad_at else 1))
+
+
+class _Monitor(loop.Monitor):
+  def consider(self, step, state):
+    return {'val': float(state['x'])}
 
 
 def _train(
   directory, *, num_steps=100, stop=None, bad_at=None, log_every=10, save_every=7
 ):
-  """Trains; `stop(step)` is called before each step and may raise."""
-  state = WHERE.place({'x': np.float32(0.3), 'step': np.int32(0)})
-  host = loop.new_host()
-  cadence = loop.Cadence(num_steps, log_every, 20, save_every)
-  program = jax.jit(_step)
+  """Returns the last state and the step that training began or resumed at.
 
-  def take(state, step, count):
-    assert count == 1
-    if stop:
-      stop(step)
-    return program(state, jnp.float32(np.nan if step == bad_at else 1))
-
-  with (
-    checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints,
-    signals.deferred() as stopped,
-  ):
-    restored = checkpoints.restore(state)
-    state, host, _ = restored or (state, host, {})
-    start, host['steps_per_call'] = host['step'], 1
-    path = directory / 'metrics.jsonl'
-    state, host = loop.train(
-      take=take,
-      state=state,
-      host=host,
-      cadence=cadence,
-      save=checkpoints.save,
-      metrics_file=loop.MetricsFile(path, after_step=start),
-      progress=progress.Progress('test', num_steps, quiet=True),
-      stopped=stopped,
-      tracer=loop.Tracer(''),
-      evaluate=lambda step, state: {'val': float(state['x'])},
-    )
-    checkpoints.save(num_steps, state=state, host=host)
-  return jax.device_get(state), start
+  `stop(step)` is called before each step and may raise.
+  """
+  training = spec.make_training(
+    workdir.Session(config.default(), directory, WHERE, quiet=True),
+    _step,
+    init=_init,
+    seed=0,
+    batches=_Scales(stop, bad_at),
+    cadence=spec.Cadence(num_steps, log_every, 20, save_every),
+  )
+  trained = loop.train(training, directory, 'test', _Monitor())
+  return jax.device_get(trained.state), training.batches.first
 
 
 def _rows(directory):
-  rows = loop.read_metrics(directory / 'metrics.jsonl')
+  rows = files.read_metrics(directory / 'metrics.jsonl')
   return [{k: v for k, v in row.items() if k != 'step_ms'} for row in rows]
 
 
@@ -105,9 +110,9 @@ def test_half_written_line_is_dropped(tmp_path):
   path.write_text(
     '{"step": 10, "loss": 1.0}\n{"step": 20, "loss": 2.0}\n{"step": 30, "lo'
   )
-  file = loop.MetricsFile(path, after_step=20)
+  file = files.MetricsFile(path, after_step=20)
   file.write_scalars(30, {'loss': 3.0})
-  assert [row['loss'] for row in loop.read_metrics(path)] == [1.0, 2.0, 3.0]
+  assert [row['loss'] for row in files.read_metrics(path)] == [1.0, 2.0, 3.0]
 
 
 @pytest.mark.parametrize('damage', ['truncate', 'remove'])
@@ -177,10 +182,11 @@ def test_signal_saves_at_the_next_step(tmp_path, number):
 
 
 def test_automatic_cadences_are_multiples_of_the_lines():
-  cadence = loop.make_cadence(1000, log_every=60, eval_every=0, save_every=0)
-  assert cadence == loop.Cadence(1000, 60, 60, 180)
-  short = loop.make_cadence(20, log_every=60, eval_every=5, save_every=0)
-  assert short == loop.Cadence(20, 60, 5, 60)
+  fields = config.default()
+  fields.log.every_steps = 60
+  assert spec.make_cadence(fields, 1000) == spec.Cadence(1000, 60, 60, 180)
+  fields.log.eval_every_steps = 5
+  assert spec.make_cadence(fields, 20) == spec.Cadence(20, 60, 5, 60)
 
 
 def test_signal_whose_raise_was_lost_still_stops():
@@ -199,12 +205,12 @@ def test_signal_whose_raise_was_lost_still_stops():
 
 def test_writing_is_atomic(tmp_path, monkeypatch):
   path = tmp_path / 'results.json'
-  loop.write_atomically(path, json.dumps({'a': 1}))
+  files.write_atomically(path, json.dumps({'a': 1}))
 
   def fail(*_):
     raise OSError('disk full')
 
   monkeypatch.setattr(os, 'fsync', fail)
   with pytest.raises(OSError, match='disk full'):
-    loop.write_atomically(path, json.dumps({'a': 2}))
+    files.write_atomically(path, json.dumps({'a': 2}))
   assert json.loads(path.read_text()) == {'a': 1}

@@ -191,7 +191,7 @@ def test_discriminator_has_a_learning_rate_of_its_own(toy, tmp_path):
   for rate in (0.0, 1e-9):
     config.gan.discriminator_learning_rate = rate
     session = workdir.Session(config, tmp_path, where, quiet=True)
-    step, init = build.make_step(session, workdir.describe_data(toy))
+    step, init = build.make_step(session, toy.facts)
     state = init(0)
     after, _ = tiny.run(where, step, state, toy, count=8, num_steps=2)
     parts = ('generator', 'discriminator')

@@ -10,7 +10,7 @@ import pytest
 from gan_aug_jax.config import default
 from gan_aug_jax.step import programs, sharding
 from gan_aug_jax.step.programs import Program
-from gan_aug_jax.training import fitting, loop
+from gan_aug_jax.training import spec
 from gan_aug_jax.training.workdir import Session
 from tests import tiny
 
@@ -127,7 +127,7 @@ def test_flags_of_the_user_are_kept(monkeypatch):
 def test_steps_a_call_are_a_constant_that_divides_the_cadences(monkeypatch, tmp_path):
   config = default()
   session = Session(config, tmp_path, tiny.layout('jit', 1))
-  steps = lambda *cadence: fitting.steps_per_call(session, loop.Cadence(*cadence))
+  steps = lambda *cadence: spec.steps_per_call(session, spec.Cadence(*cadence))
   assert steps(1000, 50, 100, 200) == 1  # on a CPU
   monkeypatch.setattr(sharding.Layout, 'on_cpu', False)
   assert steps(1000, 50, 100, 200) == 50

@@ -18,7 +18,7 @@ from gan_aug_jax import cli
 from gan_aug_jax.data import datasets, splits
 from gan_aug_jax.generators import gan_training
 from gan_aug_jax.step import programs, sampling, sharding
-from gan_aug_jax.training import loop, tensorboard
+from gan_aug_jax.training import files, loop, tensorboard
 from gan_aug_jax.training.signals import Interrupted
 from tests.conftest import make_dataset
 
@@ -515,7 +515,7 @@ def test_damaged_results_of_parts_are_made_again(finished, config_file, tmp_path
   assert (workdir / 'gan' / 'samples.png').exists()
 
 
-def _interrupt(**_):
+def _interrupt(*_):
   raise Interrupted('Stopped.')
 
 
@@ -619,7 +619,7 @@ def test_tensorboard_gets_what_the_files_have(config_file, tmp_path, monkeypatch
   written = {}
   for of, name, *values in _Recorder.written:
     written.setdefault((of, name), []).append(values)
-  rows = loop.read_metrics(workdir / 'arms' / 'augmented' / 'metrics.jsonl')
+  rows = files.read_metrics(workdir / 'arms' / 'augmented' / 'metrics.jsonl')
   scalars = written['arms/augmented', 'write_scalars']
   assert [{'step': step, **values} for step, values in scalars[:-1]] == rows
   result = json.loads((workdir / 'arms' / 'augmented' / 'result.json').read_text())

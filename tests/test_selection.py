@@ -52,8 +52,9 @@ def test_resumed_selection_equals_an_uninterrupted_one(by, stop):
     whole.consider(step, step)
   for step in list(SCORES)[:stop]:
     first.consider(step, step)
-  assert first.names(first.history) == sorted(first.kept)
-  second.resume(json.loads(json.dumps(first.history)), first.kept)
+  record = json.loads(json.dumps(first.record()))
+  assert [*first.kept_shapes(record)] == sorted(first.kept)
+  second.resume(record, first.kept)
   for step in list(SCORES)[stop:]:
     second.consider(step, step)
   assert (second.kept, second.history) == (whole.kept, whole.history)

@@ -4,17 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from gan_aug_jax.data import host_stream
+from gan_aug_jax.data.batches import HostBatches
 from gan_aug_jax.step import mixing, programs
 from tests import tiny
 from tests.test_engine import COLLECTIVE
 
 
 def _stream(where, toy, plan, **options):
-  train = toy.train
-  return host_stream.make_feed(
-    train.images, train.labels, seed=0, plan=plan, layout=where, **options
-  )
+  return HostBatches(toy.train, plan, where, seed=0, **options)
 
 
 def _run(where, step, state, feed, extra=(), *, num_steps=9, per_call=1):

@@ -70,13 +70,13 @@ def test_a_run_under_nohup_is_quiet_stops_by_ctrl_c_and_goes_on(
   said = process.communicate(timeout=120)[1]
   assert process.returncode == 75, said
   assert said.startswith('gan_aug_jax: Stopped at step') and said.count('\n') == 1
-  assert 'by SIGINT' in said and 'run the same command to go on' in said
+  assert 'by SIGINT' in said and 'run the same command to continue' in said
   process = _start(file, workdir, *flags, '--verbose')
   said = process.communicate(timeout=120)[1]
   assert process.returncode == 0, said
   assert 'absl: ' in said  # what orbax does, as it was asked for
   shown = workdir.with_suffix('.log').read_text()
-  assert 'going on from step' in shown and '\r' not in shown and '\x1b' not in shown
+  assert 'resumed at step' in shown and '\r' not in shown and '\x1b' not in shown
   assert shown.splitlines()[-1] == f'Report: {workdir / "report.html"}'
 
 

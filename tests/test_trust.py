@@ -21,7 +21,7 @@ from gan_aug_jax.evaluation import probe
 from gan_aug_jax.experiment import ablation, arms, cells
 from gan_aug_jax.generators import offline
 from gan_aug_jax.report import ablation_report, run_report, tables
-from gan_aug_jax.training import checkpoint, loop
+from gan_aug_jax.training import checkpoint, files
 from tests.test_bad_input import EVIL, original  # noqa: F401  a fixture
 
 PACKAGE = pathlib.Path(__file__).parent.parent / 'gan_aug_jax'
@@ -82,19 +82,19 @@ def test_files_are_written_by_renaming():
     elif getattr(node.func, 'id', '') == 'open' and len(node.args) > 1:
       found.append((path, ast.literal_eval(node.args[1])))
   found = [entry for entry in found if entry[1] != 'rb']
-  assert sorted(found) == [('loop.py', 'a'), ('loop.py', 'wb')]
+  assert sorted(found) == [('files.py', 'a'), ('files.py', 'wb')]
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
   path = tmp_path / 'results.json'
-  loop.write_atomically(path, 'whole')
+  files.write_atomically(path, 'whole')
 
   def full(_):
     raise OSError(28, 'No space left on device')
 
   monkeypatch.setattr(os, 'fsync', full)
   with pytest.raises(OSError, match='No space left') as caught:
-    loop.write_atomically(path, 'half')
+    files.write_atomically(path, 'half')
   assert caught.value.filename == str(path)
   assert path.read_text() == 'whole' and [*tmp_path.iterdir()] == [path]
 
@@ -140,9 +140,9 @@ def test_arrays_of_a_run_are_read_without_trust(kind, tmp_path, payload):
     'header': b'PK\x03\x04' + b'\xff' * 100,
     'zip': _objects(payload)[:-30],
   }[kind]
-  loop.write_atomically(path, content)
+  files.write_atomically(path, content)
   with pytest.raises((OSError, ValueError)):
-    loop.read_arrays(path)
+    files.read_arrays(path)
   with pytest.raises(CheckpointError, match='missing or damaged'):
     run_report._read_predictions(tmp_path, 'augmented')
   assert offline._read(path, (3, 4, 8, 8, 1)) is None
@@ -153,7 +153,7 @@ def test_a_bomb_is_not_unpacked(tmp_path):
   path.write_bytes(_bomb(2**22))
   assert path.stat().st_size < 2**13
   with pytest.raises(ValueError, match='too many'):
-    loop.read_arrays(path, 2**20)
+    files.read_arrays(path, 2**20)
   assert offline._read(path, (3, 4, 8, 8, 1)) is None
 
 
@@ -315,10 +315,11 @@ def test_the_code_named_in_a_workdir_of_others_is_not_run(tmp_path, monkeypatch)
   config.sampler.generator, config.data.image_size = 'evil_module:make', 8
   config.data.name = 'npz'
   info = {'fingerprint': '0', 'class_names': ['a', 'b'], 'image_shape': [8, 8, 1]}
+  info['num_train'] = 2
   run = {'config': config.to_dict(), 'data': info, 'versions': {}}
-  loop.write_atomically(tmp_path / 'run' / 'config.json', json.dumps(run))
+  files.write_atomically(tmp_path / 'run' / 'config.json', json.dumps(run))
   results = json.dumps({'arms': {}, 'gan': {}, 'versions': {}})
-  loop.write_atomically(tmp_path / 'run' / 'results.json', results)
+  files.write_atomically(tmp_path / 'run' / 'results.json', results)
   for command in ('sample', 'score', 'evaluate', 'report', 'export'):
     assert cli.main(['gan_aug_jax', command, f'--workdir={tmp_path / "run"}']) in (2, 3)
   assert not marker.exists()
@@ -328,7 +329,7 @@ def test_predictions_are_written_whole(tmp_path, toy, monkeypatch):
   split = {'predictions': np.zeros(3, np.int32)}
   path = tmp_path / 'arms' / 'x' / 'predictions.npz'
   renamed = []
-  monkeypatch.setattr(loop, 'write_atomically', lambda *given: renamed.append(given))
+  monkeypatch.setattr(files, 'write_atomically', lambda *given: renamed.append(given))
   arms._write_predictions(path, {'eval': split, 'val': split}, toy)
   ((where, content),) = renamed
   assert where == path and content.startswith(b'PK')

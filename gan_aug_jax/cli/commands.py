@@ -13,12 +13,13 @@ import jax
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.config import validation
 from gan_aug_jax.data import image_files
+from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import AblationError, ConfigError
 from gan_aug_jax.experiment import arms, cells as cells_lib, predict, runs, scoring
 from gan_aug_jax.generators import export, samples
 from gan_aug_jax.report import ablation_report, run_report, tables
 from gan_aug_jax.step import programs, sharding
-from gan_aug_jax.training import devices, signals, workdir as workdir_lib
+from gan_aug_jax.training import devices, files, signals, workdir as workdir_lib
 
 
 def _start(config, workdir):
@@ -65,7 +66,7 @@ def _train(flags, *, gan, classifiers):
     print(f'Samples: {session.path("gan", "samples.png")}')
   elif jax.process_index() == 0:
     tables.print_results(results)
-    about = workdir_lib.read_json(session.path('config.json'))
+    about = files.read_json(session.path('config.json'))
     print(f'Report: {run_report.render(session.workdir, about, results)}')
 
 
@@ -82,7 +83,8 @@ def _evaluate(flags):
 
 def _sample(flags):
   session, run = _reopen(flags)
-  print(f'Samples: {samples.write_samples(session, run["data"], flags.seed)}')
+  facts = DataFacts.from_json(run['data'])
+  print(f'Samples: {samples.write_samples(session, facts, flags.seed)}')
 
 
 def _score(flags):
@@ -98,7 +100,7 @@ def _predict(flags):
   arm, accuracy, count = predict.choose_arm(session, flags.arm)
   output = flags.output or session.path('predictions.csv')
   labelled, bad = predict.label_images(
-    session, run['data'], flags.images, arm=arm, output=output
+    session, DataFacts.from_json(run['data']), flags.images, arm=arm, output=output
   )
   best = '' if flags.arm else f', the best of {count}'
   print(
@@ -111,15 +113,15 @@ def _predict(flags):
 
 def _export(flags):
   session, run = _reopen(flags)
-  for path in export.export(session, run['data'], flags.output):
+  for path in export.export(session, DataFacts.from_json(run['data']), flags.output):
     print(f'Exported: {path} (and the .stablehlo and .json files next to it)')
 
 
 def _report(flags):
   directory = pathlib.Path(flags.workdir)
   run, path = workdir_lib.read_run(directory), directory / 'results.json'
-  results = workdir_lib.read_json(path, 'arms', 'gan', 'versions')
-  with workdir_lib.reading(path):
+  results = files.read_json(path, 'arms', 'gan', 'versions')
+  with files.reading(path):
     print(f'Report: {run_report.render(directory, run, results)}')
 
 
@@ -169,7 +171,7 @@ def _parse_shard(text):
 
 
 def _report_ablation(directory):
-  with workdir_lib.reading(directory / 'ablation.json'):
+  with files.reading(directory / 'ablation.json'):
     summary, path = ablation_report.write(directory)
   tables.print_summary(summary)
   print(f'Report: {path}')

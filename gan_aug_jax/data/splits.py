@@ -12,6 +12,8 @@ import hashlib
 
 import numpy as np
 
+from gan_aug_jax.data.facts import DataFacts
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -116,6 +118,21 @@ class Dataset:
   test: Split
   skipped: tuple[str, ...] = ()
   held_out_real: Split | None = None
+
+  @functools.cached_property
+  def facts(self) -> DataFacts:
+    """What a run keeps of the dataset; hashes all splits, once."""
+    return DataFacts(
+      fingerprint=self.fingerprint,
+      class_names=self.class_names,
+      image_shape=self.image_shape,
+      num_train=len(self.train),
+      num_val=len(self.val),
+      num_test=len(self.test),
+      num_skipped=len(self.skipped),
+      val_fingerprint=self.val.fingerprint,
+      test_fingerprint=self.test.fingerprint,
+    )
 
   @property
   def num_classes(self) -> int:

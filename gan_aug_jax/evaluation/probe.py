@@ -34,7 +34,7 @@ from gan_aug_jax.step import (
   synthesis,
 )
 from gan_aug_jax.step.programs import Program
-from gan_aug_jax.training import fitting, loop
+from gan_aug_jax.training import files, spec
 
 _BATCH = 128
 _OPTIMIZER = {'learning_rate': 0.02, 'schedule': 'cosine', 'momentum': 0.9}
@@ -116,18 +116,18 @@ class Trainer:
     step, init = _make_step(session, dataset, plan, num_steps=num_steps, sample=sample)
     # If all images are synthetic, no real one is looked at, but the step takes some.
     real = dataset.train.rows(slice(0, 1)) if sample else dataset.train
-    self._training = fitting.make_training(
+    self._training = spec.make_training(
       session,
       step,
       init=init,
       seed=config_lib.seed_of(session.config, 'classifier') ^ (2**30 >> variant),
-      feed=fitting.Feed(session, real, plan),
-      cadence=loop.Cadence(num_steps, num_steps, num_steps, num_steps),
+      batches=spec.make_batches(session, real, plan),
+      cadence=spec.Cadence(num_steps, num_steps, num_steps, num_steps),
     )
 
   def start(self, generator=None) -> None:
     """Compiles in threads, for a generator's variables or their shapes."""
-    self._training.start({'generator': generator})
+    self._training.with_frozen({'generator': generator}).start()
 
   def __call__(self, generator=None) -> dict:
     """Trains a probe, on what a generator draws where there is a `sample`.
@@ -135,11 +135,10 @@ class Trainer:
     Args:
       generator: its variables, placed.
     """
-    training, frozen = self._training, {'generator': generator}
+    training = self._training.with_frozen({'generator': generator})
     state = training.init()
-    for call, step in enumerate(range(0, training.num_steps, training.per_call)):
-      count = min(training.per_call, training.num_steps - step)
-      state, metrics = training.take(state, step, count, frozen)
+    for call, step in enumerate(range(0, training.num_steps, training.steps_per_call)):
+      state, metrics = training.take(state, step, training.call_length(step))
       if call % 20 == 0:  # or a fast host would fill the devices' queues
         jax.block_until_ready(metrics)
     return state.variables
@@ -193,7 +192,7 @@ def train_extractor(session, dataset, held_out, *, num_steps, directory) -> Prob
     variables = jax.device_get(Trainer(session, dataset, num_steps=num_steps)())
     if jax.process_index() == 0:
       with contextlib.suppress(OSError):  # next time it is trained again
-        loop.write_atomically(path, flax.serialization.msgpack_serialize(variables))
+        files.write_atomically(path, flax.serialization.msgpack_serialize(variables))
   variables, accuracy = session.layout.place(variables), None
   if held_out is not None:
     evaluate = evaluators.Evaluator(session, model, dataset.num_classes)

@@ -1,5 +1,6 @@
 """The arms of a run: classifiers trained with and without synthesis into arms/NAME/."""
 
+import dataclasses
 import functools
 import io
 import json
@@ -8,14 +9,16 @@ import jax
 import numpy as np
 
 from gan_aug_jax import config as config_lib
+from gan_aug_jax.data import datasets
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.evaluation import evaluators, figures, metrics
 from gan_aug_jax.experiment import schedule
 from gan_aug_jax.generators import synthetic_source
 from gan_aug_jax.models import classifiers
 from gan_aug_jax.step import augment, classifier, synthesis
-from gan_aug_jax.training import checkpoint, fitting, loop, tensorboard
-from gan_aug_jax.training.workdir import describe_devices, read_result, versions
+from gan_aug_jax.training import checkpoint, files, loop, spec, tensorboard
+from gan_aug_jax.training.files import read_result
+from gan_aug_jax.training.workdir import describe_devices, versions
 
 
 class Arm:
@@ -40,7 +43,7 @@ class Arm:
     return self.session.path('arms', self.name)
 
   def plan_training(self, generator=None):
-    """The `Source` to draw from (or None), the `BatchPlan` and the `fitting.Training`.
+    """The `Source` to draw from (or None), the `BatchPlan` and the `spec.Training`.
 
     Args:
       generator: a `FrozenGenerator`, where the user's own takes the GAN's place.
@@ -58,7 +61,7 @@ class Arm:
     if finished_result(self.directory) or own:
       return
     source, _, training = self.plan_training()
-    training.start(source.shapes if source else {})
+    training.with_frozen(source.shapes if source else {}).start()
     variables = self.session.layout.shapes(training.state.variables)
     self.evaluator.start(variables, self.dataset.image_shape)
 
@@ -79,35 +82,32 @@ class Arm:
     # Waited for here, so that it counts as compilation and not as evaluation.
     variables = self.session.layout.shapes(training.state.variables)
     compile_seconds = self.evaluator.compile(variables, self.dataset.image_shape)
-    fitted = fitting.fit(
-      self.session,
+    trained = loop.train(
+      training.with_frozen(prepared.frozen),
       self.directory,
       self.name,
-      training,
-      extra=(prepared.frozen,),
-      fingerprint=self.dataset.fingerprint,
-      evaluate=lambda _, state: validate(self.evaluator, state, self.dataset),
+      Validation(self.evaluator, self.dataset),
     )
-    fitted.host['compile_seconds'] += compile_seconds
-    return self.finish(plan, prepared, fitted)
+    trained.progress.compile_seconds += compile_seconds
+    return self.finish(plan, prepared, trained)
 
-  def finish(self, plan, prepared, fitted):
+  def finish(self, plan, prepared, trained):
     """Evaluates a trained arm, the test split this once, and writes what came of it.
 
     Args:
       plan: its `BatchPlan`.
       prepared: the `synthetic_source.SourceVariables` that it drew from.
-      fitted: the `fitting.Fitted`.
+      trained: the `loop.Trained`.
 
     Returns:
       The arm's dict of results.json.
     """
-    session, dataset, state = self.session, self.dataset, fitted.state
+    session, dataset, state = self.session, self.dataset, trained.state
     splits = {'train': dataset.train, 'val': dataset.val, 'eval': dataset.test}
     scores = {
       prefix: self.evaluator(state.variables, split) for prefix, split in splits.items()
     }
-    result = _arm_result(session, scores, dataset, plan, fitted)
+    result = _arm_result(session, scores, dataset, plan, trained)
     result['acceptance'] = _acceptance(state, dataset)
     result['source'] = prepared.info
     if jax.process_index() == 0:
@@ -118,7 +118,7 @@ class Arm:
         events = self.directory / 'tensorboard'
         tensorboard.write_result(events, session.config, result, picture)
       content = json.dumps(result, indent=1)
-      loop.write_atomically(self.directory / 'result.json', content)
+      files.write_atomically(self.directory / 'result.json', content)
     return result
 
 
@@ -131,7 +131,7 @@ def finished_result(directory):
 
 
 def make_training(session, dataset, name, source, *, num_steps=None):
-  """Returns the `BatchPlan` and the `fitting.Training` of an arm.
+  """Returns the `BatchPlan` and the `spec.Training` of an arm.
 
   Args:
     session: the run's.
@@ -146,18 +146,29 @@ def make_training(session, dataset, name, source, *, num_steps=None):
   )
   plan, step, init = make_step(session, dataset, name, source, num_steps)
   cycle = config.sampler.refresh_every if synthetic else 1
-  pool = functools.partial(make_pool, session, dataset, plan) if cycle > 1 else None
-  training = fitting.make_training(
+  pool = functools.partial(init_pool, session, dataset, plan) if cycle > 1 else None
+  training = spec.make_training(
     session,
     step,
     init=init,
     seed=config_lib.seed_of(config, 'classifier'),
-    feed=fitting.Feed(session, dataset.train, plan),
-    cadence=fitting.cadence_of(session, num_steps, cycle=cycle),
-    make_pool=pool,
-    cycle=cycle,
+    batches=spec.make_batches(session, dataset.train, plan),
+    cadence=spec.make_cadence(config, num_steps, cycle=cycle),
+    init_pool=pool,
   )
   return plan, training
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation(loop.Monitor):
+  """Scores a classifier on validation images while it trains."""
+
+  evaluator: evaluators.Evaluator
+  dataset: datasets.Dataset
+
+  def consider(self, step, state):
+    del step
+    return validate(self.evaluator, state, self.dataset)
 
 
 def validate(evaluate, state, dataset):
@@ -228,7 +239,7 @@ def _augmentation(config):
   )
 
 
-def make_pool(session, dataset, plan):
+def init_pool(session, dataset, plan):
   """The empty pool of an arm whose synthetic images last for several steps."""
   return synthesis.init_pool(
     session.layout,
@@ -260,8 +271,8 @@ def _optimizer(session, num_steps):
   )
 
 
-def _arm_result(session, scores, dataset, plan, fitted):
-  host, rows = fitted.host, fitted.rows
+def _arm_result(session, scores, dataset, plan, trained):
+  progress, rows = trained.progress, trained.rows
   test = scores['eval']
   names = ('loss', *metrics.summarize(test['confusion']))
   result = {
@@ -275,8 +286,8 @@ def _arm_result(session, scores, dataset, plan, fitted):
     'eval_runtime': test['seconds'],
     'eval_samples_per_second': len(dataset.test) / test['seconds'],
     'eval_steps_per_second': -(-len(dataset.test) // evaluators.BATCH) / test['seconds'],
-    'epoch': int(plan.real_before(host['step'])) / len(dataset.train),
-    'num_steps': host['step'],
+    'epoch': int(plan.real_before(progress.step)) / len(dataset.train),
+    'num_steps': progress.step,
     'confusion_matrix': test['confusion'].tolist(),
     'val_confusion_matrix': scores['val']['confusion'].tolist(),
     'per_class': {
@@ -285,16 +296,16 @@ def _arm_result(session, scores, dataset, plan, fitted):
     },
     'train_accuracy': train_accuracy,
     'generalization_gap': train_accuracy - scores['val']['accuracy'],
-    'train_seconds': host['train_seconds'],
-    'compile_seconds': host['compile_seconds'],
-    'eval_seconds': host['eval_seconds']
+    'train_seconds': progress.train_seconds,
+    'compile_seconds': progress.compile_seconds,
+    'eval_seconds': progress.eval_seconds
     + scores['train']['seconds']
     + scores['val']['seconds'],
     'versions': versions(),
     'device': describe_devices(session.layout),
-    'steps_per_call': host['steps_per_call'],
-    'peak_bytes': host['peak_bytes'],
-    'step_ms_median': loop.median_step_ms(rows),
+    'steps_per_call': progress.steps_per_call,
+    'peak_bytes': progress.peak_bytes,
+    'step_ms_median': files.median_step_ms(rows),
     # What the classifier was given, not what was asked for.
     'effective_ratio': mean('synthetic_ratio'),
     'asked_ratio': mean('asked_ratio'),
@@ -310,7 +321,7 @@ def _write_predictions(path, scores, dataset):
     val_predictions=scores['val']['predictions'],
     val_labels=dataset.val.labels,
   )
-  loop.write_atomically(path, content.getvalue())
+  files.write_atomically(path, content.getvalue())
 
 
 def build_model(session, num_classes):

@@ -25,8 +25,9 @@ from gan_aug_jax.errors import CheckpointError, UserError
 from gan_aug_jax.experiment import ablation, arms as arms_lib, dry_run, runs, vmap_seeds
 from gan_aug_jax.generators import gan_training
 from gan_aug_jax.step import programs
-from gan_aug_jax.training import loop, signals, workdir as workdir_lib
-from gan_aug_jax.training.workdir import read_result, Session
+from gan_aug_jax.training import files, signals, workdir as workdir_lib
+from gan_aug_jax.training.files import read_result
+from gan_aug_jax.training.workdir import Session
 
 _WAIT_SECONDS = 2.0
 
@@ -333,7 +334,7 @@ def _noted(workdir, cell):
     signals.check()  # a signal may come as another exception
     kind = '' if isinstance(error, UserError) else f'{type(error).__name__}: '
     content = json.dumps({'why': f'{kind}{error}'})
-    loop.write_atomically(_failure_path(workdir, cell.name), content)
+    files.write_atomically(_failure_path(workdir, cell.name), content)
 
 
 def _generator(cell, workdir, run, session, broken):

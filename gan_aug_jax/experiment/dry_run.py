@@ -17,7 +17,6 @@ from gan_aug_jax.generators import (
   synthetic_source,
 )
 from gan_aug_jax.step import programs, sharding
-from gan_aug_jax.training.workdir import describe_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +66,8 @@ def rehearse_gan(session, dataset):
   """The `Rehearsal` of the GAN's step."""
   training = gan_training.GanTraining(session, dataset).training
   step, state = training.step_function, training.init()
-  return Rehearsal(session.layout, step, state, training.feed)
+  feed = lambda number, count: (training.batches(number, count),)
+  return Rehearsal(session.layout, step, state, feed)
 
 
 def candidate_seconds(session, dataset, num_steps=10):
@@ -116,9 +116,7 @@ def rehearse_arm(session, dataset, name, *, num_steps, at=0, generator=None):
     variables = synthetic_source.load_variables(session, dataset, generator).frozen
   _, training = arms.make_training(session, dataset, name, source, num_steps=num_steps)
   state = training.init().replace(step=layout.place(np.int32(at)))
-  if training.make_pool:
-    state = state.replace(pool=training.make_pool())
-  feed = lambda number, count: training.feed(at + number, count)
+  feed = lambda number, count: (training.batches(at + number, count),)
   return Rehearsal(layout, training.step_function, state, feed, (variables,))
 
 
@@ -129,7 +127,7 @@ def untrained_generator(session, dataset):
   state = gan_training.GanTraining(session, dataset).training.init()
   networks = build.networks_of(state)
   return frozen.FrozenGenerator(
-    build.make_sampler(session, describe_data(dataset)),
+    build.make_sampler(session, dataset.facts),
     networks['generator'],
     discriminator=networks['discriminator'],
     directory=session.path('gan'),

@@ -13,8 +13,8 @@ from gan_aug_jax import config as config_lib
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.evaluation import statistics
 from gan_aug_jax.experiment import cells as cells_lib
-from gan_aug_jax.training import loop
-from gan_aug_jax.training.workdir import read_json, read_result
+from gan_aug_jax.training import files
+from gan_aug_jax.training.files import read_json, read_result
 
 # What a row of an arm averages over its seeds.
 _MEANS = (
@@ -84,7 +84,7 @@ def _read_cell(workdir, about):
   results = read_json(directory / 'results.json', 'arms')
   path = directory / 'arms' / about['kind'] / 'predictions.npz'
   try:
-    saved = loop.read_arrays(path)
+    saved = files.read_arrays(path)
     right = saved['test_predictions'] == saved['test_labels']
   except (OSError, ValueError, KeyError):
     raise CheckpointError(

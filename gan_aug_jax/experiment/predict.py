@@ -13,8 +13,8 @@ from gan_aug_jax.errors import CheckpointError, ConfigError, DataError
 from gan_aug_jax.evaluation import evaluators
 from gan_aug_jax.experiment import arms
 from gan_aug_jax.step import device_data
-from gan_aug_jax.training import loop
-from gan_aug_jax.training.workdir import read_result, reading
+from gan_aug_jax.training import files
+from gan_aug_jax.training.files import read_result
 
 
 def choose_arm(session, asked=''):
@@ -59,7 +59,7 @@ def label_images(session, info, images, *, arm, output):
 
   Args:
     session: the run's.
-    info: 'data' of its config.json, see `workdir.describe_data`.
+    info: its `DataFacts`.
     images: path of an image, or of a folder, of which all images are taken.
     arm: name of a finished arm.
     output: path of the .csv file.
@@ -75,21 +75,19 @@ def label_images(session, info, images, *, arm, output):
   """
   _check_output(output)
   root, names = _find_images(images)
-  with reading(session.path('config.json')):
-    class_names, num_train = info['class_names'], info['num_train']
-    size, _, channels = image_shape = tuple(info['image_shape'])
-  model = arms.build_model(session, len(class_names))
+  size, _, channels = info.image_shape
+  model = arms.build_model(session, info.num_classes)
   state = arms.restore_arm(
     session,
     arm,
-    num_classes=len(class_names),
-    num_train=num_train,
-    image_shape=image_shape,
+    num_classes=info.num_classes,
+    num_train=info.num_train,
+    image_shape=info.image_shape,
   )
   classify = make_classify(session, model, min(evaluators.BATCH, len(names)))
   text, bad, labelled = io.StringIO(), {}, 0
   table = csv.writer(text, lineterminator='\n')
-  table.writerow(_header(class_names))
+  table.writerow(_header(info.class_names))
   for start in range(0, len(names), evaluators.BATCH):
     chunk = names[start : start + evaluators.BATCH]
     pairs = ((name, os.path.join(root, name)) for name in chunk)
@@ -98,7 +96,7 @@ def label_images(session, info, images, *, arm, output):
     labelled += len(kept)
     probabilities = classify(state.variables, image_files.with_channels(pixels, channels))
     for i, shares in zip(kept, probabilities, strict=True):
-      table.writerow(_row(chunk[i], shares, class_names))
+      table.writerow(_row(chunk[i], shares, info.class_names))
   if not labelled:
     raise DataError(f'{image_files.describe_bad(bad, len(names))}; give other --images.')
   _write(output, text.getvalue())
@@ -166,7 +164,7 @@ def _check_output(output):
 def _write(output, text):
   try:
     # Names of files may hold any bytes.
-    loop.write_atomically(output, text.encode('utf-8', 'surrogateescape'))
+    files.write_atomically(output, text.encode('utf-8', 'surrogateescape'))
   except OSError as error:
     raise DataError(
       f'{str(output)!r} cannot be written ({error.strerror}); give another --output.'

@@ -14,8 +14,8 @@ from gan_aug_jax import config as config_lib
 from gan_aug_jax.data import datasets
 from gan_aug_jax.experiment import arms as arms_lib, schedule
 from gan_aug_jax.generators import external, frozen, gan_training, synthetic_source
-from gan_aug_jax.training import loop
-from gan_aug_jax.training.workdir import describe_data, describe_devices
+from gan_aug_jax.training import files
+from gan_aug_jax.training.workdir import describe_devices
 
 
 def load_data(config):
@@ -94,7 +94,7 @@ class Run:
       return None
     if train:
       return self.gan.train()
-    return frozen.load_generator(session, describe_data(self.dataset))
+    return frozen.load_generator(session, self.dataset.facts)
 
   def train_arms(self, generator):
     """Trains every arm and writes results.json.
@@ -110,7 +110,7 @@ class Run:
     trained = {arm.name: arm.train(generator, prepare) for arm in self.arms}
     results = _results(session, dataset, generator, trained)
     if jax.process_index() == 0:
-      loop.write_atomically(session.path('results.json'), json.dumps(results, indent=1))
+      files.write_atomically(session.path('results.json'), json.dumps(results, indent=1))
     return results
 
 

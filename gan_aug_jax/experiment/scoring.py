@@ -26,7 +26,7 @@ from gan_aug_jax.evaluation.image_sampler import ImageSampler
 from gan_aug_jax.experiment import runs
 from gan_aug_jax.generators import build, frozen
 from gan_aug_jax.step import device_data, rng, sampling
-from gan_aug_jax.training import devices, loop, workdir
+from gan_aug_jax.training import devices, files, workdir
 
 _NOISE, _REAL = 'noise', 'real training images'
 _SEED = 1  # of the images that are scored; candidates are chosen by those of seed 0
@@ -63,7 +63,7 @@ def score_generators(session, run: dict) -> dict:
   began, config = time.perf_counter(), session.config
   dataset = runs.load_data(config)
   workdir.check_data(session, run, dataset)
-  generator = frozen.load_generator(session, workdir.describe_data(dataset))
+  generator = frozen.load_generator(session, dataset.facts)
   whole, held_out = _hold_out(session, dataset)
   extractor = probe.train_extractor(
     session,
@@ -98,7 +98,7 @@ def score_generators(session, run: dict) -> dict:
     'device': workdir.describe_devices(session.layout),
   }
   _draw_pictures(session, dataset, generator, embed, train)
-  loop.write_atomically(
+  files.write_atomically(
     session.path('score', 'scores.json'), json.dumps(result, indent=1)
   )
   return result
@@ -132,7 +132,7 @@ def _hold_out(session, dataset):
 def _draw_sources(session, dataset, generator, count):
   """{name: `_Source`}: real images, each generator, all of them together, and noise."""
   num_classes = dataset.num_classes
-  sample = build.make_sampler(session, workdir.describe_data(dataset))
+  sample = build.make_sampler(session, dataset.facts)
   noise = sampling.make_noise_sampler(dataset.image_shape)
   draw, draw_together, draw_noise = (
     ImageSampler(session, each, num_classes) for each in (sample, generator.sample, noise)
@@ -218,7 +218,7 @@ def _share_by_class(correct, labels, num_classes):
 
 def _draw_pictures(session, dataset, generator, embed, train):
   """score/grid.png, neighbours.png and interpolation.png, of the first generator."""
-  info, num_classes = workdir.describe_data(dataset), dataset.num_classes
+  info, num_classes = dataset.facts, dataset.num_classes
   variables = generator.members[0].variables
   sample = build.make_sampler(session, info)
   grid = ImageSampler(session, sample, num_classes).by_class(variables, 10)
@@ -236,12 +236,12 @@ def _draw_pictures(session, dataset, generator, embed, train):
   }
   for name, images in panels.items():
     picture = figures.grid(dataset.class_names, images)
-    loop.write_atomically(session.path('score', f'{name}.png'), picture)
+    files.write_atomically(session.path('score', f'{name}.png'), picture)
 
 
 def _interpolate(session, info, variables, count=10):
   """Images between two latents of each class: uint8 [classes, count, H, W, C]."""
-  num_classes = len(info['class_names'])
+  num_classes = info.num_classes
   keys = rng.example_keys(rng.stream_key(0, 'show', step=1), jnp.arange(2))
   first, last = sampling.draw_latents(keys, session.config.gan.latent_dim)
   generator = build.build_generator(session, info, part='sampler')

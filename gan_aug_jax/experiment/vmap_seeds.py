@@ -13,7 +13,7 @@ import numpy as np
 
 from gan_aug_jax.experiment.arms import validate
 from gan_aug_jax.generators import synthetic_source
-from gan_aug_jax.training import checkpoint, fitting
+from gan_aug_jax.training import checkpoint, loop, spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,6 @@ def train(members, directory):
     As `Arm.train`. A member whose loss is not finite ends the training of all.
   """
   first, count = members[0], len(members)
-  session, name, evaluate = first.session, first.arm.name, first.arm.evaluator
   prepared = [
     synthetic_source.load_variables(member.session, member.dataset, member.generator)
     if member.arm.is_augmented
@@ -56,41 +55,43 @@ def train(members, directory):
   ]
   planned = [member.arm.plan_training(member.generator) for member in members]
   frozen = _stack([one.frozen for one in prepared])
-  fingerprints = ''.join(member.dataset.fingerprint for member in members)
-
-  def validate_each(_, state):
-    states, place = jax.device_get(state), session.layout.place
-    return {
-      f'{i}/{field}': value
-      for i, member in enumerate(members)
-      for field, value in validate(
-        evaluate, place(_take(states, i)), member.dataset
-      ).items()
-    }
-
-  fitted = fitting.fit(
-    dataclasses.replace(session, workdir=directory),
+  training = make_training([training for _, _, training in planned])
+  trained = loop.train(
+    training.with_frozen(first.session.layout.place(frozen)),
     directory,
-    f'{name} x {count}',
-    make_training([training for _, _, training in planned]),
-    extra=(session.layout.place(frozen),),
-    fingerprint=hashlib.sha256(fingerprints.encode()).hexdigest(),
-    evaluate=validate_each,
+    f'{first.arm.name} x {count}',
+    _Validations(members),
   )
-  fitted = dataclasses.replace(fitted, state=jax.device_get(fitted.state))
+  trained = dataclasses.replace(trained, state=jax.device_get(trained.state))
   for i, (member, (_, plan, _)) in enumerate(zip(members, planned, strict=True)):
-    _finish(member, plan, prepared[i], _of_member(member, fitted, i, count))
+    _finish(member, plan, prepared[i], _of_member(member, trained, i, count))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Validations(loop.Monitor):
+  """Validates each member, all by the first one's compiled evaluator."""
+
+  members: list[Member]
+
+  def consider(self, step, state):
+    del step
+    states, scores, first = jax.device_get(state), {}, self.members[0]
+    for i, member in enumerate(self.members):
+      one = first.session.layout.place(_take(states, i))
+      found = validate(first.arm.evaluator, one, member.dataset)
+      scores |= {f'{i}/{field}': value for field, value in found.items()}
+    return scores
 
 
 def make_training(trainings):
-  """Returns the `fitting.Training` of several that differ in nothing but their seeds."""
+  """Returns the `spec.Training` of several that differ in nothing but their seeds."""
   first, count = trainings[0], len(trainings)
-  return fitting.make_training(
+  return spec.make_training(
     first.session,
     make_step(first.step_function, count),
     init=jax.vmap(first.init_function),
     seed=tuple(training.seed for training in trainings),
-    feed=StackedFeed([training.feed for training in trainings], first.layout),
+    batches=StackedBatches([training.batches for training in trainings], first.layout),
     cadence=first.cadence,
   )
 
@@ -117,32 +118,35 @@ def make_step(step, num_members):
   return together
 
 
-class StackedFeed:
-  """The feeds of several members, stacked anew only when a window is renewed."""
+class StackedBatches:
+  """The batches of several members, stacked anew only when a window is renewed."""
 
-  def __init__(self, feeds, layout):
-    """Prepares a feed.
+  def __init__(self, sources, layout):
+    """Prepares a source.
 
     Args:
-      feeds: the `fitting.Feed` of each.
+      sources: the `BatchSource` of each.
       layout: where their steps run.
     """
-    self._feeds, self._place = feeds, layout.place
-    self._layout, self._held, self._stacked = layout, [], None
+    self._sources, self._layout = sources, layout
+    self._held, self._stacked = [None] * len(sources), None
+
+  @property
+  def fingerprint(self):
+    joined = ''.join(source.fingerprint for source in self._sources)
+    return hashlib.sha256(joined.encode()).hexdigest()
 
   def __call__(self, step, num_steps):
-    data = [feed(step, num_steps) for feed in self._feeds]
-    windows = [window for (window,) in data]
-    known = len(self._held) == len(windows)
-    if not known or any(x is not y for x, y in zip(windows, self._held, strict=True)):
-      self._held, self._stacked = windows, self._place(_stack(data))
+    windows = [source(step, num_steps) for source in self._sources]
+    if any(x is not y for x, y in zip(windows, self._held, strict=True)):
+      self._held, self._stacked = windows, self._layout.place(_stack(windows))
     return self._stacked
 
   def shapes(self, num_steps):
     """The shapes of what a call of that many steps takes."""
-    count = len(self._feeds)
+    count = len(self._sources)
     stacked = lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype)
-    shapes = self._feeds[0].shapes(num_steps)
+    shapes = self._sources[0].shapes(num_steps)
     return self._layout.shapes(jax.tree.map(stacked, shapes))
 
 
@@ -154,33 +158,36 @@ def _take(tree, i):
   return jax.tree.map(lambda x: x[i], tree)
 
 
-def _of_member(member, fitted, i, num_members):
-  """The `Fitted` of one member: its share of what the training took."""
+def _of_member(member, trained, i, num_members):
+  """The `Trained` of one member: its share of what the training took."""
   session = member.session
-  host = {
-    **fitted.host,
-    'fingerprint': member.dataset.fingerprint,
-    'config': session.config.to_dict(),
-  }
-  for name in ('train_seconds', 'compile_seconds', 'eval_seconds', 'peak_bytes'):
-    host[name] = host[name] / num_members
+  shared = ('train_seconds', 'compile_seconds', 'eval_seconds', 'peak_bytes')
+  progress = dataclasses.replace(
+    trained.progress,
+    fingerprint=member.dataset.fingerprint,
+    config=session.config.to_dict(),
+    **{name: getattr(trained.progress, name) / num_members for name in shared},
+  )
   rows = []
-  for row in fitted.rows:
+  for row in trained.rows:
     mine = {'step': row['step']}
     mine |= {k.removeprefix(f'{i}/'): v for k, v in row.items() if k.startswith(f'{i}/')}
     if 'step_ms' in row:
       mine['step_ms'] = row['step_ms'] / num_members
     rows.append(mine)
-  return fitting.Fitted(session.layout.place(_take(fitted.state, i)), host, rows)
+  return loop.Trained(session.layout.place(_take(trained.state, i)), progress, rows)
 
 
-def _finish(member, plan, prepared, fitted):
+def _finish(member, plan, prepared, trained):
   """Writes the files of a run that was trained alone."""
   session, directory = member.session, member.arm.directory
   directory.mkdir(parents=True, exist_ok=True)
   with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
-    checkpoints.save(fitted.host['step'], state=fitted.state, host=fitted.host)
-  file = fitting.make_metrics_file(session, directory, after_step=-1)
-  for row in fitted.rows:
-    file.write_scalars(row['step'], {k: v for k, v in row.items() if k != 'step'})
-  member.arm.finish(plan, prepared, fitted)
+    checkpoints.save(
+      trained.progress.step, state=trained.state, host=trained.progress.to_json()
+    )
+  writers = loop.make_writers(session, directory, after_step=-1)
+  for row in trained.rows:
+    for writer in writers:
+      writer.write_scalars(row['step'], {k: v for k, v in row.items() if k != 'step'})
+  member.arm.finish(plan, prepared, trained)

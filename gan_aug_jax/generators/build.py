@@ -1,7 +1,7 @@
 """Turns the config's `gan` and `sampler` fields into networks, a training step, samplers.
 
 Everywhere here, `session` is the run's, and `info` describes the images that a GAN is
-for: 'image_shape' (H, W, C) and 'class_names', as `workdir.describe_data` gives them.
+for: 'image_shape' (H, W, C) and 'class_names', of the data's `DataFacts`.
 """
 
 from collections.abc import Callable
@@ -27,8 +27,8 @@ def build_generator(session, info, *, part='gan', axis_name=None) -> nn.Module:
   config = session.config.gan
   return generators.build_generator(
     config.arch,
-    image_shape=tuple(info['image_shape']),
-    num_classes=len(info['class_names']),
+    image_shape=info.image_shape,
+    num_classes=info.num_classes,
     width=config.width,
     axis_name=axis_name,
     dtype=session.dtype(part),
@@ -40,7 +40,7 @@ def _build_discriminator(session, info, part):
   config = session.config.gan
   return discriminators.build_discriminator(
     config.arch,
-    num_classes=len(info['class_names']),
+    num_classes=info.num_classes,
     width=config.width,
     dtype=session.dtype(part),
   )

@@ -24,7 +24,7 @@ from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.generators import build, description as description_lib, frozen, portable
 from gan_aug_jax.generators.description import Description
 from gan_aug_jax.step import rng
-from gan_aug_jax.training import loop
+from gan_aug_jax.training import files
 
 _PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -34,7 +34,7 @@ def export(session, info, output=None) -> list[pathlib.Path]:
 
   Args:
     session: the run's.
-    info: the 'data' of config.json.
+    info: the run's `DataFacts`.
     output: directory; None for WORKDIR/export.
 
   Returns:
@@ -59,16 +59,16 @@ def _describe(config, info, member):
   return Description(
     name=member.name,
     arch=config.gan.arch,
-    image_shape=tuple(info['image_shape']),
+    image_shape=info.image_shape,
     width=config.gan.width,
     upsampling=config.gan.upsampling,
     precision=precision_of(config, 'sampler'),
     latent_dim=config.gan.latent_dim,
-    class_names=tuple(info['class_names']),
+    class_names=info.class_names,
     latent_std=options['std'],
     truncation=options['truncation'],
     interpolation=options['interpolation'],
-    trained_on=info['fingerprint'],
+    trained_on=info.fingerprint,
     seed=member.seed,
     step=member.step,
   )
@@ -119,7 +119,7 @@ def save_generator(path, description, variables) -> None:
   contents[path.with_suffix('.json')] = json.dumps(about, indent=1)
   try:
     for file, content in contents.items():
-      loop.write_atomically(file, content)
+      files.write_atomically(file, content)
   except OSError as error:
     raise CheckpointError(
       f'{str(path.parent)!r} cannot be written ({error.strerror}); choose another '

@@ -30,8 +30,8 @@ from gan_aug_jax.generators.frozen import FrozenGenerator, on_first_process
 from gan_aug_jax.generators.generator import Generator
 from gan_aug_jax.step import rng, sampling
 from gan_aug_jax.step.device_data import to_pixels
-from gan_aug_jax.training import loop
-from gan_aug_jax.training.workdir import read_result
+from gan_aug_jax.training import files
+from gan_aug_jax.training.files import read_result
 
 # How much a draw may differ on another machine, for images in [-1, 1].
 _TOLERANCE = 0.05
@@ -91,11 +91,11 @@ def load_and_keep(session, dataset) -> FrozenGenerator:
     leaves = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(variables))}
     content = io.BytesIO()
     np.savez(content, **leaves, drawn=drawn[:, 0])
-    loop.write_atomically(path, content.getvalue())
+    files.write_atomically(path, content.getvalue())
     picture = samples.next_to_real(dataset, {'generated': np.asarray(to_pixels(drawn))})
-    loop.write_atomically(path.with_name('samples.png'), picture)
+    files.write_atomically(path.with_name('samples.png'), picture)
     content = json.dumps(generator.info, indent=1)
-    loop.write_atomically(path.with_name('result.json'), content)
+    files.write_atomically(path.with_name('result.json'), content)
 
   on_first_process(write)
   return generator
@@ -206,7 +206,7 @@ def _variables(session, generator, sample, dataset):
 def _read(path, like):
   """The variables, of the shapes of `like`, and the images in own.npz."""
   try:
-    saved = loop.read_arrays(path)
+    saved = files.read_arrays(path)
   except (OSError, ValueError):
     raise CheckpointError(
       f'{str(path)!r} is damaged; move {str(path.parent)!r} away and run again.'

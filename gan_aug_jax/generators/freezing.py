@@ -28,7 +28,7 @@ class Freeze:
     measure = gan.make_measure(
       build.build_generator(session, info),
       latent_dim=session.config.gan.latent_dim,
-      num_classes=len(info['class_names']),
+      num_classes=info.num_classes,
     )
     self._per_call = 1 if layout.on_cpu else _BATCHES
     repeated = repeat_step(measure, self._per_call)

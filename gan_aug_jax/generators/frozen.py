@@ -12,7 +12,7 @@ import numpy as np
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.generators import build
-from gan_aug_jax.training import checkpoint, workdir
+from gan_aug_jax.training import checkpoint, files, workdir
 
 _SECONDS = ('train_seconds', 'compile_seconds', 'eval_seconds')
 
@@ -78,7 +78,7 @@ class Gan:
 
   def read_result(self) -> dict | None:
     """Its result.json; None where it is missing, damaged or of an older version."""
-    result = workdir.read_result(self.directory / 'result.json')
+    result = files.read_result(self.directory / 'result.json')
     needed = {'fingerprint', 'num_steps', 'seed', 'chosen_step', 'kept', 'networks'}
     return result if result and needed <= set(result) else None
 
@@ -110,7 +110,7 @@ def load_generator(session, info) -> FrozenGenerator:
 
   Args:
     session: the run's.
-    info: what they were trained on, see `workdir.describe_data`.
+    info: the `DataFacts` of what they were trained on.
 
   Raises:
     CheckpointError: if one is not finished or was trained on other images, or if the run
@@ -161,7 +161,7 @@ def load_networks(gan: Gan, info) -> tuple[dict, dict]:
 
   Args:
     gan: which one.
-    info: what it was trained on, see `workdir.describe_data`.
+    info: the `DataFacts` of what it was trained on.
 
   Returns:
     {'chosen' or 'stepN': {'generator', 'discriminator'}}, placed; and its result.json.
@@ -176,7 +176,7 @@ def load_networks(gan: Gan, info) -> tuple[dict, dict]:
       f'There is no trained generator in {str(gan.directory)!r}; run train-gan with the '
       'same --config and --workdir first, or set --config.mix.ratio=0.'
     )
-  if result['fingerprint'] != info['fingerprint']:
+  if result['fingerprint'] != info.fingerprint:
     raise CheckpointError(
       f'The generator in {str(gan.directory)!r} was trained on other images and may have '
       'seen some of the test split; train one in another --workdir.'

@@ -19,8 +19,7 @@ from gan_aug_jax.generators import build, candidates, frozen, samples
 from gan_aug_jax.generators.freezing import Freeze
 from gan_aug_jax.generators.selection import Selection
 from gan_aug_jax.step import gan as gan_lib, mixing
-from gan_aug_jax.training import checkpoint, fitting, loop, tensorboard
-from gan_aug_jax.training.workdir import describe_data
+from gan_aug_jax.training import checkpoint, files, loop, spec, tensorboard
 
 _LOG = logging.getLogger('gan_aug_jax')
 _KEPT = ('train_seconds', 'compile_seconds', 'eval_seconds', 'steps_per_call')
@@ -40,7 +39,7 @@ class GanTraining:
       ConfigError: if `sampler.checkpoints` names a step at which nothing is saved.
     """
     self._session, self._dataset = session, dataset
-    self._info, self._gans = describe_data(dataset), frozen.gans_of(session)
+    self._info, self._gans = dataset.facts, frozen.gans_of(session)
     self._num_steps = config_lib.num_steps_of(session.config, 'gan', len(dataset.train))
     self._has_choice = num_candidates(session, self._num_steps) > 1
     _check_steps(session.config, _cadence_of(session, self._num_steps))
@@ -49,17 +48,19 @@ class GanTraining:
     self._draw = ImageSampler(session, self._sample, dataset.num_classes)
 
   @functools.cached_property
-  def training(self) -> fitting.Training:
+  def training(self) -> spec.Training:
     """The first GAN's; the others' differ only in their seeds."""
     session, config = self._session, self._session.config.gan
     step, init = build.make_step(session, self._info)
     plan = mixing.plan_batch(config.batch_size, ratio=0.0, mode='replace')
-    return fitting.make_training(
+    return spec.make_training(
       session,
       step,
       init=init,
       seed=self._gans[0].seed,
-      feed=fitting.Feed(session, self._dataset.train, plan, substeps=config.d_steps),
+      batches=spec.make_batches(
+        session, self._dataset.train, plan, substeps=config.d_steps
+      ),
       cadence=_cadence_of(session, self._num_steps),
     )
 
@@ -111,25 +112,20 @@ class GanTraining:
       gan.session.config.gan.select,
       self._freeze,
       functools.partial(self._score_and_show, directory),
-      filter(None, gan.steps),
+      steps=filter(None, gan.steps),
+      shapes=build.network_shapes(gan.session, self._info),
     )
-    fitted = fitting.fit(
-      gan.session,
-      directory,
-      'GAN' if directory.name == 'gan' else directory.name,
-      dataclasses.replace(self.training, seed=gan.seed),
-      fingerprint=self._dataset.fingerprint,
-      selection=selection,
-      generator_shapes=build.network_shapes(gan.session, self._info),
-    )
+    training = dataclasses.replace(self.training, session=gan.session, seed=gan.seed)
+    name = 'GAN' if directory.name == 'gan' else directory.name
+    trained = loop.train(training, directory, name, selection)
     if gan.session.config.log.tensorboard and jax.process_index() == 0:
       pictures = sorted((directory / 'samples').glob('*.png'))
       tensorboard.write_samples(directory / 'tensorboard', pictures)
-    content = json.dumps(self._result(gan, selection, fitted), indent=1)
+    content = json.dumps(self._result(gan, selection, trained), indent=1)
     path = directory / 'result.json'
-    frozen.on_first_process(lambda: loop.write_atomically(path, content))
+    frozen.on_first_process(lambda: files.write_atomically(path, content))
 
-  def _result(self, gan, selection, fitted):
+  def _result(self, gan, selection, trained):
     """The content of result.json."""
     config, count = gan.session.config.gan, parameter_overview.count_parameters
     return {
@@ -137,16 +133,16 @@ class GanTraining:
       'arch': config.arch,
       'seed': gan.seed,
       'num_steps': self._num_steps,
-      'num_params': int(count(fitted.state.generator)),
-      'num_discriminator_params': int(count(fitted.state.discriminator)),
+      'num_params': int(count(trained.state.generator)),
+      'num_discriminator_params': int(count(trained.state.discriminator)),
       'select': config.select,
       'chosen_step': selection.chosen['step'],
       'candidates': selection.history,
       'kept': sorted(selection.kept),
       'networks': ['generator', 'discriminator'],  # of each that is kept
-      'warnings': candidates.warnings(fitted.rows, selection.chosen, self._num_steps),
-      **{name: fitted.host[name] for name in _KEPT},
-      'step_ms_median': loop.median_step_ms(fitted.rows),
+      'warnings': candidates.warnings(trained.rows, selection.chosen, self._num_steps),
+      **{name: getattr(trained.progress, name) for name in _KEPT},
+      'step_ms_median': files.median_step_ms(trained.rows),
     }
 
   def _score(self, generator, *, is_only):
@@ -161,8 +157,8 @@ class GanTraining:
     if jax.process_index() == 0:
       images = stack_by_class(drawn, len(names))[:, :8]
       picture = figures.grid(names, {'generated': images})
-      loop.write_atomically(directory / 'samples' / f'{step:07d}.png', picture)
-    rows, last = loop.read_metrics(directory / 'metrics.jsonl'), {'step': step, **scores}
+      files.write_atomically(directory / 'samples' / f'{step:07d}.png', picture)
+    rows, last = files.read_metrics(directory / 'metrics.jsonl'), {'step': step, **scores}
     for warning in candidates.warnings(rows, last, self._num_steps):
       _LOG.warning('%s: %s', directory.name, warning)
     return scores
@@ -187,15 +183,17 @@ class GanTraining:
       for m in members
     }
     if jax.process_index() == 0:
-      loop.write_atomically(path, samples.next_to_real(self._dataset, drawn))
+      files.write_atomically(path, samples.next_to_real(self._dataset, drawn))
 
 
 def _cadence_of(session, num_steps):
-  """The `loop.Cadence` of a GAN: a candidate for each thousand steps, five at most.
+  """The `spec.Cadence` of a GAN: a candidate for each thousand steps, five at most.
 
   Each takes as long as some hundreds of steps: freezing, drawing, training a probe.
   """
-  return fitting.cadence_of(session, num_steps, saves=min(max(num_steps // 1000, 1), 5))
+  saves = min(max(num_steps // 1000, 1), 5)
+  cadence = spec.make_cadence(session.config, num_steps, saves=saves)
+  return dataclasses.replace(cadence, eval_every=cadence.save_every)
 
 
 def num_candidates(session, num_steps) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.evaluation.image_sampler import ImageSampler
 from gan_aug_jax.generators import build
-from gan_aug_jax.training import loop
+from gan_aug_jax.training import files
 
 
 def draw_once(session, dataset, sample, variables, directory) -> np.ndarray:
@@ -43,14 +43,14 @@ def draw_once(session, dataset, sample, variables, directory) -> np.ndarray:
     if jax.process_index() == 0:
       content = io.BytesIO()
       np.savez_compressed(content, images=images)
-      loop.write_atomically(path, content.getvalue())
+      files.write_atomically(path, content.getvalue())
   return images
 
 
 def _read(path, shape):
   """The images in a file, or None where it is missing, damaged or of another shape."""
   try:
-    images = loop.read_arrays(path, math.prod(shape) + 2**16)['images']
+    images = files.read_arrays(path, math.prod(shape) + 2**16)['images']
   except (OSError, ValueError, KeyError):
     return None
   return images if images.shape == shape and images.dtype == np.uint8 else None

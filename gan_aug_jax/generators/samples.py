@@ -7,7 +7,7 @@ import numpy as np
 from gan_aug_jax.evaluation import figures
 from gan_aug_jax.evaluation.image_sampler import ImageSampler
 from gan_aug_jax.generators import build, frozen
-from gan_aug_jax.training import loop
+from gan_aug_jax.training import files
 
 
 def next_to_real(dataset, drawn) -> bytes:
@@ -43,10 +43,8 @@ def write_samples(session, info, seed, per_class=10) -> pathlib.Path:
     CheckpointError: see `frozen.load_generator`.
   """
   members = frozen.load_generator(session, info).members
-  draw = ImageSampler(
-    session, build.make_sampler(session, info), len(info['class_names'])
-  )
+  draw = ImageSampler(session, build.make_sampler(session, info), info.num_classes)
   drawn = {m.name: draw.by_class(m.variables, per_class, seed) for m in members}
   path = session.path(f'samples-{seed}.png')
-  loop.write_atomically(path, figures.grid(info['class_names'], drawn))
+  files.write_atomically(path, figures.grid(info.class_names, drawn))
   return path

@@ -5,6 +5,9 @@ record and what is kept are saved with the training's state, so that resuming is
 """
 
 from collections.abc import Callable
+from typing import Any
+
+from gan_aug_jax.training.loop import Monitor
 
 # The better, the greater; of equal accuracies, the one with the lower loss is better.
 _RANKS = {
@@ -14,7 +17,7 @@ _RANKS = {
 }
 
 
-class Selection:
+class Selection(Monitor):
   """The candidates of one training.
 
   Attributes:
@@ -22,7 +25,17 @@ class Selection:
     kept: {name: variables}, 'chosen' and 'stepN' for the given steps.
   """
 
-  def __init__(self, by: str, freeze: Callable, score: Callable, steps=()):
+  task = 'choosing a checkpoint'
+
+  def __init__(
+    self,
+    by: str,
+    freeze: Callable,
+    score: Callable,
+    *,
+    steps: tuple[int, ...] = (),
+    shapes: Any = None,
+  ):
     """Prepares a selection.
 
     Args:
@@ -30,11 +43,13 @@ class Selection:
       freeze: `state -> variables` of a frozen generator.
       score: `(step, variables) -> {name: float}`.
       steps: whose generators are kept regardless of their scores.
+      shapes: of the variables, to resume with.
     """
     self._rank, self._freeze, self._score = _RANKS[by], freeze, score
-    self._steps, self.history, self.kept = frozenset(steps), [], {}
+    self._steps, self._shapes = frozenset(steps), shapes
+    self.history, self.kept = [], {}
 
-  def consider(self, step, state):
+  def consider(self, step: int, state) -> dict[str, float]:
     """Scores a generator; keeps it if it is the best so far, or of a given step."""
     variables = self._freeze(state)
     scores = self._score(step, variables)
@@ -46,17 +61,20 @@ class Selection:
     return scores
 
   @property
-  def chosen(self) -> dict:
+  def chosen(self) -> dict[str, float]:
     """The entry of the history that ranks highest, the earliest of equals."""
     if len(self.history) == 1:  # it may have no scores
       return self.history[0]
     return max(self.history, key=self._rank)
 
-  def names(self, history):
-    """What is kept after the candidates of a history, sorted."""
-    steps = [f'step{row["step"]}' for row in history if row['step'] in self._steps]
-    return sorted([*(['chosen'] if history else []), *steps])
+  def record(self) -> dict[str, Any]:
+    return {'selection': list(self.history)}
 
-  def resume(self, history, kept):
-    """Goes on from what was saved."""
-    self.history, self.kept = list(history), dict(kept)
+  def kept_shapes(self, record: dict[str, Any]) -> dict[str, Any]:
+    history = record['selection']
+    steps = [f'step{row["step"]}' for row in history if row['step'] in self._steps]
+    names = [*(['chosen'] if history else []), *steps]
+    return dict.fromkeys(sorted(names), self._shapes)
+
+  def resume(self, record: dict[str, Any], kept: dict[str, Any]) -> None:
+    self.history, self.kept = list(record['selection']), dict(kept)

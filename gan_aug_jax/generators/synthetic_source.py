@@ -18,7 +18,6 @@ from gan_aug_jax.evaluation import probe
 from gan_aug_jax.generators import build, offline
 from gan_aug_jax.step import mixing, sampling, synthesis
 from gan_aug_jax.training import signals
-from gan_aug_jax.training.workdir import describe_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +58,7 @@ def build_source(session, dataset, generator=None) -> SyntheticSource:
     generator: the `FrozenGenerator` of an external one, whose variables' shapes are known
       only when it is made; None for the GAN's.
   """
-  config, info = session.config, describe_data(dataset)
+  config, info = session.config, dataset.facts
   sample, shapes = _build_sample(session, dataset, generator)
   if count := config.sampler.offline:
     sample = sampling.make_pool_sampler()
@@ -105,7 +104,7 @@ def _build_sample(session, dataset, generator):
   if config.sampler.generator:
     sample, shapes = generator.sample, generator.variables
   else:
-    info, number = describe_data(dataset), len(config_lib.members_of(config))
+    info, number = dataset.facts, len(config_lib.members_of(config))
     options = build.latent_options(config)
     sample = build.make_sampler(session, info, number, **options)
     shapes = build.network_shapes(session, info, number)['generator']

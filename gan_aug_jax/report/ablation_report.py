@@ -13,9 +13,9 @@ from typing import Any
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.experiment import findings
 from gan_aug_jax.report import ablation_figures, pages, sentences, tables
-from gan_aug_jax.training import loop
+from gan_aug_jax.training import files
+from gan_aug_jax.training.files import read_json
 from gan_aug_jax.training.progress import format_seconds
-from gan_aug_jax.training.workdir import read_json
 
 # name in cells.csv: field of a cell's arm
 _CELL_FIELDS = {
@@ -53,10 +53,10 @@ def write(workdir: pathlib.Path) -> tuple[dict[str, Any], pathlib.Path]:
   summary = findings.summarize(plan, finished, failures)
   rows = _cell_rows(workdir, plan, finished, failures)
   content = json.dumps(_without_nan(summary), indent=1, allow_nan=False)
-  loop.write_atomically(workdir / 'summary.json', content)
-  loop.write_atomically(workdir / 'cells.csv', _csv(rows))
+  files.write_atomically(workdir / 'summary.json', content)
+  files.write_atomically(workdir / 'cells.csv', _csv(rows))
   path = workdir / 'report.html'
-  loop.write_atomically(path, _render(workdir, plan, finished, summary, rows))
+  files.write_atomically(path, _render(workdir, plan, finished, summary, rows))
   return summary, path
 
 

@@ -10,8 +10,8 @@ import pathlib
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.evaluation import figures, statistics
 from gan_aug_jax.report import pages, sentences, tables
-from gan_aug_jax.training import loop
-from gan_aug_jax.training.workdir import read_result
+from gan_aug_jax.training import files
+from gan_aug_jax.training.files import read_result
 
 # (treatment, its control)
 _PAIRS = (('augmented', 'real_only'), ('augmented_classical', 'real_classical'))
@@ -59,7 +59,7 @@ def render(workdir: pathlib.Path, run: Mapping, results: Mapping) -> pathlib.Pat
     class_rows=_class_rows(results, class_names),
   )
   path = workdir / 'report.html'
-  loop.write_atomically(path, page)
+  files.write_atomically(path, page)
   return path
 
 
@@ -78,7 +78,7 @@ def _findings(workdir, arms):
 def _read_predictions(workdir, arm):
   path = workdir / 'arms' / arm / 'predictions.npz'
   try:
-    saved = loop.read_arrays(path)
+    saved = files.read_arrays(path)
     return saved['test_predictions'], saved['test_labels']
   except (OSError, ValueError, KeyError):
     raise CheckpointError(
@@ -103,7 +103,7 @@ def _images(workdir, results, class_names):
 
 def _arm_curves(workdir, arms):
   rows = {
-    arm: loop.read_metrics(workdir / 'arms' / arm / 'metrics.jsonl') for arm in arms
+    arm: files.read_metrics(workdir / 'arms' / arm / 'metrics.jsonl') for arm in arms
   }
   panels = (
     ('validation accuracy', 'val_accuracy'),
@@ -119,7 +119,7 @@ def _arm_curves(workdir, arms):
 
 
 def _gan_curves(workdir):
-  rows = loop.read_metrics(workdir / 'gan' / 'metrics.jsonl')
+  rows = files.read_metrics(workdir / 'gan' / 'metrics.jsonl')
   panels = (
     ('GAN losses', ('discriminator_loss', 'generator_loss')),
     ('accuracy of the discriminator', ('real_accuracy', 'fake_accuracy')),

@@ -1,6 +1,6 @@
-"""The host loop: from a compiled step to a trained, saved state.
+"""The host loop: from a step function to a trained, saved state.
 
-Feeds, checkpoints, progress, signals, devices and the working directory; it knows nothing
-of GANs and classifiers. May import `config`, `data`, `step` and below. Start reading in
-`fitting`, then `loop`.
+Batches, checkpoints, progress, signals, devices and the working directory; nothing here
+knows of GANs and classifiers. May import `config`, `data`, `step` and below. Start
+reading in `loop`, then `spec`.
 """

@@ -1,10 +1,15 @@
 """Checkpoints on disk; the only module that imports orbax.
 
-A checkpoint is one atomic save of items: 'state', the arrays a run needs to go on;
-'host', what the loop keeps beside them (JSON); and, of a GAN, 'generators', the frozen
-variables that are kept by name, which are restored without the rest.
+A checkpoint is one atomic save of items: 'state', the arrays that training resumes from;
+'host', what the loop knows beyond them (JSON); and, of a GAN, 'generators', frozen
+variables by name, which can be restored alone.
+
+orbax could keep the best steps by itself (`best_fn`, `preservation_policy`), but whole
+steps with their states; here the newest checkpoint holds every generator that is kept, so
+that two are enough, and one may be damaged.
 """
 
+from collections.abc import Callable, Iterator
 import contextlib
 import errno
 import gc
@@ -13,6 +18,7 @@ import logging
 import os
 import pathlib
 import time
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -30,10 +36,10 @@ class UnreadableGenerator(CheckpointError):
 
 
 class Checkpoints:
-  """The checkpoints of one training, the newest two of them kept."""
+  """The checkpoints of one training, of which the newest two are kept."""
 
-  def __init__(self, directory):
-    """Opens a directory, made when missing.
+  def __init__(self, directory: pathlib.Path):
+    """Opens a directory, and makes it if it is missing.
 
     Raises:
       CheckpointError: if it cannot be written.
@@ -61,14 +67,24 @@ class Checkpoints:
       if kind is None:  # or the first of two errors would be lost
         raise
 
-  def save(self, step, *, state, host, generators=None):
-    """Saves in the background; a save of the same step is not repeated.
+  def save(
+    self,
+    step: int,
+    *,
+    state: Any,
+    host: dict[str, Any],
+    generators: dict[str, Any] | None = None,
+  ) -> None:
+    """Saves in the background; a step that is saved already is skipped.
 
     Args:
-      step: the step that the state has taken.
-      state: pytree of arrays, the same on every process.
-      host: JSON-serialisable dict.
-      generators: {name: variables} of frozen generators, when there are any.
+      step: that the state is at.
+      state: pytree of arrays, the same on every process; copied before this returns.
+      host: JSON-serialisable dict, which must not change afterwards.
+      generators: {name: variables} of frozen generators, if there are any.
+
+    Raises:
+      CheckpointError: if this save, or the one before it, failed.
     """
     if step == self._manager.latest_step():
       return
@@ -79,8 +95,7 @@ class Checkpoints:
       self._manager.save(step, args=ocp.args.Composite(**items))
 
   @contextlib.contextmanager
-  def _writing(self):
-    """Says in a sentence why a save failed, that one or the one before it."""
+  def _writing(self) -> Iterator[None]:
     try:
       yield
     except UserError:  # a signal
@@ -89,29 +104,32 @@ class Checkpoints:
       _settle()
       raise CheckpointError(
         f'A checkpoint cannot be written to {str(self.directory)!r} ({_reason(error)}); '
-        'the one before is kept: mend that and run the same command to go on.'
+        'the previous one is kept: fix that and run the same command to continue.'
       ) from error
 
-  def restore(self, state, generators=None):
-    """Restores the newest checkpoint that can be read, all of it.
+  def restore(
+    self,
+    state: Any,
+    generators: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+  ) -> tuple[Any, dict[str, Any], dict[str, Any]] | None:
+    """Restores the newest checkpoint that can be read completely.
 
-    Damaged ones after it are set aside, with a warning.
+    Newer ones, which are damaged, are set aside with a warning.
 
     Args:
-      state: pytree of placed arrays, like the saved one.
+      state: pytree of placed arrays, or of their shapes, like the saved one.
       generators: `host -> {name: shapes}`, the generators that must have been saved with
         it, or None for none.
 
     Returns:
-      `(state, host, {name: variables})`, or None where there is no checkpoint.
+      `(state, host, {name: variables})`, or None if there is no checkpoint.
 
     Raises:
       CheckpointError: if there are checkpoints and none can be read.
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
     for i, step in enumerate(steps):
-      restored = self._read(step, state, generators)
-      if restored:
+      if restored := self._read(step, state, generators):
         for damaged in steps[:i]:
           self.set_aside(damaged)
         return restored
@@ -123,8 +141,12 @@ class Checkpoints:
       )
     return None
 
-  def restore_step(self, step, state):
-    """Restores the state of one step; see `restore`.
+  def restore_step(self, step: int, state: Any) -> Any:
+    """Restores the state of one step.
+
+    Args:
+      step: of the checkpoint.
+      state: see `restore`.
 
     Raises:
       CheckpointError: if it is missing or cannot be read.
@@ -139,35 +161,33 @@ class Checkpoints:
 
   def _read(self, step, state, generators=None):
     """What `restore` returns, or None unless every process can read it."""
-    abstract = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
-    )
-    sharding = jax.tree.leaves(state)[0].sharding
     items = ocp.args.Composite(
-      state=ocp.args.StandardRestore(abstract), host=ocp.args.JsonRestore()
+      state=ocp.args.StandardRestore(_shapes(state)), host=ocp.args.JsonRestore()
     )
 
     def read():
       restored = self._manager.restore(step, args=items)
       shapes = generators(restored.host) if generators else {}
+      sharding = jax.tree.leaves(state)[0].sharding
       kept = self._read_generators(step, shapes, sharding) if shapes else {}
       return restored.state, restored.host, kept
 
     result = _attempt(read)
     if jax.process_count() > 1:
-      read = multihost_utils.process_allgather(np.int32(result is not None))
-      result = result if np.all(read) else None
+      could = multihost_utils.process_allgather(np.int32(result is not None))
+      result = result if np.all(could) else None
     return result
 
   def _read_generators(self, step, shapes, sharding):
-    abstract = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
-    )
-    items = ocp.args.Composite(generators=ocp.args.StandardRestore(abstract))
-    return self._manager.restore(step, args=items).generators
+    args = ocp.args.StandardRestore(_shapes(shapes, sharding))
+    return self._manager.restore(
+      step, args=ocp.args.Composite(generators=args)
+    ).generators
 
-  def restore_generators(self, step, shapes, sharding):
-    """The frozen generators of one step.
+  def restore_generators(
+    self, step: int, shapes: dict[str, Any], sharding: jax.sharding.Sharding
+  ) -> dict[str, Any]:
+    """Restores the frozen generators of one step.
 
     Args:
       step: of the checkpoint.
@@ -181,19 +201,19 @@ class Checkpoints:
     if generators is None:
       raise UnreadableGenerator(
         f'The generators of checkpoint {step} in {str(self.directory)!r} are missing or '
-        'damaged; run or train-gan with the same --config and --workdir mends it.'
+        'damaged; run or train-gan with the same --config and --workdir makes them again.'
       )
     return generators
 
-  def set_aside(self, step):
+  def set_aside(self, step: int) -> None:
     """Renames a checkpoint that cannot be read, with a warning."""
     names = (f'{step}.damaged{n or ""}' for n in itertools.count())
     target = next(path for n in names if not (path := self.directory / n).exists())
     if jax.process_index() == 0 and (self.directory / str(step)).exists():
       os.replace(self.directory / str(step), target)
       _LOG.warning(
-        'Checkpoint %d in %s cannot be read; going back to the one before. It is kept as '
-        '%s.',
+        'Checkpoint %d in %s cannot be read; going back to the previous one. It is kept '
+        'as %s.',
         step,
         self.directory,
         target.name,
@@ -203,8 +223,16 @@ class Checkpoints:
     self._manager.reload()
 
 
+def _shapes(tree, sharding=None):
+  """Shapes and types, placed like the arrays of the tree or by a sharding."""
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding or x.sharding),
+    tree,
+  )
+
+
 def _attempt(read):
-  """What `read` returns, or None where orbax cannot read, which logs why."""
+  """What `read` returns, or None if orbax cannot read; the log says why."""
   try:
     return read()
   except UserError:  # a signal
@@ -222,7 +250,7 @@ def _settle():
 
 
 def _reason(error):
-  """What the machine said, or else the first line, cut to what a sentence holds."""
+  """The operating system's words if it refused, else the first line, cut short."""
   for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
     if os.strerror(number) in str(error):
       return os.strerror(number)

@@ -1,4 +1,4 @@
-"""Starts JAX as a config asks for it; the first thing that a command does."""
+"""Starts JAX as a config says; the first thing that a command does."""
 
 import contextlib
 import ctypes
@@ -10,7 +10,7 @@ import socket
 from gan_aug_jax.config import needs_generator, precision_of
 from gan_aug_jax.errors import ConfigError, UserError
 
-# Of compiled programs: those of some hundred configs. The least recently used go first.
+# Enough for the programs of some hundred configs; the least recently used go first.
 _MOST_CACHE_BYTES = 2**31
 
 
@@ -18,11 +18,11 @@ class DeviceError(UserError):
   """A platform or a number of devices that this machine does not have."""
 
 
-def start(config):
+def start(config) -> list:
   """Configures JAX and returns the devices to run on.
 
-  Must come before the first use of JAX. A CPU host is one device unless several virtual
-  ones are asked for.
+  Must come before the first use of JAX. A CPU host is one device, unless the config sets
+  `num_cpu_devices`.
 
   Args:
     config: a validated config.
@@ -31,8 +31,8 @@ def start(config):
     A list of devices.
 
   Raises:
-    DeviceError: if the platform is asked for and absent; there is no silent fallback.
-    ConfigError: if a batch cannot be dealt to the devices.
+    DeviceError: if the config's platform is absent; there is no silent fallback.
+    ConfigError: if a batch cannot be divided among the devices.
   """
   num_cpu_devices = config.num_cpu_devices or 1
   if num_cpu_devices > 1:
@@ -52,7 +52,7 @@ def start(config):
     jax.config.update('jax_enable_x64', True)
   if config.compilation_cache:
     _keep_compiled_programs(jax)
-  # Where JAX runs already, as in a test or a notebook, the devices are what they are.
+  # Too late where JAX runs already, as in a test or a notebook.
   with contextlib.suppress(RuntimeError):
     jax.config.update('jax_num_cpu_devices', num_cpu_devices)
   _join_processes(jax, config.distributed)
@@ -68,16 +68,16 @@ def start(config):
   return devices
 
 
-def keep_freed_memory():
-  """Makes the C library keep large blocks that are freed, where it is glibc.
+def keep_freed_memory() -> None:
+  """Makes the C library keep large freed blocks, if it is glibc.
 
-  XLA on CPU allocates the temporaries of every call anew. By default blocks so large come
-  from the kernel and go back to it, and each page is cleared at its first touch: a fifth
-  of a training step.
+  XLA on CPU allocates the temporaries of every call anew. By default such large blocks
+  come from the kernel and go back to it, and clearing each page at its first touch takes
+  a fifth of a training step.
   """
   most = 2**31 - 1
-  # Of malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, and M_ARENA_MAX, as the arenas of
-  # threads hold 64 MiB at most and have the kernel serve what is larger.
+  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, and M_ARENA_MAX, because the arenas of
+  # threads hold 64 MiB at most and leave larger blocks to the kernel.
   options = {-1: most, -3: most, -8: 1}
   with contextlib.suppress(OSError, AttributeError, TypeError):
     libc = ctypes.CDLL(None)
@@ -86,7 +86,7 @@ def keep_freed_memory():
 
 
 def _find(jax, asked):
-  """All devices, which must be of the platform that was asked for, if any was."""
+  """All devices, of the config's platform if it names one."""
   try:
     devices = jax.devices()
   except (RuntimeError, AssertionError) as error:  # it asserts without CUDA's plugin
@@ -104,8 +104,8 @@ def _find(jax, asked):
   return devices
 
 
-def cache_directory():
-  """Where the user's cache keeps what any run can use again."""
+def cache_directory() -> str:
+  """Returns the folder of the user's cache for what other runs can reuse."""
   home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
   return os.path.join(home, 'gan_aug_jax')
 
@@ -125,15 +125,15 @@ def _keep_compiled_programs(jax):
     jax.config.update('jax_compilation_cache_dir', directory)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
     jax.config.update('jax_compilation_cache_max_size', _MOST_CACHE_BYTES)
-    # What the autotuning of a GPU's kernels finds is kept in a folder of it, unless the
-    # user's XLA_FLAGS, which JAX would override, name another.
+    # The results of autotuning a GPU's kernels go to a folder inside, unless the user's
+    # XLA_FLAGS, which JAX would override, name another.
     flag = 'xla_gpu_per_fusion_autotune_cache_dir'
     kept = '' if flag in os.environ.get('XLA_FLAGS', '') else flag
     jax.config.update('jax_persistent_cache_enable_xla_caches', kept)
 
 
 def _join_processes(jax, distributed):
-  """Joins the other processes of the run, if it has any."""
+  """Joins the other processes of the run, if there are any."""
   if not (distributed.auto or distributed.coordinator):
     return
   # The only collectives between processes that JAX has on CPU hosts.
@@ -158,7 +158,7 @@ def _join_processes(jax, distributed):
 
 
 def _check_port(coordinator):
-  """Refuses a port that is taken, on which JAX would crash without a word."""
+  """Refuses a port that is in use, at which JAX would crash without a message."""
   port = int(coordinator.rpartition(':')[2])
   try:
     with socket.socket(socket.AF_INET) as probe:
@@ -168,7 +168,7 @@ def _check_port(coordinator):
     reason = getattr(error, 'strerror', None) or error
     raise DeviceError(
       f'Port {port} of distributed.coordinator={coordinator!r} cannot be had ({reason}); '
-      'give all processes another.'
+      'give all processes another one.'
     ) from None
 
 

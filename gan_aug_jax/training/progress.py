@@ -1,4 +1,4 @@
-"""Progress on the terminal: a bar where there is one, plain lines where there is not."""
+"""Progress on the terminal, or as plain lines where there is none."""
 
 import sys
 import time
@@ -9,14 +9,14 @@ import rich.progress
 _SECONDS_BETWEEN_LINES = 10
 
 
-class Progress:
-  """Shows how far a training is, its rate and the time left.
+class ProgressBar:
+  """Shows how far a training is, its rate and the time left; a context manager.
 
-  A context manager. On a terminal it draws a bar; elsewhere (a pipe, a log file) it
-  prints a line at most every ten seconds, and one at the end.
+  On a terminal it draws a bar; elsewhere (a pipe, a log file) it prints a line at most
+  every ten seconds, and one at the end.
   """
 
-  def __init__(self, name, total, *, start=0, quiet=False):
+  def __init__(self, name: str, total: int, *, start: int = 0, quiet: bool = False):
     """Prepares the display.
 
     Args:
@@ -52,13 +52,18 @@ class Progress:
     if self._bar:
       self._bar.stop()
 
-  def say(self, text):
+  def say(self, text: str) -> None:
     """Prints a line above the bar."""
     if not self._quiet:
       self._console.print(text, highlight=False, soft_wrap=True)
 
-  def update(self, step, note=''):
-    """Shows that `step` steps are taken, with a note (a loss, an accuracy)."""
+  def update(self, step: int, note: str = '') -> None:
+    """Shows progress.
+
+    Args:
+      step: steps taken.
+      note: text beside it, such as a loss.
+    """
     now = time.perf_counter()
     done = max(step - self._start, 1)
     rate = done / (now - self._began)
@@ -76,8 +81,8 @@ class Progress:
       )
 
 
-def format_seconds(seconds):
-  """'48 s', '3 min 20 s' or '2 h 05 min'."""
+def format_seconds(seconds: float) -> str:
+  """Formats seconds as '48 s', '3 min 20 s' or '2 h 05 min'."""
   seconds = round(seconds)
   if seconds < 60:
     return f'{seconds} s'

@@ -1,11 +1,14 @@
-"""What a training writes for TensorBoard, through clu's writers, where that is asked for.
+"""What a training writes for TensorBoard, through clu's writers, if `log.tensorboard`.
 
-The lines of metrics.jsonl and the pictures stay as they are; these are copies of them.
+These are copies; metrics.jsonl and the pictures are written in any case.
 """
 
+from collections.abc import Iterable
 import contextlib
 import io
 import os
+import pathlib
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -13,11 +16,11 @@ import PIL.Image
 from gan_aug_jax import config as config_lib
 
 
-def make_writer(directory):
+def make_writer(directory: pathlib.Path):
   """Returns clu's writer of event files in a directory.
 
-  TensorFlow is imported here and not before: it takes seconds, and would take the
-  accelerator's memory if it were allowed to see it.
+  TensorFlow is imported only here: it takes seconds, and would take the accelerator's
+  memory if it could see it.
   """
   with _quiet():
     import tensorflow as tf
@@ -29,7 +32,7 @@ def make_writer(directory):
 
 @contextlib.contextmanager
 def _quiet():
-  """Drops what TensorFlow's libraries write to stderr before any setting is read."""
+  """Drops what TensorFlow's libraries write to stderr before they read any setting."""
   kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
   os.dup2(sink, 2)
   try:
@@ -40,23 +43,12 @@ def _quiet():
     os.close(sink)
 
 
-class Tee:
-  """Writes scalars to two writers."""
-
-  def __init__(self, first, second):
-    self._writers = (first, second)
-
-  def write_scalars(self, step, scalars):
-    for writer in self._writers:
-      writer.write_scalars(step, scalars)
-
-
-def write_samples(directory, samples):
+def write_samples(directory: pathlib.Path, samples: Iterable[pathlib.Path]) -> None:
   """Adds a GAN's grids of samples.
 
   Args:
     directory: of the event files.
-    samples: paths of PNG files whose names are steps.
+    samples: PNG files whose names are steps.
   """
   writer = make_writer(directory)
   for path in samples:
@@ -64,14 +56,16 @@ def write_samples(directory, samples):
   writer.flush()
 
 
-def write_result(directory, config, result, confusion):
-  """Adds what came of an arm, beside the config's fields as hyperparameters.
+def write_result(
+  directory: pathlib.Path, config, result: dict[str, Any], confusion: bytes
+) -> None:
+  """Adds the result of an arm, with the config's fields as hyperparameters.
 
   Args:
     directory: of the event files.
     config: of the run.
     result: the arm's dict of results.json.
-    confusion: its confusion matrix as PNG bytes.
+    confusion: its confusion matrix as a PNG file.
   """
   writer, step = make_writer(directory), result['num_steps']
   numbers = {k: v for k, v in result.items() if isinstance(v, int | float)}

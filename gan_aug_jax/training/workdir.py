@@ -1,16 +1,15 @@
-"""A run's place on disk, and what its parts share.
+"""A run's working directory, and what its parts share.
 
 WORKDIR/
-  config.json    the whole config, versions, fingerprint of the data
+  config.json    the whole config, versions, facts about the data
   gan/           checkpoints/, metrics.jsonl, samples/, samples.png, result.json, and
-                 teacher/ and offline-*.npz where they are asked for
+                 teacher/ and offline-*.npz if the config needs them
   gan-seedN/     the same, of a further GAN
   arms/NAME/     checkpoints/, metrics.jsonl, predictions.npz, result.json
   score/         scores.json, grid.png, neighbours.png, interpolation.png
   results.json  report.html
 """
 
-import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -18,17 +17,21 @@ import json
 import pathlib
 import platform
 import subprocess
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 
 import gan_aug_jax
 from gan_aug_jax import config as config_lib
-from gan_aug_jax.errors import CheckpointError, UserError
+from gan_aug_jax.data.datasets import Dataset
+from gan_aug_jax.data.facts import DataFacts
+from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.step import sharding
-from gan_aug_jax.training import loop
+from gan_aug_jax.training import files
 
-# Fields that change where a run is, not what it is; and those that only arms hang on.
+# Fields that change where a run is, not what it is; and those that only arms depend on.
 _MAY_DIFFER = ('platform', 'num_cpu_devices', 'data.data_dir', 'duration')
 _MAY_DIFFER += ('compilation_cache', 'distributed.', 'profile.')
 _MAY_DIFFER += ('score.neighbours', 'score.cas_steps', 'log.tensorboard')
@@ -53,44 +56,32 @@ class Session:
     quiet: no progress on the terminal.
   """
 
-  config: object
+  config: ml_collections.ConfigDict
   workdir: pathlib.Path
   layout: sharding.Layout
   quiet: bool = False
 
-  def dtype(self, part):
+  def dtype(self, part: str) -> jnp.dtype:
     """The type that 'gan', 'sampler' or 'classifier' computes in."""
     return jnp.dtype(config_lib.precision_of(self.config, part))
 
-  def image_dtype(self, part):
-    """The type of images and losses beside that: float32 or wider."""
+  def image_dtype(self, part: str) -> jnp.dtype:
+    """The type of its images and losses: float32 or wider."""
     return jnp.promote_types(self.dtype(part), jnp.float32)
 
-  def path(self, *parts):
+  def path(self, *parts) -> pathlib.Path:
     return self.workdir.joinpath(*parts)
 
 
-def describe_data(dataset):
-  """What config.json keeps of a dataset."""
-  return {
-    'fingerprint': dataset.fingerprint,
-    'class_names': dataset.class_names,
-    'image_shape': dataset.image_shape,
-    'num_train': len(dataset.train),
-    'num_val': len(dataset.val),
-    'num_test': len(dataset.test),
-    'num_skipped': len(dataset.skipped),
-    'val_fingerprint': dataset.val.fingerprint,
-    'test_fingerprint': dataset.test.fingerprint,
-  }
+def claim(session: Session, dataset: Dataset) -> None:
+  """Writes config.json, unless the same run's is there.
 
-
-def claim(session, dataset):
-  """Writes config.json, unless one of the same run is there.
+  Args:
+    session: the run's.
+    dataset: the data.
 
   Raises:
-    CheckpointError: see `check_config`; or when the training images are others; or if it
-      cannot be written.
+    CheckpointError: see `check_config` and `check_data`; or if it cannot be written.
   """
   if session.path('ablation.json').exists():
     raise CheckpointError(
@@ -103,7 +94,7 @@ def claim(session, dataset):
       return
   content = {
     'config': session.config.to_dict(),
-    'data': describe_data(dataset),
+    'data': dataset.facts.to_json(),
     'versions': versions(),
     'device': describe_devices(session.layout),
   }
@@ -111,32 +102,55 @@ def claim(session, dataset):
     write(session.path('config.json'), json.dumps(content, indent=1))
 
 
-def check_config(session):
-  """The config.json that is there, or None.
+def check_config(session: Session) -> dict[str, Any] | None:
+  """Returns the config.json that is there, or None.
 
   Raises:
-    CheckpointError: naming the fields that differ, when training of another config was
-      begun there; or if it is damaged.
+    CheckpointError: naming the fields that differ, if something was trained there with
+      another config; or if the file is damaged.
   """
   path = session.path('config.json')
   if not path.exists():
     return None
-  saved = read_json(path, 'config', 'data')
-  with reading(path):
+  saved = files.read_json(path, 'config', 'data')
+  with files.reading(path):
     fields, before = _plain(session.config), _plain(saved['config'])
-  differing = [name for name in fields if fields[name] != before[name]]
-  _check_fields(session, differing, before, fields)
+  may_differ = _may_differ(session)
+  fixed = [
+    f'{name} ({before[name]!r} there, {fields[name]!r} now)'
+    for name in fields
+    if fields[name] != before[name] and not name.startswith(may_differ)
+  ]
+  if fixed:
+    raise CheckpointError(
+      f'{str(session.workdir)!r} holds a run of another config, {"; ".join(fixed)}; give '
+      'another --workdir, or the same config.'
+    )
   return saved
 
 
-def write(path, content):
+def _may_differ(session):
+  """Prefixes of the fields that nothing trained in the workdir depends on."""
+  gan_begun, arms_begun = (session.path(part).exists() for part in ('gan', 'arms'))
+  if not (gan_begun or arms_begun):
+    return ('',)  # of every field
+  # The probes that choose a generator depend on some of the arms' fields, too.
+  gan_finished = files.read_result(session.path('gan', 'result.json')) is not None
+  return _MAY_DIFFER + (ARM_FIELDS if gan_finished and not arms_begun else ())
+
+
+def write(path: pathlib.Path, content: str) -> None:
   """Writes a file of a run.
+
+  Args:
+    path: of the file.
+    content: its text.
 
   Raises:
     CheckpointError: if it cannot be written.
   """
   try:
-    loop.write_atomically(path, content)
+    files.write_atomically(path, content)
   except OSError as error:
     raise CheckpointError(
       f'The workdir {str(path.parent)!r} cannot be written ({error.strerror}); '
@@ -145,136 +159,62 @@ def write(path, content):
 
 
 def _plain(config):
-  """{field: value} as JSON keeps it, of a config or of what was saved of one."""
+  """{field: value} as in JSON, of a config or of a saved one."""
   if not hasattr(config, 'to_dict'):
     config = config_lib.from_dict(config)
   return json.loads(json.dumps(config_lib.flatten(config)))
 
 
-def fixed_fields(config):
-  """{field: value}, all that what is trained hangs on."""
-  fields = _plain(config)
-  return {
-    name: value for name, value in fields.items() if not name.startswith(_MAY_DIFFER)
-  }
+def fixed_fields(config) -> dict[str, Any]:
+  """Returns {field: value} of the fields that the trained models depend on."""
+  fields = _plain(config).items()
+  return {name: value for name, value in fields if not name.startswith(_MAY_DIFFER)}
 
 
-def _check_fields(session, differing, before, fields):
-  """Refuses other fields where something trained in the workdir hangs on them."""
-  gan_begun, arms_begun = (session.path(part).exists() for part in ('gan', 'arms'))
-  # The probes that choose a generator hang on some of the arms' fields, too.
-  gan_finished = read_result(session.path('gan', 'result.json')) is not None
-  may_differ = _MAY_DIFFER
-  if gan_finished and not arms_begun:
-    may_differ += ARM_FIELDS
-  fixed = [
-    f'{name} ({before[name]!r} there, {fields[name]!r} now)'
-    for name in differing
-    if not name.startswith(may_differ) and (gan_begun or arms_begun)
-  ]
-  if fixed:
-    raise CheckpointError(
-      f'{str(session.workdir)!r} holds a run of another config, {"; ".join(fixed)}; give '
-      'another --workdir, or the same config.'
-    )
+def check_data(session: Session, saved: dict[str, Any], dataset: Dataset) -> None:
+  """Checks that a run's config.json describes these images and classes.
 
-
-def check_data(session, saved, dataset):
-  """Checks that a run's saved config.json is of these images and classes.
+  Args:
+    session: the run's.
+    saved: content of config.json.
+    dataset: the data.
 
   Raises:
     CheckpointError: if something was trained or evaluated there on others.
   """
+  with files.reading(session.path('config.json')):
+    before, now = DataFacts.from_json(saved['data']), dataset.facts
   begun = any(session.path(part).exists() for part in ('gan', 'arms'))
-  with reading(session.path('config.json')):
-    before = saved['data']['fingerprint'] and saved['data']
-  now = json.loads(json.dumps(describe_data(dataset)))
   kinds = {'fingerprint': 'training', 'val_fingerprint': 'validation'}
   kinds |= {'test_fingerprint': 'test', 'class_names': 'classes of'}
   for field, kind in kinds.items():
-    if begun and before.get(field, now[field]) != now[field]:
+    if begun and getattr(before, field) not in (None, getattr(now, field)):
       raise CheckpointError(
         f'{str(session.workdir)!r} holds a run on other {kind} images of '
         f'{dataset.name!r}; give another --workdir.'
       )
 
 
-def read_json(path, *keys):
-  """Reads a JSON object of a run.
-
-  Args:
-    path: of the file.
-    *keys: that it must have.
-
-  Raises:
-    CheckpointError: if it is missing, not JSON, or lacks a key.
-  """
-  path = pathlib.Path(path)
-  if not path.parent.exists():
-    raise CheckpointError(
-      f'There is no {str(path.parent)!r}; --workdir must name a finished run.'
-    )
-  if path.name == 'config.json' and path.with_name('ablation.json').exists():
-    raise CheckpointError(
-      f'{str(path.parent)!r} holds an ablation: use ablate --collect, or name one of its '
-      'cells/NAME or gans/NAME.'
-    )
-  content = read_result(path)
-  if content is None or not set(keys) <= set(content):
-    raise CheckpointError(
-      f'{str(path)!r} is missing or damaged; if this is the --workdir of a run, move '
-      'that file away and run again: it makes a new one from what is there.'
-    )
-  return content
-
-
-@contextlib.contextmanager
-def reading(path):
-  """Turns what the content of a damaged file makes its readers raise into a sentence.
-
-  Raises:
-    CheckpointError: naming the file.
-  """
-  try:
-    yield
-  except UserError:
-    raise
-  except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-    raise CheckpointError(
-      f'What {str(path)!r} says cannot be used ({type(error).__name__}): it is damaged '
-      'or of another version, and starting again without it writes a new one; or this '
-      'is a defect of ours, which --debug shows.'
-    ) from error
-
-
-def read_run(directory):
-  """The config.json of a run, whose config and description of the data are whole.
+def read_run(directory) -> dict[str, Any]:
+  """Reads the config.json of a run; its config and `DataFacts` are whole.
 
   Raises:
     CheckpointError: if it is missing, damaged or of another version.
   """
   path = pathlib.Path(directory, 'config.json')
-  run = read_json(path, 'config', 'data')
-  with reading(path):
-    size, about = config_lib.from_dict(run['config']).data.image_size, run['data']
-    named = all(isinstance(name, str) for name in about['class_names'])
-    if not named or [*about['image_shape']] not in ([size, size, 1], [size, size, 3]):
+  run = files.read_json(path, 'config', 'data')
+  with files.reading(path):
+    size = config_lib.from_dict(run['config']).data.image_size
+    facts = DataFacts.from_json(run['data'])
+    named = all(isinstance(name, str) for name in facts.class_names)
+    if not named or facts.image_shape not in ((size, size, 1), (size, size, 3)):
       raise ValueError
   return run
 
 
-def read_result(path):
-  """The JSON object in a file, or None where it is missing or damaged."""
-  try:
-    content = json.loads(pathlib.Path(path).read_text())
-  except (OSError, ValueError):
-    return None
-  return content if isinstance(content, dict) else None
-
-
 @functools.cache
 def _commit():
-  """{'commit': of the source that runs}, marked if it was changed; {} outside of git."""
+  """{'commit': of this source}, marked if it was changed; {} outside of git."""
   source = pathlib.Path(gan_aug_jax.__file__).parent
 
   def git(*arguments):
@@ -282,17 +222,16 @@ def _commit():
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
   try:
-    git(
-      'ls-files', '--error-unmatch', '__init__.py'
-    )  # or another repository is around it
+    # Or it is the commit of a repository that happens to be around the package.
+    git('ls-files', '--error-unmatch', '__init__.py')
     changed = '+changes' if git('status', '--porcelain', '.').strip() else ''
     return {'commit': git('rev-parse', '--short', 'HEAD').strip() + changed}
   except (OSError, subprocess.CalledProcessError):
     return {}
 
 
-def versions():
-  """Versions of what the numbers depend on."""
+def versions() -> dict[str, str]:
+  """Returns the versions of what the numbers depend on."""
   packages = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
   return {
     'gan_aug_jax': gan_aug_jax.__version__,
@@ -302,8 +241,8 @@ def versions():
   }
 
 
-def describe_devices(layout):
-  """'2 x cpu, jit', say."""
+def describe_devices(layout: sharding.Layout) -> str:
+  """Returns '2 x cpu, jit', for example."""
   device = layout.mesh.devices.flat[0]
   kind = device.device_kind.removesuffix('_device')
   return f'{layout.num_devices} x {kind}, {layout.backend}'

@@ -1,0 +1,229 @@
+"""What a training is before it starts: its step, initial state, batches and cadence."""
+
+from collections.abc import Callable
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from gan_aug_jax import config as config_lib
+from gan_aug_jax.data.batches import BatchSource, DeviceBatches, HostBatches
+from gan_aug_jax.data.splits import Split
+from gan_aug_jax.step import mixing
+from gan_aug_jax.step.programs import Program, repeat_step
+from gan_aug_jax.training.workdir import Session
+
+# On an accelerator, whose host takes longer to start a step than small networks take to
+# compute it; a constant, so that every training of a config runs the same program.
+_STEPS_PER_CALL = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Cadence:
+  """How long to train, and how often to do what, in steps.
+
+  Attributes:
+    num_steps: length of the training.
+    log_every: steps between lines of metrics.
+    eval_every: steps between evaluations.
+    save_every: steps between checkpoints.
+    cycle: steps that a pool of synthetic images lasts. A state is saved only at its
+      multiples, also after a signal.
+  """
+
+  num_steps: int
+  log_every: int
+  eval_every: int
+  save_every: int
+  cycle: int = 1
+
+  def due(self, step: int) -> tuple[bool, bool, bool]:
+    """Whether a line, an evaluation and a save are due after `step` steps."""
+    cadences = (self.log_every, self.eval_every, self.save_every)
+    return tuple(step % every == 0 or step == self.num_steps for every in cadences)
+
+
+def make_cadence(config, num_steps: int, *, saves: int = 5, cycle: int = 1) -> Cadence:
+  """Reads a cadence from a config; automatic ones are multiples of `log.every_steps`.
+
+  Args:
+    config: of the run; `log.eval_every_steps=0` means about 20 evaluations.
+    num_steps: length of the training.
+    saves: about how many, where `log.save_every_steps=0` leaves that open.
+    cycle: see `Cadence`; automatic saves are multiples of it, too.
+  """
+  log_every = config.log.every_steps
+  both = math.lcm(log_every, cycle)
+  save_unit = both if cycle == 1 or both <= num_steps // saves else cycle
+  automatic = lambda times, unit: max(1, num_steps // times // unit) * unit
+  return Cadence(
+    num_steps,
+    log_every,
+    config.log.eval_every_steps or automatic(20, log_every),
+    config.log.save_every_steps or automatic(saves, save_unit),
+    cycle,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+  """All that a training takes.
+
+  Attributes:
+    session: the run's.
+    init_function: `seed -> state`, of arrays.
+    step_function: `(state, data, *frozen) -> (state, metrics)`.
+    init_program: the program of `init_function`.
+    step_program: the program of `steps_per_call` steps, see `programs.repeat_step`.
+    state: shapes of the state as it is saved, without a pool.
+    seed: of the state; a tuple for several states in one program.
+    batches: the `BatchSource`.
+    cadence: the `Cadence`.
+    steps_per_call: steps that a full call takes.
+    init_pool: `() -> arrays` for `state.pool`, an empty pool, which is filled at
+      multiples of `cadence.cycle` and never saved; or None.
+    frozen: further inputs of every step, placed; shapes of them will do for `start`.
+  """
+
+  session: Session
+  init_function: Callable
+  step_function: Callable
+  init_program: Program
+  step_program: Program
+  state: Any
+  seed: int | tuple[int, ...]
+  batches: BatchSource
+  cadence: Cadence
+  steps_per_call: int
+  init_pool: Callable | None = None
+  frozen: tuple = ()
+
+  @property
+  def num_steps(self) -> int:
+    return self.cadence.num_steps
+
+  @property
+  def layout(self):
+    return self.session.layout
+
+  def with_frozen(self, *frozen) -> 'Training':
+    """The same training with these inputs; it shares the programs."""
+    return dataclasses.replace(self, frozen=frozen)
+
+  def start(self) -> None:
+    """Compiles in threads."""
+    self.init_program.start(self._placed_seed())
+    data = self.batches.shapes(self.steps_per_call)
+    state = self.with_pool(self.state)
+    self.step_program.start(state, self.layout.scalar(0), data, *self.frozen)
+
+  def init(self):
+    """Returns a new state, placed."""
+    return self.with_pool(self.init_program(self._placed_seed()))
+
+  def _placed_seed(self):
+    return self.layout.place(np.asarray(self.seed, np.int32))
+
+  def with_pool(self, state):
+    """Returns a state that was saved with the pool that the step expects."""
+    if not self.init_pool:
+      return state
+    return dataclasses.replace(state, pool=self.init_pool())
+
+  def without_pool(self, state):
+    """Returns what of a state is saved."""
+    return dataclasses.replace(state, pool=()) if self.init_pool else state
+
+  def compile(self, state, step: int) -> None:
+    """Waits until the call that takes steps from `step` on is compiled."""
+    self.step_program.compile(state, *self._inputs(step, 0))
+
+  def call_length(self, step: int) -> int:
+    """Steps that the call from `step` on takes.
+
+    Calls end at multiples of `steps_per_call`, wherever training resumes, and so where
+    lines, evaluations and saves are due.
+    """
+    return min(self.steps_per_call - step % self.steps_per_call, self.num_steps - step)
+
+  def take(self, state, step: int, count: int):
+    """Takes steps within one call of the program.
+
+    Args:
+      state: at `step`; donated.
+      step: the number of steps taken so far.
+      count: how many to take, at most `call_length(step)`.
+
+    Returns:
+      `(state, metrics)`; metrics have a leading axis, of which `count` elements count.
+    """
+    return self.step_program(state, *self._inputs(step, count))
+
+  def _inputs(self, step, count):
+    first = step - step % self.steps_per_call
+    data = self.batches(first, self.steps_per_call)
+    return (self.layout.scalar(count), data, *self.frozen)
+
+
+def make_training(
+  session: Session,
+  step: Callable,
+  *,
+  init: Callable,
+  seed: int | tuple[int, ...],
+  batches: BatchSource,
+  cadence: Cadence,
+  init_pool: Callable | None = None,
+) -> Training:
+  """Returns the `Training` of a step; its arguments are the attributes there."""
+  layout, num_steps = session.layout, steps_per_call(session, cadence)
+  return Training(
+    session=session,
+    init_function=init,
+    step_function=step,
+    init_program=Program(init, layout.on_jit, donate=(), runs_once=True),
+    step_program=Program(repeat_step(step, num_steps), layout),
+    state=layout.shapes(jax.eval_shape(init, np.asarray(seed, np.int32))),
+    seed=seed,
+    batches=batches,
+    cadence=cadence,
+    steps_per_call=num_steps,
+    init_pool=init_pool,
+  )
+
+
+def make_batches(
+  session: Session, split: Split, plan: mixing.BatchPlan, *, substeps: int = 1
+) -> BatchSource:
+  """Returns the source of batches that `data.placement` names.
+
+  Args:
+    session: the run's.
+    split, plan, substeps: see `BatchSource`.
+  """
+  kind = HostBatches if session.config.data.placement == 'host' else DeviceBatches
+  seed = config_lib.seed_of(session.config, 'data')
+  return kind(split, plan, session.layout, seed, substeps)
+
+
+def steps_per_call(session: Session, cadence: Cadence) -> int:
+  """Steps that a call takes: what the config says, or a constant of the platform.
+
+  Calls end where lines, evaluations and saves are due, so it divides their cadences, and
+  any other length is a shorter call of the same program.
+
+  Args:
+    session: the run's.
+    cadence: of the training.
+  """
+  config = session.config
+  if config.steps_per_call:
+    return min(config.steps_per_call, cadence.num_steps)
+  if session.layout.on_cpu or config.data.placement == 'host':
+    return 1
+  cadences = (cadence.log_every, cadence.eval_every, cadence.save_every)
+  every = math.gcd(*(steps for steps in cadences if steps < cadence.num_steps))
+  most = min(_STEPS_PER_CALL, cadence.num_steps)
+  return max(n for n in range(1, most + 1) if every % n == 0)
