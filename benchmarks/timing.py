@@ -60,20 +60,20 @@ def repeat(take, steps):
   return run
 
 
-def stepper(rehearsed):
-  """Compiles a `Rehearsal`.
+def stepper(dry):
+  """Compiles a `DryRun`.
 
   Returns:
     `(take, seconds of compilation, Program)`; `take()` takes the next step.
   """
   began = time.perf_counter()
-  program = rehearsed.compile()
+  program = dry.compile()
   compile_seconds = time.perf_counter() - began
-  state, number = rehearsed.state, 0
+  state, number = dry.state, 0
 
   def take():
     nonlocal state, number
-    state, metrics = program(state, *rehearsed.inputs(number))
+    state, metrics = program(state, *dry.inputs(number))
     number += 1
     return metrics
 

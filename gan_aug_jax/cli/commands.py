@@ -154,12 +154,12 @@ def _train(command, flags):
   dataset = runs.load_data(config)
   signals.check()
   workdir.claim(session, dataset)
-  print(runs.announce(session, dataset, only_gan=only_gan), flush=True)
+  print(runs.describe(session, dataset, only_gan=only_gan), flush=True)
   run = runs.Run(session, dataset, arms=not only_gan)
   trains_gan = command != 'train-classifier'
   with programs.ahead():
     run.start(gan=trains_gan)
-    generator = run.obtain_generator(train=trains_gan)
+    generator = run.load_or_train_generator(train=trains_gan)
     results = None if only_gan else run.train_arms(generator)
   signals.check()
   if only_gan:
@@ -280,20 +280,21 @@ def _ablate(flags):
       'ablate runs each cell in one process; give each of several a part by --shard=i/n.'
     )
   layout = _start(base, directory, trains_gan=True).layout
-  from gan_aug_jax.experiment import cells as cells_lib
+  from gan_aug_jax.experiment import cells as cells_lib, estimate, workers
   from gan_aug_jax.report import ablation_report
 
   arms, cells = cells_lib.plan(config, directory, layout)
   signals.check()
   if flags.dry_run:
-    ablation_report.print_plan(cells, *cells_lib.estimate(cells, directory, layout))
+    left = estimate.estimate(cells, directory, layout)
+    ablation_report.print_plan(cells, left)
     return
   cells_lib.write_plan(config, arms, cells, directory, layout)
-  print(cells_lib.announce(config, cells, directory, layout), flush=True)
-  units = cells_lib.units_of(cells, config.ablation.vmap_seeds)
-  failures = cells_lib.run(units[first::step], directory, layout)
+  print(cells_lib.describe(config, cells, directory, layout), flush=True)
+  units = workers.group_cells(cells, vmap_seeds=config.ablation.vmap_seeds)
+  failures = workers.run(units[first::step], directory, layout)
   signals.check()
-  over = cells_lib.are_over(directory, cells)
+  over = workers.all_done(cells, directory)
   if over and len(failures) < len(cells):
     _show_ablation(directory)
   elif not over:

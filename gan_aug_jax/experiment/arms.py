@@ -1,5 +1,6 @@
-"""The arms of a run: classifiers trained with and without synthesis into arms/NAME/."""
+"""The arms of a run: classifiers trained with and without synthetic images."""
 
+import dataclasses
 import functools
 import io
 import json
@@ -12,72 +13,87 @@ from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.evaluation import evaluators, figures, metrics
 from gan_aug_jax.generators import synthetic_source
 from gan_aug_jax.models import classifiers
-from gan_aug_jax.step import augment, classifier, synthesis
+from gan_aug_jax.step import augment, classifier, mixing, synthesis
 from gan_aug_jax.training import checkpoint, fitting, loop, tensorboard
-from gan_aug_jax.training.workdir import describe_devices, read_result, versions
+from gan_aug_jax.training.workdir import (
+  describe_data,
+  describe_devices,
+  read_result,
+  versions,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """What an arm trains with, known before anything is trained.
+
+  Attributes:
+    source: the `synthetic_source.Source` of its synthetic images, or None.
+    plan: the `BatchPlan`.
+    training: the `fitting.Training`: the fused step, `init`, the real images.
+  """
+
+  source: synthetic_source.Source | None
+  plan: mixing.BatchPlan
+  training: fitting.Training
 
 
 class Arm:
-  """One arm: what its training takes, and the training itself."""
+  """One arm of a run, trained into arms/NAME/.
+
+  Attributes:
+    session: the run's.
+    dataset: the data.
+    name: one of `config.ARMS`.
+    evaluator: the `evaluators.Evaluator` of the classifier.
+    is_augmented: whether it draws synthetic images.
+    directory: where its files are.
+  """
 
   def __init__(self, session, dataset, name, evaluator):
-    """Prepares the programs, which are compiled when they are used, or by `start`.
-
-    Args:
-      session: the run's.
-      dataset: the data.
-      name: one of `config.ARMS`.
-      evaluator: the `evaluators.Evaluator` of `build_model`.
-    """
     self.session, self.dataset, self.name = session, dataset, name
     self.evaluator = evaluator
     self.is_augmented = config_lib.is_augmented(session.config, name)
-    self._made = None
+    self.directory = session.path('arms', name)
+    self._setup = None
 
-  @property
-  def directory(self):
-    return self.session.path('arms', self.name)
-
-  def plan_training(self, generator=None):
-    """The `Source` to draw from (or None), the `BatchPlan` and the `fitting.Training`.
+  def setup(self, generator=None) -> Setup:
+    """Returns the arm's `Setup`, made at the first call.
 
     Args:
-      generator: a `FrozenGenerator`, where the user's own takes the GAN's place.
+      generator: the user's own `FrozenGenerator`, if one takes the GAN's place.
     """
-    if self._made is None:
+    if self._setup is None:
       source = None
       if self.is_augmented:
         source = synthetic_source.make_source(self.session, self.dataset, generator)
-      self._made = source, *make_training(self.session, self.dataset, self.name, source)
-    return self._made
+      self._setup = set_up(self.session, self.dataset, self.name, source)
+    return self._setup
 
-  def start(self):
-    """Compiles in threads what is needed to train an arm that is not finished."""
+  def start(self) -> None:
+    """Compiles the arm's programs in threads, unless it is finished."""
     own = self.is_augmented and self.session.config.sampler.generator
     if finished_result(self.directory) or own:
       return
-    source, _, training = self.plan_training()
-    training.start(source.shapes if source else {})
-    variables = self.session.layout.shapes(training.state.variables)
-    self.evaluator.start(variables, self.dataset.image_shape)
+    setup = self.setup()
+    setup.training.start(setup.source.shapes if setup.source else {})
+    self.evaluator.start(setup.training.state.variables, self.dataset.image_shape)
 
-  def train(self, generator, prepare):
-    """Trains, or goes on, or finds the arm finished; evaluates it once.
+  def train(self, generator, prepared) -> dict:
+    """Trains the arm, or resumes it, and evaluates it.
 
     Args:
       generator: the `FrozenGenerator`, or None.
-      prepare: gives the `synthetic_source.Prepared`, when it draws.
+      prepared: the `synthetic_source.Prepared` that it draws from.
 
     Returns:
-      The arm's dict of results.json.
+      The arm's entry in results.json.
     """
-    if result := finished_result(self.directory):
-      return result
-    _, plan, training = self.plan_training(generator)
-    prepared = prepare() if self.is_augmented else synthetic_source.NOTHING
-    # Waited for here, so that it counts as compilation and not as evaluation.
-    variables = self.session.layout.shapes(training.state.variables)
-    compile_seconds = self.evaluator.compile(variables, self.dataset.image_shape)
+    training = self.setup(generator).training
+    # Compiled here, so that it counts as compilation and not as evaluation.
+    compile_seconds = self.evaluator.compile(
+      training.state.variables, self.dataset.image_shape
+    )
     fitted = fitting.fit(
       self.session,
       self.directory,
@@ -88,25 +104,24 @@ class Arm:
       evaluate=lambda _, state: validate(self.evaluator, state, self.dataset),
     )
     fitted.host['compile_seconds'] += compile_seconds
-    return self.finish(plan, prepared, fitted)
+    return self.finish(prepared, fitted)
 
-  def finish(self, plan, prepared, fitted):
-    """Evaluates a trained arm, the test split this once, and writes what came of it.
+  def finish(self, prepared, fitted) -> dict:
+    """Evaluates a trained arm, for the only time on the test split; writes its results.
 
     Args:
-      plan: its `BatchPlan`.
       prepared: the `synthetic_source.Prepared` that it drew from.
       fitted: the `fitting.Fitted`.
 
     Returns:
-      The arm's dict of results.json.
+      The arm's entry in results.json.
     """
     session, dataset, state = self.session, self.dataset, fitted.state
     splits = {'train': dataset.train, 'val': dataset.val, 'eval': dataset.test}
     scores = {
       prefix: self.evaluator(state.variables, split) for prefix, split in splits.items()
     }
-    result = _arm_result(session, scores, dataset, plan, fitted)
+    result = _arm_result(session, scores, dataset, self._setup.plan, fitted)
     result['acceptance'] = _acceptance(state, dataset)
     result['source'] = prepared.info
     if jax.process_index() == 0:
@@ -121,102 +136,76 @@ class Arm:
     return result
 
 
-def finished_result(directory):
-  """The result.json of an arm that is finished, or None."""
+def finished_result(directory) -> dict | None:
+  """The result.json of a finished arm, or None."""
   result = read_result(directory / 'result.json')
-  # One of an older version has no source.
+  # That of an older version has no source.
   finished = result and 'source' in result and (directory / 'predictions.npz').exists()
   return result if finished else None
 
 
-def make_training(session, dataset, name, source, *, num_steps=None):
-  """Returns the `BatchPlan` and the `fitting.Training` of an arm.
+def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
+  """Makes the `Setup` of an arm; trains and compiles nothing.
 
   Args:
     session: the run's.
     dataset: the data.
-    name: of the arm.
-    source: the `synthetic_source.Source`, or None to draw nothing.
+    name: of the arm, one of `config.ARMS`.
+    source: the `synthetic_source.Source`, or None for an arm without synthetic images.
     num_steps: of the training, which schedules depend on; None for the config's.
   """
   config, synthetic = session.config, source is not None
   num_steps = num_steps or synthetic_source.num_steps_of_arm(
     config, len(dataset.train), synthetic=synthetic
   )
-  plan, step, init = make_step(session, dataset, name, source, num_steps)
-  cycle = config.sampler.refresh_every if synthetic else 1
-  pool = functools.partial(make_pool, session, dataset, plan) if cycle > 1 else None
-  training = fitting.make_training(
-    session,
-    step,
-    init=init,
-    seed=config_lib.seed_of(config, 'classifier'),
-    feed=fitting.Feed(session, dataset.train, plan),
-    cadence=fitting.cadence_of(session, num_steps, cycle=cycle),
-    make_pool=pool,
-    cycle=cycle,
-  )
-  return plan, training
-
-
-def validate(evaluate, state, dataset):
-  """What a line of metrics.jsonl says of a state on validation images."""
-  scores = evaluate(state.variables, dataset.val)
-  rates = _acceptance(state, dataset)
-  return {
-    'val_loss': scores['loss'],
-    'val_accuracy': scores['accuracy'],
-    **{f'acceptance/{class_name}': rate for class_name, rate in rates.items()},
-  }
-
-
-def make_step(session, dataset, name, source, num_steps):
-  """Returns the plan, the fused step and the `init` (`seed -> state`) of one arm.
-
-  Args:
-    session: the run's.
-    dataset: the data.
-    name: of the arm.
-    source: the `synthetic_source.Source` to draw from, or None to draw nothing.
-    num_steps: of the training.
-  """
-  config, model = session.config, build_model(session, dataset.num_classes)
-  classical = config_lib.ARMS[name][1]
-  plan, weight = synthetic_source.make_plan(
-    config, num_steps, synthetic=source is not None
-  )
-  synthesize, memory = None, ()
-  if source:
-    synthesize = synthetic_source.make_synthesize(session, dataset, source, plan, model)
-    memory = synthetic_source.memory_of(config)
+  plan, weight = synthetic_source.make_plan(config, num_steps, synthetic=synthetic)
+  model = build_model(session, dataset.num_classes)
+  optimizer = _make_optimizer(session, num_steps)
   compose = classifier.make_compose(
     layout=session.layout,
     plan=plan,
-    synthesize=synthesize,
-    augmentation=_augmentation(config.augment) if classical else _NO_AUGMENTATION,
+    synthesize=source
+    and synthetic_source.make_synthesize(session, dataset, source, plan, model),
+    augmentation=_make_augmentation(config.augment, name),
     num_classes=dataset.num_classes,
     weight=weight,
     on_reject=config.sampler.on_reject if config.sampler.min_confidence else 'drop',
     dtype=session.image_dtype('classifier'),
   )
-  optimizer = _optimizer(session, num_steps)
   step = classifier.make_fused_step(
     model=model, optimizer=optimizer, layout=session.layout, plan=plan, compose=compose
   )
-  init = functools.partial(
+  cycle = config.sampler.refresh_every if synthetic else 1
+  training = fitting.make_training(
+    session,
+    step,
+    init=_make_init(session, model, optimizer, dataset.image_shape, synthetic=synthetic),
+    seed=config_lib.seed_of(config, 'classifier'),
+    feed=fitting.Feed(session, dataset.train, plan),
+    cadence=fitting.cadence_of(session, num_steps, cycle=cycle),
+    make_pool=functools.partial(_make_pool, session, dataset, plan)
+    if cycle > 1
+    else None,
+    cycle=cycle,
+  )
+  return Setup(source, plan, training)
+
+
+def _make_init(session, model, optimizer, image_shape, *, synthetic):
+  """Returns `seed -> state` of an arm."""
+  return functools.partial(
     classifier.init_classifier,
     model=model,
     optimizer=optimizer,
-    image_shape=dataset.image_shape,
-    policy=memory,
+    image_shape=image_shape,
+    policy=synthetic_source.memory_of(session.config) if synthetic else (),
   )
-  return plan, step, init
 
 
-_NO_AUGMENTATION = classifier.Augmentation()
-
-
-def _augmentation(config):
+def _make_augmentation(config, arm):
+  _, is_classical = config_lib.ARMS[arm]
+  if not is_classical:
+    return classifier.Augmentation()
   return classifier.Augmentation(
     transform=augment.make_augment(
       crop=config.crop, flip=config.flip, color=config.color, cutout=config.cutout
@@ -227,8 +216,8 @@ def _augmentation(config):
   )
 
 
-def make_pool(session, dataset, plan):
-  """The empty pool of an arm whose synthetic images last for several steps."""
+def _make_pool(session, dataset, plan):
+  """The empty pool of an arm that keeps its synthetic images for several steps."""
   return synthesis.init_pool(
     session.layout,
     plan,
@@ -238,16 +227,7 @@ def make_pool(session, dataset, plan):
   )
 
 
-def _acceptance(state, dataset):
-  """{class name: share of its synthetic images that the filter accepted}."""
-  if 'asked' not in state.policy:
-    return {}
-  asked, accepted = (np.asarray(state.policy[name]) for name in ('asked', 'accepted'))
-  rates = zip(dataset.class_names, asked, accepted, strict=True)
-  return {name: float(n / all_) for name, all_, n in rates if all_}
-
-
-def _optimizer(session, num_steps):
+def _make_optimizer(session, num_steps):
   config = session.config.classifier
   return classifier.make_optimizer(
     config.optimizer,
@@ -259,44 +239,66 @@ def _optimizer(session, num_steps):
   )
 
 
+def validate(evaluate, state, dataset) -> dict:
+  """Scores a state on the validation images, for a line of metrics.jsonl.
+
+  Args:
+    evaluate: the `evaluators.Evaluator`.
+    state: a `ClassifierState`, placed.
+    dataset: the data.
+
+  Returns:
+    {name: float}.
+  """
+  scores = evaluate(state.variables, dataset.val)
+  rates = _acceptance(state, dataset)
+  return {
+    'val_loss': scores['loss'],
+    'val_accuracy': scores['accuracy'],
+    **{f'acceptance/{class_name}': rate for class_name, rate in rates.items()},
+  }
+
+
+def _acceptance(state, dataset):
+  """{class name: share of its synthetic images that the filter accepted}."""
+  if 'asked' not in state.policy:
+    return {}
+  asked, accepted = (np.asarray(state.policy[name]) for name in ('asked', 'accepted'))
+  rates = zip(dataset.class_names, asked, accepted, strict=True)
+  return {name: float(n / all_) for name, all_, n in rates if all_}
+
+
 def _arm_result(session, scores, dataset, plan, fitted):
   host, rows = fitted.host, fitted.rows
-  test = scores['eval']
-  names = ('loss', *metrics.summarize(test['confusion']))
+  train, val, test = (scores[prefix] for prefix in ('train', 'val', 'eval'))
+  num_test, seconds = len(dataset.test), test['seconds']
+  per_class = metrics.per_class(test['confusion'])
+  mean = lambda name: float(np.mean([row[name] for row in rows if name in row]))
   result = {
     f'{prefix}_{name}': scores[prefix][name]
     for prefix in ('eval', 'val')
-    for name in names
+    for name in ('loss', *metrics.summarize(test['confusion']))
   }
-  train_accuracy = scores['train']['accuracy']
-  mean = lambda name: float(np.mean([row[name] for row in rows if name in row]))
   return result | {
-    'eval_runtime': test['seconds'],
-    'eval_samples_per_second': len(dataset.test) / test['seconds'],
-    'eval_steps_per_second': -(-len(dataset.test) // evaluators.BATCH) / test['seconds'],
+    'eval_runtime': seconds,
+    'eval_samples_per_second': num_test / seconds,
+    'eval_steps_per_second': -(-num_test // evaluators.BATCH) / seconds,
     'epoch': int(plan.real_before(host['step'])) / len(dataset.train),
     'num_steps': host['step'],
     'confusion_matrix': test['confusion'].tolist(),
-    'val_confusion_matrix': scores['val']['confusion'].tolist(),
-    'per_class': {
-      name: values.tolist()
-      for name, values in metrics.per_class(test['confusion']).items()
-    },
-    'train_accuracy': train_accuracy,
-    'generalization_gap': metrics.generalization_gap(
-      train_accuracy, scores['val']['accuracy']
-    ),
+    'val_confusion_matrix': val['confusion'].tolist(),
+    'per_class': {name: values.tolist() for name, values in per_class.items()},
+    'train_accuracy': train['accuracy'],
+    'generalization_gap': metrics.generalization_gap(train['accuracy'], val['accuracy']),
     'train_seconds': host['train_seconds'],
     'compile_seconds': host['compile_seconds'],
-    'eval_seconds': host['eval_seconds']
-    + scores['train']['seconds']
-    + scores['val']['seconds'],
+    'eval_seconds': host['eval_seconds'] + train['seconds'] + val['seconds'],
     'versions': versions(),
     'device': describe_devices(session.layout),
     'steps_per_call': host['steps_per_call'],
     'peak_bytes': host['peak_bytes'],
     'step_ms_median': loop.median_step_ms(rows),
-    # What the classifier was given, not what was asked for.
+    # What the classifier was given, which may differ from the config's ratio.
     'effective_ratio': mean('synthetic_ratio'),
     'asked_ratio': mean('asked_ratio'),
   }
@@ -315,7 +317,12 @@ def _write_predictions(path, scores, dataset):
 
 
 def build_model(session, num_classes):
-  """The linen module of the config's classifier."""
+  """Builds the linen module of the config's classifier.
+
+  Args:
+    session: the run's.
+    num_classes: number of classes.
+  """
   config = session.config.classifier
   return classifiers.build_classifier(
     config.arch,
@@ -330,49 +337,54 @@ def build_model(session, num_classes):
   )
 
 
-def make_evaluator(session, num_classes):
-  """The `evaluators.Evaluator` of the config's classifier."""
+def make_evaluator(session, num_classes) -> evaluators.Evaluator:
+  """Returns the `evaluators.Evaluator` of the config's classifier.
+
+  Args:
+    session: the run's.
+    num_classes: number of classes.
+  """
   model = build_model(session, num_classes)
   return evaluators.Evaluator(session, model, num_classes)
 
 
-def restore_arm(session, name, *, num_classes, num_train, image_shape):
+def restore_arm(session, name, info) -> classifier.ClassifierState:
   """Reads the classifier of a finished arm.
 
   Args:
     session: the run's.
     name: of the arm.
-    num_classes: number of classes.
-    num_train: images of the training set.
-    image_shape: (H, W, C).
+    info: description of the data, see `workdir.describe_data`.
 
   Returns:
-    Its `ClassifierState`, placed.
+    Its state, placed.
 
   Raises:
     CheckpointError: if the checkpoint cannot be read.
   """
   config = session.config
   synthetic = config_lib.is_augmented(config, name)
-  num_steps = synthetic_source.num_steps_of_arm(config, num_train, synthetic=synthetic)
-  init = functools.partial(
-    classifier.init_classifier,
-    model=build_model(session, num_classes),
-    optimizer=_optimizer(session, num_steps),
-    image_shape=image_shape,
-    policy=synthetic_source.memory_of(config) if synthetic else (),
+  num_steps = synthetic_source.num_steps_of_arm(
+    config, info['num_train'], synthetic=synthetic
   )
+  model = build_model(session, len(info['class_names']))
+  optimizer, image_shape = _make_optimizer(session, num_steps), tuple(info['image_shape'])
+  init = _make_init(session, model, optimizer, image_shape, synthetic=synthetic)
   state = session.layout.shapes(jax.eval_shape(init, np.int32(0)))
   with checkpoint.Checkpoints(session.path('arms', name, 'checkpoints')) as checkpoints:
     return checkpoints.restore_step(num_steps, state)
 
 
-def evaluate_arms(session, dataset):
-  """Evaluates the workdir's finished arms again.
+def evaluate_arms(session, dataset) -> dict:
+  """Evaluates the finished arms of a workdir again.
+
+  Args:
+    session: the run's.
+    dataset: the data.
 
   Returns:
-    {arm: {split: scores}} for the splits 'val' and, but in a search, 'test'; scores as
-    `make_evaluator`.
+    {arm: {split: scores}}, with scores as an `evaluators.Evaluator` gives them. The
+    splits are 'val' and, except in a search, 'test'.
 
   Raises:
     CheckpointError: if no arm is finished, or a checkpoint cannot be read.
@@ -385,13 +397,7 @@ def evaluate_arms(session, dataset):
   for name in session.config.arms:
     if not read_result(session.path('arms', name, 'result.json')):
       continue
-    state = restore_arm(
-      session,
-      name,
-      num_classes=dataset.num_classes,
-      num_train=len(dataset.train),
-      image_shape=dataset.image_shape,
-    )
+    state = restore_arm(session, name, describe_data(dataset))
     scores[name] = {
       split: evaluate(state.variables, rows) for split, rows in splits.items()
     }

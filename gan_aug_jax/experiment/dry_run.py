@@ -1,4 +1,7 @@
-"""The steps of a run before anything is trained: what one costs does not hang on that."""
+"""Training steps with untrained networks, to measure them before anything is trained.
+
+What a step costs depends on shapes, not on weights.
+"""
 
 from collections.abc import Callable
 import dataclasses
@@ -15,8 +18,8 @@ from gan_aug_jax.training.workdir import describe_data
 
 
 @dataclasses.dataclass(frozen=True)
-class Rehearsal:
-  """A step with all that it takes.
+class DryRun:
+  """A training step and its inputs.
 
   Attributes:
     layout: where it runs.
@@ -32,24 +35,24 @@ class Rehearsal:
   feed: Callable
   extra: tuple = ()
 
-  def inputs(self, number):
-    """All inputs of a step."""
+  def inputs(self, number) -> tuple:
+    """All inputs of step `number`."""
     return (*self.feed(number, 1), *self.extra)
 
-  def operations(self):
+  def operations(self) -> float:
     """Floating-point operations of a step on all devices, as XLA counts them."""
     lowered = programs.lower_step(self.step, self.layout, self.state, *self.inputs(0))
     return lowered.cost_analysis()['flops']
 
-  def compile(self):
+  def compile(self) -> programs.Program:
     """The compiled step, see `programs.compile_step`."""
     return programs.compile_step(self.step, self.layout, self.state, *self.inputs(0))
 
-  def seconds(self, num_steps=10):
-    """Mean seconds of a step after the first ones; takes the state's buffers."""
-    program, state, warm = self.compile(), self.state, 3
-    for number in range(warm + num_steps):
-      if number == warm:
+  def seconds(self, num_steps=10) -> float:
+    """Mean seconds of a step after three warm-up steps; consumes the state."""
+    program, state, warm_up = self.compile(), self.state, 3
+    for number in range(warm_up + num_steps):
+      if number == warm_up:
         jax.block_until_ready(state)
         began = time.perf_counter()
       state, _ = program(state, *self.inputs(number))
@@ -57,49 +60,29 @@ class Rehearsal:
     return (time.perf_counter() - began) / num_steps
 
 
-def rehearse_gan(session, dataset):
-  """The `Rehearsal` of the GAN's step."""
-  training = gan_training.GanTraining(session, dataset).training
-  step, state = training.step_function, training.init()
-  return Rehearsal(session.layout, step, state, training.feed)
-
-
-def candidate_seconds(session, dataset, num_steps=10):
-  """Seconds that a GAN's training takes to consider a checkpoint, without compilation.
+def gan_step(session, dataset) -> DryRun:
+  """The `DryRun` of the GAN's step.
 
   Args:
     session: of a run.
     dataset: the data.
-    num_steps: to measure of the probe that 'cas' trains. For 'frechet' the one that makes
-      features, which is trained once, is left out.
   """
-  config = session.config.copy_and_resolve_references()
-  asked = config.gan.select_steps
-  config.gan.select_steps = min(num_steps, asked)
-  if config.gan.select == 'frechet':
-    config.gan.select = 'last'
-  session = dataclasses.replace(session, config=config)
-  gan = gan_training.GanTraining(session, dataset)
-  state = gan.training.init()
-  for _ in range(2):  # the first one compiles
-    began = time.perf_counter()
-    probe_seconds = gan.consider(state)
-    seconds = time.perf_counter() - began
-  return seconds + probe_seconds * (asked / config.gan.select_steps - 1)
+  training = gan_training.GanTraining(session, dataset).training
+  step, state = training.step_function, training.init()
+  return DryRun(session.layout, step, state, training.feed)
 
 
-def rehearse_arm(session, dataset, name, *, num_steps, at=0, generator=None):
-  """The `Rehearsal` of an arm's fused step.
+def arm_step(session, dataset, name, *, num_steps, at=0, generator=None) -> DryRun:
+  """The `DryRun` of an arm's fused step.
 
   Args:
-    session: of a run. The teacher, where a policy asks for one, is trained into its
-      workdir.
+    session: of a run. If a policy needs a teacher, it is trained into the run's workdir.
     dataset: the data.
     name: of the arm.
-    num_steps: of the training, which schedules hang on.
+    num_steps: of the training, which schedules depend on.
     at: the step that the state is at.
-    generator: the `FrozenGenerator` that an augmented arm draws from; None for that of a
-      GAN as initialised.
+    generator: the `FrozenGenerator` that an augmented arm draws from; None for an
+      untrained one.
   """
   config, layout = session.config, session.layout
   source, frozen = None, {}
@@ -108,16 +91,21 @@ def rehearse_arm(session, dataset, name, *, num_steps, at=0, generator=None):
       generator = untrained_generator(session, dataset)
     source = synthetic_source.make_source(session, dataset, generator)
     frozen = synthetic_source.prepare(session, dataset, generator).frozen
-  _, training = arms.make_training(session, dataset, name, source, num_steps=num_steps)
+  training = arms.set_up(session, dataset, name, source, num_steps=num_steps).training
   state = training.init().replace(step=layout.place(np.int32(at)))
   if training.make_pool:
     state = state.replace(pool=training.make_pool())
   feed = lambda number, count: training.feed(at + number, count)
-  return Rehearsal(layout, training.step_function, state, feed, (frozen,))
+  return DryRun(layout, training.step_function, state, feed, (frozen,))
 
 
-def untrained_generator(session, dataset):
-  """The `FrozenGenerator` of a GAN before its first step; or the user's own."""
+def untrained_generator(session, dataset) -> gan_training.FrozenGenerator:
+  """The generator of a GAN before its first step, or the user's own.
+
+  Args:
+    session: of a run.
+    dataset: the data.
+  """
   if session.config.sampler.generator:
     return external.load(session, dataset)
   state = gan_training.GanTraining(session, dataset).training.init()
@@ -129,3 +117,27 @@ def untrained_generator(session, dataset):
     discriminator=discriminator,
     directory=session.path('gan'),
   )
+
+
+def candidate_seconds(session, dataset, *, num_steps=10) -> float:
+  """Seconds it takes to evaluate a checkpoint of the GAN, without compilation.
+
+  With `gan.select='frechet'` this leaves out the feature extractor, trained only once.
+
+  Args:
+    session: of a run.
+    dataset: the data.
+    num_steps: steps to measure of the probe that 'cas' trains.
+  """
+  config = session.config.copy_and_resolve_references()
+  select_steps = config.gan.select_steps
+  config.gan.select_steps = min(num_steps, select_steps)
+  if config.gan.select == 'frechet':
+    config.gan.select = 'last'
+  gan = gan_training.GanTraining(dataclasses.replace(session, config=config), dataset)
+  state = gan.training.init()
+  for _ in range(2):  # the first one compiles
+    began = time.perf_counter()
+    probe_seconds = gan.consider(state)
+    seconds = time.perf_counter() - began
+  return seconds + probe_seconds * (select_steps / config.gan.select_steps - 1)

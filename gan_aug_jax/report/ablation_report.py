@@ -125,13 +125,12 @@ def print_summary(summary, file=None):
     console.print(line, highlight=False, soft_wrap=True)
 
 
-def print_plan(cells, seconds, gans, file=None):
+def print_plan(cells, estimate, file=None):
   """Prints the arms of a plan and how long what is left of them will train.
 
   Args:
     cells: from `cells.plan`.
-    seconds: {cell name: seconds} of those that are not finished.
-    gans: {GAN name: seconds} likewise.
+    estimate: the `estimate.Estimate` of those that are not finished.
     file: to print to.
   """
   console = rich.console.Console(file=file, markup=False)
@@ -145,19 +144,19 @@ def print_plan(cells, seconds, gans, file=None):
     by_arm.setdefault(cell.arm.key, []).append(cell)
   for several in by_arm.values():
     arm = several[0].arm
-    left = [seconds[cell.name] for cell in several if cell.name in seconds]
+    left = [estimate.cells[c.name] for c in several if c.name in estimate.cells]
     fields = {f: v for f, v in arm.fields.items() if f != 'arms'}
     changes = ', '.join(f'{f}={v}' for f, v in fields.items())
     seeds = ', '.join(str(cell.seed) for cell in several)
     each = format_seconds(left[0]) if left else 'finished'
     table.add_row(arm.setting, arm.name, arm.role, changes, seeds, str(len(left)), each)
   console.print(table)
-  of_cells, of_gans = sum(seconds.values()), sum(gans.values())
+  of_cells, of_gans = sum(estimate.cells.values()), sum(estimate.gans.values())
   console.print(
-    f'To train: {len(seconds)} classifiers, {format_seconds(of_cells)}, and {len(gans)} '
-    f'GANs, {format_seconds(of_gans)}; {format_seconds(of_cells + of_gans)} together, by '
-    'a few steps of each, with the choice of checkpoints, without compilation and '
-    'evaluation.',
+    f'To train: {len(estimate.cells)} classifiers, {format_seconds(of_cells)}, and '
+    f'{len(estimate.gans)} GANs, {format_seconds(of_gans)}; '
+    f'{format_seconds(of_cells + of_gans)} together, by a few steps of each, with the '
+    'choice of checkpoints, without compilation and evaluation.',
     highlight=False,
     soft_wrap=True,
   )
@@ -242,9 +241,9 @@ def verdicts(setting, summary):
     if row.get('difference'):
       paired = row['difference']
       others = [
-        f'at {words} ({other["control"]}) {_describe(other)}'
-        for name, (_, words) in findings.COMPARISONS.items()
-        if (other := row.get(name)) and other['control'] != paired['control']
+        f'at {comparison.words} ({other["control"]}) {_describe(other)}'
+        for comparison in findings.COMPARISONS
+        if (other := row.get(comparison.name)) and other['control'] != paired['control']
       ]
       beside = f' Beside it: {"; ".join(others)}.' if others else ''
       if row['role'] == 'bound':
@@ -338,7 +337,7 @@ def _html(workdir, plan, finished, summary, rows):
       'verdicts': verdicts(setting, summary),
       'rows': [(row['name'], row['role'], _cells(row)) for row in setting['arms']],
       'differences': [
-        (row['name'], [_difference(row.get(name)) for name in findings.COMPARISONS])
+        (row['name'], [_difference(row.get(c.name)) for c in findings.COMPARISONS])
         for row in setting['arms']
         if row['role'] in findings.TREATED
       ],
@@ -354,7 +353,7 @@ def _html(workdir, plan, finished, summary, rows):
     settings=settings,
     treated=findings.TREATED,
     headings=[heading for _, heading, _ in _COLUMNS],
-    kinds=[words for _, words in findings.COMPARISONS.values()],
+    kinds=[comparison.words for comparison in findings.COMPARISONS],
     gans=_gans(workdir, finished),
     samples=run_report.embed(_samples(workdir, plan)),
     cells=rows,
