@@ -52,7 +52,7 @@ class Costs:
     return self._num_train
 
   def operations(self, config, control):
-    return ablation.Operations(*self._operations)
+    return self._operations
 
 
 def _arms(changed, *operations):
@@ -215,7 +215,7 @@ def test_a_pool_is_counted_as_if_every_step_drew(tmp_path, monkeypatch):
   monkeypatch.setattr(dry_run, 'arm_step', arm_step)
   monkeypatch.setattr(dry_run, 'gan_step', lambda *_: Step())
   monkeypatch.setattr(cells, 'load_data', lambda _: type('Data', (), {'train': [0] * 9}))
-  _, listed = cells.plan(fields, tmp_path, None)
+  listed = cells.make_plan(fields, tmp_path, None).cells
   pool = next(cell for cell in listed if cell.arm.name == 'pool')
   assert set(counted) == {1} and pool.config.sampler.refresh_every == 4
 
@@ -227,9 +227,9 @@ def test_a_budget_that_leaves_nothing_unseen_is_refused_before_anything_is_train
   fields = _config(bounds=('unseen',), seeds=(0,))
   fields.data.name, fields.data.image_size = 'toy', 8
   with pytest.raises(DataError, match="leaves none of class 'a'"):
-    cells.plan(fields, tmp_path, None)
+    cells.make_plan(fields, tmp_path, None)
   fields.data.per_class = 8
-  _, listed = cells.plan(fields, tmp_path, None)
+  listed = cells.make_plan(fields, tmp_path, None).cells
   kept = {cell.arm.name: cells.load_data(cell.config).unseen for cell in listed}
   assert len(kept.pop('unseen')) == 3 * 16 - 3 * 8 and not any(kept.values())
 
@@ -285,8 +285,7 @@ def make_run(train):
 
 def units_to_share():
   fields = _config(seeds=tuple(range(4)), arms={'few': {'mix.ratio': 0.1}})
-  listed = cells.list_cells(fields, _arms(fields))
-  return workers.group_cells(listed, vmap_seeds=False)
+  return [[cell] for cell in cells.list_cells(fields, _arms(fields))]
 
 
 def _start_worker(workdir, pause=0.02):

@@ -280,22 +280,20 @@ def _ablate(flags):
       'ablate runs each cell in one process; give each of several a part by --shard=i/n.'
     )
   layout = _start(base, directory, trains_gan=True).layout
-  from gan_aug_jax.experiment import cells as cells_lib, estimate, workers
+  from gan_aug_jax.experiment import cells, estimate, workers
   from gan_aug_jax.report import ablation_report
 
-  arms, cells = cells_lib.plan(config, directory, layout)
+  plan = cells.make_plan(config, directory, layout)
   signals.check()
   if flags.dry_run:
-    left = estimate.estimate(cells, directory, layout)
-    ablation_report.print_plan(cells, left)
+    ablation_report.print_plan(plan.cells, estimate.estimate(plan))
     return
-  cells_lib.write_plan(config, arms, cells, directory, layout)
-  print(cells_lib.describe(config, cells, directory, layout), flush=True)
-  units = workers.group_cells(cells, vmap_seeds=config.ablation.vmap_seeds)
-  failures = workers.run(units[first::step], directory, layout)
+  plan.write()
+  print(plan.describe(), flush=True)
+  failures = workers.run(plan.units()[first::step], directory, layout)
   signals.check()
-  over = workers.all_done(cells, directory)
-  if over and len(failures) < len(cells):
+  over = plan.is_over()
+  if over and len(failures) < len(plan.cells):
     _show_ablation(directory)
   elif not over:
     print(
@@ -303,7 +301,7 @@ def _ablate(flags):
     )
   if failures:
     raise AblationError(
-      f'{len(failures)} of {len(cells)} cells failed, the first one: '
+      f'{len(failures)} of {len(plan.cells)} cells failed, the first one: '
       f'{next(iter(failures.values()))}'
     )
 

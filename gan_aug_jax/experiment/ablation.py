@@ -54,21 +54,6 @@ class Arm:
   same_compute: str = ''
 
 
-@dataclasses.dataclass(frozen=True)
-class Operations:
-  """Floating-point operations of an arm and its control.
-
-  Attributes:
-    gan: of the whole training of the GAN.
-    step: of a step of the arm.
-    real_step: of a step of the control.
-  """
-
-  gan: float
-  step: float
-  real_step: float
-
-
 def config_of(base, arm, seed) -> ml_collections.ConfigDict:
   """The config of a cell.
 
@@ -85,9 +70,10 @@ def list_arms(config, costs) -> list[Arm]:
 
   Args:
     config: with its ablation.
-    costs: tells of a config without ablation `num_train(config)`, the training images,
-      and `operations(config, control)`, the `Operations` of its arm and of the control;
-      the latter is only called with `ablation.equal_compute`.
+    costs: has `num_train(config)`, the number of training images, and
+      `operations(config, control)`, the floating-point operations of the GAN's training,
+      of a step of the config's arm and of a step of the control. The latter is only
+      called with `ablation.equal_compute`.
 
   Raises:
     ConfigError: if a field, an arm or a combination of them cannot work.
@@ -125,16 +111,14 @@ class _Setting:
   num_train: int
   num_steps: int
 
-  def arm(self, name, role, fields, **matched):
-    """A treatment, placebo or bound."""
-    setting = _name_of(self.point, self.spec.grid)
-    return Arm(setting, name, role, fields, _join(setting, name), **matched)
+  @property
+  def name(self):
+    return _name_of(self.point, self.spec.grid)
 
   def control(self, name, role, fields):
     """A control, which has the same key at every point with the same real fields."""
-    setting = _name_of(self.point, self.spec.grid)
     key = _join(_name_of(self.real_fields, self.spec.grid), name)
-    return Arm(setting, name, role, {**self.real_fields, **fields}, key)
+    return Arm(self.name, name, role, {**self.real_fields, **fields}, key)
 
   def matched(self, kind, num_steps):
     """The control of a kind, one of `CONTROLS`, that takes so many steps."""
@@ -176,7 +160,8 @@ def _arms_of(setting, costs):
     for control in matched.values():
       controls.setdefault(control.name, control)
     names = {equal: control.name for equal, control in matched.items()}
-    arms.append(setting.arm(name, role, fields, **names))
+    key = _join(setting.name, name)
+    arms.append(Arm(setting.name, name, role, fields, key, **names))
   return [*controls.values(), *arms]
 
 
@@ -220,9 +205,9 @@ def _match(setting, name, role, fields, costs):
     matched['same_exposure'] = setting.matched(kind, exposure)
   if spec.equal_compute and role == 'treatment' and draws:
     _check_countable(name, config)
-    needed = costs.operations(config, kind)
-    total = needed.gan + num_steps * needed.step
-    matched['same_compute'] = setting.matched(kind, round(total / needed.real_step))
+    gan, step, control_step = costs.operations(config, kind)
+    longer = round((gan + num_steps * step) / control_step)
+    matched['same_compute'] = setting.matched(kind, longer)
   return matched
 
 
@@ -246,24 +231,28 @@ def _check_countable(name, config):
     'sampler.checkpoints': len(sampler.checkpoints) > 0,
     'sampler.generator': bool(sampler.generator),
   }
-  for field, given in others.items():
-    if given:
-      raise ConfigError(
-        'ablation.equal_compute counts the steps of the GAN and the classifier only; '
-        f'{name!r} needs others because of {field}.'
-      )
+  _refuse(
+    'ablation.equal_compute counts the steps of the GAN and the classifier only; '
+    f'{name!r} needs others because of',
+    others,
+  )
 
 
 def _check_vmap_seeds(config):
   """Refuses what seeds in one program cannot do."""
-  refused = {
+  others = {
     'sampler.refresh_every': config.sampler.refresh_every > 1,
     'sampler.checkpoints': len(config.sampler.checkpoints) > 0,
     "data.placement='host'": config.data.placement == 'host',
   }
-  for field, given in refused.items():
+  _refuse('ablation.vmap_seeds cannot be combined with', others)
+
+
+def _refuse(why, fields):
+  """Raises if any value in `fields` is true."""
+  for field, given in fields.items():
     if given:
-      raise ConfigError(f'ablation.vmap_seeds cannot be combined with {field}.')
+      raise ConfigError(f'{why} {field}.')
 
 
 def _with(base, fields):
@@ -353,12 +342,8 @@ def _validate_grid(base, grid):
 def _validate_arms(base, spec):
   groups = (('arms', _OF_ARMS, 'augmented'), ('controls', _OF_CONTROLS, 'real'))
   for group, allowed, kind in groups:
-    taken = {
-      *CONTROLS,
-      *spec.placebos,
-      *spec.bounds,
-      *(spec.arms if group == 'controls' else ()),
-    }
+    taken = {*CONTROLS, *spec.placebos, *spec.bounds}
+    taken |= set(spec.arms) if group == 'controls' else set()
     for name, fields in spec[group].items():
       where = f'ablation.{group}[{name!r}]'
       if not re.fullmatch(r'[\w.+=-]{1,60}', name):

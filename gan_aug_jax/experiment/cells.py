@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import pathlib
 import re
 
 import ml_collections
@@ -19,6 +20,7 @@ import ml_collections
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.experiment import ablation, dry_run, runs
+from gan_aug_jax.step import sharding
 from gan_aug_jax.training import workdir as workdir_lib
 from gan_aug_jax.training.workdir import read_result, Session
 
@@ -140,34 +142,95 @@ class _Costs:
   session: Session
 
   def num_train(self, config):
-    """Number of training images."""
+    """Training images."""
     return len(load_data(config).train)
 
   def operations(self, config, control):
-    """The `ablation.Operations` of the config's arm and its control."""
-    # With an image drawn in every step, so that the control gets more, never less.
+    """Of the GAN's training, of a step of the arm and of a step of the control."""
+    # As if every step drew new images, so that the control gets more, never less.
     config = config.copy_and_resolve_references()
     config.sampler.refresh_every = 1
     session, dataset = dataclasses.replace(self.session, config=config), load_data(config)
-    fused, real = (
+    step, control_step = (
       dry_run.arm_step(session, dataset, name, num_steps=1000).operations()
       for name in (config.arms[0], control)
     )
     num_steps = config_lib.num_steps_of(config, 'gan', len(dataset.train))
     gan = num_steps * dry_run.gan_step(session, dataset).operations()
-    return ablation.Operations(gan, fused, real)
+    return gan, step, control_step
 
 
-def plan(config, workdir, layout) -> tuple[list[ablation.Arm], list[Cell]]:
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """The cells of an ablation.
+
+  Attributes:
+    config: with its ablation.
+    arms: list of `ablation.Arm`.
+    cells: list of `Cell`.
+    workdir: pathlib.Path.
+    layout: where the cells run.
+  """
+
+  config: ml_collections.ConfigDict
+  arms: list
+  cells: list
+  workdir: pathlib.Path
+  layout: sharding.Layout
+
+  def units(self) -> list[list[Cell]]:
+    """The cells that are trained at a time: each alone, or all seeds of an arm."""
+    units, by_arm = {}, self.config.ablation.vmap_seeds
+    for cell in self.cells:
+      units.setdefault(cell.arm.key if by_arm else cell.name, []).append(cell)
+    return list(units.values())
+
+  def is_over(self) -> bool:
+    """Whether every cell is finished or failed."""
+    return all(
+      cell.is_finished(self.workdir) or failure(self.workdir, cell.name)
+      for cell in self.cells
+    )
+
+  def write(self) -> None:
+    """Writes ablation.json: what a report has to know of cells that are not trained."""
+    content = {
+      'config': config_lib.base_of(self.config).to_dict(),
+      'ablation': self.config.ablation.to_dict(),
+      'arms': [dataclasses.asdict(arm) for arm in self.arms],
+      'cells': [
+        {'name': cell.name, 'arm': cell.arm.key, 'seed': cell.seed}
+        | {'kind': cell.kind, 'gan': cell.gan}
+        for cell in self.cells
+      ],
+      'versions': workdir_lib.versions(),
+      'device': workdir_lib.describe_devices(self.layout),
+    }
+    workdir_lib.write(self.workdir / 'ablation.json', json.dumps(content, indent=1))
+
+  def describe(self) -> str:
+    """Says what the ablation will do."""
+    finished = sum(cell.is_finished(self.workdir) for cell in self.cells)
+    gans = len({cell.gan for cell in self.cells if cell.gan})
+    text = (
+      f'{len(self.cells)} cells, {finished} of them finished, and {gans} GANs; on '
+      f'{workdir_lib.describe_devices(self.layout)}.'
+    )
+    if self.config.ablation.vmap_seeds and self.layout.on_cpu:
+      text += (
+        ' On a CPU, training the seeds in one program is several times slower than one '
+        'after the other: set ablation.vmap_seeds=False.'
+      )
+    return text
+
+
+def make_plan(config, workdir, layout) -> Plan:
   """Plans an ablation, and checks the plan against what the workdir holds.
 
   Args:
     config: with its ablation.
     workdir: pathlib.Path.
     layout: where the cells will run.
-
-  Returns:
-    `(arms, cells)`.
 
   Raises:
     ConfigError: see `ablation.list_arms`.
@@ -179,59 +242,9 @@ def plan(config, workdir, layout) -> tuple[list[ablation.Arm], list[Cell]]:
     )
   arms = ablation.list_arms(config, _Costs(Session(config, workdir, layout, quiet=True)))
   cells = list_cells(config, arms)
-  unseen = {
-    cell.arm.setting: cell for cell in cells if cell.config.sampler.source == 'unseen'
-  }
+  unseen = {c.arm.setting: c for c in cells if c.config.sampler.source == 'unseen'}
   for cell in unseen.values():
     load_data(cell.config)  # if too few images are left, fail before anything is trained
   for cell in cells:
     workdir_lib.check_config(Session(cell.config, cell.directory(workdir), layout))
-  return arms, cells
-
-
-def write_plan(config, arms, cells, workdir, layout) -> None:
-  """Writes ablation.json: what a report needs to know of cells that are not trained yet.
-
-  Args:
-    config: with its ablation.
-    arms: from `plan`.
-    cells: from `plan`.
-    workdir: pathlib.Path.
-    layout: where the cells run.
-  """
-  content = {
-    'config': config_lib.base_of(config).to_dict(),
-    'ablation': config.ablation.to_dict(),
-    'arms': [dataclasses.asdict(arm) for arm in arms],
-    'cells': [
-      {'name': cell.name, 'arm': cell.arm.key, 'seed': cell.seed}
-      | {'kind': cell.kind, 'gan': cell.gan}
-      for cell in cells
-    ],
-    'versions': workdir_lib.versions(),
-    'device': workdir_lib.describe_devices(layout),
-  }
-  workdir_lib.write(workdir / 'ablation.json', json.dumps(content, indent=1))
-
-
-def describe(config, cells, workdir, layout) -> str:
-  """Says what an ablation will do.
-
-  Args:
-    config: with its ablation.
-    cells: from `plan`.
-    workdir: pathlib.Path.
-    layout: where the cells run.
-  """
-  finished = sum(cell.is_finished(workdir) for cell in cells)
-  gans = len({cell.gan for cell in cells if cell.gan})
-  text = (
-    f'{len(cells)} cells, {finished} of them finished, and {gans} GANs; on '
-    f'{workdir_lib.describe_devices(layout)}.'
-  )
-  if config.ablation.vmap_seeds and layout.on_cpu:
-    text += (
-      ' On a CPU, training the seeds in one program is several times slower than one '
-      'after the other: set ablation.vmap_seeds=False.'
-    )
-  return text
+  return Plan(config, arms, cells, workdir, layout)

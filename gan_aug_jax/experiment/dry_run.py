@@ -16,6 +16,8 @@ from gan_aug_jax.generators import external, gan_training, synthetic_source
 from gan_aug_jax.step import programs, sharding
 from gan_aug_jax.training.workdir import describe_data
 
+_NUM_STEPS = 10  # that are timed
+
 
 @dataclasses.dataclass(frozen=True)
 class DryRun:
@@ -48,16 +50,16 @@ class DryRun:
     """The compiled step, see `programs.compile_step`."""
     return programs.compile_step(self.step, self.layout, self.state, *self.inputs(0))
 
-  def seconds(self, num_steps=10) -> float:
-    """Mean seconds of a step after three warm-up steps; consumes the state."""
-    program, state, warm_up = self.compile(), self.state, 3
-    for number in range(warm_up + num_steps):
-      if number == warm_up:
+  def seconds(self) -> float:
+    """Mean seconds of ten steps after three to warm up; consumes the state."""
+    program, state = self.compile(), self.state
+    for number in range(3 + _NUM_STEPS):
+      if number == 3:
         jax.block_until_ready(state)
         began = time.perf_counter()
       state, _ = program(state, *self.inputs(number))
     jax.block_until_ready(state)
-    return (time.perf_counter() - began) / num_steps
+    return (time.perf_counter() - began) / _NUM_STEPS
 
 
 def gan_step(session, dataset) -> DryRun:
@@ -72,7 +74,7 @@ def gan_step(session, dataset) -> DryRun:
   return DryRun(session.layout, step, state, training.feed)
 
 
-def arm_step(session, dataset, name, *, num_steps, at=0, generator=None) -> DryRun:
+def arm_step(session, dataset, name, *, num_steps, at=0) -> DryRun:
   """The `DryRun` of an arm's fused step.
 
   Args:
@@ -81,13 +83,11 @@ def arm_step(session, dataset, name, *, num_steps, at=0, generator=None) -> DryR
     name: of the arm.
     num_steps: of the training, which schedules depend on.
     at: the step that the state is at.
-    generator: the `FrozenGenerator` that an augmented arm draws from; None for an
-      untrained one.
   """
   config, layout = session.config, session.layout
-  source, frozen = None, {}
+  source, frozen, generator = None, {}, None
   if config_lib.is_augmented(config, name):
-    if generator is None and config_lib.needs_generator(config):
+    if config_lib.needs_generator(config):
       generator = untrained_generator(session, dataset)
     source = synthetic_source.make_source(session, dataset, generator)
     frozen = synthetic_source.prepare(session, dataset, generator).frozen
@@ -119,19 +119,18 @@ def untrained_generator(session, dataset) -> gan_training.FrozenGenerator:
   )
 
 
-def candidate_seconds(session, dataset, *, num_steps=10) -> float:
-  """Seconds it takes to evaluate a checkpoint of the GAN, without compilation.
+def candidate_seconds(session, dataset) -> float:
+  """Seconds it takes to score a checkpoint of the GAN, without compilation.
 
-  With `gan.select='frechet'` this leaves out the feature extractor, trained only once.
+  The feature extractor of `gan.select='frechet'`, trained only once, is left out.
 
   Args:
     session: of a run.
     dataset: the data.
-    num_steps: steps to measure of the probe that 'cas' trains.
   """
   config = session.config.copy_and_resolve_references()
   select_steps = config.gan.select_steps
-  config.gan.select_steps = min(num_steps, select_steps)
+  config.gan.select_steps = min(_NUM_STEPS, select_steps)
   if config.gan.select == 'frechet':
     config.gan.select = 'last'
   gan = gan_training.GanTraining(dataclasses.replace(session, config=config), dataset)

@@ -24,24 +24,14 @@ class Estimate:
   gans: dict[str, float]
 
 
-def estimate(cells, workdir, layout, *, num_steps=10) -> Estimate:
-  """Measures a few steps of every arm and GAN that is not finished.
-
-  Args:
-    cells: from `cells.plan`.
-    workdir: pathlib.Path.
-    layout: where they will run.
-    num_steps: steps to measure of each.
-  """
-  cells = [cell for cell in cells if not cell.is_finished(workdir)]
-  gans = {cell.gan: cell for cell in reversed(cells) if _lacks_gan(cell, workdir)}
+def estimate(plan) -> Estimate:
+  """Measures a few steps of every arm and GAN of a `cells.Plan` that is not finished."""
+  cells = [cell for cell in plan.cells if not cell.is_finished(plan.workdir)]
+  gans = {cell.gan: cell for cell in reversed(cells) if _lacks_gan(cell, plan.workdir)}
   with tempfile.TemporaryDirectory() as scratch:
     # The config is set for each step that is measured.
-    session = Session(config_lib.default(), pathlib.Path(scratch), layout, quiet=True)
-    return Estimate(
-      _arm_seconds(cells, session, num_steps),
-      _gan_seconds(gans.values(), session, num_steps),
-    )
+    session = Session(plan.config, pathlib.Path(scratch), plan.layout, quiet=True)
+    return Estimate(_arm_seconds(cells, session), _gan_seconds(gans.values(), session))
 
 
 def _lacks_gan(cell, workdir):
@@ -49,7 +39,7 @@ def _lacks_gan(cell, workdir):
   return cell.gan and not cell.gan_config.sampler.generator and not result.exists()
 
 
-def _arm_seconds(cells, session, num_steps):
+def _arm_seconds(cells, session):
   """{cell name: seconds}; cells that differ in seed and length take the same step."""
   seconds, step_seconds = {}, {}
   for cell in cells:
@@ -61,12 +51,12 @@ def _arm_seconds(cells, session, num_steps):
       config.sampler.teacher_steps = 1
       session = dataclasses.replace(session, config=config)
       step = dry_run.arm_step(session, dataset, cell.kind, num_steps=total)
-      step_seconds[key] = step.seconds(num_steps)
+      step_seconds[key] = step.seconds()
     seconds[cell.name] = total * step_seconds[key]
   return seconds
 
 
-def _gan_seconds(cells, session, num_steps):
+def _gan_seconds(cells, session):
   """{GAN name: seconds}; GANs that differ in seeds take the same step."""
   seconds, measured = {}, {}
   for cell in cells:
@@ -77,7 +67,7 @@ def _gan_seconds(cells, session, num_steps):
     fields = config_lib.flatten(config).items()
     key = tuple(item for item in fields if not item[0].endswith('seed'))
     if key not in measured:
-      step = dry_run.gan_step(session, dataset).seconds(num_steps)
+      step = dry_run.gan_step(session, dataset).seconds()
       scored = num_candidates > 1  # the only checkpoint is kept without a score
       candidate = dry_run.candidate_seconds(session, dataset) if scored else 0.0
       measured[key] = step, candidate

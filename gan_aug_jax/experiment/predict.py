@@ -77,12 +77,13 @@ def label_images(session, info, images, *, arm, output) -> tuple[int, dict[str, 
   with reading(session.path('config.json')):
     class_names, (size, _, channels) = info['class_names'], info['image_shape']
     state = arms.restore_arm(session, arm, info)
-  classify = make_classify(session, len(class_names), min(evaluators.BATCH, len(names)))
+  batch_size = min(evaluators.BATCH, len(names))
+  classify = _make_classify(session, len(class_names), batch_size)
   text, unreadable = io.StringIO(), {}
   table = csv.writer(text, lineterminator='\n')
   table.writerow(['file', 'label', 'probability', *(f'p:{name}' for name in class_names)])
-  for start in range(0, len(names), evaluators.BATCH):
-    chunk = names[start : start + evaluators.BATCH]
+  for start in range(0, len(names), batch_size):
+    chunk = names[start : start + batch_size]
     paths = ((name, os.path.join(root, name)) for name in chunk)
     pixels, kept, unread = image_files.read_all(paths, len(chunk), size)
     unreadable |= unread
@@ -98,15 +99,11 @@ def label_images(session, info, images, *, arm, output) -> tuple[int, dict[str, 
   return len(names) - len(unreadable), unreadable
 
 
-def make_classify(session, num_classes, batch_size):
-  """Returns `classify(variables, images uint8 [N, H, W, C]) -> float64 [N, classes]`.
+def _make_classify(session, num_classes, batch_size):
+  """Returns `classify(variables, images uint8 [N, H, W, C]) -> float64 [N, num_classes]`.
 
-  It gives probabilities: each row adds up to 1.
-
-  Args:
-    session: the run's.
-    num_classes: number of classes.
-    batch_size: images per call, the same for all so that there is one compilation.
+  It gives probabilities. N is at most `batch_size`; fewer images are padded, so that it
+  compiles only once.
   """
   model = arms.build_model(session, num_classes)
   dtype = session.image_dtype('classifier')
@@ -116,13 +113,10 @@ def make_classify(session, num_classes, batch_size):
     return model.apply(variables, device_data.normalize(images, dtype), train=False)
 
   def classify(variables, images):
-    rows = [np.zeros((0, num_classes))]
-    for start in range(0, len(images), batch_size):
-      batch = images[start : start + batch_size]
-      pad = batch_size - len(batch)
-      logits = apply(variables, np.pad(batch, ((0, pad), *((0, 0),) * 3)))
-      rows.append(np.asarray(logits, np.float64)[: len(batch)])
-    return scipy.special.softmax(np.concatenate(rows), axis=-1)
+    count = len(images)
+    padded = np.pad(images, ((0, batch_size - count), (0, 0), (0, 0), (0, 0)))
+    logits = np.asarray(apply(variables, padded), np.float64)[:count]
+    return scipy.special.softmax(logits, axis=-1)
 
   return classify
 

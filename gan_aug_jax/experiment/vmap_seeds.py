@@ -137,13 +137,6 @@ class StackedFeed:
       self._windows, self._stacked = windows, self._layout.place(_stack(data))
     return self._stacked
 
-  def shapes(self, num_steps):
-    """The shapes of the inputs of a call of that many steps."""
-    count = len(self._feeds)
-    stacked = lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype)
-    shapes = self._feeds[0].shapes(num_steps)
-    return self._layout.shapes(jax.tree.map(stacked, shapes))
-
 
 def _stack(trees):
   return jax.tree.map(lambda *x: np.stack(x), *jax.device_get(trees))

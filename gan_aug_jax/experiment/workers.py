@@ -21,24 +21,11 @@ from gan_aug_jax.training.workdir import Session
 _WAIT_SECONDS = 2.0
 
 
-def group_cells(cells, *, vmap_seeds) -> list[list[cells_lib.Cell]]:
-  """Groups cells into units that are trained at a time.
-
-  Args:
-    cells: from `cells.plan`.
-    vmap_seeds: whether all seeds of an arm make one unit, instead of one cell.
-  """
-  units = {}
-  for cell in cells:
-    units.setdefault(cell.arm.key if vmap_seeds else cell.name, []).append(cell)
-  return list(units.values())
-
-
 def run(units, workdir, layout) -> dict[str, str]:
   """Trains cells until each is finished or failed, here or by another worker.
 
   Args:
-    units: from `group_cells`, all of them or those of a shard.
+    units: from `cells.Plan.units`, all of them or those of a shard.
     workdir: pathlib.Path.
     layout: where they run.
 
@@ -63,18 +50,6 @@ def run(units, workdir, layout) -> dict[str, str]:
       num_held = 0
   names = [cell.name for unit in units for cell in unit]
   return {name: why for name in names if (why := cells_lib.failure(workdir, name))}
-
-
-def all_done(cells, workdir) -> bool:
-  """Whether every cell is finished or failed.
-
-  Args:
-    cells: from `cells.plan`.
-    workdir: pathlib.Path.
-  """
-  return all(
-    cell.is_finished(workdir) or cells_lib.failure(workdir, cell.name) for cell in cells
-  )
 
 
 class Worker:

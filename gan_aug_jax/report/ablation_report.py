@@ -129,7 +129,7 @@ def print_plan(cells, estimate, file=None):
   """Prints the arms of a plan and how long what is left of them will train.
 
   Args:
-    cells: from `cells.plan`.
+    cells: of a `cells.Plan`.
     estimate: the `estimate.Estimate` of those that are not finished.
     file: to print to.
   """
