@@ -82,8 +82,8 @@ def list_arms(config, costs) -> list[Arm]:
   base, spec = config_lib.base_of(config), config.ablation
   arms = []
   for values in itertools.product(*spec.grid.values()):
-    setting = _make_setting(base, spec, dict(zip(spec.grid, values, strict=True)), costs)
-    arms += _arms_of(setting, costs)
+    point = dict(zip(spec.grid, values, strict=True))
+    arms += _Setting(base, spec, point, costs).arms()
   for arm in arms:
     config = _valid(base, arm.fields)
     if spec.vmap_seeds and config_lib.draws_synthetic(config):
@@ -91,49 +91,75 @@ def list_arms(config, costs) -> list[Arm]:
   return arms
 
 
-@dataclasses.dataclass(frozen=True)
 class _Setting:
-  """A point of the grid.
+  """A point of the grid."""
 
-  Attributes:
-    base: the base config of the ablation.
-    spec: the ablation's own fields.
-    point: {dotted field: value}.
-    real_fields: those of the point that a real-only classifier depends on.
-    num_train: training images.
-    num_steps: that an arm without synthetic images takes.
-  """
+  def __init__(self, base, spec, point, costs):
+    self.base, self.spec, self.point, self.costs = base, spec, point, costs
+    self.name = _name_of(point, spec.grid)
+    self.real = {f: v for f, v in point.items() if not f.startswith(_OF_SYNTHESIS)}
+    config = _valid(base, {**self.real, 'arms': (spec.control,)})
+    self.num_train = costs.num_train(config)
+    self.num_steps = synthetic_source.num_steps_of_arm(
+      config, self.num_train, synthetic=False
+    )
 
-  base: ml_collections.ConfigDict
-  spec: ml_collections.ConfigDict
-  point: dict
-  real_fields: dict
-  num_train: int
-  num_steps: int
+  def arms(self):
+    """All arms, controls first."""
+    spec, arms = self.spec, []
+    usual = [self.control(kind, self.num_steps) for kind in CONTROLS]
+    controls = {arm.name: arm for arm in (*usual, *self.further_controls())}
+    wanted = [('treatment', *arm) for arm in (spec.arms or {TREATMENT: {}}).items()]
+    wanted += [('placebo', name, {'sampler.source': name}) for name in spec.placebos]
+    wanted += [('bound', name, {'sampler.source': name}) for name in spec.bounds]
+    for role, name, fields in wanted:
+      fields = {'arms': (TREATMENT,), **self.point, **fields}
+      matched = self.match(name, role, fields)
+      for control in matched.values():
+        controls.setdefault(control.name, control)
+      names = {equal: control.name for equal, control in matched.items()}
+      arms.append(Arm(self.name, name, role, fields, _join(self.name, name), **names))
+    return [*controls.values(), *arms]
 
-  @property
-  def name(self):
-    return _name_of(self.point, self.spec.grid)
-
-  def control(self, name, role, fields):
-    """A control, which has the same key at every point with the same real fields."""
-    key = _join(_name_of(self.real_fields, self.spec.grid), name)
-    return Arm(self.name, name, role, {**self.real_fields, **fields}, key)
-
-  def matched(self, kind, num_steps):
+  def control(self, kind, num_steps):
     """The control of a kind, one of `CONTROLS`, that takes so many steps."""
     if num_steps == self.num_steps:
-      return self.control(kind, 'control', {'arms': (kind,)})
+      return self._control(kind, 'control', {'arms': (kind,)})
     fields = {'arms': (kind,), 'classifier.num_steps': num_steps}
-    return self.control(f'{kind}_{num_steps}_steps', 'matched', fields)
+    return self._control(f'{kind}_{num_steps}_steps', 'matched', fields)
 
+  def further_controls(self):
+    """Yields the controls that the config lists."""
+    for name, fields in self.spec.controls.items():
+      role = 'control'
+      if fields.get('data.train_on_val'):
+        role = 'all_labels'
+        if 'classifier.num_epochs' not in fields:
+          fields = {'classifier.num_steps': self.num_steps, **fields}
+      yield self._control(name, role, {'arms': (self.spec.control,), **fields})
 
-def _make_setting(base, spec, point, costs):
-  real_fields = {f: v for f, v in point.items() if not f.startswith(_OF_SYNTHESIS)}
-  config = _valid(base, {**real_fields, 'arms': (spec.control,)})
-  num_train = costs.num_train(config)
-  num_steps = synthetic_source.num_steps_of_arm(config, num_train, synthetic=False)
-  return _Setting(base, spec, point, real_fields, num_train, num_steps)
+  def _control(self, name, role, fields):
+    key = _join(_name_of(self.real, self.spec.grid), name)
+    return Arm(self.name, name, role, {**self.real, **fields}, key)
+
+  def match(self, name, role, fields):
+    """The controls of an arm: {field of `Arm` that says what is equal: control}."""
+    config = _valid(self.base, fields)
+    draws = config_lib.draws_synthetic(config)
+    # An arm without classical augmentation is compared with a control without it.
+    kind = self.spec.control if config.arms == (TREATMENT,) else 'real_only'
+    num_steps = synthetic_source.num_steps_of_arm(config, self.num_train, synthetic=draws)
+    plan, _ = synthetic_source.make_plan(config, num_steps, synthetic=draws)
+    matched = {'same_steps': self.control(kind, num_steps)}
+    exposure = round(int(plan.real_before(num_steps)) / config.classifier.batch_size)
+    if exposure and not _shows_uncounted(config):
+      matched['same_exposure'] = self.control(kind, exposure)
+    if self.spec.equal_compute and role == 'treatment' and draws:
+      _check_countable(name, config)
+      gan, step, control_step = self.costs.operations(config, kind)
+      longer = round((gan + num_steps * step) / control_step)
+      matched['same_compute'] = self.control(kind, longer)
+    return matched
 
 
 def _name_of(point, grid):
@@ -147,68 +173,6 @@ def _name_of(point, grid):
 
 def _join(*names):
   return ','.join(filter(None, names))
-
-
-def _arms_of(setting, costs):
-  """The arms of a setting, controls first."""
-  usual = [setting.matched(kind, setting.num_steps) for kind in CONTROLS]
-  controls = {arm.name: arm for arm in (*usual, *_further_controls(setting))}
-  arms = []
-  for role, name, fields in _list_wanted(setting.spec):
-    fields = {'arms': (TREATMENT,), **setting.point, **fields}
-    matched = _match(setting, name, role, fields, costs)
-    for control in matched.values():
-      controls.setdefault(control.name, control)
-    names = {equal: control.name for equal, control in matched.items()}
-    key = _join(setting.name, name)
-    arms.append(Arm(setting.name, name, role, fields, key, **names))
-  return [*controls.values(), *arms]
-
-
-def _list_wanted(spec):
-  """(role, name, fields) of each arm that is no control."""
-  treatments = spec.arms or {TREATMENT: {}}
-  return [
-    *(('treatment', name, fields) for name, fields in treatments.items()),
-    *(('placebo', name, {'sampler.source': name}) for name in spec.placebos),
-    *(('bound', name, {'sampler.source': name}) for name in spec.bounds),
-  ]
-
-
-def _further_controls(setting):
-  """The controls that the config lists."""
-  controls = []
-  for name, fields in setting.spec.controls.items():
-    role = 'control'
-    if fields.get('data.train_on_val'):
-      role = 'all_labels'
-      if 'classifier.num_epochs' not in fields:
-        fields = {'classifier.num_steps': setting.num_steps, **fields}
-    fields = {'arms': (setting.spec.control,), **fields}
-    controls.append(setting.control(name, role, fields))
-  return controls
-
-
-def _match(setting, name, role, fields, costs):
-  """{what is equal, a field of `Arm`: the control} of an arm."""
-  config, spec = _valid(setting.base, fields), setting.spec
-  draws = config_lib.draws_synthetic(config)
-  # An arm without classical augmentation is compared with a control without it.
-  kind = spec.control if config.arms == (TREATMENT,) else 'real_only'
-  num_steps = synthetic_source.num_steps_of_arm(
-    config, setting.num_train, synthetic=draws
-  )
-  plan, _ = synthetic_source.make_plan(config, num_steps, synthetic=draws)
-  matched = {'same_steps': setting.matched(kind, num_steps)}
-  exposure = round(int(plan.real_before(num_steps)) / config.classifier.batch_size)
-  if exposure and not _shows_uncounted(config):
-    matched['same_exposure'] = setting.matched(kind, exposure)
-  if spec.equal_compute and role == 'treatment' and draws:
-    _check_countable(name, config)
-    gan, step, control_step = costs.operations(config, kind)
-    longer = round((gan + num_steps * step) / control_step)
-    matched['same_compute'] = setting.matched(kind, longer)
-  return matched
 
 
 def _shows_uncounted(config):
@@ -228,31 +192,25 @@ def _check_countable(name, config):
     'sampler.candidates': sampler.candidates > 1 and sampler.score in ('teacher', 'hard'),
     'sampler.min_confidence': sampler.min_confidence > 0,
     'sampler.offline': sampler.offline > 0,
-    'sampler.checkpoints': len(sampler.checkpoints) > 0,
-    'sampler.generator': bool(sampler.generator),
+    'sampler.checkpoints': sampler.checkpoints,
+    'sampler.generator': sampler.generator,
   }
-  _refuse(
-    'ablation.equal_compute counts the steps of the GAN and the classifier only; '
-    f'{name!r} needs others because of',
-    others,
-  )
+  for field in filter(others.get, others):
+    raise ConfigError(
+      'ablation.equal_compute counts the steps of the GAN and the classifier only; '
+      f'{name!r} needs others because of {field}.'
+    )
 
 
 def _check_vmap_seeds(config):
   """Refuses what seeds in one program cannot do."""
   others = {
     'sampler.refresh_every': config.sampler.refresh_every > 1,
-    'sampler.checkpoints': len(config.sampler.checkpoints) > 0,
+    'sampler.checkpoints': config.sampler.checkpoints,
     "data.placement='host'": config.data.placement == 'host',
   }
-  _refuse('ablation.vmap_seeds cannot be combined with', others)
-
-
-def _refuse(why, fields):
-  """Raises if any value in `fields` is true."""
-  for field, given in fields.items():
-    if given:
-      raise ConfigError(f'{why} {field}.')
+  for field in filter(others.get, others):
+    raise ConfigError(f'ablation.vmap_seeds cannot be combined with {field}.')
 
 
 def _with(base, fields):

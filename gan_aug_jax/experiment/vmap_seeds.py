@@ -68,7 +68,7 @@ def train(seed_runs, directory) -> None:
     dataclasses.replace(session, workdir=directory),
     directory,
     f'{arm.name} x {count}',
-    vmap_training(trainings),
+    _vmap_training(trainings),
     extra=(place(_stack([one.frozen for one in prepared])),),
     fingerprint=hashlib.sha256(fingerprints.encode()).hexdigest(),
     evaluate=validate_each,
@@ -78,12 +78,8 @@ def train(seed_runs, directory) -> None:
     _finish(one.arm, prepared[i], _fitted_seed(one, fitted, i, count))
 
 
-def vmap_training(trainings) -> fitting.Training:
-  """Joins trainings that differ only in their seeds into one.
-
-  Args:
-    trainings: the `fitting.Training` of each seed.
-  """
+def _vmap_training(trainings):
+  """Joins `fitting.Training`s that differ only in their seeds into one."""
   first = trainings[0]
   return fitting.make_training(
     first.session,
