@@ -161,11 +161,13 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
   plan, weight = synthetic_source.make_plan(config, num_steps, synthetic=synthetic)
   model = build_model(session, dataset.num_classes)
   optimizer = _make_optimizer(session, num_steps)
+  synthesize = None
+  if synthetic:
+    synthesize = synthetic_source.make_synthesize(session, dataset, source, plan, model)
   compose = classifier.make_compose(
     layout=session.layout,
     plan=plan,
-    synthesize=source
-    and synthetic_source.make_synthesize(session, dataset, source, plan, model),
+    synthesize=synthesize,
     augmentation=_make_augmentation(config.augment, name),
     num_classes=dataset.num_classes,
     weight=weight,
@@ -175,17 +177,16 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
   step = classifier.make_fused_step(
     model=model, optimizer=optimizer, layout=session.layout, plan=plan, compose=compose
   )
+  init = _make_init(session, model, optimizer, dataset.image_shape, synthetic=synthetic)
   cycle = config.sampler.refresh_every if synthetic else 1
   training = fitting.make_training(
     session,
     step,
-    init=_make_init(session, model, optimizer, dataset.image_shape, synthetic=synthetic),
+    init=init,
     seed=config_lib.seed_of(config, 'classifier'),
     feed=fitting.Feed(session, dataset.train, plan),
     cadence=fitting.cadence_of(session, num_steps, cycle=cycle),
-    make_pool=functools.partial(_make_pool, session, dataset, plan)
-    if cycle > 1
-    else None,
+    make_pool=_make_pool(session, dataset, plan) if cycle > 1 else None,
     cycle=cycle,
   )
   return Setup(source, plan, training)
@@ -217,8 +218,9 @@ def _make_augmentation(config, arm):
 
 
 def _make_pool(session, dataset, plan):
-  """The empty pool of an arm that keeps its synthetic images for several steps."""
-  return synthesis.init_pool(
+  """Returns `() -> pool`, empty, for synthetic images that are kept for several steps."""
+  return functools.partial(
+    synthesis.init_pool,
     session.layout,
     plan,
     image_shape=dataset.image_shape,
@@ -240,15 +242,12 @@ def _make_optimizer(session, num_steps):
 
 
 def validate(evaluate, state, dataset) -> dict:
-  """Scores a state on the validation images, for a line of metrics.jsonl.
+  """Scores a state on the validation images: {name: float} for metrics.jsonl.
 
   Args:
     evaluate: the `evaluators.Evaluator`.
     state: a `ClassifierState`, placed.
     dataset: the data.
-
-  Returns:
-    {name: float}.
   """
   scores = evaluate(state.variables, dataset.val)
   rates = _acceptance(state, dataset)
@@ -265,7 +264,7 @@ def _acceptance(state, dataset):
     return {}
   asked, accepted = (np.asarray(state.policy[name]) for name in ('asked', 'accepted'))
   rates = zip(dataset.class_names, asked, accepted, strict=True)
-  return {name: float(n / all_) for name, all_, n in rates if all_}
+  return {name: float(n / total) for name, total, n in rates if total}
 
 
 def _arm_result(session, scores, dataset, plan, fitted):
@@ -349,15 +348,12 @@ def make_evaluator(session, num_classes) -> evaluators.Evaluator:
 
 
 def restore_arm(session, name, info) -> classifier.ClassifierState:
-  """Reads the classifier of a finished arm.
+  """Reads the state of a finished arm's classifier, and places it.
 
   Args:
     session: the run's.
     name: of the arm.
     info: description of the data, see `workdir.describe_data`.
-
-  Returns:
-    Its state, placed.
 
   Raises:
     CheckpointError: if the checkpoint cannot be read.
