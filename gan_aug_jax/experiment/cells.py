@@ -110,12 +110,12 @@ def _gan_of(base, config):
   # The probes that choose a checkpoint belong to the GAN and take its seed.
   seeds |= {'classifier.seed': seeds['gan.seed'], 'seed': 0}
   shared.update_from_flattened_dict({**of_arms, **seeds})
-  hangs_on = workdir_lib.fixed_fields(shared)
+  depends_on = workdir_lib.fixed_fields(shared)
   # They do not change the GAN, and older ablations named theirs without them.
-  del hangs_on['data.test_on']
-  if not hangs_on['data.train_on_val']:
-    del hangs_on['data.train_on_val']
-  content = json.dumps(hangs_on, sort_keys=True)
+  del depends_on['data.test_on']
+  if not depends_on['data.train_on_val']:
+    del depends_on['data.train_on_val']
+  content = json.dumps(depends_on, sort_keys=True)
   return hashlib.sha256(content.encode()).hexdigest()[:16], shared
 
 
