@@ -143,7 +143,7 @@ class _Setting:
     return Arm(self.name, name, role, {**self.real, **fields}, key)
 
   def match(self, name, role, fields):
-    """The controls of an arm: {field of `Arm` that says what is equal: control}."""
+    """The controls of an arm: {field of `Arm`, such as 'same_steps': control}."""
     config = _valid(self.base, fields)
     draws = config_lib.draws_synthetic(config)
     # An arm without classical augmentation is compared with a control without it.
@@ -176,7 +176,7 @@ def _join(*names):
 
 
 def _shows_uncounted(config):
-  """Whether it shows real images that no plan counts: substitutes, partners, bounds."""
+  """Whether it shows real images outside the plan: substitutes, partners or bounds."""
   sampler, augment = config.sampler, config.augment
   if sampler.source in config_lib.BOUNDS:
     return True

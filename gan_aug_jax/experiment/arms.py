@@ -107,7 +107,7 @@ class Arm:
     return self.finish(prepared, fitted)
 
   def finish(self, prepared, fitted) -> dict:
-    """Evaluates a trained arm, for the only time on the test split; writes its results.
+    """Evaluates a trained arm and writes its results; the only use of the test split.
 
     Args:
       prepared: the `synthetic_source.Prepared` that it drew from.
@@ -139,7 +139,7 @@ class Arm:
 def finished_result(directory) -> dict | None:
   """The result.json of a finished arm, or None."""
   result = read_result(directory / 'result.json')
-  # That of an older version has no source.
+  # Older versions wrote no source.
   finished = result and 'source' in result and (directory / 'predictions.npz').exists()
   return result if finished else None
 

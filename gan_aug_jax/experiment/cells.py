@@ -102,7 +102,7 @@ def list_cells(config, arms) -> list[Cell]:
 
 
 def _gan_of(base, config):
-  """Name and config of a cell's GAN; what arms may change is as in the base."""
+  """Name and config of a cell's GAN, with the base's values where arms may differ."""
   shared = config.copy_and_resolve_references()
   fields = config_lib.flatten(base)
   of_arms = {f: v for f, v in fields.items() if f.startswith(workdir_lib.ARM_FIELDS)}

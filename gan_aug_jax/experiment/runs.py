@@ -199,7 +199,7 @@ def _results(session, dataset, generator, trained):
     'train_on_val': session.config.data.train_on_val,
     'seed': session.config.seed,
     'train_counts': counts.tolist(),
-    # Those it was trained with, perhaps on another day and another machine.
+    # Of the training, perhaps on another machine.
     'versions': first['versions'],
     'device': first['device'],
     'gan': gan,

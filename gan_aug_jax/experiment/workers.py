@@ -53,7 +53,7 @@ def run(units, workdir, layout) -> dict[str, str]:
 
 
 class Worker:
-  """Trains units of cells, unless another worker holds them."""
+  """Trains units of cells that no other worker is training."""
 
   def __init__(self, workdir, layout):
     self._workdir, self._layout = workdir, layout
@@ -63,7 +63,7 @@ class Worker:
     """Trains what is left of a unit.
 
     Returns:
-      Whether it is done; otherwise another worker holds a cell of it, or trains its GAN.
+      Whether it is done. If not, another worker holds one of its cells or GANs.
     """
     with contextlib.ExitStack() as locks:
       for cell in self._unfinished(unit):
@@ -148,7 +148,7 @@ class Worker:
 
   @contextlib.contextmanager
   def _failure_written(self, cell):
-    """Writes what a cell fails of, and lets the others go on."""
+    """Writes why a cell failed, so that the others can continue."""
     try:
       yield
     except signals.Interrupted:
