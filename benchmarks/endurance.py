@@ -33,15 +33,15 @@ def resident_bytes():
     return peak * (1 if sys.platform == 'darwin' else 1024)
 
 
-def measure(name, rehearsed, steps):
-  """Takes `steps` steps; returns rows (step, resident MiB, live MiB, seconds)."""
+def measure(name, dry, steps):
+  """Takes steps; returns rows of (step, resident MiB, live MiB, seconds)."""
   import jax
 
-  program, state = rehearsed.compile(), rehearsed.state
+  program, state = dry.compile(), dry.state
   rows, began = [], time.perf_counter()
   every = max(1, steps // 10)
   for step in range(1, steps + 1):
-    state, metrics = program(state, *rehearsed.inputs(step - 1))
+    state, metrics = program(state, *dry.inputs(step - 1))
     if step % every == 0:
       jax.block_until_ready(metrics)
       live = sum(array.nbytes for array in jax.live_arrays())
@@ -69,11 +69,9 @@ def main(_):
   print(f'{dataset.name} on {workdir.describe_devices(layout)}')
   results = {}
 
-  gan = dry_run.rehearse_gan(session, dataset)
+  gan = dry_run.gan_step(session, dataset)
   results['gan'] = measure('GAN', gan, STEPS.value)
-  fused = dry_run.rehearse_arm(
-    session, dataset, 'augmented_classical', num_steps=STEPS.value
-  )
+  fused = dry_run.arm_step(session, dataset, 'augmented_classical', num_steps=STEPS.value)
   results['fused'] = measure('fused', fused, STEPS.value)
   print(json.dumps(results))
 

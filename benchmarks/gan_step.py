@@ -31,7 +31,7 @@ def prepare(config, layout):
   session = workdir.Session(config, pathlib.Path('unused'), layout, quiet=True)
   channels, side = 1 if config.data.name == 'mnist' else 3, config.data.image_size
   dataset = noise.make_dataset((side, side, channels))
-  take, compile_seconds, _ = timing.stepper(dry_run.rehearse_gan(session, dataset))
+  take, compile_seconds, _ = timing.stepper(dry_run.gan_step(session, dataset))
   return timing.repeat(take, 2), compile_seconds
 
 

@@ -68,11 +68,11 @@ class Bench:
     """Returns a timed run of fused steps."""
     from gan_aug_jax.experiment import dry_run
 
-    rehearsed = dry_run.rehearse_arm(
+    dry = dry_run.arm_step(
       self.session(config), self.dataset, ARM.value, num_steps=10_000
     )
-    take, seconds, program = timing.stepper(rehearsed)
-    self.programs[name] = _cost(program.compiled, rehearsed.operations(), seconds)
+    take, seconds, program = timing.stepper(dry)
+    self.programs[name] = _cost(program.compiled, dry.operations(), seconds)
     return timing.repeat(take, _STEPS)
 
   def apart(self, config):
@@ -101,8 +101,9 @@ class Bench:
 
     # The classifier's program is the fused step with a sampler that returns its argument.
     given = synthetic_source.SyntheticSource(lambda variables, keys, labels: variables)
-    _, training = arms.make_training(session, dataset, ARM.value, given, num_steps=10_000)
-    state, place = training.init(), layout.place
+    setup = arms.set_up(session, dataset, ARM.value, given, num_steps=10_000)
+    training, place = setup.training, layout.place
+    state = training.init()
     arguments = (state, frozen)
     sampler = programs.compile_step(sample, layout, *arguments, donate=())
     made = sampler(*arguments)

@@ -77,10 +77,10 @@ def prepare(config, layout, dataset, directory):
 
   session = workdir.Session(config, directory, layout, quiet=True)
   # In the middle, where a schedule is neither off nor at its end.
-  rehearsed = dry_run.rehearse_arm(
+  dry = dry_run.arm_step(
     session, dataset, 'augmented_classical', num_steps=10_000, at=5_000
   )
-  take, compile_seconds, _ = timing.stepper(rehearsed)
+  take, compile_seconds, _ = timing.stepper(dry)
   return timing.repeat(take, _CYCLE), compile_seconds
 
 

@@ -44,8 +44,8 @@ _STEPS = 2  # of a run
 _SIZES = {'f32': 4, 'f64': 8, 's32': 4, 'u32': 4, 'bf16': 2, 'pred': 1}
 
 
-def rehearse(config, layout, *, side=32, num_images=2000, per_call=1):
-  """Returns a `Rehearsal` of the augmented arm on random images.
+def dry_step(config, layout, *, side=32, num_images=2000, per_call=1):
+  """Returns a `DryRun` of the augmented arm on random images.
 
   Args:
     config: of the run.
@@ -62,14 +62,15 @@ def rehearse(config, layout, *, side=32, num_images=2000, per_call=1):
 
   dataset = noise.make_dataset((side, side, 3), per_class=num_images // 10)
   session = workdir.Session(config, pathlib.Path('unused'), layout, quiet=True)
-  rehearsed = dry_run.rehearse_arm(
+  dry = dry_run.arm_step(
     session, dataset, 'augmented_classical', num_steps=10_000, at=5_000
   )
-  count, feed = layout.scalar(per_call), rehearsed.feed
+  count, batches = layout.scalar(per_call), dry.batches
+  repeated = programs.repeat_step(dry.step, per_call)
   return dataclasses.replace(
-    rehearsed,
-    step=programs.repeat_step(rehearsed.step, per_call),
-    feed=lambda number, steps: (count, *feed(number * per_call, steps * per_call)),
+    dry,
+    step=lambda state, inputs, *extra: repeated(state, *inputs, *extra),
+    batches=lambda number, n: (count, batches(number * per_call, n * per_call)),
   )
 
 
@@ -77,7 +78,7 @@ def measure(cases, layout, steps=_STEPS):
   """Times cases; returns a row for each.
 
   Args:
-    cases: {name: (config fields, options of `rehearse`)}.
+    cases: {name: (config fields, options of `dry_step`)}.
     layout: where they run.
     steps: number of steps in a run.
   """
@@ -86,9 +87,9 @@ def measure(cases, layout, steps=_STEPS):
     config = CONFIG.value.copy_and_resolve_references()
     config.update_from_flattened_dict(fields)
     validation.validate(config)
-    rehearsed = rehearse(config, layout, **options)
+    dry = dry_step(config, layout, **options)
     per_call = options.get('per_call', 1)
-    take, compile_seconds, program = timing.stepper(rehearsed)
+    take, compile_seconds, program = timing.stepper(dry)
     run = timing.repeat(take, max(1, steps // per_call))
     takes[name] = lambda run=run, per_call=per_call: run() / per_call
     rows[name] = {
@@ -96,7 +97,7 @@ def measure(cases, layout, steps=_STEPS):
       'compile_s': compile_seconds,
       'all_reduced_bytes': all_reduced_bytes(program.compiled.as_text()),
     }
-    rows[name]['operations'] = rehearsed.operations()
+    rows[name]['operations'] = dry.operations()
   seconds = timing.interleave(takes, timing.ROUNDS.value)
   base = next(iter(takes))
   for name, row in timing.compare(seconds, base).items():

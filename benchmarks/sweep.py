@@ -51,28 +51,27 @@ def prepare(config, layout, dataset, arm, count):
   from gan_aug_jax.step import programs
   from gan_aug_jax.training import workdir
 
-  rehearsed = []
+  steps = []
   for seed in range(count):
     one = config.copy_and_resolve_references()
     one.seed = seed
     session = workdir.Session(one, pathlib.Path('unused'), layout, quiet=True)
-    rehearsed.append(dry_run.rehearse_arm(session, dataset, arm, num_steps=10_000))
-  states = [each.state for each in rehearsed]
-  program = rehearsed[0].compile()
+    steps.append(dry_run.arm_step(session, dataset, arm, num_steps=10_000))
+  states = [each.state for each in steps]
+  program = steps[0].compile()
   stacked = layout.place(
     jax.tree.map(lambda *x: np.stack(x), *(jax.device_get(state) for state in states))
   )
-  sources = [lambda *at, feed=each.feed: feed(*at)[0] for each in rehearsed]
-  batches = vmap_seeds.StackedBatches(sources, layout)
-  frozen = [jax.device_get(each.extra) for each in rehearsed]
+  batches = vmap_seeds.StackedBatches([each.batches for each in steps], layout)
+  frozen = [jax.device_get(each.extra) for each in steps]
   extra = layout.place(jax.tree.map(lambda *x: np.stack(x), *frozen))
-  step = vmap_seeds.make_step(rehearsed[0].step, count)
+  step = vmap_seeds.vmap_step(steps[0].step, count)
   joint = programs.compile_step(step, layout, stacked, batches(0, 1), *extra)
   number = 0
 
   def alone():
     nonlocal number
-    for i, each in enumerate(rehearsed):
+    for i, each in enumerate(steps):
       states[i], metrics = program(states[i], *each.inputs(number))
     number += 1
     return metrics

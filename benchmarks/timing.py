@@ -67,23 +67,23 @@ def repeat(take: Callable[[], Any], steps: int) -> Callable[[], float]:
   return run
 
 
-def stepper(rehearsed) -> tuple[Callable[[], Any], float, Any]:
-  """Compiles a `Rehearsal`.
+def stepper(dry) -> tuple[Callable[[], Any], float, Any]:
+  """Compiles a `DryRun`.
 
   Args:
-    rehearsed: the `Rehearsal`.
+    dry: the `DryRun`.
 
   Returns:
     (take, seconds of compilation, `Program`); `take()` takes the next step.
   """
   began = time.perf_counter()
-  program = rehearsed.compile()
+  program = dry.compile()
   compile_seconds = time.perf_counter() - began
-  state, number = rehearsed.state, 0
+  state, number = dry.state, 0
 
   def take():
     nonlocal state, number
-    state, metrics = program(state, *rehearsed.inputs(number))
+    state, metrics = program(state, *dry.inputs(number))
     number += 1
     return metrics
 

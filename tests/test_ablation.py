@@ -18,7 +18,15 @@ import pytest
 from gan_aug_jax import cli, config
 from gan_aug_jax.data import datasets
 from gan_aug_jax.errors import ConfigError, DataError, NonFiniteError
-from gan_aug_jax.experiment import ablation, cells, findings, runs, vmap_seeds
+from gan_aug_jax.experiment import (
+  ablation,
+  cells,
+  dry_run,
+  findings,
+  runs,
+  vmap_seeds,
+  workers,
+)
 from gan_aug_jax.report import ablation_report
 from tests import test_run
 
@@ -34,8 +42,21 @@ def _config(**fields):
   return config.add_ablation(config.default(), **fields)
 
 
-def _arms(changed, **operations):
-  return ablation.arms_of(changed, lambda _: SIZE, lambda *_: operations)
+class Costs:
+  """What `ablation.list_arms` has to know, the same for every config."""
+
+  def __init__(self, num_train, *operations):
+    self._num_train, self._operations = num_train, operations
+
+  def num_train(self, config):
+    return self._num_train
+
+  def operations(self, config, control):
+    return self._operations
+
+
+def _arms(changed, *operations):
+  return ablation.list_arms(changed, Costs(SIZE, *operations))
 
 
 def _named(arms):
@@ -68,12 +89,12 @@ def test_an_arm_that_takes_more_steps_has_a_control_that_does():
 def test_equal_compute_counts_the_gan():
   fields = _config(arms={'half': {'mix.ratio': 0.5}}, equal_compute=True)
   fields.classifier.num_steps = 100
-  arms = _named(_arms(fields, gan=600.0, step=11.0, real_step=10.0))
+  arms = _named(_arms(fields, 600.0, 11.0, 10.0))
   control = arms[arms['half'].same_compute]
   assert control.fields['classifier.num_steps'] == (600 + 100 * 11) / 10
 
 
-def test_grid_repeats_the_controls_but_not_for_what_they_do_not_hang_on():
+def test_grid_repeats_the_controls_but_not_for_what_they_do_not_depend_on():
   fields = _config(grid={'data.per_class': (10, 20), 'mix.mode': ('replace', 'add')})
   arms = _arms(fields)
   controls = [arm for arm in arms if arm.name == 'real_classical']
@@ -128,7 +149,7 @@ def test_cells_share_a_gan_unless_it_would_be_another():
 @pytest.mark.parametrize('file', sorted((ROOT / 'configs/ablations').glob('*.py')))
 def test_shipped_ablations_are_sound(file):
   shipped = runpy.run_path(str(file))['get_config']()
-  arms = _arms(shipped, gan=600.0, step=11.0, real_step=10.0)
+  arms = _arms(shipped, 600.0, 11.0, 10.0)
   for setting in {arm.setting for arm in arms}:
     roles = [arm.role for arm in arms if arm.setting == setting]
     assert roles.count('treatment') > 0
@@ -183,15 +204,20 @@ def test_a_pool_is_counted_as_if_every_step_drew(tmp_path, monkeypatch):
   fields, counted = _config(arms={'pool': {}}, equal_compute=True, seeds=(0,)), []
   fields.sampler.refresh_every = 4
 
-  def operations(session, control):
-    counted.append(session.config.sampler.refresh_every)
-    return {'gan': 600.0, 'step': 11.0, 'real_step': 10.0}
+  class Step:
+    def operations(self):
+      return 10.0
 
-  monkeypatch.setattr(cells, '_operations', operations)
+  def arm_step(session, *_, **kwargs):
+    counted.append(session.config.sampler.refresh_every)
+    return Step()
+
+  monkeypatch.setattr(dry_run, 'arm_step', arm_step)
+  monkeypatch.setattr(dry_run, 'gan_step', lambda *_: Step())
   monkeypatch.setattr(cells, 'load_data', lambda _: type('Data', (), {'train': [0] * 9}))
-  _, listed = cells.plan(fields, tmp_path, None)
+  listed = cells.make_plan(fields, tmp_path, None).cells
   pool = next(cell for cell in listed if cell.arm.name == 'pool')
-  assert counted == [1] and pool.config.sampler.refresh_every == 4
+  assert set(counted) == {1} and pool.config.sampler.refresh_every == 4
 
 
 def test_a_budget_that_leaves_nothing_unseen_is_refused_before_anything_is_trained(
@@ -201,9 +227,9 @@ def test_a_budget_that_leaves_nothing_unseen_is_refused_before_anything_is_train
   fields = _config(bounds=('unseen',), seeds=(0,))
   fields.data.name, fields.data.image_size = 'toy', 8
   with pytest.raises(DataError, match="leaves none of class 'a'"):
-    cells.plan(fields, tmp_path, None)
+    cells.make_plan(fields, tmp_path, None)
   fields.data.per_class = 8
-  _, listed = cells.plan(fields, tmp_path, None)
+  listed = cells.make_plan(fields, tmp_path, None).cells
   kept = {cell.arm.name: cells.load_data(cell.config).held_out_real for cell in listed}
   assert len(kept.pop('unseen')) == 3 * 16 - 3 * 8 and not any(kept.values())
 
@@ -218,7 +244,8 @@ def test_a_seed_that_would_be_the_same_for_all_is_refused():
 # A worker whose trainings only leave a mark, so that many can be watched in a second.
 WORKER = """
 import json, os, pathlib, sys, time
-from gan_aug_jax import cells, config, experiment
+from gan_aug_jax import config
+from gan_aug_jax.experiment import cells, runs, workers
 from tests import test_ablation
 
 workdir, pause = pathlib.Path(sys.argv[1]), float(sys.argv[2])
@@ -234,11 +261,11 @@ def train(session):
   results = json.dumps({'arms': {session.config.arms[0]: {}}})
   session.path('results.json').write_text(results)
 
-experiment.Run = test_ablation.make_run(train)
+runs.Run = test_ablation.make_run(train)
 cells.load_data = lambda config: type('Data', (), {'train': [0]})
-cells.workdir_lib.claim = lambda session, dataset: None
-cells._generator = lambda *_: object()
-cells.run(test_ablation.units_to_share(), workdir, None, say=print)
+workers.workdir_lib.claim = lambda session, dataset: None
+workers.Worker._load_or_train_generator = lambda *_: object()
+workers.run(test_ablation.units_to_share(), workdir, None)
 """
 
 
@@ -258,7 +285,7 @@ def make_run(train):
 
 def units_to_share():
   fields = _config(seeds=tuple(range(4)), arms={'few': {'mix.ratio': 0.1}})
-  return cells.units_of(cells.list_cells(fields, _arms(fields)), together=False)
+  return [[cell] for cell in cells.list_cells(fields, _arms(fields))]
 
 
 def _start_worker(workdir, pause=0.02):
@@ -292,10 +319,10 @@ def test_a_failed_cell_is_noted_and_the_others_go_on(tmp_path, monkeypatch):
 
   monkeypatch.setattr(runs, 'Run', make_run(train))
   monkeypatch.setattr(cells, 'load_data', lambda _: type('Data', (), {'train': [0]}))
-  monkeypatch.setattr(cells.workdir_lib, 'claim', lambda *_: None)
-  monkeypatch.setattr(cells, '_generator', lambda *_: object())
+  monkeypatch.setattr(workers.workdir_lib, 'claim', lambda *_: None)
+  monkeypatch.setattr(workers.Worker, '_load_or_train_generator', lambda *_: object())
   units = units_to_share()
-  failures = cells.run(units, tmp_path, None, say=lambda _: None)
+  failures = workers.run(units, tmp_path, None)
   assert len(trained) == len(units)
   assert set(failures) == {cell.name for (cell,) in units if cell.seed == 1}
   assert set(failures.values()) == {'loss is nan at step 3'}
@@ -568,7 +595,7 @@ def test_seeds_in_one_program_give_the_numbers_of_separate_runs(
   assert test_run.run('ablate', *flags) == 0
   assert len(list((where / 'together').iterdir())) == 4  # one an arm
   said = capsys.readouterr().out
-  assert 'resumed at step' in said and 'Together they failed' not in said
+  assert 'resumed at step' in said and 'failed in one program' not in said
   for cell in (finished / 'cells').iterdir():
     both = [
       json.loads((root / 'cells' / cell.name / 'results.json').read_text())['arms']

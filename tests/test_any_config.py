@@ -155,12 +155,10 @@ def _train(config, toy, workdir):
   session = Session(config, pathlib.Path(workdir), layout, quiet=True)
   for arm in config.arms:
     num_steps = runs.num_steps_of(config, toy, arm)
-    rehearsed = dry_run.rehearse_arm(
-      session, toy, arm, num_steps=num_steps, at=num_steps // 2
-    )
-    program, state = rehearsed.compile(), rehearsed.state
+    dry = dry_run.arm_step(session, toy, arm, num_steps=num_steps, at=num_steps // 2)
+    program, state = dry.compile(), dry.state
     for number in range(2):
-      state, metrics = program(state, *rehearsed.inputs(number))
+      state, metrics = program(state, *dry.inputs(number))
       for name, value in jax.device_get(metrics).items():
         assert np.isfinite(value).all(), (arm, name, value)
     for leaf in jax.tree.leaves(jax.device_get(state)):

@@ -31,12 +31,8 @@ def lowered():
     config = cifar10.get_config()
     config.mix.ratio = ratio
     session = workdir.Session(config, pathlib.Path('unused'), layout, quiet=True)
-    rehearsed = dry_run.rehearse_arm(
-      session, dataset, 'augmented_classical', num_steps=100
-    )
-    steps[ratio] = programs.lower_step(
-      rehearsed.step, layout, rehearsed.state, *rehearsed.inputs(0)
-    )
+    dry = dry_run.arm_step(session, dataset, 'augmented_classical', num_steps=100)
+    steps[ratio] = programs.lower_step(dry.step, layout, dry.state, *dry.inputs(0))
   return steps
 
 

@@ -21,6 +21,7 @@ from gan_aug_jax import config as config_lib
 from gan_aug_jax.cli import parsing
 from gan_aug_jax.config import rules, validation
 from gan_aug_jax.experiment import ablation
+from tests import test_ablation
 from tests.test_imports import FOLDERS
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -130,8 +131,7 @@ def _check_command(arguments):
   assert command in parsing.COMMANDS
   values = parsing.parse(command, ['gan_aug_jax', *flags])
   if command == 'ablate' and not values.collect:
-    operations = lambda config, control: {'gan': 4, 'step': 2, 'real_step': 1}
-    assert ablation.arms_of(values.config, lambda config: 1000, operations)
+    assert ablation.list_arms(values.config, test_ablation.Costs(1000, 4, 2, 1))
   elif command in parsing.TRAINING:
     validation.validate(values.config, trains_gan=command == 'train-gan' or None)
     module, _, name = values.config.sampler.generator.partition(':')
@@ -262,8 +262,7 @@ def test_python_is_code_and_what_can_be_run_runs(path, code, tmp_path, toy):
   elif 'def get_config' in code:
     config = runpy.run_path(str(file))['get_config']()
     if 'ablation' in config:
-      operations = lambda config, control: {'gan': 4, 'step': 2, 'real_step': 1}
-      ablation.arms_of(config, lambda config: 1000, operations)
+      ablation.list_arms(config, test_ablation.Costs(1000, 4, 2, 1))
     else:
       validation.validate(config)
 

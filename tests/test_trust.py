@@ -22,6 +22,7 @@ from gan_aug_jax.experiment import ablation, arms, cells
 from gan_aug_jax.generators import offline
 from gan_aug_jax.report import ablation_report, run_report, tables
 from gan_aug_jax.training import checkpoint, files
+from tests import test_ablation
 from tests.test_bad_input import EVIL, original  # noqa: F401  a fixture
 
 PACKAGE = pathlib.Path(__file__).parent.parent / 'gan_aug_jax'
@@ -252,7 +253,7 @@ def test_evil_names_stay_in_the_workdir_and_in_the_report(original):  # noqa: F8
 def test_names_of_an_ablation_that_could_be_paths_are_refused(name):
   config = config_lib.add_ablation(config_lib.default(), arms={name: {'mix.ratio': 0.1}})
   with pytest.raises(ConfigError, match='letters, digits'):
-    ablation.arms_of(config, lambda _: 100, None)
+    ablation.list_arms(config, test_ablation.Costs(100))
 
 
 def test_cells_stay_in_their_directory(tmp_path):
@@ -261,7 +262,8 @@ def test_cells_stay_in_their_directory(tmp_path):
   config = config_lib.add_ablation(
     config_lib.default(), grid={'data.data_dir': paths}, seeds=(0,), arms={'..': {}}
   )
-  found = cells.list_cells(config, ablation.arms_of(config, lambda _: 1000, None))
+  arms = ablation.list_arms(config, test_ablation.Costs(1000))
+  found = cells.list_cells(config, arms)
   home = (tmp_path / 'cells').resolve()
   for cell in found:
     assert (home / cell.name).resolve().parent == home, cell.name

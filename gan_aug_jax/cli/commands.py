@@ -15,7 +15,15 @@ from gan_aug_jax.config import validation
 from gan_aug_jax.data import image_files
 from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import AblationError, ConfigError
-from gan_aug_jax.experiment import arms, cells as cells_lib, predict, runs, scoring
+from gan_aug_jax.experiment import (
+  arms,
+  cells,
+  estimate,
+  predict,
+  runs,
+  scoring,
+  workers,
+)
 from gan_aug_jax.generators import export, samples
 from gan_aug_jax.report import ablation_report, run_report, tables
 from gan_aug_jax.step import programs, sharding
@@ -55,11 +63,11 @@ def _train(flags, *, gan, classifiers):
   dataset = runs.load_data(config)
   signals.check()
   workdir_lib.claim(session, dataset)
-  print(runs.announce(session, dataset, only_gan=not classifiers), flush=True)
+  print(runs.describe(session, dataset, only_gan=not classifiers), flush=True)
   run = runs.Run(session, dataset, arms=classifiers)
   with programs.ahead():
     run.start(gan=gan)
-    generator = run.obtain_generator(train=gan)
+    generator = run.load_or_train_generator(train=gan)
     results = run.train_arms(generator) if classifiers else None
   signals.check()
   if not classifiers:
@@ -138,23 +146,22 @@ def _ablate(flags):
       'ablate runs each cell in one process; give each process a part with --shard=i/n.'
     )
   layout = _start(base, directory).layout
-  planned, cells = cells_lib.plan(config, directory, layout)
+  plan = cells.make_plan(config, directory, layout)
   signals.check()
   if flags['dry-run'].value:
-    tables.print_plan(cells, *cells_lib.estimate(cells, directory, layout))
+    tables.print_plan(plan.cells, estimate.estimate(plan))
     return
-  cells_lib.write_plan(config, planned, cells, directory, layout)
-  print(cells_lib.announce(config, cells, directory, layout), flush=True)
-  units = cells_lib.units_of(cells, config.ablation.vmap_seeds)
-  failures = cells_lib.run(units[part::num_parts], directory, layout)
+  plan.write()
+  print(plan.describe(), flush=True)
+  failures = workers.run(plan.units()[part::num_parts], directory, layout)
   signals.check()
-  if not cells_lib.are_over(directory, cells):
+  if not plan.is_over():
     print('This part is done; ablate --collect --workdir=... reports on all that are.')
-  elif len(failures) < len(cells):
+  elif len(failures) < len(plan.cells):
     _report_ablation(directory)
   if failures:
     raise AblationError(
-      f'{len(failures)} of {len(cells)} cells failed, the first one with: '
+      f'{len(failures)} of {len(plan.cells)} cells failed, the first one with: '
       f'{next(iter(failures.values()))}'
     )
 

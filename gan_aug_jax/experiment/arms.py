@@ -1,4 +1,4 @@
-"""The arms of a run: classifiers trained with and without synthesis into arms/NAME/."""
+"""The arms of a run: classifiers trained with and without synthetic images."""
 
 import dataclasses
 import functools
@@ -9,79 +9,91 @@ import jax
 import numpy as np
 
 from gan_aug_jax import config as config_lib
-from gan_aug_jax.data import datasets
+from gan_aug_jax.data.datasets import Dataset
+from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.evaluation import evaluators, figures, metrics
 from gan_aug_jax.experiment import schedule
 from gan_aug_jax.generators import synthetic_source
 from gan_aug_jax.models import classifiers
-from gan_aug_jax.step import augment, classifier, synthesis
+from gan_aug_jax.step import augment, classifier, mixing, synthesis
 from gan_aug_jax.training import checkpoint, files, loop, spec, tensorboard
 from gan_aug_jax.training.files import read_result
 from gan_aug_jax.training.workdir import describe_devices, versions
 
 
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """What an arm trains with, known before anything is trained.
+
+  Attributes:
+    source: the `SyntheticSource` of its synthetic images, or None.
+    plan: the `BatchPlan`.
+    training: the `spec.Training`: the fused step, `init`, the real images.
+  """
+
+  source: synthetic_source.SyntheticSource | None
+  plan: mixing.BatchPlan
+  training: spec.Training
+
+
 class Arm:
-  """One arm: what its training takes, and the training itself."""
+  """One arm of a run, trained into arms/NAME/.
+
+  Attributes:
+    session: the run's.
+    dataset: the data.
+    name: one of `config.ARMS`.
+    evaluator: the `evaluators.Evaluator` of the classifier.
+    is_augmented: whether it draws synthetic images.
+    directory: where its files are.
+  """
 
   def __init__(self, session, dataset, name, evaluator):
-    """Prepares the programs, which are compiled when they are used, or by `start`.
-
-    Args:
-      session: the run's.
-      dataset: the data.
-      name: one of `config.ARMS`.
-      evaluator: the `evaluators.Evaluator` of `build_model`.
-    """
     self.session, self.dataset, self.name = session, dataset, name
     self.evaluator = evaluator
     self.is_augmented = config_lib.is_augmented(session.config, name)
-    self._made = None
+    self.directory = session.path('arms', name)
+    self._setup = None
 
-  @property
-  def directory(self):
-    return self.session.path('arms', self.name)
-
-  def plan_training(self, generator=None):
-    """The `Source` to draw from (or None), the `BatchPlan` and the `spec.Training`.
+  def setup(self, generator=None) -> Setup:
+    """Returns the arm's `Setup`, made at the first call.
 
     Args:
-      generator: a `FrozenGenerator`, where the user's own takes the GAN's place.
+      generator: the user's own `FrozenGenerator`, if one takes the GAN's place.
     """
-    if self._made is None:
+    if self._setup is None:
       source = None
       if self.is_augmented:
         source = synthetic_source.build_source(self.session, self.dataset, generator)
-      self._made = source, *make_training(self.session, self.dataset, self.name, source)
-    return self._made
+      self._setup = set_up(self.session, self.dataset, self.name, source)
+    return self._setup
 
-  def start(self):
-    """Compiles in threads what is needed to train an arm that is not finished."""
+  def start(self) -> None:
+    """Compiles the arm's programs in threads, unless it is finished."""
     own = self.is_augmented and self.session.config.sampler.generator
     if finished_result(self.directory) or own:
       return
-    source, _, training = self.plan_training()
-    training.with_frozen(source.shapes if source else {}).start()
-    variables = self.session.layout.shapes(training.state.variables)
-    self.evaluator.start(variables, self.dataset.image_shape)
+    setup = self.setup()
+    frozen = setup.source.shapes if setup.source else {}
+    setup.training.with_frozen(frozen).start()
+    self.evaluator.start(setup.training.state.variables, self.dataset.image_shape)
 
-  def train(self, generator, prepare):
-    """Trains, or goes on, or finds the arm finished; evaluates it once.
+  def train(self, generator, prepared) -> dict:
+    """Trains the arm, or resumes it, and evaluates it.
 
     Args:
       generator: the `FrozenGenerator`, or None.
-      prepare: gives the `synthetic_source.SourceVariables`, when it draws.
+      prepared: the `SourceVariables` that it draws from.
 
     Returns:
-      The arm's dict of results.json.
+      The arm's entry in results.json.
     """
-    if result := finished_result(self.directory):
-      return result
-    _, plan, training = self.plan_training(generator)
-    prepared = prepare() if self.is_augmented else synthetic_source.SourceVariables()
-    # Waited for here, so that it counts as compilation and not as evaluation.
-    variables = self.session.layout.shapes(training.state.variables)
-    compile_seconds = self.evaluator.compile(variables, self.dataset.image_shape)
+    training = self.setup(generator).training
+    # Compiled here, so that it counts as compilation and not as evaluation.
+    compile_seconds = self.evaluator.compile(
+      training.state.variables, self.dataset.image_shape
+    )
     trained = loop.train(
       training.with_frozen(prepared.frozen),
       self.directory,
@@ -89,25 +101,24 @@ class Arm:
       Validation(self.evaluator, self.dataset),
     )
     trained.progress.compile_seconds += compile_seconds
-    return self.finish(plan, prepared, trained)
+    return self.finish(prepared, trained)
 
-  def finish(self, plan, prepared, trained):
-    """Evaluates a trained arm, the test split this once, and writes what came of it.
+  def finish(self, prepared, trained) -> dict:
+    """Evaluates a trained arm and writes its results; the only use of the test split.
 
     Args:
-      plan: its `BatchPlan`.
-      prepared: the `synthetic_source.SourceVariables` that it drew from.
+      prepared: the `SourceVariables` that it drew from.
       trained: the `loop.Trained`.
 
     Returns:
-      The arm's dict of results.json.
+      The arm's entry in results.json.
     """
     session, dataset, state = self.session, self.dataset, trained.state
     splits = {'train': dataset.train, 'val': dataset.val, 'eval': dataset.test}
     scores = {
       prefix: self.evaluator(state.variables, split) for prefix, split in splits.items()
     }
-    result = _arm_result(session, scores, dataset, plan, trained)
+    result = _arm_result(session, scores, dataset, self._setup.plan, trained)
     result['acceptance'] = _acceptance(state, dataset)
     result['source'] = prepared.info
     if jax.process_index() == 0:
@@ -122,31 +133,51 @@ class Arm:
     return result
 
 
-def finished_result(directory):
-  """The result.json of an arm that is finished, or None."""
+def finished_result(directory) -> dict | None:
+  """The result.json of a finished arm, or None."""
   result = read_result(directory / 'result.json')
-  # One of an older version has no source.
+  # Older versions wrote no source.
   finished = result and 'source' in result and (directory / 'predictions.npz').exists()
   return result if finished else None
 
 
-def make_training(session, dataset, name, source, *, num_steps=None):
-  """Returns the `BatchPlan` and the `spec.Training` of an arm.
+def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
+  """Makes the `Setup` of an arm; trains and compiles nothing.
 
   Args:
     session: the run's.
     dataset: the data.
-    name: of the arm.
-    source: the `synthetic_source.SyntheticSource`, or None to draw nothing.
+    name: of the arm, one of `config.ARMS`.
+    source: the `SyntheticSource`, or None for an arm without synthetic images.
     num_steps: of the training, which schedules depend on; None for the config's.
   """
   config, synthetic = session.config, source is not None
   num_steps = num_steps or schedule.num_steps_of_arm(
     config, len(dataset.train), synthetic=synthetic
   )
-  plan, step, init = make_step(session, dataset, name, source, num_steps)
+  plan = schedule.plan_batches(config, num_steps, synthetic=synthetic)
+  model = build_model(session, dataset.num_classes)
+  optimizer = _make_optimizer(session, num_steps)
+  synthesize = None
+  if synthetic:
+    synthesize = synthetic_source.make_synthesize(
+      session, dataset, source, plan=plan, model=model
+    )
+  compose = classifier.make_compose(
+    layout=session.layout,
+    plan=plan,
+    synthesize=synthesize,
+    augmentation=_make_augmentation(config.augment, name),
+    num_classes=dataset.num_classes,
+    weight=schedule.make_weight(config, num_steps),
+    on_reject=config.sampler.on_reject if config.sampler.min_confidence else 'drop',
+    dtype=session.image_dtype('classifier'),
+  )
+  step = classifier.make_fused_step(
+    model=model, optimizer=optimizer, layout=session.layout, plan=plan, compose=compose
+  )
+  init = _make_init(session, model, optimizer, dataset.image_shape, synthetic=synthetic)
   cycle = config.sampler.refresh_every if synthetic else 1
-  pool = functools.partial(init_pool, session, dataset, plan) if cycle > 1 else None
   training = spec.make_training(
     session,
     step,
@@ -154,81 +185,26 @@ def make_training(session, dataset, name, source, *, num_steps=None):
     seed=config_lib.seed_of(config, 'classifier'),
     batches=spec.make_batches(session, dataset.train, plan),
     cadence=spec.make_cadence(config, num_steps, cycle=cycle),
-    init_pool=pool,
+    init_pool=_make_pool(session, dataset, plan) if cycle > 1 else None,
   )
-  return plan, training
+  return Setup(source, plan, training)
 
 
-@dataclasses.dataclass(frozen=True)
-class Validation(loop.Monitor):
-  """Scores a classifier on validation images while it trains."""
-
-  evaluator: evaluators.Evaluator
-  dataset: datasets.Dataset
-
-  def consider(self, step, state):
-    del step
-    return validate(self.evaluator, state, self.dataset)
-
-
-def validate(evaluate, state, dataset):
-  """What a line of metrics.jsonl says of a state on validation images."""
-  scores = evaluate(state.variables, dataset.val)
-  rates = _acceptance(state, dataset)
-  return {
-    'val_loss': scores['loss'],
-    'val_accuracy': scores['accuracy'],
-    **{f'acceptance/{class_name}': rate for class_name, rate in rates.items()},
-  }
-
-
-def make_step(session, dataset, name, source, num_steps):
-  """Returns the plan, the fused step and the `init` (`seed -> state`) of one arm.
-
-  Args:
-    session: the run's.
-    dataset: the data.
-    name: of the arm.
-    source: the `synthetic_source.SyntheticSource` to draw from, or None to draw nothing.
-    num_steps: of the training.
-  """
-  config, model = session.config, build_model(session, dataset.num_classes)
-  classical = config_lib.ARMS[name][1]
-  plan = schedule.plan_batches(config, num_steps, synthetic=source is not None)
-  synthesize, memory = None, ()
-  if source:
-    synthesize = synthetic_source.make_synthesize(
-      session, dataset, source, plan=plan, model=model
-    )
-    memory = synthetic_source.memory_of(config)
-  compose = classifier.make_compose(
-    layout=session.layout,
-    plan=plan,
-    synthesize=synthesize,
-    augmentation=_augmentation(config.augment) if classical else _NO_AUGMENTATION,
-    num_classes=dataset.num_classes,
-    weight=schedule.make_weight(config, num_steps),
-    on_reject=config.sampler.on_reject if config.sampler.min_confidence else 'drop',
-    dtype=session.image_dtype('classifier'),
-  )
-  optimizer = _optimizer(session, num_steps)
-  step = classifier.make_fused_step(
-    model=model, optimizer=optimizer, layout=session.layout, plan=plan, compose=compose
-  )
-  init = functools.partial(
+def _make_init(session, model, optimizer, image_shape, *, synthetic):
+  """Returns `seed -> state` of an arm."""
+  return functools.partial(
     classifier.init_classifier,
     model=model,
     optimizer=optimizer,
-    image_shape=dataset.image_shape,
-    policy=memory,
+    image_shape=image_shape,
+    policy=synthetic_source.memory_of(session.config) if synthetic else (),
   )
-  return plan, step, init
 
 
-_NO_AUGMENTATION = classifier.Augmentation()
-
-
-def _augmentation(config):
+def _make_augmentation(config, arm):
+  _, is_classical = config_lib.ARMS[arm]
+  if not is_classical:
+    return classifier.Augmentation()
   return classifier.Augmentation(
     transform=augment.make_augment(
       crop=config.crop, flip=config.flip, color=config.color, cutout=config.cutout
@@ -239,9 +215,10 @@ def _augmentation(config):
   )
 
 
-def init_pool(session, dataset, plan):
-  """The empty pool of an arm whose synthetic images last for several steps."""
-  return synthesis.init_pool(
+def _make_pool(session, dataset, plan):
+  """Returns `() -> pool`, empty, for synthetic images that are kept for several steps."""
+  return functools.partial(
+    synthesis.init_pool,
     session.layout,
     plan,
     image_shape=dataset.image_shape,
@@ -250,16 +227,7 @@ def init_pool(session, dataset, plan):
   )
 
 
-def _acceptance(state, dataset):
-  """{class name: share of its synthetic images that the filter accepted}."""
-  if 'asked' not in state.policy:
-    return {}
-  asked, accepted = (np.asarray(state.policy[name]) for name in ('asked', 'accepted'))
-  rates = zip(dataset.class_names, asked, accepted, strict=True)
-  return {name: float(n / all_) for name, all_, n in rates if all_}
-
-
-def _optimizer(session, num_steps):
+def _make_optimizer(session, num_steps):
   config = session.config.classifier
   return classifier.make_optimizer(
     config.optimizer,
@@ -271,42 +239,75 @@ def _optimizer(session, num_steps):
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class Validation(loop.Monitor):
+  """Scores a classifier on validation images while it trains."""
+
+  evaluator: evaluators.Evaluator
+  dataset: Dataset
+
+  def consider(self, step, state) -> dict[str, float]:
+    del step
+    return validate(self.evaluator, state, self.dataset)
+
+
+def validate(evaluate, state, dataset) -> dict:
+  """Scores a state on the validation images: {name: float} for metrics.jsonl.
+
+  Args:
+    evaluate: the `evaluators.Evaluator`.
+    state: a `ClassifierState`, placed.
+    dataset: the data.
+  """
+  scores = evaluate(state.variables, dataset.val)
+  rates = _acceptance(state, dataset)
+  return {
+    'val_loss': scores['loss'],
+    'val_accuracy': scores['accuracy'],
+    **{f'acceptance/{class_name}': rate for class_name, rate in rates.items()},
+  }
+
+
+def _acceptance(state, dataset):
+  """{class name: share of its synthetic images that the filter accepted}."""
+  if 'asked' not in state.policy:
+    return {}
+  asked, accepted = (np.asarray(state.policy[name]) for name in ('asked', 'accepted'))
+  rates = zip(dataset.class_names, asked, accepted, strict=True)
+  return {name: float(n / total) for name, total, n in rates if total}
+
+
 def _arm_result(session, scores, dataset, plan, trained):
   progress, rows = trained.progress, trained.rows
-  test = scores['eval']
-  names = ('loss', *metrics.summarize(test['confusion']))
+  train, val, test = (scores[prefix] for prefix in ('train', 'val', 'eval'))
+  num_test, seconds = len(dataset.test), test['seconds']
+  per_class = metrics.per_class(test['confusion'])
+  mean = lambda name: float(np.mean([row[name] for row in rows if name in row]))
   result = {
     f'{prefix}_{name}': scores[prefix][name]
     for prefix in ('eval', 'val')
-    for name in names
+    for name in ('loss', *metrics.summarize(test['confusion']))
   }
-  train_accuracy = scores['train']['accuracy']
-  mean = lambda name: float(np.mean([row[name] for row in rows if name in row]))
   return result | {
-    'eval_runtime': test['seconds'],
-    'eval_samples_per_second': len(dataset.test) / test['seconds'],
-    'eval_steps_per_second': -(-len(dataset.test) // evaluators.BATCH) / test['seconds'],
+    'eval_runtime': seconds,
+    'eval_samples_per_second': num_test / seconds,
+    'eval_steps_per_second': -(-num_test // evaluators.BATCH) / seconds,
     'epoch': int(plan.real_before(progress.step)) / len(dataset.train),
     'num_steps': progress.step,
     'confusion_matrix': test['confusion'].tolist(),
-    'val_confusion_matrix': scores['val']['confusion'].tolist(),
-    'per_class': {
-      name: values.tolist()
-      for name, values in metrics.per_class(test['confusion']).items()
-    },
-    'train_accuracy': train_accuracy,
-    'generalization_gap': train_accuracy - scores['val']['accuracy'],
+    'val_confusion_matrix': val['confusion'].tolist(),
+    'per_class': {name: values.tolist() for name, values in per_class.items()},
+    'train_accuracy': train['accuracy'],
+    'generalization_gap': train['accuracy'] - val['accuracy'],
     'train_seconds': progress.train_seconds,
     'compile_seconds': progress.compile_seconds,
-    'eval_seconds': progress.eval_seconds
-    + scores['train']['seconds']
-    + scores['val']['seconds'],
+    'eval_seconds': progress.eval_seconds + train['seconds'] + val['seconds'],
     'versions': versions(),
     'device': describe_devices(session.layout),
     'steps_per_call': progress.steps_per_call,
     'peak_bytes': progress.peak_bytes,
     'step_ms_median': files.median_step_ms(rows),
-    # What the classifier was given, not what was asked for.
+    # What the classifier was given, which may differ from the config's ratio.
     'effective_ratio': mean('synthetic_ratio'),
     'asked_ratio': mean('asked_ratio'),
   }
@@ -325,7 +326,12 @@ def _write_predictions(path, scores, dataset):
 
 
 def build_model(session, num_classes):
-  """The linen module of the config's classifier."""
+  """Builds the linen module of the config's classifier.
+
+  Args:
+    session: the run's.
+    num_classes: number of classes.
+  """
   config = session.config.classifier
   return classifiers.build_classifier(
     config.arch,
@@ -340,49 +346,49 @@ def build_model(session, num_classes):
   )
 
 
-def make_evaluator(session, num_classes):
-  """The `evaluators.Evaluator` of the config's classifier."""
+def make_evaluator(session, num_classes) -> evaluators.Evaluator:
+  """Returns the `evaluators.Evaluator` of the config's classifier.
+
+  Args:
+    session: the run's.
+    num_classes: number of classes.
+  """
   model = build_model(session, num_classes)
   return evaluators.Evaluator(session, model, num_classes)
 
 
-def restore_arm(session, name, *, num_classes, num_train, image_shape):
-  """Reads the classifier of a finished arm.
+def restore_arm(session, name, info: DataFacts) -> classifier.ClassifierState:
+  """Reads the state of a finished arm's classifier, and places it.
 
   Args:
     session: the run's.
     name: of the arm.
-    num_classes: number of classes.
-    num_train: images of the training set.
-    image_shape: (H, W, C).
-
-  Returns:
-    Its `ClassifierState`, placed.
+    info: the `DataFacts` of the run.
 
   Raises:
     CheckpointError: if the checkpoint cannot be read.
   """
   config = session.config
   synthetic = config_lib.is_augmented(config, name)
-  num_steps = schedule.num_steps_of_arm(config, num_train, synthetic=synthetic)
-  init = functools.partial(
-    classifier.init_classifier,
-    model=build_model(session, num_classes),
-    optimizer=_optimizer(session, num_steps),
-    image_shape=image_shape,
-    policy=synthetic_source.memory_of(config) if synthetic else (),
-  )
+  num_steps = schedule.num_steps_of_arm(config, info.num_train, synthetic=synthetic)
+  model = build_model(session, info.num_classes)
+  optimizer, image_shape = _make_optimizer(session, num_steps), info.image_shape
+  init = _make_init(session, model, optimizer, image_shape, synthetic=synthetic)
   state = session.layout.shapes(jax.eval_shape(init, np.int32(0)))
   with checkpoint.Checkpoints(session.path('arms', name, 'checkpoints')) as checkpoints:
     return checkpoints.restore_step(num_steps, state)
 
 
-def evaluate_arms(session, dataset):
-  """Evaluates the workdir's finished arms again.
+def evaluate_arms(session, dataset) -> dict:
+  """Evaluates the finished arms of a workdir again.
+
+  Args:
+    session: the run's.
+    dataset: the data.
 
   Returns:
-    {arm: {split: scores}} for the splits 'val' and, but in a search, 'test'; scores as
-    `make_evaluator`.
+    {arm: {split: scores}}, with scores as an `evaluators.Evaluator` gives them. The
+    splits are 'val' and, except in a search, 'test'.
 
   Raises:
     CheckpointError: if no arm is finished, or a checkpoint cannot be read.
@@ -395,13 +401,7 @@ def evaluate_arms(session, dataset):
   for name in session.config.arms:
     if not read_result(session.path('arms', name, 'result.json')):
       continue
-    state = restore_arm(
-      session,
-      name,
-      num_classes=dataset.num_classes,
-      num_train=len(dataset.train),
-      image_shape=dataset.image_shape,
-    )
+    state = restore_arm(session, name, dataset.facts)
     scores[name] = {
       split: evaluate(state.variables, rows) for split, rows in splits.items()
     }

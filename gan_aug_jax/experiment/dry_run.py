@@ -1,4 +1,7 @@
-"""The steps of a run before anything is trained: what one costs does not hang on that."""
+"""Training steps with untrained networks, to measure them before anything is trained.
+
+What a step costs depends on shapes, not on weights.
+"""
 
 from collections.abc import Callable
 import dataclasses
@@ -12,123 +15,130 @@ from gan_aug_jax.experiment import arms
 from gan_aug_jax.generators import (
   build,
   external,
-  frozen,
+  frozen as frozen_lib,
   gan_training,
   synthetic_source,
 )
 from gan_aug_jax.step import programs, sharding
 
+_NUM_STEPS = 10  # that are timed
+
 
 @dataclasses.dataclass(frozen=True)
-class Rehearsal:
-  """A step with all that it takes.
+class DryRun:
+  """A training step and its inputs.
 
   Attributes:
     layout: where it runs.
     step: `(state, *inputs) -> (state, metrics)`.
     state: as initialised, placed.
-    feed: `(step number, 1) -> inputs`.
+    batches: `(step number, 1) -> data`.
     extra: further inputs, the same for every step.
   """
 
   layout: sharding.Layout
   step: Callable
   state: object
-  feed: Callable
+  batches: Callable
   extra: tuple = ()
 
-  def inputs(self, number):
-    """All inputs of a step."""
-    return (*self.feed(number, 1), *self.extra)
+  def inputs(self, number) -> tuple:
+    """All inputs of step `number`."""
+    return (self.batches(number, 1), *self.extra)
 
-  def operations(self):
+  def operations(self) -> float:
     """Floating-point operations of a step on all devices, as XLA counts them."""
     lowered = programs.lower_step(self.step, self.layout, self.state, *self.inputs(0))
     return lowered.cost_analysis()['flops']
 
-  def compile(self):
+  def compile(self) -> programs.Program:
     """The compiled step, see `programs.compile_step`."""
     return programs.compile_step(self.step, self.layout, self.state, *self.inputs(0))
 
-  def seconds(self, num_steps=10):
-    """Mean seconds of a step after the first ones; takes the state's buffers."""
-    program, state, warm = self.compile(), self.state, 3
-    for number in range(warm + num_steps):
-      if number == warm:
+  def seconds(self) -> float:
+    """Mean seconds of ten steps after three to warm up; consumes the state."""
+    program, state = self.compile(), self.state
+    for number in range(3 + _NUM_STEPS):
+      if number == 3:
         jax.block_until_ready(state)
         began = time.perf_counter()
       state, _ = program(state, *self.inputs(number))
     jax.block_until_ready(state)
-    return (time.perf_counter() - began) / num_steps
+    return (time.perf_counter() - began) / _NUM_STEPS
 
 
-def rehearse_gan(session, dataset):
-  """The `Rehearsal` of the GAN's step."""
-  training = gan_training.GanTraining(session, dataset).training
-  step, state = training.step_function, training.init()
-  feed = lambda number, count: (training.batches(number, count),)
-  return Rehearsal(session.layout, step, state, feed)
-
-
-def candidate_seconds(session, dataset, num_steps=10):
-  """Seconds that a GAN's training takes to consider a checkpoint, without compilation.
+def gan_step(session, dataset) -> DryRun:
+  """The `DryRun` of the GAN's step.
 
   Args:
     session: of a run.
     dataset: the data.
-    num_steps: to measure of the probe that 'cas' trains. For 'frechet' the one that makes
-      features, which is trained once, is left out.
   """
-  config = session.config.copy_and_resolve_references()
-  asked = config.gan.select_steps
-  config.gan.select_steps = min(num_steps, asked)
-  if config.gan.select == 'frechet':
-    config.gan.select = 'last'
-  session = dataclasses.replace(session, config=config)
-  gan = gan_training.GanTraining(session, dataset)
-  state = gan.training.init()
-  for _ in range(2):  # the first one compiles
-    began = time.perf_counter()
-    probe_seconds = gan.rehearse_choice(state)
-    seconds = time.perf_counter() - began
-  return seconds + probe_seconds * (asked / config.gan.select_steps - 1)
+  training = gan_training.GanTraining(session, dataset).training
+  step, state = training.step_function, training.init()
+  return DryRun(session.layout, step, state, training.batches)
 
 
-def rehearse_arm(session, dataset, name, *, num_steps, at=0, generator=None):
-  """The `Rehearsal` of an arm's fused step.
+def arm_step(session, dataset, name, *, num_steps, at=0) -> DryRun:
+  """The `DryRun` of an arm's fused step.
 
   Args:
-    session: of a run. The teacher, where a policy asks for one, is trained into its
-      workdir.
+    session: of a run. If a policy needs a teacher, it is trained into the run's workdir.
     dataset: the data.
     name: of the arm.
-    num_steps: of the training, which schedules hang on.
+    num_steps: of the training, which schedules depend on.
     at: the step that the state is at.
-    generator: the `FrozenGenerator` that an augmented arm draws from; None for that of a
-      GAN as initialised.
   """
   config, layout = session.config, session.layout
-  source, variables = None, {}
+  source, frozen, generator = None, {}, None
   if config_lib.is_augmented(config, name):
-    if generator is None and config_lib.needs_generator(config):
+    if config_lib.needs_generator(config):
       generator = untrained_generator(session, dataset)
     source = synthetic_source.build_source(session, dataset, generator)
-    variables = synthetic_source.load_variables(session, dataset, generator).frozen
-  _, training = arms.make_training(session, dataset, name, source, num_steps=num_steps)
+    frozen = synthetic_source.load_variables(session, dataset, generator).frozen
+  training = arms.set_up(session, dataset, name, source, num_steps=num_steps).training
   state = training.init().replace(step=layout.place(np.int32(at)))
-  feed = lambda number, count: (training.batches(at + number, count),)
-  return Rehearsal(layout, training.step_function, state, feed, (variables,))
+  batches = lambda number, count: training.batches(at + number, count)
+  return DryRun(layout, training.step_function, state, batches, (frozen,))
 
 
-def untrained_generator(session, dataset):
-  """The `FrozenGenerator` of a GAN before its first step; or the user's own."""
+def untrained_generator(session, dataset) -> frozen_lib.FrozenGenerator:
+  """The generator of a GAN before its first step, or the user's own.
+
+  Args:
+    session: of a run.
+    dataset: the data.
+  """
   if session.config.sampler.generator:
     return external.load(session, dataset)
   state = gan_training.GanTraining(session, dataset).training.init()
   networks = build.networks_of(state)
-  return frozen.FrozenGenerator(
+  return frozen_lib.FrozenGenerator(
     build.make_sampler(session, dataset.facts),
     networks['generator'],
     discriminator=networks['discriminator'],
     directory=session.path('gan'),
   )
+
+
+def candidate_seconds(session, dataset) -> float:
+  """Seconds it takes to score a checkpoint of the GAN, without compilation.
+
+  The feature extractor of `gan.select='frechet'`, trained only once, is left out.
+
+  Args:
+    session: of a run.
+    dataset: the data.
+  """
+  config = session.config.copy_and_resolve_references()
+  select_steps = config.gan.select_steps
+  config.gan.select_steps = min(_NUM_STEPS, select_steps)
+  if config.gan.select == 'frechet':
+    config.gan.select = 'last'
+  gan = gan_training.GanTraining(dataclasses.replace(session, config=config), dataset)
+  state = gan.training.init()
+  for _ in range(2):  # the first one compiles
+    began = time.perf_counter()
+    probe_seconds = gan.rehearse_choice(state)
+    seconds = time.perf_counter() - began
+  return seconds + probe_seconds * (select_steps / config.gan.select_steps - 1)

@@ -1,8 +1,8 @@
-"""What an ablation showed: the numbers behind its report, from the files of its cells.
+"""What an ablation showed: the numbers of its report, from the files of its cells.
 
-Everything that is chosen (the best arm, the best control) is chosen by the mean recall of
-the classes on validation images: accuracy, where classes are balanced. Test images are
-looked at once a cell, when it is trained.
+Whatever is chosen (the best arm, the best control) is chosen by the mean recall of the
+classes on validation images, which is the accuracy if classes are balanced. Test images
+are used only once per cell, when it is trained.
 """
 
 import dataclasses
@@ -16,38 +16,48 @@ from gan_aug_jax.experiment import cells as cells_lib
 from gan_aug_jax.training import files
 from gan_aug_jax.training.files import read_json, read_result
 
-# What a row of an arm averages over its seeds.
+# Averaged over the seeds of an arm.
 _MEANS = (
-  'val_accuracy',
-  'val_recall',
-  'val_loss',
-  'eval_f1',
-  'eval_precision',
-  'eval_recall',
-  'eval_loss',
+  *('val_accuracy', 'val_recall', 'val_loss', 'eval_f1', 'eval_precision'),
+  *('eval_recall', 'eval_loss', 'eval_worst_recall', 'generalization_gap'),
+  *('effective_ratio', 'asked_ratio', 'step_ms_median', 'train_seconds', 'num_steps'),
+  'epoch',
 )
-_MEANS += ('eval_worst_recall', 'generalization_gap', 'effective_ratio', 'asked_ratio')
-_MEANS += ('step_ms_median', 'train_seconds', 'num_steps', 'epoch')
 _JUDGED, _CONTROLS = ('treatment', 'placebo'), ('control', 'matched')
 TREATED = (*_JUDGED, 'bound')
-# What a row has: the field of an `ablation.Arm` that names what it is compared with, and
-# what is equal then.
-COMPARISONS = {
-  'difference': ('same_steps', 'equal steps'),
-  'exposure': ('same_exposure', 'equal exposure'),
-  'compute': ('same_compute', 'at least equal operations'),
-}
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """How an arm is compared with one of its controls.
+
+  Attributes:
+    name: of the comparison in the arm's row of a summary.
+    control: the field of `ablation.Arm` that names the control.
+    words: what is equal.
+  """
+
+  name: str
+  control: str
+  words: str
+
+
+COMPARISONS = (
+  Comparison('difference', 'same_steps', 'equal steps'),
+  Comparison('exposure', 'same_exposure', 'equal exposure'),
+  Comparison('compute', 'same_compute', 'at least equal operations'),
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-  """A cell that was read.
+  """The results of a finished cell.
 
   Attributes:
-    about: its entry of ablation.json.
+    about: its entry in ablation.json.
     results: content of results.json.
     right: bool [num_test], which test images it got right.
-    gan_seconds: that its GAN took, with its compilation and choice.
+    gan_seconds: that its GAN took, with compilation and the choice of a checkpoint.
   """
 
   about: dict
@@ -57,25 +67,27 @@ class Finished:
 
   @property
   def arm(self):
+    """The results of its arm."""
     return self.results['arms'][self.about['kind']]
 
 
-def read_cells(workdir):
+def read_cells(workdir) -> tuple[dict, list[Finished], dict[str, str]]:
   """Reads an ablation's workdir.
 
   Returns:
-    (content of ablation.json, [Finished], {cell name: why it failed}).
+    `(content of ablation.json, finished cells, {cell name: why it failed})`.
 
   Raises:
-    CheckpointError: if ablation.json, or what a finished cell wrote, cannot be read.
+    CheckpointError: if ablation.json or the files of a finished cell cannot be read.
   """
   plan = read_json(workdir / 'ablation.json', 'config', 'ablation', 'arms', 'cells')
   finished, failures = [], {}
   for about in plan['cells']:
-    if cells_lib.is_finished(workdir, about):
+    name = about['name']
+    if cells_lib.is_finished(workdir, name, about['kind']):
       finished.append(_read_cell(workdir, about))
-    elif why := cells_lib.failure(workdir, about['name']):
-      failures[about['name']] = why
+    elif why := cells_lib.failure(workdir, name):
+      failures[name] = why
   return plan, finished, failures
 
 
@@ -95,20 +107,19 @@ def _read_cell(workdir, about):
   return Finished(about, results, right, seconds)
 
 
-def summarize(plan, finished, failures):
+def summarize(plan, finished, failures) -> dict:
   """The findings of an ablation.
 
   Args:
     plan: content of ablation.json.
-    finished: [Finished].
+    finished: list of `Finished`.
     failures: {cell name: why}.
 
   Returns:
-    A JSON-serialisable dict: 'settings', a list of {'name', 'arms', 'best'}; an arm has
-    what its seeds gave and, if it is no control, 'difference' to the control of as many
-    steps, 'exposure' and 'compute' to the controls of as many real images and
-    operations; 'best' compares the best arm with the best control, and in 'beside' with
-    controls that train on validation images, too, and with replayed training images.
+    A JSON-serialisable dict: 'settings', a list of {'name', 'arms', 'best'}. An arm has
+    the results of its seeds and, unless it is a control, one entry for each of
+    `COMPARISONS`. 'best' compares the best arm with the best control, and in 'beside'
+    with controls that also train on validation images and with replayed training images.
   """
   by_arm, settings = {}, {}
   for cell in finished:
@@ -120,12 +131,13 @@ def summarize(plan, finished, failures):
     cells = {arm['name']: by_arm.get(arm['key'], {}) for arm in arms}
     rows = [_row(arm, cells) for arm in arms]
     found.append({'name': name, 'arms': rows, 'best': _best(rows, cells)})
-  # Of all that will be compared, or what is finished first would be judged too easily.
-  num_comparisons = len(settings)
-  num_comparisons += sum(arm['role'] in _JUDGED for arm in plan['arms'])
-  _decide(found, num_comparisons)
+  # Of all that is planned, or what is finished first would be judged too easily.
+  num_judged = sum(arm['role'] in _JUDGED for arm in plan['arms'])
+  num_comparisons = len(settings) + num_judged
+  _add_verdicts(found, num_comparisons)
   names = {about['name'] for about in plan['cells']}
   done = {cell.about['name'] for cell in finished}
+  gans = [cell.results['gan'] for cell in finished]
   return {
     'dataset': finished[0].results['dataset'] if finished else '',
     'test_on': finished[0].results.get('test_on', 'test') if finished else '',
@@ -136,143 +148,126 @@ def summarize(plan, finished, failures):
     'missing': sorted(names - done - set(failures)),
     'failures': failures,
     'num_comparisons': num_comparisons,
-    'foreign': sorted(
-      {
-        cell.results['gan']['own']
-        for cell in finished
-        if cell.results['gan'].get('foreign')
-      }
-    ),
+    'foreign': sorted({gan['own'] for gan in gans if gan.get('foreign')}),
     'settings': found,
   }
 
 
 def _row(arm, cells):
-  """What the seeds of an arm gave, and how it differs from its controls."""
+  """The results of an arm over its seeds, and how it differs from its controls."""
   mine = cells[arm['name']]
   accuracies = {seed: cell.arm['eval_accuracy'] for seed, cell in mine.items()}
   row = {'name': arm['name'], 'role': arm['role'], 'fields': arm['fields']}
   row |= {'accuracy': accuracies, 'num_seeds': len(mine)}
   if not mine:
     return row
-  row |= {field: _mean(cell.arm[field] for cell in mine.values()) for field in _MEANS}
-  row['gan_seconds'] = _mean(cell.gan_seconds for cell in mine.values())
-  row |= _spread(list(accuracies.values()))
+  mean = lambda values: float(np.mean(list(values)))
+  row |= {field: mean(cell.arm[field] for cell in mine.values()) for field in _MEANS}
+  row['gan_seconds'] = mean(cell.gan_seconds for cell in mine.values())
+  spread = statistics.paired_t(list(accuracies.values()))
+  row |= {name: spread[name] for name in ('mean', 'sd', 'low', 'high')}
   if arm['role'] in TREATED:
-    for name, (control, _) in COMPARISONS.items():
-      if arm[control]:
-        row[name] = _compare(mine, cells[arm[control]], arm[control])
+    for comparison in COMPARISONS:
+      if control := arm[comparison.control]:
+        row[comparison.name] = _compare(mine, cells[control], control)
   return row
 
 
-def _mean(values):
-  return float(np.mean(list(values)))
-
-
-def _spread(values):
-  """Mean, standard deviation and t-interval over seeds."""
-  about = statistics.paired_t(values)
-  return {name: about[name] for name in ('mean', 'sd', 'low', 'high')}
-
-
-def _rare_recall(cell, of):
-  """Mean test recall of the classes that are the rarer half in the training of `of`.
-
-  None where its rarest class has more than half the images of its most common one.
-  """
-  counts = np.asarray(of.results['train_counts'])
-  if 2 * counts.min() > counts.max():
-    return None
-  rare = np.argsort(counts, kind='stable')[: len(counts) // 2]
-  return float(np.mean(np.asarray(cell.arm['per_class']['recall'])[rare]))
-
-
 def _compare(treatment, control, name):
-  """Differences of test accuracy over the seeds that both have; None with no seed."""
+  """Differences of test accuracy over the seeds that both have; None without any."""
   seeds = sorted(set(treatment) & set(control))
   if not seeds:
     return None
-  pairs = [(treatment[seed], control[seed]) for seed in seeds]
-  differences = [
-    mine.arm['eval_accuracy'] - theirs.arm['eval_accuracy'] for mine, theirs in pairs
-  ]
-  right = [np.stack([pair[i].right for pair in pairs]) for i in (0, 1)]
-  low, high = statistics.resample(*right)
+  pairs = [(treatment[seed].arm, control[seed].arm) for seed in seeds]
+  differences = [mine['eval_accuracy'] - other['eval_accuracy'] for mine, other in pairs]
   f1 = [
-    np.subtract(mine.arm['per_class']['f1'], theirs.arm['per_class']['f1'])
-    for mine, theirs in pairs
+    np.subtract(mine['per_class']['f1'], other['per_class']['f1'])
+    for mine, other in pairs
   ]
-  slower = [
-    mine.arm['step_ms_median'] / theirs.arm['step_ms_median'] - 1
-    for mine, theirs in pairs
+  slowdown = [
+    mine['step_ms_median'] / other['step_ms_median'] - 1 for mine, other in pairs
   ]
-  rare = [[_rare_recall(cell, pair[1]) for cell in pair] for pair in pairs]
-  unequal = all(None not in pair for pair in rare)
+  right = (np.stack([arm[seed].right for seed in seeds]) for arm in (treatment, control))
+  low, high = statistics.resample(*right)
   return {
     'control': name,
-    'rare_recall': statistics.paired_t([a - b for a, b in rare]) if unequal else None,
+    'rare_recall': _compare_rare(treatment, control, seeds),
     'seeds': seeds,
     'differences': differences,
     **statistics.paired_t(differences),
     'resampled_low': low,
     'resampled_high': high,
     'f1': np.mean(f1, 0).tolist(),
-    'overhead': float(np.median(slower)),
+    'overhead': float(np.median(slowdown)),
   }
 
 
+def _compare_rare(treatment, control, seeds):
+  """Differences of the mean recall of the rarer half of the training set's classes.
+
+  None where the rarest class has more than half the images of the most common one.
+  """
+  differences = []
+  for seed in seeds:
+    counts = np.asarray(control[seed].results['train_counts'])
+    if 2 * counts.min() > counts.max():
+      return None
+    rare = np.argsort(counts, kind='stable')[: len(counts) // 2]
+    mine, other = (
+      np.mean(np.asarray(cells[seed].arm['per_class']['recall'])[rare])
+      for cells in (treatment, control)
+    )
+    differences.append(float(mine - other))
+  return statistics.paired_t(differences)
+
+
 def _best(rows, cells):
-  """The best treatment against the best control, both by validation images."""
-  best = _first(row for row in rows if row['role'] == 'treatment')
-  control = _first(row for row in rows if row['role'] in _CONTROLS)
+  """Compares the best treatment with the best control, both by validation images."""
+  best = _best_row(rows, ('treatment',))
+  control = _best_row(rows, _CONTROLS)
   if not (best and control):
     return None
-  compared = _compare(cells[best['name']], cells[control['name']], control['name'])
-  # A control that takes fewer steps than the arm is no trial to find the best by.
-  fair = [
-    row
-    for row in rows
-    if row['role'] in _CONTROLS and row.get('num_steps', 0) >= best['num_steps']
-  ]
+  compare = lambda row: _compare(cells[best['name']], cells[row['name']], row['name'])
   beside = [
-    _compare(cells[best['name']], cells[row['name']], row['name'])
+    compare(row)
     for row in rows
     if row['role'] == 'all_labels' or row['name'] == 'replayed'
   ]
+  compared = compare(control)
   return compared and compared | {
     'arm': best['name'],
     'beside': [other for other in beside if other],
     'trials': sum(row['role'] == 'treatment' for row in rows),
-    'control_trials': len(fair),
+    # A control that takes fewer steps than the arm is no fair trial.
+    'control_trials': sum(
+      row['role'] in _CONTROLS and row.get('num_steps', 0) >= best['num_steps']
+      for row in rows
+    ),
   }
 
 
-def _first(rows):
-  """The row of the highest validation recall, among those of the most seeds.
+def _best_row(rows, roles):
+  """The row of the highest validation recall, among those with the most seeds.
 
-  Few validation images make many equals; among them the lowest loss decides.
+  With few validation images many rows are equal; then the lowest loss decides.
   """
-  rated = [row for row in rows if row['num_seeds']]
-  # Of fewer seeds, a lucky one could win.
+  rated = [row for row in rows if row['role'] in roles and row['num_seeds']]
+  # With fewer seeds, a lucky one could win.
   most = max((row['num_seeds'] for row in rated), default=0)
   rated = [row for row in rated if row['num_seeds'] == most]
-  best = lambda row: (row['val_recall'], -row['val_loss'])
-  return max(rated, key=best, default=None)
+  return max(rated, key=lambda row: (row['val_recall'], -row['val_loss']), default=None)
 
 
-def _compared(settings):
-  """Every comparison that gets a verdict."""
+def _add_verdicts(settings, num_comparisons):
+  """Adds verdicts, adjusted for the number of comparisons that are planned."""
+  compared = []
   for setting in settings:
-    for row in setting['arms']:
-      if row['role'] in _JUDGED and row.get('difference'):
-        yield row['difference']
-    if setting['best']:
-      yield setting['best']
-
-
-def _decide(settings, num_comparisons):
-  """Adds verdicts, adjusted for how many there will be."""
-  compared = list(_compared(settings))
+    compared += [
+      row['difference']
+      for row in setting['arms']
+      if row['role'] in _JUDGED and row.get('difference')
+    ]
+    compared += [setting['best']] if setting['best'] else []
   known = [row for row in compared if len(row['seeds']) >= 2]
   adjusted = statistics.holm([row['p'] for row in known], num_comparisons)
   for row in compared:
@@ -285,18 +280,26 @@ def _decide(settings, num_comparisons):
     row['detectable'] = statistics.detectable(row['sd'], num_seeds, num_comparisons)
 
 
-def changed_fields(cell_config, base):
-  """{field: value} in which a cell's saved config differs from the ablation's base."""
+def changed_fields(config, base) -> dict:
+  """{field: value} of a cell's saved config that differ from the ablation's base.
+
+  Args:
+    config: dict in the cell's config.json.
+    base: dict in ablation.json.
+  """
   restore = lambda values: config_lib.flatten(config_lib.from_dict(values))
-  mine, theirs = restore(cell_config), restore(base)
+  mine, theirs = restore(config), restore(base)
   return {f: v for f, v in mine.items() if v != theirs[f] and f != 'duration'}
 
 
-def scores_of(workdir, name):
-  """What was measured of a GAN of the ablation when its checkpoint was chosen, or {}."""
-  directory = workdir / 'gans' / name / 'gan'
-  result = read_result(directory / 'result.json') or {}
-  chosen = [
-    row for row in result.get('candidates', []) if row['step'] == result['chosen_step']
-  ]
+def scores_of(workdir, name) -> dict:
+  """The scores of a GAN's chosen checkpoint, or {}.
+
+  Args:
+    workdir: of the ablation.
+    name: of the GAN.
+  """
+  result = read_result(workdir / 'gans' / name / 'gan' / 'result.json') or {}
+  rows = result.get('candidates', [])
+  chosen = [row for row in rows if row['step'] == result['chosen_step']]
   return chosen[0] if chosen else {}

@@ -1,4 +1,4 @@
-"""Labels images with a classifier of a run; of the run it needs the workdir only."""
+"""Labels images with a classifier of a run, from nothing but its workdir."""
 
 import csv
 import io
@@ -7,6 +7,7 @@ import pathlib
 
 import jax
 import numpy as np
+import scipy.special
 
 from gan_aug_jax.data import image_files
 from gan_aug_jax.errors import CheckpointError, ConfigError, DataError
@@ -17,50 +18,47 @@ from gan_aug_jax.training import files
 from gan_aug_jax.training.files import read_result
 
 
-def choose_arm(session, asked=''):
+def choose_arm(session, name='') -> tuple[str, float, int]:
   """Chooses the arm to predict with.
 
   Args:
     session: the run's.
-    asked: the arm's name; empty for the one that is best on the validation images.
+    name: of the arm; empty for the best one on the validation images.
 
   Returns:
     `(name, validation accuracy, number of finished arms)`.
 
   Raises:
     ConfigError: if the run has no such arm.
-    CheckpointError: if that, or every arm, is not finished.
+    CheckpointError: if that arm, or every arm, is not finished.
   """
   names = session.config.arms
-  if asked and asked not in names:
-    raise ConfigError(f'--arm={asked} must be an arm of the run: {", ".join(names)}.')
-  results = {
-    name: read_result(session.path('arms', name, 'result.json')) for name in names
-  }
-  accuracy = {
-    name: result['val_accuracy']
-    for name, result in results.items()
-    if result and 'val_accuracy' in result
-  }
-  if not accuracy or (asked and asked not in accuracy):
-    which = f'trained classifier {asked!r}' if asked else 'trained classifier'
+  if name and name not in names:
+    raise ConfigError(f'--arm={name} must be an arm of the run: {", ".join(names)}.')
+  accuracy = {}
+  for arm in names:
+    result = read_result(session.path('arms', arm, 'result.json')) or {}
+    if 'val_accuracy' in result:
+      accuracy[arm] = result['val_accuracy']
+  if not accuracy or (name and name not in accuracy):
+    which = f'trained classifier {name!r}' if name else 'trained classifier'
     raise CheckpointError(
       f'There is no {which} in {str(session.workdir)!r}; run or train-classifier first.'
     )
-  name = asked or max(accuracy, key=accuracy.get)
+  name = name or max(accuracy, key=accuracy.get)
   return name, accuracy[name], len(accuracy)
 
 
-def label_images(session, info, images, *, arm, output):
+def label_images(session, info, images, *, arm, output) -> tuple[int, dict[str, str]]:
   """Writes a table with the label of each image.
 
-  The columns are `file` (relative to `images`, where that is a folder), `label`, its
+  The columns are `file` (relative to `images`, if that is a folder), `label`, its
   `probability`, and `p:CLASS`, the probability of each class.
 
   Args:
     session: the run's.
     info: its `DataFacts`.
-    images: path of an image, or of a folder, of which all images are taken.
+    images: path of an image, or of a folder with images at any depth.
     arm: name of a finished arm.
     output: path of the .csv file.
 
@@ -68,51 +66,45 @@ def label_images(session, info, images, *, arm, output):
     `(number of labelled images, {name: why} of those that cannot be read)`.
 
   Raises:
-    ConfigError: if `output` is no .csv file.
-    DataError: if there are no images, or none that can be read, or if `output` cannot be
-      written.
+    ConfigError: if `output` is not a .csv file.
+    DataError: if there are no readable images, or `output` cannot be written.
     CheckpointError: if the classifier cannot be read.
   """
-  _check_output(output)
+  # A typo must not replace an image with a table.
+  if pathlib.Path(output).suffix.lower() != '.csv' or os.path.isdir(output):
+    raise ConfigError(f'--output={output} must be a .csv file.')
   root, names = _find_images(images)
-  size, _, channels = info.image_shape
-  model = arms.build_model(session, info.num_classes)
-  state = arms.restore_arm(
-    session,
-    arm,
-    num_classes=info.num_classes,
-    num_train=info.num_train,
-    image_shape=info.image_shape,
-  )
-  classify = make_classify(session, model, min(evaluators.BATCH, len(names)))
-  text, bad, labelled = io.StringIO(), {}, 0
+  class_names, (size, _, channels) = info.class_names, info.image_shape
+  state = arms.restore_arm(session, arm, info)
+  batch_size = min(evaluators.BATCH, len(names))
+  classify = _make_classify(session, len(class_names), batch_size)
+  text, unreadable = io.StringIO(), {}
   table = csv.writer(text, lineterminator='\n')
-  table.writerow(_header(info.class_names))
-  for start in range(0, len(names), evaluators.BATCH):
-    chunk = names[start : start + evaluators.BATCH]
-    pairs = ((name, os.path.join(root, name)) for name in chunk)
-    pixels, kept, unread = image_files.read_all(pairs, len(chunk), size)
-    bad |= unread
-    labelled += len(kept)
+  table.writerow(['file', 'label', 'probability', *(f'p:{name}' for name in class_names)])
+  for start in range(0, len(names), batch_size):
+    chunk = names[start : start + batch_size]
+    paths = ((name, os.path.join(root, name)) for name in chunk)
+    pixels, kept, unread = image_files.read_all(paths, len(chunk), size)
+    unreadable |= unread
     probabilities = classify(state.variables, image_files.with_channels(pixels, channels))
     for i, shares in zip(kept, probabilities, strict=True):
-      table.writerow(_row(chunk[i], shares, info.class_names))
-  if not labelled:
-    raise DataError(f'{image_files.describe_bad(bad, len(names))}; give other --images.')
+      best = int(shares.argmax())
+      numbers = [f'{share:.8f}' for share in (shares[best], *shares)]
+      table.writerow([chunk[i], class_names[best], *numbers])
+  if len(unreadable) == len(names):
+    described = image_files.describe_bad(unreadable, len(names))
+    raise DataError(f'{described}; give other --images.')
   _write(output, text.getvalue())
-  return labelled, bad
+  return len(names) - len(unreadable), unreadable
 
 
-def make_classify(session, model, batch_size):
-  """Returns `classify(variables, images uint8 [N, H, W, C]) -> float64 [N, classes]`.
+def _make_classify(session, num_classes, batch_size):
+  """Returns `classify(variables, images uint8 [N, H, W, C]) -> float64 [N, num_classes]`.
 
-  They are probabilities: each row adds up to 1.
-
-  Args:
-    session: the run's.
-    model: linen module from `build_classifier`.
-    batch_size: images at a time, so that there is one compilation.
+  It gives probabilities. N is at most `batch_size`; fewer images are padded, so that it
+  compiles only once.
   """
+  model = arms.build_model(session, num_classes)
   dtype = session.image_dtype('classifier')
 
   @jax.jit
@@ -120,15 +112,10 @@ def make_classify(session, model, batch_size):
     return model.apply(variables, device_data.normalize(images, dtype), train=False)
 
   def classify(variables, images):
-    rows = [np.zeros((0, model.num_classes))]
-    for start in range(0, len(images), batch_size):
-      batch = images[start : start + batch_size]
-      pad = batch_size - len(batch)
-      logits = apply(variables, np.pad(batch, ((0, pad), *((0, 0),) * 3)))
-      rows.append(np.asarray(logits, np.float64)[: len(batch)])
-    logits = np.concatenate(rows)
-    shares = np.exp(logits - logits.max(-1, keepdims=True))
-    return shares / shares.sum(-1, keepdims=True)
+    count = len(images)
+    padded = np.pad(images, ((0, batch_size - count), (0, 0), (0, 0), (0, 0)))
+    logits = np.asarray(apply(variables, padded), np.float64)[:count]
+    return scipy.special.softmax(logits, axis=-1)
 
   return classify
 
@@ -145,25 +132,9 @@ def _find_images(images):
   return images, names
 
 
-def _header(class_names):
-  return ['file', 'label', 'probability', *(f'p:{name}' for name in class_names)]
-
-
-def _row(name, shares, class_names):
-  best = int(shares.argmax())
-  numbers = [f'{share:.8f}' for share in (shares[best], *shares)]
-  return [name, class_names[best], *numbers]
-
-
-def _check_output(output):
-  # Or a slip of the pen would put a table in the place of an image.
-  if pathlib.Path(output).suffix.lower() != '.csv' or os.path.isdir(output):
-    raise ConfigError(f'--output={output} must be a .csv file.')
-
-
 def _write(output, text):
   try:
-    # Names of files may hold any bytes.
+    # File names may hold any bytes.
     files.write_atomically(output, text.encode('utf-8', 'surrogateescape'))
   except OSError as error:
     raise DataError(

@@ -1,10 +1,8 @@
-"""A whole run: data, GAN, arms, results.
+"""A whole run: data, GANs, arms, results.
 
-Every function here goes on from what a working directory holds, and does nothing that is
-already done.
+Every function here resumes from what a workdir holds, and repeats nothing that is done.
 """
 
-import functools
 import json
 
 import jax
@@ -18,8 +16,8 @@ from gan_aug_jax.training import files
 from gan_aug_jax.training.workdir import describe_devices
 
 
-def load_data(config):
-  """Loads the dataset that a config asks for; see `datasets.load_dataset`."""
+def load_data(config) -> datasets.Dataset:
+  """Loads the dataset of a config; see `datasets.load_dataset`."""
   data = config.data
   held_out = config.sampler.source == 'unseen' and config_lib.draws_synthetic(config)
   return datasets.load_dataset(
@@ -41,109 +39,134 @@ def load_data(config):
 class Run:
   """What a run trains: the GANs, unless the config needs none, and the arms.
 
-  All that it will compile is known before anything is trained; `start` compiles it in
-  threads, in the order in which it is needed.
+  Attributes:
+    session: the run's.
+    dataset: the data.
+    gan: the `gan_training.GanTraining`, or None where no GAN is trained.
+    arms: list of `arms.Arm`.
   """
 
   def __init__(self, session, dataset, *, arms=True, gan_session=None):
-    """Plans a run.
+    """Plans a run; trains and compiles nothing.
 
     Args:
       session: the run's.
       dataset: the data.
       arms: whether to train the arms.
-      gan_session: of the GANs, where they are kept elsewhere than the arms.
+      gan_session: of the GANs, if they are kept elsewhere than the arms.
 
     Raises:
       ConfigError: see `gan_training`.
     """
     config = session.config
-    self.session, self.dataset = session, dataset
+    self.session, self.dataset, self.gan = session, dataset, None
     self._gan_session = gan_session or session
-    own = config.sampler.generator
-    trains_gan = not own and (config_lib.needs_generator(config) or not arms)
-    self.gan = trains_gan and gan_training.GanTraining(self._gan_session, dataset)
+    needs_gan = config_lib.needs_generator(config) or not arms
+    if needs_gan and not config.sampler.generator:
+      self.gan = gan_training.GanTraining(self._gan_session, dataset)
     evaluator = arms_lib.make_evaluator(session, dataset.num_classes)
     names = config.arms if arms else ()
     self.arms = [arms_lib.Arm(session, dataset, name, evaluator) for name in names]
 
-  def start(self, *, gan=True):
-    """Compiles in threads what is not trained yet; `gan`: the GAN's programs, too."""
+  def start(self, *, gan=True) -> None:
+    """Compiles in threads the programs of what is not trained yet, in order of use.
+
+    Args:
+      gan: whether to compile the GAN's, too.
+    """
     if self.gan and gan:
       self.gan.start()
     for arm in self.arms:
       arm.start()
 
-  def obtain_generator(self, *, train=True):
-    """The frozen generator: the user's own where one is named, or the GAN; or None.
+  def load_or_train_generator(self, *, train=True) -> frozen.FrozenGenerator | None:
+    """The generator that the arms draw from: the GAN's or the user's own.
 
     Args:
       train: whether to train a GAN that is not finished.
 
     Returns:
-      A `frozen.FrozenGenerator`; None where no arm draws from one.
+      The generator; None if no arm draws from one.
 
     Raises:
-      ConfigError, CheckpointError: see `external` and `frozen`.
+      ConfigError, CheckpointError: see `external` and `gan_training`.
     """
     config, session = self.session.config, self._gan_session
-    if config.sampler.generator:
-      draws = config_lib.needs_generator(config)
-      return external.load_and_keep(session, self.dataset) if draws else None
+    if config.sampler.generator and config_lib.needs_generator(config):
+      return external.load_and_keep(session, self.dataset)
     if not self.gan:
       return None
     if train:
       return self.gan.train()
     return frozen.load_generator(session, self.dataset.facts)
 
-  def train_arms(self, generator):
+  def train_arms(self, generator) -> dict:
     """Trains every arm and writes results.json.
+
+    Args:
+      generator: from `load_or_train_generator`.
 
     Returns:
       The content of results.json.
     """
     session, dataset = self.session, self.dataset
-    # Once for all arms, and not where all are finished.
-    prepare = functools.cache(
-      lambda: synthetic_source.load_variables(session, dataset, generator)
-    )
-    trained = {arm.name: arm.train(generator, prepare) for arm in self.arms}
+    trained, shared = {}, None
+    for arm in self.arms:
+      result = arms_lib.finished_result(arm.directory)
+      if not result:
+        prepared = synthetic_source.SourceVariables()
+        if arm.is_augmented:
+          shared = shared or synthetic_source.load_variables(session, dataset, generator)
+          prepared = shared
+        result = arm.train(generator, prepared)
+      trained[arm.name] = result
     results = _results(session, dataset, generator, trained)
     if jax.process_index() == 0:
       files.write_atomically(session.path('results.json'), json.dumps(results, indent=1))
     return results
 
 
-def announce(session, dataset, *, only_gan=False):
-  """One paragraph on what a run will do."""
-  config = session.config
-  parts = []
+def describe(session, dataset, *, only_gan=False) -> str:
+  """Says what a run will do.
+
+  Args:
+    session: the run's.
+    dataset: the data.
+    only_gan: whether it trains no arms.
+  """
+  config, trained = session.config, []
+  needs_generator = config_lib.needs_generator(config)
   own = config.sampler.generator
-  if only_gan or (config_lib.needs_generator(config) and not own):
+  if only_gan or (needs_generator and not own):
     steps = config_lib.num_steps_of(config, 'gan', len(dataset.train))
     number = len({seed for seed, _ in config_lib.members_of(config)})
     choice = gan_training.num_candidates(session, steps)
     chosen = f', the best of {choice} checkpoints' if choice > 1 else ''
-    parts.append(f'{number} x a {config.gan.arch} GAN, {steps:,} steps{chosen}')
+    trained.append(f'{number} x a {config.gan.arch} GAN, {steps:,} steps{chosen}')
   if not only_gan:
     steps = sorted({num_steps_of(config, dataset, name) for name in config.arms})
     each = ' or '.join(f'{number:,}' for number in steps)
-    parts.append(f'{len(config.arms)} x a {config.classifier.arch}, {each} steps each')
+    arch = config.classifier.arch
+    trained.append(f'{len(config.arms)} x a {arch}, {each} steps each')
   sizes = f'{len(dataset.train):,} / {len(dataset.val):,} / {len(dataset.test):,}'
   skipped = f' Files skipped: {len(dataset.skipped):,}.' if dataset.skipped else ''
-  draws = own and config_lib.needs_generator(config)
-  notes = f' Synthetic images are drawn from {own}.' if draws else ''
+  notes = f' Synthetic images come from {own}.' if own and needs_generator else ''
   notes += f' Expect {config.duration}.' if config.duration else ''
   if config.steps_per_call > 1 and session.layout.on_cpu:
-    notes += ' Several steps a call are slow on a CPU: steps_per_call=1 is faster.'
+    notes += ' On a CPU, several steps per call are slow: set steps_per_call=1.'
   return (
     f'{dataset.name}: {sizes} training / validation / test images.{skipped}\n'
-    f'Training {" and ".join(parts)}, on {describe_devices(session.layout)}.{notes}'
+    f'Training {" and ".join(trained)}, on {describe_devices(session.layout)}.{notes}'
   )
 
 
-def num_steps_of(config, dataset, name):
+def num_steps_of(config, dataset, name) -> int:
   """Optimizer steps of an arm.
+
+  Args:
+    config: the run's.
+    dataset: the data.
+    name: of the arm.
 
   Raises:
     ConfigError: if its schedule leaves no step with synthetic images.
@@ -158,30 +181,26 @@ _SECONDS = ('train_seconds', 'compile_seconds', 'eval_seconds', 'eval_runtime')
 
 
 def _results(session, dataset, generator, trained):
-  """The content of results.json; `trained` has the dict of each arm."""
+  """The content of results.json; `trained` has the result of each arm."""
   first = trained[session.config.arms[0]]
-  gan_info = generator.info if generator else {}
-  total = sum(
-    part[name]
-    for part in (gan_info, *trained.values())
-    for name in _SECONDS
-    if name in part
+  gan = generator.info if generator else {}
+  seconds = sum(
+    part.get(name, 0) for part in (gan, *trained.values()) for name in _SECONDS
   )
-  # The arms draw from one source; read back after an interruption it takes no time.
-  total += max(arm['source'].get('seconds', 0) for arm in trained.values())
+  # The arms share one source; read back after an interruption it takes no time.
+  seconds += max(arm['source'].get('seconds', 0) for arm in trained.values())
+  counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
   return {
     'dataset': dataset.name,
     'num_skipped': len(dataset.skipped),
     'test_on': session.config.data.test_on,
     'train_on_val': session.config.data.train_on_val,
     'seed': session.config.seed,
-    'train_counts': np.bincount(
-      dataset.train.labels, minlength=dataset.num_classes
-    ).tolist(),
-    # Of the training, which may have been another day on another machine.
+    'train_counts': counts.tolist(),
+    # Of the training, perhaps on another machine.
     'versions': first['versions'],
     'device': first['device'],
-    'gan': gan_info,
-    'total_seconds': total,
+    'gan': gan,
+    'total_seconds': seconds,
     'arms': trained,
   }

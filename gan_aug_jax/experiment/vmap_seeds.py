@@ -1,8 +1,8 @@
-"""Trains one arm with several seeds in one program: small classifiers leave it room.
+"""Trains one arm with several seeds in one program, where small classifiers leave room.
 
-The step of each seed is the one that it would take alone, under `vmap`; only the state,
-the real images and what is frozen differ. What comes of a seed is written where a run of
-it alone would have written it.
+Each seed takes the step that it would take alone, under `vmap`; only the state, the real
+images and the frozen models differ. The files of a seed are written where a run of that
+seed alone would have written them.
 """
 
 import dataclasses
@@ -11,84 +11,78 @@ import hashlib
 import jax
 import numpy as np
 
+from gan_aug_jax.experiment import runs as runs_lib
 from gan_aug_jax.experiment.arms import validate
 from gan_aug_jax.generators import synthetic_source
+from gan_aug_jax.generators.frozen import FrozenGenerator
 from gan_aug_jax.training import checkpoint, loop, spec
 
 
 @dataclasses.dataclass(frozen=True)
-class Member:
-  """One seed: its `runs.Run` of one arm, and what that draws from, or None."""
+class SeedRun:
+  """One seed: its run of one arm, and the generator that it draws from, or None."""
 
-  run: object
-  generator: object
+  run: runs_lib.Run
+  generator: FrozenGenerator | None
 
   @property
   def arm(self):
     return self.run.arms[0]
 
   @property
-  def session(self):
-    return self.arm.session
-
-  @property
   def dataset(self):
-    return self.arm.dataset
+    return self.run.dataset
+
+  def prepare(self):
+    if not self.arm.is_augmented:
+      return synthetic_source.SourceVariables()
+    return synthetic_source.load_variables(self.run.session, self.dataset, self.generator)
 
 
-def train(members, directory):
-  """Trains an arm of several runs that differ in nothing but their seeds.
+def train(seed_runs, directory) -> None:
+  """Trains an arm of several runs that differ only in their seeds.
 
   Args:
-    members: list of `Member`.
-    directory: where their common checkpoints are kept.
+    seed_runs: list of `SeedRun`.
+    directory: of the checkpoints that they share.
 
   Raises:
-    As `Arm.train`. A member whose loss is not finite ends the training of all.
+    As `loop.train`. A non-finite loss of one seed ends the training of all.
   """
-  first, count = members[0], len(members)
-  prepared = [
-    synthetic_source.load_variables(member.session, member.dataset, member.generator)
-    if member.arm.is_augmented
-    else synthetic_source.SourceVariables()
-    for member in members
-  ]
-  planned = [member.arm.plan_training(member.generator) for member in members]
-  frozen = _stack([one.frozen for one in prepared])
-  training = make_training([training for _, _, training in planned])
-  trained = loop.train(
-    training.with_frozen(first.session.layout.place(frozen)),
-    directory,
-    f'{first.arm.name} x {count}',
-    _Validations(members),
-  )
+  count, arm = len(seed_runs), seed_runs[0].arm
+  prepared = [one.prepare() for one in seed_runs]
+  trainings = [one.arm.setup(one.generator).training for one in seed_runs]
+  frozen = arm.session.layout.place(_stack([one.frozen for one in prepared]))
+  training = _vmap_training(trainings).with_frozen(frozen)
+  name = f'{arm.name} x {count}'
+  trained = loop.train(training, directory, name, _Validations(seed_runs))
   trained = dataclasses.replace(trained, state=jax.device_get(trained.state))
-  for i, (member, (_, plan, _)) in enumerate(zip(members, planned, strict=True)):
-    _finish(member, plan, prepared[i], _of_member(member, trained, i, count))
+  for i, one in enumerate(seed_runs):
+    _finish(one.arm, prepared[i], _trained_seed(one, trained, i, count))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Validations(loop.Monitor):
-  """Validates each member, all by the first one's compiled evaluator."""
+  """Validates each seed, all with the evaluator that the first one compiled."""
 
-  members: list[Member]
+  seed_runs: list[SeedRun]
 
-  def consider(self, step, state):
+  def consider(self, step, state) -> dict[str, float]:
     del step
-    states, scores, first = jax.device_get(state), {}, self.members[0]
-    for i, member in enumerate(self.members):
-      one = first.session.layout.place(_take(states, i))
-      found = validate(first.arm.evaluator, one, member.dataset)
+    states, scores, first = jax.device_get(state), {}, self.seed_runs[0].arm
+    for i, one in enumerate(self.seed_runs):
+      placed = first.session.layout.place(_take(states, i))
+      found = validate(first.evaluator, placed, one.dataset)
       scores |= {f'{i}/{field}': value for field, value in found.items()}
     return scores
 
 
-def make_training(trainings):
-  """Returns the `spec.Training` of several that differ in nothing but their seeds."""
-  first, count = trainings[0], len(trainings)
+def _vmap_training(trainings):
+  """Joins `spec.Training`s that differ only in their seeds into one."""
+  first = trainings[0]
   return spec.make_training(
     first.session,
-    make_step(first.step_function, count),
+    vmap_step(first.step_function, len(trainings)),
     init=jax.vmap(first.init_function),
     seed=tuple(training.seed for training in trainings),
     batches=StackedBatches([training.batches for training in trainings], first.layout),
@@ -96,58 +90,51 @@ def make_training(trainings):
   )
 
 
-def make_step(step, num_members):
-  """Returns the step of several members: `(states, *inputs) -> (states, metrics)`.
+def vmap_step(step, num_seeds):
+  """Returns the step of several seeds: `(states, *inputs) -> (states, metrics)`.
 
   Args:
-    step: of one.
-    num_members: length of the leading axis of the states and inputs.
+    step: of one seed.
+    num_seeds: length of the leading axis of the states and inputs.
 
   Returns:
     A function whose metrics are named 'NUMBER/NAME'.
   """
 
-  def together(states, *inputs):
+  def vmapped(states, *inputs):
     states, metrics = jax.vmap(step)(states, *inputs)
     return states, {
       f'{i}/{name}': values[i]
       for name, values in metrics.items()
-      for i in range(num_members)
+      for i in range(num_seeds)
     }
 
-  return together
+  return vmapped
 
 
 class StackedBatches:
-  """The batches of several members, stacked anew only when a window is renewed."""
+  """The batches of several seeds; stacks their windows again only when one changes."""
 
   def __init__(self, sources, layout):
-    """Prepares a source.
+    """Takes the sources.
 
     Args:
-      sources: the `BatchSource` of each.
-      layout: where their steps run.
+      sources: the `BatchSource` of each seed.
+      layout: where the step runs.
     """
     self._sources, self._layout = sources, layout
-    self._held, self._stacked = [None] * len(sources), None
+    self._windows, self._stacked = [None] * len(sources), None
 
   @property
-  def fingerprint(self):
+  def fingerprint(self) -> str:
     joined = ''.join(source.fingerprint for source in self._sources)
     return hashlib.sha256(joined.encode()).hexdigest()
 
   def __call__(self, step, num_steps):
     windows = [source(step, num_steps) for source in self._sources]
-    if any(x is not y for x, y in zip(windows, self._held, strict=True)):
-      self._held, self._stacked = windows, self._layout.place(_stack(windows))
+    if any(x is not y for x, y in zip(windows, self._windows, strict=True)):
+      self._windows, self._stacked = windows, self._layout.place(_stack(windows))
     return self._stacked
-
-  def shapes(self, num_steps):
-    """The shapes of what a call of that many steps takes."""
-    count = len(self._sources)
-    stacked = lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype)
-    shapes = self._sources[0].shapes(num_steps)
-    return self._layout.shapes(jax.tree.map(stacked, shapes))
 
 
 def _stack(trees):
@@ -158,36 +145,34 @@ def _take(tree, i):
   return jax.tree.map(lambda x: x[i], tree)
 
 
-def _of_member(member, trained, i, num_members):
-  """The `Trained` of one member: its share of what the training took."""
-  session = member.session
+def _trained_seed(seed_run, trained, i, num_seeds):
+  """The `Trained` of one seed, with an equal share of the time and memory."""
+  session = seed_run.run.session
   shared = ('train_seconds', 'compile_seconds', 'eval_seconds', 'peak_bytes')
   progress = dataclasses.replace(
     trained.progress,
-    fingerprint=member.dataset.fingerprint,
+    fingerprint=seed_run.dataset.fingerprint,
     config=session.config.to_dict(),
-    **{name: getattr(trained.progress, name) / num_members for name in shared},
+    **{name: getattr(trained.progress, name) / num_seeds for name in shared},
   )
   rows = []
   for row in trained.rows:
     mine = {'step': row['step']}
     mine |= {k.removeprefix(f'{i}/'): v for k, v in row.items() if k.startswith(f'{i}/')}
     if 'step_ms' in row:
-      mine['step_ms'] = row['step_ms'] / num_members
+      mine['step_ms'] = row['step_ms'] / num_seeds
     rows.append(mine)
   return loop.Trained(session.layout.place(_take(trained.state, i)), progress, rows)
 
 
-def _finish(member, plan, prepared, trained):
-  """Writes the files of a run that was trained alone."""
-  session, directory = member.session, member.arm.directory
-  directory.mkdir(parents=True, exist_ok=True)
-  with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
-    checkpoints.save(
-      trained.progress.step, state=trained.state, host=trained.progress.to_json()
-    )
-  writers = loop.make_writers(session, directory, after_step=-1)
+def _finish(arm, prepared, trained):
+  """Writes the files of an arm as if it had been trained alone."""
+  arm.directory.mkdir(parents=True, exist_ok=True)
+  progress = trained.progress
+  with checkpoint.Checkpoints(arm.directory / 'checkpoints') as checkpoints:
+    checkpoints.save(progress.step, state=trained.state, host=progress.to_json())
+  writers = loop.make_writers(arm.session, arm.directory, after_step=-1)
   for row in trained.rows:
     for writer in writers:
       writer.write_scalars(row['step'], {k: v for k, v in row.items() if k != 'step'})
-  member.arm.finish(plan, prepared, trained)
+  arm.finish(prepared, trained)

@@ -84,10 +84,11 @@ def _differences(treated, best):
     rows.append((f'best: {best["arm"]} vs. {best["control"]}', best))
   for row in treated:
     seen = set()
-    for name, (_, words) in findings.COMPARISONS.items():
-      if row.get(name) and row[name]['control'] not in seen:
-        seen.add(row[name]['control'])
-        rows.append((f'{row["name"]}, {words}', row[name]))
+    for comparison in findings.COMPARISONS:
+      paired = row.get(comparison.name)
+      if paired and paired['control'] not in seen:
+        seen.add(paired['control'])
+        rows.append((f'{row["name"]}, {comparison.words}', paired))
   return rows
 
 

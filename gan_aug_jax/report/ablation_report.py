@@ -118,7 +118,7 @@ def _render(workdir, plan, finished, summary, rows):
         'differences': [
           (
             row['name'],
-            [sentences.difference(row.get(name)) for name in findings.COMPARISONS],
+            [sentences.difference(row.get(c.name)) for c in findings.COMPARISONS],
           )
           for row in treated
         ],
@@ -134,7 +134,7 @@ def _render(workdir, plan, finished, summary, rows):
     intervals=sentences.INTERVALS,
     settings=settings,
     headings=tables.headings(tables.ABLATION),
-    comparisons=[words for _, words in findings.COMPARISONS.values()],
+    comparisons=[comparison.words for comparison in findings.COMPARISONS],
     gans=_gans(workdir, finished),
     cells=rows,
     seconds=format_seconds(_seconds(finished)),

@@ -185,9 +185,9 @@ def verdicts(setting: Mapping, num_comparisons: int) -> list[tuple[str, str, str
     if not (paired := row.get('difference')):
       continue
     others = [
-      f'At {words}, vs. {other["control"]}: {_points(other)}.'
-      for name, (_, words) in findings.COMPARISONS.items()
-      if (other := row.get(name)) and other['control'] != paired['control']
+      f'At {comparison.words}, vs. {other["control"]}: {_points(other)}.'
+      for comparison in findings.COMPARISONS
+      if (other := row.get(comparison.name)) and other['control'] != paired['control']
     ]
     details = [*_rare(paired), *others]
     if row['role'] == 'bound':

@@ -6,6 +6,7 @@ import math
 import rich.console
 import rich.table
 
+from gan_aug_jax.experiment.estimate import Estimate
 from gan_aug_jax.report import sentences
 from gan_aug_jax.training.progress import format_seconds
 
@@ -119,17 +120,14 @@ def print_summary(summary: Mapping) -> None:
   _print_lines([sentences.INTERVALS, *sentences.status(summary)])
 
 
-def print_plan(
-  planned: Sequence, seconds: Mapping[str, float], gans: Mapping[str, float]
-) -> None:
+def print_plan(planned: Sequence, estimate: Estimate) -> None:
   """Prints the arms of a plan and how long the unfinished ones will train.
 
   Args:
-    planned: `cells.Cell`s from `cells.plan`.
-    seconds: {cell name: seconds} of the unfinished ones.
-    gans: {GAN name: seconds} likewise.
+    planned: the `cells.Cell`s of a plan.
+    estimate: how long the unfinished ones train.
   """
-  by_arm = {}
+  seconds, gans, by_arm = estimate.cells, estimate.gans, {}
   for cell in planned:
     by_arm.setdefault(cell.arm.key, []).append(cell)
   rows = []

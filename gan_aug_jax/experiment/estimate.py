@@ -1,0 +1,76 @@
+"""How long an ablation will train, by a few steps of each kind."""
+
+import dataclasses
+import json
+import pathlib
+import tempfile
+
+from gan_aug_jax import config as config_lib
+from gan_aug_jax.experiment import cells as cells_lib, dry_run, runs
+from gan_aug_jax.generators import gan_training
+from gan_aug_jax.training.workdir import Session
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+  """Seconds of training that are left, without compilation and evaluation.
+
+  Attributes:
+    cells: {cell name: seconds}, of cells that are not finished.
+    gans: {GAN name: seconds} likewise, with the choice of a checkpoint.
+  """
+
+  cells: dict[str, float]
+  gans: dict[str, float]
+
+
+def estimate(plan) -> Estimate:
+  """Measures a few steps of every arm and GAN of a `cells.Plan` that is not finished."""
+  cells = [cell for cell in plan.cells if not cell.is_finished(plan.workdir)]
+  gans = {cell.gan: cell for cell in reversed(cells) if _lacks_gan(cell, plan.workdir)}
+  with tempfile.TemporaryDirectory() as scratch:
+    # The config is set for each step that is measured.
+    session = Session(plan.config, pathlib.Path(scratch), plan.layout, quiet=True)
+    return Estimate(_arm_seconds(cells, session), _gan_seconds(gans.values(), session))
+
+
+def _lacks_gan(cell, workdir):
+  result = workdir / 'gans' / cell.gan / 'gan' / 'result.json'
+  return cell.gan and not cell.gan_config.sampler.generator and not result.exists()
+
+
+def _arm_seconds(cells, session):
+  """{cell name: seconds}; cells that differ in seed and length take the same step."""
+  seconds, step_seconds = {}, {}
+  for cell in cells:
+    dataset, config = cells_lib.load_data(cell.config), cell.config
+    total = runs.num_steps_of(config, dataset, cell.kind)
+    key = json.dumps({**cell.arm.fields, 'classifier.num_steps': 0}, sort_keys=True)
+    if key not in step_seconds:
+      config = config.copy_and_resolve_references()
+      config.sampler.teacher_steps = 1
+      session = dataclasses.replace(session, config=config)
+      step = dry_run.arm_step(session, dataset, cell.kind, num_steps=total)
+      step_seconds[key] = step.seconds()
+    seconds[cell.name] = total * step_seconds[key]
+  return seconds
+
+
+def _gan_seconds(cells, session):
+  """{GAN name: seconds}; GANs that differ in seeds take the same step."""
+  seconds, measured = {}, {}
+  for cell in cells:
+    dataset, config = cells_lib.load_data(cell.config), cell.gan_config
+    session = dataclasses.replace(session, config=config)
+    total = config_lib.num_steps_of(config, 'gan', len(dataset.train))
+    num_candidates = gan_training.num_candidates(session, total)
+    fields = config_lib.flatten(config).items()
+    key = tuple(item for item in fields if not item[0].endswith('seed'))
+    if key not in measured:
+      step = dry_run.gan_step(session, dataset).seconds()
+      scored = num_candidates > 1  # the only checkpoint is kept without a score
+      candidate = dry_run.candidate_seconds(session, dataset) if scored else 0.0
+      measured[key] = step, candidate
+    step, candidate = measured[key]
+    seconds[cell.gan] = total * step + num_candidates * candidate
+  return seconds

@@ -1,0 +1,181 @@
+"""Trains the cells of an ablation, each once, however many workers share the workdir.
+
+A worker locks the files locks/NAME.lock of what it trains. The system releases a lock
+when its process ends, even if it is killed.
+"""
+
+import collections
+import contextlib
+import hashlib
+import json
+import time
+
+import filelock
+
+from gan_aug_jax.errors import CheckpointError, UserError
+from gan_aug_jax.experiment import arms as arms_lib, cells as cells_lib, runs, vmap_seeds
+from gan_aug_jax.step import programs
+from gan_aug_jax.training import files, signals, workdir as workdir_lib
+from gan_aug_jax.training.workdir import Session
+
+_WAIT_SECONDS = 2.0
+
+
+def run(units, workdir, layout) -> dict[str, str]:
+  """Trains cells until each is finished or failed, here or by another worker.
+
+  Args:
+    units: from `cells.Plan.units`, all of them or those of a shard.
+    workdir: pathlib.Path.
+    layout: where they run.
+
+  Returns:
+    {name: why} of the cells that failed.
+
+  Raises:
+    signals.Interrupted: with the state saved.
+  """
+  worker = Worker(workdir, layout)
+  waiting, num_held = collections.deque(units), 0
+  while waiting:
+    unit = waiting.popleft()
+    if worker.train(unit):
+      num_held = 0
+      continue
+    waiting.append(unit)
+    num_held += 1
+    if num_held >= len(waiting):  # other workers hold all that is left
+      time.sleep(_WAIT_SECONDS)
+      signals.check()
+      num_held = 0
+  names = [cell.name for unit in units for cell in unit]
+  return {name: why for name in names if (why := cells_lib.failure(workdir, name))}
+
+
+class Worker:
+  """Trains units of cells that no other worker is training."""
+
+  def __init__(self, workdir, layout):
+    self._workdir, self._layout = workdir, layout
+    self._failed_gans = {}  # {name: why}; the cells that draw from one fail, too
+
+  def train(self, unit) -> bool:
+    """Trains what is left of a unit.
+
+    Returns:
+      Whether it is done. If not, another worker holds one of its cells or GANs.
+    """
+    with contextlib.ExitStack() as locks:
+      for cell in self._unfinished(unit):
+        if not locks.enter_context(self._lock(cell.name)):
+          return False
+      ready = []
+      # Looked up again: others may have finished some before the locks were ours.
+      for cell in self._unfinished(unit):
+        self._failed_json(cell).unlink(missing_ok=True)
+        with self._failure_written(cell):
+          ready.append((cell, self._prepare(cell)))
+      if any(seed_run is None for _, seed_run in ready):
+        return False
+      self._train_ready(ready)
+      return True
+
+  def _unfinished(self, unit):
+    return [cell for cell in unit if not cell.is_finished(self._workdir)]
+
+  def _failed_json(self, cell):
+    return cell.directory(self._workdir) / 'failed.json'
+
+  def _prepare(self, cell):
+    """The `SeedRun` of a cell, or None while another worker trains its GAN."""
+    session = Session(cell.config, cell.directory(self._workdir), self._layout)
+    dataset = cells_lib.load_data(cell.config)
+    workdir_lib.claim(session, dataset)
+    if not cell.gan:
+      return vmap_seeds.SeedRun(runs.Run(session, dataset), None)
+    directory = self._workdir / 'gans' / cell.gan
+    gan_session = Session(cell.gan_config, directory, self._layout)
+    run = runs.Run(session, dataset, gan_session=gan_session)
+    generator = self._load_or_train_generator(cell.gan, gan_session, run)
+    return vmap_seeds.SeedRun(run, generator) if generator else None
+
+  def _load_or_train_generator(self, name, session, run):
+    """The generator of a cell, or None while another worker trains it."""
+    if name in self._failed_gans:
+      raise CheckpointError(self._failed_gans[name])
+    if session.path('gan', 'result.json').exists():
+      with contextlib.suppress(CheckpointError):
+        return run.load_or_train_generator(train=False)
+    with self._lock(f'gan-{name}') as is_ours:
+      if not is_ours:
+        return None
+      workdir_lib.claim(session, run.dataset)
+      try:
+        with programs.ahead():
+          run.start()
+          return run.load_or_train_generator()
+      except signals.Interrupted:
+        raise
+      except Exception as error:
+        signals.check()
+        self._failed_gans[name] = f'Its generator ({name}) failed: {error}'
+        raise CheckpointError(self._failed_gans[name]) from error
+
+  def _train_ready(self, ready):
+    """Trains pairs of a cell and its `SeedRun`, in one program if there are several."""
+    for cell, _ in ready:
+      print(f'Cell {cell.name}')
+    left = [
+      (cell, seed_run)
+      for cell, seed_run in ready
+      if not arms_lib.finished_result(seed_run.arm.directory)
+    ]
+    if len(left) > 1 and len({len(seed_run.dataset.train) for _, seed_run in left}) == 1:
+      names = json.dumps([cell.name for cell, _ in left])
+      digest = hashlib.sha256(names.encode()).hexdigest()
+      try:
+        vmap_seeds.train(
+          [seed_run for _, seed_run in left], self._workdir / 'together' / digest[:16]
+        )
+      except signals.Interrupted:
+        raise
+      except Exception as error:  # one of them failed, or memory is short for all
+        signals.check()
+        print(f'The seeds failed in one program ({error}); training them one by one.')
+    for cell, seed_run in ready:
+      with self._failure_written(cell):
+        seed_run.run.train_arms(seed_run.generator)
+
+  @contextlib.contextmanager
+  def _failure_written(self, cell):
+    """Writes why a cell failed, so that the others can continue."""
+    try:
+      yield
+    except signals.Interrupted:
+      raise
+    except Exception as error:
+      signals.check()  # a signal may come as another exception
+      kind = '' if isinstance(error, UserError) else f'{type(error).__name__}: '
+      content = json.dumps({'why': f'{kind}{error}'})
+      files.write_atomically(self._failed_json(cell), content)
+
+  @contextlib.contextmanager
+  def _lock(self, name):
+    """Locks locks/NAME.lock; yields whether the lock is ours."""
+    path = self._workdir / 'locks' / f'{name}.lock'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path, fallback_to_soft=False)
+    try:
+      lock.acquire(blocking=False)
+    except filelock.Timeout:
+      yield False
+      return
+    except (OSError, NotImplementedError) as error:
+      raise CheckpointError(
+        f'{str(path.parent)!r} is on a file system without locks ({error}); choose '
+        'another --workdir.'
+      ) from None
+    try:
+      yield True
+    finally:
+      lock.release()
