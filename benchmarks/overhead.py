@@ -81,6 +81,7 @@ class Bench:
     from gan_aug_jax.experiment import arms, dry_run
     from gan_aug_jax.generators import synthetic_source
     from gan_aug_jax.step import programs, rng, sharding
+    from gan_aug_jax.step.synthesis import FrozenModels, Networks
 
     layout, dataset, session = self.layout, self.dataset, self.session(config)
     generator = dry_run.untrained_generator(session, dataset)
@@ -90,29 +91,26 @@ class Bench:
     synthesize = synthetic_source.make_synthesize(session, dataset, source, plan, None)
 
     def sample(state, frozen):
-      keys = lambda stream, positions, substep=0: rng.example_keys(
-        rng.stream_key(state.seed, stream, state.step, substep), positions
-      )
+      keys = rng.step_keys(state.seed, state.step)
       slot = layout.positions(plan.total)[:, : layout.share(plan.num_synthetic)]
       return sharding.flatten(synthesize(keys, slot, state, frozen).images)[:, None]
 
     # The classifier's program is the fused step, with a sampler that hands on its images.
-    given = synthetic_source.Source(
-      lambda variables, keys, labels: variables, None, None, {}
-    )
+    networks = Networks(lambda variables, keys, labels: variables)
+    given = synthetic_source.Source(networks, FrozenModels())
     _, training = arms.make_training(session, dataset, ARM.value, given, num_steps=10_000)
     state, place = training.init(), layout.place
     arguments = (state, frozen)
     sampler = programs.compile_step(sample, layout, *arguments, donate=())
     made = sampler(*arguments)
     step, feed = training.step_function, training.feed
-    frozen_images = {'generator': made}
+    frozen_images = FrozenModels(generator=made)
     program = programs.compile_step(step, layout, state, *feed(0, 1), frozen_images)
     number = 0
 
     def train(images):
       nonlocal state, number
-      state, metrics = program(state, *feed(number, 1), {'generator': images})
+      state, metrics = program(state, *feed(number, 1), FrozenModels(generator=images))
       number += 1
       return metrics
 

@@ -10,7 +10,7 @@ from gan_aug_jax.config import rules, validation
 from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.generators import selection
 from gan_aug_jax.models import classifiers, discriminators, generators, layers
-from gan_aug_jax.step import augment, classifier, losses, mixing
+from gan_aug_jax.step import augment, classifier, losses, plans
 
 ROOT = pathlib.Path(__file__).parent.parent
 VARIANTS = ['mnist5k', 'scarce', 'mnist', 'cifar10', 'mlp:original', 'mlp:updated']
@@ -260,7 +260,7 @@ def test_choices_are_those_that_can_be_built():
   for select in selection._RANKS:
     assert rules.RULES['gan.select'][0](select)
   allowed('classifier.arch', classifiers.CLASSIFIERS)
-  for shape in mixing._SHAPES:
+  for shape in plans._SHAPES:
     assert rules.RULES['mix.ratio_schedule'][0](shape)
     assert rules.RULES['mix.weight_schedule'][0](shape)
   for name in ('sgd', 'adam'):

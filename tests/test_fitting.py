@@ -9,7 +9,7 @@ from gan_aug_jax import config as config_lib
 from gan_aug_jax.config import validation
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.models import layers
-from gan_aug_jax.step import device_data, mixing, programs
+from gan_aug_jax.step import device_data, plans, programs
 from gan_aug_jax.training import fitting, loop, workdir
 from tests import tiny
 
@@ -31,7 +31,7 @@ def _make_training(session, toy, num_steps):
   def init(seed):
     return {'step': seed * 0, 'seen': jnp.zeros(len(toy.train), jnp.int32)}
 
-  plan = mixing.plan_batch(_COUNT, ratio=0.0, mode='replace')
+  plan = plans.plan_batch(_COUNT, ratio=0.0, mode='replace')
   return fitting.make_training(
     session,
     step,

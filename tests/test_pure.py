@@ -8,7 +8,15 @@ import pytest
 import scipy.special
 
 from gan_aug_jax.models import layers
-from gan_aug_jax.step import augment, device_data, losses, mixing, programs, rng
+from gan_aug_jax.step import (
+  augment,
+  class_labels,
+  device_data,
+  losses,
+  plans,
+  programs,
+  rng,
+)
 from tests import tiny
 
 
@@ -127,13 +135,13 @@ def test_depth_to_space_puts_each_feature_in_its_corner():
 def test_batch_norm_weights_examples_and_tracks_the_statistics():
   rng_ = np.random.default_rng(0)
   x = rng_.normal(3, 2, size=(8, 4, 4, 3)).astype(np.float32)
-  shown = np.array([1, 1, 1, 0, 1, 1, 0, 1], bool)
+  valid_mask = np.array([1, 1, 1, 0, 1, 1, 0, 1], bool)
   norm = layers.BatchNorm(momentum=0.5)
   variables = norm.init(jax.random.key(0), x, train=False)
   result, updated = norm.apply(
-    variables, x, train=True, shown=shown, mutable=['batch_stats']
+    variables, x, train=True, valid_mask=valid_mask, mutable=['batch_stats']
   )
-  w = np.broadcast_to(shown[:, None, None, None], x.shape)
+  w = np.broadcast_to(valid_mask[:, None, None, None], x.shape)
   mean = np.average(x, axis=(0, 1, 2), weights=w)
   var = np.average((x - mean) ** 2, axis=(0, 1, 2), weights=w)
   np.testing.assert_allclose(result, (x - mean) / np.sqrt(var + 1e-5), atol=2e-5)
@@ -185,19 +193,19 @@ def test_frozen_statistics_belong_to_the_averaged_weights(toy):
 
 
 def test_plan_rounds_to_the_nearest_image():
-  plan = mixing.plan_batch(128, ratio=0.2, mode='replace')
+  plan = plans.plan_batch(128, ratio=0.2, mode='replace')
   assert (plan.num_synthetic, plan.num_real, plan.total) == (26, 102, 128)
-  plan = mixing.plan_batch(128, ratio=0.2, mode='add')
+  plan = plans.plan_batch(128, ratio=0.2, mode='add')
   assert (plan.num_synthetic, plan.num_real, plan.total) == (26, 128, 154)
   with pytest.raises(ValueError, match=r'\[0, 1\]'):
-    mixing.plan_batch(128, ratio=1.2, mode='add')
+    plans.plan_batch(128, ratio=1.2, mode='add')
   with pytest.raises(ValueError, match="'replace' or 'add'"):
-    mixing.plan_batch(128, ratio=0.2, mode='swap')
+    plans.plan_batch(128, ratio=0.2, mode='swap')
 
 
 def test_drawn_labels_are_uniform():
   keys = rng.example_keys(rng.stream_key(0, 'label'), jnp.arange(4000))
-  counts = np.bincount(mixing.draw_labels(keys, 4), minlength=4)
+  counts = np.bincount(class_labels.draw_labels(keys, 4), minlength=4)
   assert np.all(np.abs(counts - 1000) < 110)  # 4 standard deviations
 
 

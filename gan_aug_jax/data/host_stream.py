@@ -17,7 +17,7 @@ _WINDOWS_AHEAD = 4
 
 
 def make_feed(images, labels, *, seed, plan, layout, substeps=1):
-  """Returns the feed of `StreamedData`.
+  """Returns the feed of `StreamedBatches`.
 
   Args:
     images: uint8 [N, H, W, C], on the host; N at least 1.
@@ -28,7 +28,7 @@ def make_feed(images, labels, *, seed, plan, layout, substeps=1):
     substeps: batches that a step takes, each by the plan.
 
   Returns:
-    `feed(step, num_steps) -> StreamedData` of the steps from `step` on.
+    `feed(step, num_steps) -> StreamedBatches` of the steps from `step` on.
   """
   order = functools.lru_cache(4)(
     lambda epoch: device_data.epoch_order(seed, epoch, len(labels))
@@ -62,18 +62,18 @@ def make_feed(images, labels, *, seed, plan, layout, substeps=1):
       windows = _read_ahead(read, step, num_steps)
     window = range(step, step + num_steps)
     arrays = [layout.deal(x) for x in next(windows)]
-    data = device_data.StreamedData(*arrays, layout.place(np.int32(step)))
+    data = device_data.StreamedBatches(*arrays, layout.place(np.int32(step)))
     return data
 
   return feed
 
 
 def shapes(image_shape, num_steps, plan, layout, substeps=1):
-  """The shapes of a `StreamedData` of that many steps, as `make_feed` gives them."""
+  """The shapes of a `StreamedBatches` of that many steps, as `make_feed` gives them."""
   groups = (layout.num_devices, 1) if layout.axis_name else (layout.num_devices,)
   lead = (*groups, num_steps, substeps, layout.share(plan.total))
   sharded = functools.partial(jax.ShapeDtypeStruct, sharding=layout.by_device)
-  return device_data.StreamedData(
+  return device_data.StreamedBatches(
     images=sharded((*lead, *image_shape), np.uint8),
     labels=sharded(lead, np.int32),
     start=layout.shapes(np.int32(0)),

@@ -24,15 +24,18 @@ from gan_aug_jax.evaluation import evaluators
 from gan_aug_jax.models import classifiers
 from gan_aug_jax.step import (
   augment,
+  batches,
   classifier,
+  classifier_state,
   device_data,
-  mixing,
+  plans,
   rng,
   sampling,
   sharding,
   synthesis,
 )
 from gan_aug_jax.step.programs import Program
+from gan_aug_jax.step.synthesis import FrozenModels, Networks
 from gan_aug_jax.training import fitting, loop
 
 _BATCH = 128
@@ -85,26 +88,26 @@ class Trainer:
         what chooses.
     """
     layout, config = session.layout, session.config
-    plan = mixing.plan_batch(_BATCH, ratio=1.0 if sample else 0.0, mode='replace')
+    plan = plans.plan_batch(_BATCH, ratio=1.0 if sample else 0.0, mode='replace')
     model = build_probe(session, dataset.num_classes)
     optimizer = classifier.make_optimizer('sgd', num_steps=num_steps, **_OPTIMIZER)
     num_classes, dtype = dataset.num_classes, session.image_dtype('classifier')
     synthesize = sample and synthesis.make_synthesize(
-      sample=sampling.for_candidates(sample), num_classes=num_classes, dtype=dtype
+      Networks(sampling.for_candidates(sample)), num_classes=num_classes, dtype=dtype
     )
     transform = augment.make_augment(crop=config.augment.crop, flip=config.augment.flip)
-    compose = classifier.make_compose(
+    compose = batches.make_compose(
       layout=layout,
       plan=plan,
       synthesize=synthesize,
-      augmentation=classifier.Augmentation(transform),
+      augmentation=batches.Augmentation(transform),
       num_classes=num_classes,
       dtype=dtype,
     )
     # Where all is synthetic, one image stands in for those that are never looked at.
     seen = dataset.train.rows(slice(0, 1)) if sample else dataset.train
     init = functools.partial(
-      classifier.init_classifier,
+      classifier_state.init_classifier,
       model=model,
       optimizer=optimizer,
       image_shape=dataset.image_shape,
@@ -122,10 +125,10 @@ class Trainer:
 
   def start(self, generator=None):
     """Compiles in threads, for a generator's variables or shapes like these."""
-    self._training.start({'generator': generator})
+    self._training.start(FrozenModels(generator=generator))
 
   def __call__(self, generator=None):
-    training, frozen = self._training, {'generator': generator}
+    training, frozen = self._training, FrozenModels(generator=generator)
     state = training.init()
     for call, step in enumerate(range(0, training.num_steps, training.per_call)):
       count = min(training.per_call, training.num_steps - step)

@@ -12,7 +12,7 @@ from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.evaluation import evaluators, figures, metrics
 from gan_aug_jax.generators import synthetic_source
 from gan_aug_jax.models import classifiers
-from gan_aug_jax.step import augment, classifier, synthesis
+from gan_aug_jax.step import augment, batches, classifier, classifier_state, synthesis
 from gan_aug_jax.training import checkpoint, fitting, loop, tensorboard
 from gan_aug_jax.training.workdir import describe_devices, read_result, versions
 
@@ -57,7 +57,7 @@ class Arm:
     if finished_result(self.directory) or own:
       return
     source, _, training = self.plan_training()
-    training.start(source.shapes if source else {})
+    training.start(source.shapes if source else synthesis.FrozenModels())
     variables = self.session.layout.shapes(training.state.variables)
     self.evaluator.start(variables, self.dataset.image_shape)
 
@@ -185,11 +185,11 @@ def make_step(session, dataset, name, source, num_steps):
   plan, weight = synthetic_source.make_plan(
     config, num_steps, synthetic=source is not None
   )
-  synthesize, memory = None, ()
+  synthesize, class_stats = None, ()
   if source:
     synthesize = synthetic_source.make_synthesize(session, dataset, source, plan, model)
-    memory = synthetic_source.memory_of(config)
-  compose = classifier.make_compose(
+    class_stats = synthetic_source.class_stats_of(config)
+  compose = batches.make_compose(
     layout=session.layout,
     plan=plan,
     synthesize=synthesize,
@@ -204,20 +204,20 @@ def make_step(session, dataset, name, source, num_steps):
     model=model, optimizer=optimizer, layout=session.layout, plan=plan, compose=compose
   )
   init = functools.partial(
-    classifier.init_classifier,
+    classifier_state.init_classifier,
     model=model,
     optimizer=optimizer,
     image_shape=dataset.image_shape,
-    policy=memory,
+    class_stats=class_stats,
   )
   return plan, step, init
 
 
-_NO_AUGMENTATION = classifier.Augmentation()
+_NO_AUGMENTATION = batches.Augmentation()
 
 
 def _augmentation(config):
-  return classifier.Augmentation(
+  return batches.Augmentation(
     transform=augment.make_augment(
       crop=config.crop, flip=config.flip, color=config.color, cutout=config.cutout
     ),
@@ -240,10 +240,10 @@ def make_pool(session, dataset, plan):
 
 def _acceptance(state, dataset):
   """{class name: share of its synthetic images that the filter accepted}."""
-  if 'asked' not in state.policy:
+  if 'asked' not in state.class_stats:
     return {}
-  asked, accepted = (np.asarray(state.policy[name]) for name in ('asked', 'accepted'))
-  rates = zip(dataset.class_names, asked, accepted, strict=True)
+  stats = {name: np.asarray(x) for name, x in state.class_stats.items()}
+  rates = zip(dataset.class_names, stats['asked'], stats['accepted'], strict=True)
   return {name: float(n / all_) for name, all_, n in rates if all_}
 
 
@@ -356,11 +356,11 @@ def restore_arm(session, name, *, num_classes, num_train, image_shape):
   synthetic = config_lib.is_augmented(config, name)
   num_steps = synthetic_source.num_steps_of_arm(config, num_train, synthetic=synthetic)
   init = functools.partial(
-    classifier.init_classifier,
+    classifier_state.init_classifier,
     model=build_model(session, num_classes),
     optimizer=_optimizer(session, num_steps),
     image_shape=image_shape,
-    policy=synthetic_source.memory_of(config) if synthetic else (),
+    class_stats=synthetic_source.class_stats_of(config) if synthetic else (),
   )
   state = session.layout.shapes(jax.eval_shape(init, np.int32(0)))
   with checkpoint.Checkpoints(session.path('arms', name, 'checkpoints')) as checkpoints:

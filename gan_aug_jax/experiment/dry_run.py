@@ -10,7 +10,7 @@ import numpy as np
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.experiment import arms
 from gan_aug_jax.generators import external, gan_training, synthetic_source
-from gan_aug_jax.step import programs, sharding
+from gan_aug_jax.step import programs, sharding, synthesis
 from gan_aug_jax.training.workdir import describe_data
 
 
@@ -102,7 +102,7 @@ def rehearse_arm(session, dataset, name, *, num_steps, at=0, generator=None):
       GAN as initialised.
   """
   config, layout = session.config, session.layout
-  source, frozen = None, {}
+  source, frozen = None, synthesis.FrozenModels()
   if config_lib.is_augmented(config, name):
     if generator is None and config_lib.needs_generator(config):
       generator = untrained_generator(session, dataset)

@@ -22,7 +22,7 @@ from gan_aug_jax.evaluation import figures, probe
 from gan_aug_jax.generators import candidates
 from gan_aug_jax.generators.selection import Selection
 from gan_aug_jax.models import discriminators, generators
-from gan_aug_jax.step import augment, gan, losses, mixing, rng, sampling
+from gan_aug_jax.step import augment, gan, losses, plans, rng, sampling
 from gan_aug_jax.step.programs import Program, repeat_step
 from gan_aug_jax.training import checkpoint, fitting, loop, tensorboard
 from gan_aug_jax.training.checkpoint import UnreadableGenerator
@@ -275,7 +275,7 @@ class Freeze:
   def __call__(self, state, seed):
     place, scalar = self._layout.place, self._layout.scalar
     # Copies: the step takes the state's own buffers for itself.
-    params, stats, judge = jax.tree.map(
+    params, stats, discriminator = jax.tree.map(
       np.asarray,
       (
         state.ema,
@@ -287,7 +287,7 @@ class Freeze:
     for _ in range(0, self._BATCHES if stats else 0, self._per_call):
       measured, _ = self._program(measured, scalar(self._per_call), params, scalar(seed))
     generator = {'params': params, 'batch_stats': measured[0]}
-    return {'generator': generator, 'discriminator': place(judge)}
+    return {'generator': generator, 'discriminator': place(discriminator)}
 
 
 def cadence_of(session, num_steps):
@@ -350,7 +350,7 @@ def make_step(session, info):
   generator_tx, discriminator_tx = (
     optax.adam(rate or config.learning_rate, config.beta1, config.beta2) for rate in rates
   )
-  critic = gan.make_critic(
+  gan_losses = gan.GanLosses(
     discriminator=discriminator,
     loss=losses.make_gan_loss(config.loss, real_label=config.real_label),
     batch_size=config.batch_size,
@@ -359,11 +359,10 @@ def make_step(session, info):
   )
   step = gan.make_gan_step(
     generator=generator,
-    critic=critic,
+    gan_losses=gan_losses,
     generator_tx=generator_tx,
     discriminator_tx=discriminator_tx,
     layout=session.layout,
-    batch_size=config.batch_size,
     latent_dim=config.latent_dim,
     ema_decay=config.ema_decay,
     d_steps=config.d_steps,
@@ -383,7 +382,7 @@ def make_step(session, info):
 def make_feed(session, dataset):
   """Returns the `fitting.Feed` of the GAN's step."""
   config = session.config.gan
-  plan = mixing.plan_batch(config.batch_size, ratio=0.0, mode='replace')
+  plan = plans.plan_batch(config.batch_size, ratio=0.0, mode='replace')
   return fitting.Feed(session, dataset.train, plan, substeps=config.d_steps)
 
 
@@ -512,10 +511,11 @@ def _shapes(session, info):
     found = jax.eval_shape(init, *inputs, number)
     return {name: found.get(name, {}) for name in collections}
 
-  generator, judge = _build_generator(session, info), _build_discriminator(session, info)
+  generator = _build_generator(session, info)
+  discriminator = _build_discriminator(session, info)
   return {
     'generator': shapes(generator, ('params', 'batch_stats'), latent),
-    'discriminator': shapes(judge, ('params', 'spectral'), image),
+    'discriminator': shapes(discriminator, ('params', 'spectral'), image),
   }
 
 
@@ -533,10 +533,11 @@ def make_sampler(session, info, num_members=1, **latents):
   return _of_members(session, sample, num_members)
 
 
-def make_judge(session, info, num_members=1):
-  """Returns the discriminators' `judge(variables, images, labels)`, see `sampling`."""
+def make_discriminator_logits(session, info, num_members=1):
+  """Like `sampling.make_discriminator_logits`, of the config's discriminators."""
   discriminator = _build_discriminator(session, info, part='sampler')
-  return _of_members(session, sampling.make_judge(discriminator), num_members)
+  logits_of = sampling.make_discriminator_logits(discriminator)
+  return _of_members(session, logits_of, num_members)
 
 
 def _of_members(session, function, num_members):

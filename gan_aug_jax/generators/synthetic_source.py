@@ -5,7 +5,6 @@ the function that makes synthetic images of it inside the step.
 """
 
 import bisect
-from collections.abc import Callable
 import dataclasses
 import functools
 import hashlib
@@ -22,7 +21,8 @@ from gan_aug_jax import config as config_lib
 from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.evaluation import probe
 from gan_aug_jax.generators import gan_training
-from gan_aug_jax.step import mixing, sampling, synthesis
+from gan_aug_jax.step import class_labels, plans, sampling, synthesis
+from gan_aug_jax.step.synthesis import FrozenModels, Networks
 from gan_aug_jax.training import loop, signals
 from gan_aug_jax.training.workdir import describe_data
 
@@ -32,16 +32,12 @@ class Source:
   """What is drawn from: pure functions, and the shapes of the variables that they take.
 
   Attributes:
-    sample: `(variables, keys [B, m], labels [B]) -> images`.
-    teacher: `(variables, images) -> logits`, or None.
-    judge: see `sampling.make_judge`, or None.
-    shapes: of the variables by name, 'generator' and what the policies ask beside it.
+    networks: what is asked, but for the classifier in training.
+    shapes: of their variables.
   """
 
-  sample: Callable
-  teacher: Callable | None
-  judge: Callable | None
-  shapes: dict
+  networks: Networks
+  shapes: FrozenModels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +45,15 @@ class Prepared:
   """The variables of a `Source`.
 
   Attributes:
-    frozen: by name, placed.
+    frozen: the variables, placed.
     info: what was prepared, and in how many seconds.
   """
 
-  frozen: dict
+  frozen: FrozenModels
   info: dict
 
 
-NOTHING = Prepared({}, {})  # of an arm that draws nothing
+NOTHING = Prepared(FrozenModels(), {})  # of an arm that draws nothing
 
 
 def make_source(session, dataset, generator=None):
@@ -69,31 +65,31 @@ def make_source(session, dataset, generator=None):
     generator: a `FrozenGenerator`, where the user's own takes the GAN's place: before it
       is made, nobody knows what it takes.
   """
-  config, keep = session.config, _filter(session.config)
+  config = session.config
   sample, shapes = _sample_of(session, dataset, generator)
   if count := config.sampler.offline:
     sample = sampling.make_pool_sampler()
     shapes = _shapes_of_images(dataset, count * dataset.num_classes)
-  shapes = {'generator': shapes}
-  teacher = judge = None
+  networks, shapes = Networks(sample), FrozenModels(generator=shapes)
   info, num_members = describe_data(dataset), len(config_lib.members_of(config))
   if _asks_discriminator(config):
-    judge = gan_training.make_judge(session, info, num_members)
-    shapes['discriminator'] = gan_training.shapes_of(session, info)['discriminator']
-  if _asks_teacher(config, keep):
+    logits_of = gan_training.make_discriminator_logits(session, info, num_members)
+    networks = dataclasses.replace(networks, discriminator_logits=logits_of)
+    discriminator = gan_training.shapes_of(session, info)['discriminator']
+    shapes = shapes.replace(discriminator=discriminator)
+  if _asks_teacher(config):
     model = probe.build_probe(session, dataset.num_classes)
-    teacher = functools.partial(_logits, model)
-    shapes['teacher'] = probe.shapes_of(model, dataset.image_shape)
-  return Source(sample, teacher, judge, session.layout.shapes(shapes))
+    networks = dataclasses.replace(networks, teacher=functools.partial(_logits, model))
+    shapes = shapes.replace(teacher=probe.shapes_of(model, dataset.image_shape))
+  return Source(networks, session.layout.shapes(shapes))
 
 
 def _asks_discriminator(config):
-  keep = _filter(config)
-  return keep.looks and keep.score == 'discriminator'
+  return _filter(config).needs_discriminator
 
 
-def _asks_teacher(config, keep):
-  return config.sampler.labels == 'teacher' or keep.asks_teacher
+def _asks_teacher(config):
+  return config.sampler.labels == 'teacher' or _filter(config).needs_teacher
 
 
 def prepare(session, dataset, generator):
@@ -130,10 +126,10 @@ def _prepare(session, dataset, generator):
     labels = np.repeat(np.arange(dataset.num_classes), count)
     grouped = sampling.group_by_class(images, labels, dataset.num_classes)
     variables, info['offline'] = session.layout.place(grouped), count
-  frozen = {'generator': variables}
+  frozen = FrozenModels(generator=variables)
   if _asks_discriminator(config):
-    frozen['discriminator'] = generator.discriminator
-  if _asks_teacher(config, _filter(config)):
+    frozen = frozen.replace(discriminator=generator.discriminator)
+  if _asks_teacher(config):
     found = probe.train_extractor(
       session,
       dataset,
@@ -141,7 +137,7 @@ def _prepare(session, dataset, generator):
       num_steps=config.sampler.teacher_steps,
       directory=directory / 'teacher',
     )
-    frozen['teacher'] = found.variables
+    frozen = frozen.replace(teacher=found.variables)
     info |= {'teacher_hash': found.hash, 'teacher_val_accuracy': found.accuracy}
   info['seconds'] = time.perf_counter() - began
   return Prepared(frozen, info)
@@ -202,7 +198,7 @@ def _latents_of(config):
 
 
 def _filter(config):
-  return synthesis.Filter(
+  return synthesis.SampleFilter(
     config.sampler.candidates, config.sampler.score, config.sampler.min_confidence
   )
 
@@ -266,10 +262,10 @@ def make_plan(config, num_steps, *, synthetic):
   """
   mix = config.mix
   ramp = functools.partial(
-    mixing.make_ramp, num_steps=num_steps, warmup=mix.warmup, off=mix.off
+    plans.make_ramp, num_steps=num_steps, warmup=mix.warmup, off=mix.off
   )
   scheduled = mix.ratio_schedule != 'constant' or mix.warmup or mix.off
-  plan = mixing.plan_batch(
+  plan = plans.plan_batch(
     config.classifier.batch_size,
     ratio=mix.ratio if synthetic else 0.0,
     mode=mix.mode,
@@ -319,31 +315,30 @@ def make_synthesize(session, dataset, source, plan, model):
   """
   config = session.config.sampler
   if config.classes == 'feedback':
-    distribution = lambda state: mixing.feedback_distribution(state.policy['class_loss'])
+    class_probs = lambda state: class_labels.feedback_distribution(
+      state.class_stats['class_loss']
+    )
   elif config.classes == 'uniform':
-    distribution = lambda state: None
+    class_probs = lambda state: None
   else:
     counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
-    shares = mixing.class_distribution(config.classes, counts, plan)
-    distribution = lambda state: shares
+    probs = class_labels.class_distribution(config.classes, counts, plan)
+    class_probs = lambda state: probs
   synthesize = synthesis.make_synthesize(
-    sample=source.sample,
+    dataclasses.replace(source.networks, classifier=functools.partial(_logits, model)),
     num_classes=dataset.num_classes,
-    dtype=session.image_dtype('classifier'),
-    distribution=distribution,
-    keep=_filter(session.config),
-    labels=config.labels,
+    class_probs=class_probs,
+    sample_filter=_filter(session.config),
+    targets=config.labels,
     smoothing=config.smoothing,
-    teacher=source.teacher,
-    judge=source.judge,
-    classifier=functools.partial(_logits, model),
+    dtype=session.image_dtype('classifier'),
   )
   if config.refresh_every > 1:
     synthesize = synthesis.make_pooled(synthesize, config.refresh_every, session.layout)
   return synthesize
 
 
-def memory_of(config):
-  """What the state of an augmented arm gathers, see `ClassifierState.policy`."""
+def class_stats_of(config):
+  """What the state of an augmented arm gathers, see `ClassifierState.class_stats`."""
   names = ('asked', 'accepted') if config.sampler.min_confidence else ()
   return names + (('class_loss',) if config.sampler.classes == 'feedback' else ())
