@@ -40,8 +40,8 @@ def make_mixer(
 
   S = round(ratio * B) images of a batch are synthetic, drawn from the given key, with
   drawn labels and without a gradient. If the batch is split over n devices, in contiguous
-  shares, slot s of device d is position d + n * s, which is synthetic if and only if it is
-  below S. So each device draws its own images, at most one more than another does, and
+  shares, slot s of device d is position d + n * s, which is synthetic if and only if it
+  is below S. So each device draws its own images, at most one more than another does, and
   nothing moves between them. Position p has the same image and label on any devices.
 
   Args:
@@ -73,9 +73,7 @@ def make_mixer(
   mix_share = functools.partial(_mix_share, generator, plan, class_probs)
   if axis_name:
 
-    def mix_mapped(
-      variables: Any, key: jax.Array, images: jax.Array, labels: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def mix_mapped(variables, key, images, labels):
       _check_divides(plan, jax.lax.axis_size(axis_name))
       return mix_share(axis_name, variables, key, images, labels)
 
@@ -94,7 +92,7 @@ def make_mixer(
   )
 
 
-def _class_probs(shares: Any, num_classes: int) -> np.ndarray | None:
+def _class_probs(shares, num_classes):
   """Class shares as probabilities, or None."""
   if shares is None:
     return None
@@ -108,7 +106,7 @@ def _class_probs(shares: Any, num_classes: int) -> np.ndarray | None:
   return shares / np.sum(shares)
 
 
-def _plan(batch_size: int, ratio: float, mode: str) -> plans.BatchPlan:
+def _plan(batch_size, ratio, mode):
   try:
     plan = plans.plan_batch(batch_size, ratio=ratio, mode=mode)
   except ValueError as error:
@@ -121,7 +119,7 @@ def _plan(batch_size: int, ratio: float, mode: str) -> plans.BatchPlan:
   return plan
 
 
-def _batch_axes(sharding: jax.sharding.NamedSharding | None) -> tuple[str, ...]:
+def _batch_axes(sharding):
   """The mesh axes that a batch's first axis is split over."""
   if sharding is None:
     return ()
@@ -132,7 +130,7 @@ def _batch_axes(sharding: jax.sharding.NamedSharding | None) -> tuple[str, ...]:
   return first if isinstance(first, tuple) else (first,) * (first is not None)
 
 
-def _check_divides(plan: plans.BatchPlan, num_devices: int) -> None:
+def _check_divides(plan, num_devices):
   """Checks that every device gets the same number of positions."""
   if plan.batch_size % num_devices:
     raise ConfigError(
@@ -145,16 +143,7 @@ def _check_divides(plan: plans.BatchPlan, num_devices: int) -> None:
     )
 
 
-def _mix_share(
-  generator: Any,
-  plan: plans.BatchPlan,
-  class_probs: np.ndarray | None,
-  axes: str | tuple[str, ...] | None,
-  variables: Any,
-  key: jax.Array,
-  images: jax.Array,
-  labels: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
+def _mix_share(generator, plan, class_probs, axes, variables, key, images, labels):
   """Mixes one device's share of a batch that is split over some axes."""
   device, num_devices = 0, 1
   if axes:
@@ -172,7 +161,7 @@ def _mix_share(
   keys = rng.example_keys(latent_key, positions)
   synthetic = jax.lax.stop_gradient(generator.sample(variables, keys, drawn))
 
-  def join(real: jax.Array, synthetic: jax.Array) -> jax.Array:
+  def join(real, synthetic):
     if plan.adds:
       return jnp.concatenate([synthetic.astype(real.dtype), real])
     is_synthetic = positions < plan.num_synthetic
@@ -182,9 +171,7 @@ def _mix_share(
   return join(images, synthetic), join(labels, drawn)
 
 
-def _check_batch(
-  generator: Any, count: int, images: jax.Array, labels: jax.Array
-) -> None:
+def _check_batch(generator, count, images, labels):
   """Checks the `count` examples of a device's share while they are traced."""
   expected = (count, *generator.image_shape)
   if images.shape != expected or not jnp.issubdtype(images.dtype, jnp.floating):

@@ -103,6 +103,28 @@ def test_gan_step_is_the_same_on_any_devices_and_backend(toy, options, dtype, pl
     assert tiny.difference(results[0], other) < TOLERANCE[dtype]
 
 
+def test_gradient_norms_are_those_of_the_gradients(toy):
+  """The first update of SGD is a multiple of the gradient, and so is Adam's mean."""
+  where = tiny.layout('jit', 4)
+  step, before, plan, frozen = tiny.fused(where, ratio=0.25)
+  options = {'count': plan.num_real, 'num_steps': 1, 'extra': (frozen,)}
+  after, metrics = tiny.run(where, step, before, toy, **options)
+  change = jax.tree.map(lambda new, old: (new - old) / 0.05, after.params, before.params)
+  # Sums of float32 in another order.
+  assert metrics['grad_norm'][0] == pytest.approx(_norm(change), rel=1e-3)
+  step, state = tiny.gan_step(where)
+  state, metrics = tiny.run(where, step, state, toy, count=12, num_steps=1)
+  for name in ('generator', 'discriminator'):
+    mean = getattr(state, f'{name}_opt')[0].mu  # (1 - beta1) of the gradient
+    assert metrics[f'{name}_grad_norm'][0] == pytest.approx(2 * _norm(mean), rel=1e-4)
+
+
+def _norm(tree):
+  return np.sqrt(
+    sum(np.sum(np.square(x, dtype=np.float64)) for x in jax.tree.leaves(tree))
+  )
+
+
 @pytest.mark.parametrize('backend', ['jit', pytest.param('pmap', marks=pytest.mark.slow)])
 def test_scanned_steps_equal_single_steps(toy, backend):
   where = tiny.layout(backend, 2)

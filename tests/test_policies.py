@@ -421,6 +421,22 @@ def test_a_rejected_position_gets_a_real_image_of_the_class_or_no_weight(toy):
   np.testing.assert_array_equal(rows['weights'], [1, 0] * 5 + [1] * 10)
 
 
+def test_label_smoothing_is_for_the_targets_of_real_images(toy):
+  plan = plans.plan_batch(20, ratio=0.5, mode='replace')
+  options = {'plan': plan, 'on_reject': 'real'}
+  plain, _ = _compose(toy, **options)
+  rows, counts = _compose(toy, label_smoothing=0.3, **options)
+  real = rows['real']
+  smoothed = 0.7 * plain['targets'] + 0.3 / tiny.CLASSES
+  assert real.sum() == 15  # substitutes of rejected images included
+  np.testing.assert_allclose(rows['targets'][real], smoothed[real], rtol=1e-6)
+  np.testing.assert_array_equal(rows['targets'][~real], plain['targets'][~real])
+  np.testing.assert_array_equal(counts, [[0, 10, 0], [0, 5, 0]])
+  other = batches.Augmentation(mix=lambda keys, one, other: other)  # partners are real
+  rows, _ = _compose(toy, plan=plan, augmentation=other, label_smoothing=0.3)
+  np.testing.assert_allclose(rows['targets'].max(1), 0.8, rtol=1e-6)
+
+
 def _toy_images(toy):
   images = np.asarray(device_data.normalize(jnp.asarray(toy.train.images)))
   return zip(images, toy.train.labels, strict=True)

@@ -11,6 +11,7 @@ from gan_aug_jax.models import layers
 from gan_aug_jax.step import (
   augment,
   class_labels,
+  classifier,
   device_data,
   losses,
   plans,
@@ -230,3 +231,49 @@ def test_feed_is_the_stream_of_epoch_permutations(count):
   feed(0, 3 * count)  # a longer window holds these too, and must not be given for them
   assert feed(0, count).order.shape in shapes
   assert all(len(set(stream[i : i + 10])) == 10 for i in range(0, 200, 10))
+
+
+def _take_steps(count, gradient, **options):
+  """The updates that an optimizer makes of the same gradient in every step."""
+  optimizer = classifier.make_optimizer(**options)
+  params = jnp.zeros_like(gradient)
+  state, updates = optimizer.init(params), []
+  for _ in range(count):
+    update, state = optimizer.update(gradient, state, params)
+    updates.append(np.asarray(update))
+  return np.stack(updates)
+
+
+@pytest.mark.parametrize('schedule', ['constant', 'cosine'])
+def test_warm_up_rises_linearly_before_the_schedule(schedule):
+  options = {'name': 'sgd', 'learning_rate': 0.5, 'momentum': 0.0, 'schedule': schedule}
+  updates = _take_steps(10, jnp.array([1.0]), num_steps=10, warmup_steps=4, **options)
+  np.testing.assert_allclose(updates[:5, 0], [0, -0.125, -0.25, -0.375, -0.5], atol=1e-6)
+  without = _take_steps(6, jnp.array([1.0]), num_steps=6, **options)
+  np.testing.assert_allclose(updates[4:], without, atol=1e-6)
+
+
+def test_warm_up_that_leaves_no_step_is_refused():
+  with pytest.raises(ValueError, match='leaves none of the 4 steps'):
+    classifier.make_optimizer('sgd', learning_rate=1.0, num_steps=4, warmup_steps=4)
+
+
+@pytest.mark.parametrize('nesterov', [False, True])
+def test_nesterov_momentum_looks_one_step_ahead(nesterov):
+  options = {'learning_rate': 0.1, 'num_steps': 9, 'momentum': 0.5, 'nesterov': nesterov}
+  updates = _take_steps(3, jnp.array([1.0]), name='sgd', **options)
+  velocity = np.array([1, 1.5, 1.75])
+  expected = 1 + 0.5 * velocity if nesterov else velocity
+  np.testing.assert_allclose(updates[:, 0], -0.1 * expected, rtol=1e-6)
+  adam = [
+    _take_steps(2, jnp.array([1.0]), name='adam', **{**options, 'nesterov': ahead})
+    for ahead in (False, True)
+  ]
+  assert not np.allclose(*adam)
+
+
+def test_clipping_scales_a_gradient_down_to_its_largest_norm():
+  options = {'name': 'sgd', 'learning_rate': 1.0, 'num_steps': 9, 'momentum': 0.0}
+  clip = lambda *gradient: _take_steps(1, jnp.array(gradient), clip_norm=1.0, **options)
+  np.testing.assert_allclose(clip(3.0, 4.0), [[-0.6, -0.8]], rtol=1e-6)
+  np.testing.assert_allclose(clip(0.3, 0.4), [[-0.3, -0.4]], rtol=1e-6)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from gan_aug_jax import config as config_lib
-from gan_aug_jax.errors import CheckpointError
+from gan_aug_jax.errors import CheckpointError, ConfigError
 from gan_aug_jax.evaluation import evaluators, figures, metrics
 from gan_aug_jax.generators import synthetic_source
 from gan_aug_jax.models import classifiers
@@ -197,6 +197,7 @@ def make_step(session, dataset, name, source, num_steps):
     num_classes=dataset.num_classes,
     weight=weight,
     on_reject=config.sampler.on_reject if config.sampler.min_confidence else 'drop',
+    label_smoothing=config.classifier.label_smoothing,
     dtype=session.image_dtype('classifier'),
   )
   optimizer = _optimizer(session, num_steps)
@@ -249,13 +250,21 @@ def _acceptance(state, dataset):
 
 def _optimizer(session, num_steps):
   config = session.config.classifier
+  if config.warmup_steps and config.warmup_steps >= num_steps:
+    raise ConfigError(
+      f'classifier.warmup_steps={config.warmup_steps} must be below the {num_steps} '
+      'steps of the training; lower it, or train longer.'
+    )
   return classifier.make_optimizer(
     config.optimizer,
     learning_rate=config.learning_rate,
     num_steps=num_steps,
     schedule=config.schedule,
+    warmup_steps=config.warmup_steps,
     momentum=config.momentum,
+    nesterov=config.nesterov,
     weight_decay=config.weight_decay,
+    clip_norm=config.clip_norm,
   )
 
 

@@ -7,7 +7,6 @@ collection 'intermediates'.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from gan_aug_jax.models import layers
@@ -90,9 +89,7 @@ class ResNet(nn.Module):
     return _head(self, x, train, keys)
 
 
-def _head(
-  model: nn.Module, x: jax.Array, train: bool, keys: jax.Array | None
-) -> jax.Array:
+def _head(model, x, train, keys):
   """The fully connected layers of `model.hidden`, dropout after each, then logits."""
   x = x.reshape(x.shape[0], -1)
   for i, features in enumerate(model.hidden):

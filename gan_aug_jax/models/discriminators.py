@@ -17,14 +17,12 @@ from gan_aug_jax.models import layers
 _INIT = nn.initializers.normal(0.02)
 
 
-def _num_halvings(images: jax.Array) -> int:
+def _num_halvings(images):
   """How often the images' side is halved down to 4."""
   return (images.shape[1] // 4).bit_length() - 1
 
 
-def _project(
-  x: jax.Array, labels: jax.Array, num_classes: int, *, dtype: jnp.dtype, train: bool
-) -> jax.Array:
+def _project(x, labels, num_classes, *, dtype, train):
   """The projection head: `v x + y V x` of the features x of a whole image.
 
   Miyato & Koyama 2018 (arXiv 1802.05637), equation 3, sum the features over the image

@@ -16,9 +16,7 @@ from gan_aug_jax.models import layers
 _INIT = nn.initializers.normal(0.02)
 
 
-def _condition(
-  latent: jax.Array, labels: jax.Array, num_classes: int, dtype: jnp.dtype
-) -> jax.Array:
+def _condition(latent, labels, num_classes, dtype):
   """Joins the one-hot label to the latent (Mirza & Osindero 2014, arXiv 1411.1784)."""
   one_hot = jax.nn.one_hot(labels, num_classes, dtype=dtype)
   return jnp.concatenate([latent.astype(dtype), one_hot], axis=-1)

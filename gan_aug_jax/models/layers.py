@@ -69,15 +69,7 @@ class BatchNorm(nn.Module):
   synthetic: str = 'shared'
 
   @nn.compact
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    train: bool,
-    valid_mask: jax.Array | None = None,
-    synthetic: jax.Array | None = None,
-    labels: jax.Array | None = None,
-  ) -> jax.Array:
+  def __call__(self, x, *, train, valid_mask=None, synthetic=None, labels=None):
     """Normalises x [B, ..., F].
 
     Args:
@@ -115,9 +107,7 @@ class BatchNorm(nn.Module):
     factor = scale * jax.lax.rsqrt(var + self.epsilon)
     return (x.astype(wide) * factor + (bias - mean * factor)).astype(self.dtype)
 
-  def _batch_statistics(
-    self, x: jax.Array, valid_mask: jax.Array | None, synthetic: jax.Array | None
-  ) -> tuple[tuple, tuple | None]:
+  def _batch_statistics(self, x, valid_mask, synthetic):
     """(mean, var) [F]; and those of synthetic examples if these have their own."""
     valid_mask = jnp.ones(x.shape[0], bool) if valid_mask is None else valid_mask
     kinds = [valid_mask]
@@ -145,7 +135,7 @@ class BatchNorm(nn.Module):
     return main, own[0] if own else None
 
 
-def _column(rows: jax.Array, x: jax.Array) -> jax.Array:
+def _column(rows, x):
   """One value per example, [B], shaped to broadcast with x [B, ...]."""
   return rows.reshape(-1, *(1,) * (x.ndim - 1))
 
@@ -164,7 +154,7 @@ class ExampleDropout(nn.Module):
   substep: int = 0
 
   @nn.compact
-  def __call__(self, x: jax.Array, keys: jax.Array | None, *, train: bool) -> jax.Array:
+  def __call__(self, x, keys, *, train):
     """Drops from x [B, ...].
 
     Args:
@@ -215,7 +205,7 @@ def bias_relu_pool(x: jax.Array, bias: jax.Array) -> jax.Array:
   return jnp.maximum(jnp.maximum(top_left, top_right), jnp.maximum(low_left, low_right))
 
 
-def _quarters(x: jax.Array) -> list[jax.Array]:
+def _quarters(x):
   """The four places of each 2 x 2 block, row by row, each [B, H // 2, W // 2, F]."""
   x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
   return [x[:, row::2, column::2] for row in (0, 1) for column in (0, 1)]
@@ -271,15 +261,15 @@ def repeat_2x2(x: jax.Array) -> jax.Array:
   return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
-def _subpixel(x: jax.Array, features: int, **kwargs: Any) -> jax.Array:
+def _subpixel(x, features, **kwargs):
   return depth_to_space(conv(4 * features, (3, 3), **kwargs)(x))
 
 
-def _nearest(x: jax.Array, features: int, **kwargs: Any) -> jax.Array:
+def _nearest(x, features, **kwargs):
   return conv(features, (3, 3), **kwargs)(repeat_2x2(x))
 
 
-def _transposed(x: jax.Array, features: int, **kwargs: Any) -> jax.Array:
+def _transposed(x, features, **kwargs):
   """A 4 x 4 transposed convolution with stride 2, computed by sub-pixel.
 
   Each pixel of a 2 x 2 block sees 2 x 2 pixels of x through a quarter of the kernel: less

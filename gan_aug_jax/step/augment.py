@@ -45,7 +45,7 @@ def random_crop(keys: jax.Array, images: jax.Array, padding: int) -> jax.Array:
   padded = jnp.pad(images, border, mode='reflect')
   offsets = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, 2 * padding + 1))(keys)
 
-  def crop(image: jax.Array, offset: jax.Array) -> jax.Array:
+  def crop(image, offset):
     start = (offset[0], offset[1], 0)
     return jax.lax.dynamic_slice(image, start, (height, width, image.shape[-1]))
 
@@ -53,12 +53,7 @@ def random_crop(keys: jax.Array, images: jax.Array, padding: int) -> jax.Array:
 
 
 def random_color(
-  keys: jax.Array,
-  images: jax.Array,
-  *,
-  brightness: float,
-  saturation: float,
-  contrast: float,
+  keys: jax.Array, images: jax.Array, *, brightness, saturation, contrast
 ) -> jax.Array:
   """Changes brightness, then saturation, then contrast, about the image's own mean.
 
@@ -101,7 +96,7 @@ def random_cutout(keys: jax.Array, images: jax.Array, side: tuple[int, int]) -> 
   return jnp.where(_boxes(centres, sides, images), 0, images)
 
 
-def _boxes(centres: jax.Array, sides: jax.Array, images: jax.Array) -> jax.Array:
+def _boxes(centres, sides, images):
   """Which pixels of images lie in boxes: bool [B, H, W, 1].
 
   Args:
@@ -129,7 +124,7 @@ def make_augment(
     cutout: side in pixels of a square that is blanked; 0 for none.
   """
 
-  def augment(keys: jax.Array, images: jax.Array) -> jax.Array:
+  def augment(keys, images):
     if crop:
       images = random_crop(_fold(keys, 0), images, crop)
     if flip:
@@ -165,7 +160,7 @@ def make_mix(*, mixup: float = 0.0, cutmix: float = 0.0) -> Callable | None:
     return None
   mixup_part, cutmix_part = (alpha and _smaller_parts(alpha) for alpha in (mixup, cutmix))
 
-  def mix(keys: jax.Array, one: tuple, other: tuple) -> tuple[jax.Array, jax.Array]:
+  def mix(keys, one, other):
     (images, targets), (partners, partner_targets) = one, other
     part = jnp.zeros((len(images), 1, 1, 1), images.dtype)
     if mixup:
@@ -185,7 +180,7 @@ def make_mix(*, mixup: float = 0.0, cutmix: float = 0.0) -> Callable | None:
   return mix
 
 
-def _random_boxes(keys: jax.Array, area: jax.Array, images: jax.Array) -> jax.Array:
+def _random_boxes(keys, area, images):
   """Boxes of an area [B], relative to the image's, anywhere: bool [B, H, W, 1]."""
   limits = jnp.array(images.shape[1:3])
   sides = jnp.rint(jnp.sqrt(area)[:, None] * limits).astype(jnp.int32)
@@ -193,7 +188,7 @@ def _random_boxes(keys: jax.Array, area: jax.Array, images: jax.Array) -> jax.Ar
   return _boxes(centres, sides, images)
 
 
-def _smaller_parts(alpha: float, size: int = 1024) -> Callable:
+def _smaller_parts(alpha, size=1024):
   """Returns `draw(keys [B], dtype)` of min(x, 1 - x) [B], x of Beta(alpha, alpha).
 
   From a table of quantiles: a rejection sampler is a loop that ends with the last example
@@ -201,7 +196,7 @@ def _smaller_parts(alpha: float, size: int = 1024) -> Callable:
   """
   table = scipy.special.betaincinv(alpha, alpha, np.linspace(0, 0.5, size + 1))
 
-  def draw(keys: jax.Array, dtype: jnp.dtype) -> jax.Array:
+  def draw(keys, dtype):
     uniform = jax.vmap(lambda key: jax.random.uniform(key, (), dtype))(keys)
     heights = jnp.asarray(table, dtype)
     place = uniform * size
@@ -212,24 +207,24 @@ def _smaller_parts(alpha: float, size: int = 1024) -> Callable:
   return draw
 
 
-def _fold(keys: jax.Array, number: int) -> jax.Array:
+def _fold(keys, number):
   """The keys [B] of one of several draws for each image."""
   return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
-def _uniform(keys: jax.Array, low: float, high: float, dtype: jnp.dtype) -> jax.Array:
+def _uniform(keys, low, high, dtype):
   """One number per image, [B, 1, 1, 1]."""
   drawn = jax.vmap(lambda key: jax.random.uniform(key, (), dtype, low, high))(keys)
   return drawn[:, None, None, None]
 
 
-def _translation(keys: jax.Array, images: jax.Array) -> jax.Array:
+def _translation(keys, images):
   """Shifts by up to an eighth of the side, filling with zeros.
 
   By products with shift matrices: the gradient of a slice at a drawn place is a scatter.
   """
 
-  def matrices(offsets: jax.Array, side: int) -> jax.Array:
+  def matrices(offsets, side):
     to, source = jnp.arange(side)[:, None], jnp.arange(side)
     return (to - source == offsets[:, None, None]).astype(images.dtype)
 
@@ -242,7 +237,7 @@ def _translation(keys: jax.Array, images: jax.Array) -> jax.Array:
   return jnp.einsum('byh,bxw,bhwc->byxc', rows, columns, images, precision='highest')
 
 
-def _half_cutout(keys: jax.Array, images: jax.Array) -> jax.Array:
+def _half_cutout(keys, images):
   return random_cutout(keys, images, (images.shape[1] // 2, images.shape[2] // 2))
 
 
@@ -274,7 +269,7 @@ def make_diffaug(
     known = ', '.join(_DIFFERENTIABLE)
     raise ValueError(f'DiffAugment has no {min(unknown)!r}; known: {known}.')
 
-  def augment(keys: jax.Array, images: jax.Array) -> jax.Array:
+  def augment(keys, images):
     for number, (name, transform) in enumerate(_DIFFERENTIABLE.items()):
       if name in policy:
         images = transform(_fold(keys, number), images)

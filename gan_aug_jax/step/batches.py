@@ -10,6 +10,7 @@ import dataclasses
 import flax.struct
 import jax
 import jax.numpy as jnp
+import optax
 
 from gan_aug_jax.step import device_data
 from gan_aug_jax.step.classifier_state import ClassifierState
@@ -80,6 +81,7 @@ def make_compose(
   num_classes: int,
   weight: Callable = lambda step: 1.0,
   on_reject: str = 'drop',
+  label_smoothing: float = 0.0,
   dtype: jnp.dtype = jnp.float32,
 ) -> Compose:
   """Returns the part of the step that composes a batch.
@@ -93,49 +95,61 @@ def make_compose(
     weight: `step -> weight` of a synthetic example in the loss; a real one weighs 1.
     on_reject: what replaces an image that the filter rejected: a 'real' image of the same
       class, drawn independently of the stream; or nothing ('drop', weight 0).
+    label_smoothing: part of a real image's target that is spread over all classes, in
+      [0, 1) (Szegedy et al. 2015, arXiv 1512.00567, section 7).
     dtype: of the images, float32 or wider.
 
   Returns:
     `compose(keys, state, data, frozen) -> (Batch, pool)`; the pool is for the next state.
   """
 
-  def compose(
-    keys: StepKeys, state: ClassifierState, data: RealExamples, frozen: FrozenModels
-  ) -> tuple[Batch, Synthetic | tuple]:
+  encoding = _Encoding(num_classes, label_smoothing, dtype)
+
+  def compose(keys: StepKeys, state, data, frozen):
     positions, pool = layout.positions(plan.total), ()
     asked = positions < plan.synthetic_at(state.step)
-    batch = _real_batch(plan, positions, state.step, data, num_classes, dtype)
+    batch = _real_batch(plan, positions, state.step, data, encoding)
     if plan.num_synthetic:
       slots = positions[:, : layout.share(plan.num_synthetic)]
       asked = asked[:, : slots.shape[1]]
       synthetic = synthesize(keys, slots, state, frozen)
       pool = synthetic if jax.tree.leaves(state.pool) else ()
       batch = _add_synthetic(
-        batch, synthetic, asked, on_reject=on_reject, keys=keys, slots=slots, data=data
+        batch, synthetic, asked, encoding, on_reject, keys=keys, slots=slots, data=data
       )
-    batch = _augment(augmentation, keys, data, positions, batch)
+    batch = _augment(augmentation, keys, data, positions, batch, encoding)
     weights = jnp.where(batch.synthetic, weight(state.step), 1.0).astype(dtype)
     return batch.replace(weights=weights * batch.valid_mask), pool
 
   return compose
 
 
-def _real_batch(
-  plan: BatchPlan,
-  positions: jax.Array,
-  step: jax.Array,
-  data: RealExamples,
-  num_classes: int,
-  dtype: jnp.dtype,
-) -> Batch:
+@dataclasses.dataclass(frozen=True)
+class _Encoding:
+  """How the labels of real images become targets; see `make_compose`."""
+
+  num_classes: int
+  label_smoothing: float
+  dtype: jnp.dtype
+
+  def one_hot(self, labels: jax.Array) -> jax.Array:
+    return jax.nn.one_hot(labels, self.num_classes, dtype=self.dtype)
+
+  def smooth(self, one_hot: jax.Array) -> jax.Array:
+    if not self.label_smoothing:
+      return one_hot
+    return optax.smooth_labels(one_hot, self.label_smoothing)
+
+
+def _real_batch(plan, positions, step, data, encoding):
   """The batch of a step without its synthetic images."""
   first = plan.first_real_at(step)
   index = plan.real_before(step) + positions - first
-  images, labels = device_data.take(data, index, dtype, step=step)
-  none = jnp.zeros(num_classes, dtype)
+  images, labels = device_data.take(data, index, encoding.dtype, step=step)
+  none = jnp.zeros(encoding.num_classes, encoding.dtype)
   return Batch(
     images=images,
-    targets=jax.nn.one_hot(labels, num_classes, dtype=dtype),
+    targets=encoding.smooth(encoding.one_hot(labels)),
     synthetic=jnp.zeros(positions.shape, bool),
     real=(positions >= first) & (positions < plan.total),
     asked=none,
@@ -144,19 +158,11 @@ def _real_batch(
 
 
 def _add_synthetic(
-  batch: Batch,
-  synthetic: Synthetic,
-  asked: jax.Array,
-  *,
-  on_reject: str,
-  data: RealExamples,
-  keys: StepKeys,
-  slots: jax.Array,
-) -> Batch:
+  batch, synthetic, asked, encoding, on_reject, *, keys: StepKeys, slots, data
+):
   """Puts synthetic images into the first slots, where `asked` [groups, c] says so."""
   accepted = asked & synthetic.accepted
-  num_classes, dtype = batch.targets.shape[-1], batch.targets.dtype
-  by_class = jax.nn.one_hot(synthetic.labels, num_classes, dtype=dtype)
+  by_class = encoding.one_hot(synthetic.labels)
   count = lambda mask: jnp.sum(by_class * mask[..., None], (0, 1))
   batch = batch.replace(
     asked=count(asked),
@@ -172,32 +178,25 @@ def _add_synthetic(
   images, _ = device_data.read(data, rows, batch.images.dtype)
   return batch.replace(
     images=select_synthetic(batch.images, images, rejected),
-    targets=select_synthetic(batch.targets, by_class, rejected),
+    targets=select_synthetic(batch.targets, encoding.smooth(by_class), rejected),
     real=select_synthetic(batch.real, rejected, asked),
   )
 
 
-def _augment(
-  augmentation: Augmentation,
-  keys: StepKeys,
-  data: RealExamples,
-  positions: jax.Array,
-  batch: Batch,
-) -> Batch:
+def _augment(augmentation, keys: StepKeys, data, positions, batch, encoding):
   """Augments the images of a batch and mixes them with real ones."""
 
-  def transform(stream: str, images: jax.Array) -> jax.Array:
+  def transform(stream, images):
     flat_keys = flatten(keys.at(stream, positions))
     return augmentation.transform(flat_keys, flatten(images)).reshape(images.shape)
 
   before = batch.images, batch.targets
   after = transform('augment', batch.images), batch.targets
   if augmentation.mix:
-    num_classes, dtype = batch.targets.shape[-1], batch.targets.dtype
     labels = jnp.argmax(batch.targets, -1) if augmentation.partner == 'same' else None
     rows = device_data.draw_rows(data, keys.at('partner', positions), labels)
     images, labels = device_data.read(data, rows, batch.images.dtype)
-    targets = jax.nn.one_hot(labels, num_classes, dtype=dtype)
+    targets = encoding.smooth(encoding.one_hot(labels))
     pairs = after, (transform('mix', images), targets)
     pairs = [tuple(map(flatten, pair)) for pair in pairs]
     mixed = augmentation.mix(flatten(keys.at('mix', positions, 1)), *pairs)

@@ -37,7 +37,7 @@ def class_distribution(kind: str, counts: np.ndarray, plan: BatchPlan) -> np.nda
   return weights / weights.sum()
 
 
-def _water_level(heights: np.ndarray, volume: float) -> float:
+def _water_level(heights, volume):
   """The level up to which a volume of water fills columns of the given heights."""
   heights = np.sort(heights)
   levels = (volume + np.cumsum(heights)) / np.arange(1, len(heights) + 1)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from gan_aug_jax.step import losses, rng
-from gan_aug_jax.step.batches import Batch, Compose
+from gan_aug_jax.step.batches import Compose
 from gan_aug_jax.step.classifier_state import ClassifierState, update_class_stats
 from gan_aug_jax.step.device_data import RealExamples
 from gan_aug_jax.step.plans import BatchPlan
@@ -40,12 +40,11 @@ def make_fused_step(
   Returns:
     `step(state, data, frozen) -> (state, metrics)`. Metrics are scalars over the mixed,
     augmented batch: loss, in nats; accuracy; synthetic_ratio, of the images that the
-    classifier was given; asked_ratio, before the filter.
+    classifier was given; asked_ratio, before the filter; grad_norm, the global norm of
+    the gradient before any clipping.
   """
 
-  def fused_step(
-    state: ClassifierState, data: RealExamples, frozen: FrozenModels
-  ) -> tuple[ClassifierState, dict]:
+  def fused_step(state, data, frozen):
     keys = rng.step_keys(state.seed, state.step)
     batch, pool = compose(keys, state, data, frozen)
     dropout_keys = flatten(keys.at('dropout', layout.positions(plan.total)))
@@ -85,6 +84,7 @@ def make_fused_step(
       'accuracy': sums['accuracy'] / total,
       'synthetic_ratio': sums['synthetic'] / plan.batch_size,
       'asked_ratio': jnp.float32(plan.synthetic_at(state.step) / plan.batch_size),
+      'grad_norm': optax.tree.norm(grads),
     }
     state = state.replace(
       step=state.step + 1,
@@ -99,9 +99,7 @@ def make_fused_step(
   return fused_step
 
 
-def _class_sums(
-  class_stats: dict, batch: Batch, labels: jax.Array, nll: jax.Array
-) -> dict[str, jax.Array]:
+def _class_sums(class_stats, batch, labels, nll):
   """What `update_class_stats` takes, summed over the examples on these devices."""
   sums = {}
   if 'asked' in class_stats:
@@ -120,8 +118,11 @@ def make_optimizer(
   learning_rate: float,
   num_steps: int,
   schedule: str = 'constant',
+  warmup_steps: int = 0,
   momentum: float = 0.9,
+  nesterov: bool = False,
   weight_decay: float = 0.0,
+  clip_norm: float = 0.0,
 ) -> optax.GradientTransformation:
   """Builds a classifier's optimizer.
 
@@ -131,19 +132,44 @@ def make_optimizer(
     learning_rate: the peak.
     num_steps: length of the training, for the schedule.
     schedule: 'constant', or 'cosine' from the peak to 0.
+    warmup_steps: steps in which the learning rate rises linearly from 0 to the peak; the
+      schedule takes the others (Goyal et al. 2017, arXiv 1706.02677, section 2.2).
     momentum: of SGD.
+    nesterov: whether the momentum looks ahead (Sutskever et al. 2013, section 2; with
+      'adam' it is NAdam, Dozat 2016).
     weight_decay: 0 for none.
+    clip_norm: largest global norm of a gradient, to which a larger one is scaled down
+      (Pascanu et al. 2013, arXiv 1211.5063, algorithm 1); 0 for no clipping.
 
   Raises:
-    ValueError: if the optimizer or schedule is unknown.
+    ValueError: if the optimizer or schedule is unknown, or the warm-up leaves no step.
   """
-  if schedule == 'cosine':
-    learning_rate = optax.cosine_decay_schedule(learning_rate, num_steps)
-  elif schedule != 'constant':
-    raise ValueError(f'Schedule {schedule!r} is unknown; known: constant, cosine.')
+  rate = _learning_rate(schedule, learning_rate, num_steps, warmup_steps)
   if name == 'sgd':
-    sgd = optax.sgd(learning_rate, momentum or None)
-    return optax.chain(optax.add_decayed_weights(weight_decay), sgd)
-  if name == 'adam':
-    return optax.adamw(learning_rate, weight_decay=weight_decay)
-  raise ValueError(f'Optimizer {name!r} is unknown; known: sgd, adam.')
+    sgd = optax.sgd(rate, momentum or None, nesterov)
+    optimizer = optax.chain(optax.add_decayed_weights(weight_decay), sgd)
+  elif name == 'adam':
+    optimizer = optax.adamw(rate, weight_decay=weight_decay, nesterov=nesterov)
+  else:
+    raise ValueError(f'Optimizer {name!r} is unknown; known: sgd, adam.')
+  if not clip_norm:
+    return optimizer
+  return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+
+
+def _learning_rate(schedule, peak, num_steps, warmup_steps):
+  if warmup_steps and warmup_steps >= num_steps:
+    raise ValueError(
+      f'A warm-up of {warmup_steps} steps leaves none of the {num_steps} steps of the '
+      'training.'
+    )
+  if schedule == 'constant':
+    rate = optax.constant_schedule(peak) if warmup_steps else peak
+  elif schedule == 'cosine':
+    rate = optax.cosine_decay_schedule(peak, num_steps - warmup_steps)
+  else:
+    raise ValueError(f'Schedule {schedule!r} is unknown; known: constant, cosine.')
+  if not warmup_steps:
+    return rate
+  warmup = optax.linear_schedule(0.0, peak, warmup_steps)
+  return optax.join_schedules([warmup, rate], [warmup_steps])

@@ -183,7 +183,7 @@ def make_feed(
   num_examples = len(examples.labels)
   held, data = range(0), None
 
-  def feed(first: int, count: int) -> DeviceDataset:
+  def feed(first, count):
     nonlocal held, data
     length = window_length(num_examples, count)
     if len(held) != length or first not in held or first + count > held.stop:

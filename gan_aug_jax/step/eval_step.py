@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from gan_aug_jax.step import device_data, losses
@@ -17,7 +16,7 @@ def make_eval_step(
   batch_size: int,
   num_classes: int,
   dtype: jnp.dtype = jnp.float32,
-) -> Callable[[dict, jax.Array, jax.Array, jax.Array], dict]:
+) -> Callable:
   """Returns the evaluation of one chunk, in evaluation mode on un-augmented images.
 
   Args:
@@ -33,9 +32,7 @@ def make_eval_step(
     loss, the sum in nats; predictions int32 [batch_size rounded up to the devices].
   """
 
-  def eval_step(
-    variables: dict, images: jax.Array, labels: jax.Array, count: jax.Array
-  ) -> dict:
+  def eval_step(variables, images, labels, count):
     positions = layout.positions(batch_size)
     x = device_data.normalize(images.at[positions].get(mode='clip'), dtype)
     y = flatten(labels.at[positions].get(mode='clip'))

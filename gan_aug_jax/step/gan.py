@@ -208,20 +208,18 @@ class GanLosses:
       real_logits = self._logits(state, images, batch.labels)
     return jnp.sum(self.loss.generator(fake_logits, real_logits)) / self.batch_size
 
-  def _augment(
-    self, images: jax.Array, positions: jax.Array, keys: StepKeys, look: rng.Integer
-  ) -> jax.Array:
+  def _augment(self, images, positions, keys: StepKeys, look):
     """Images as the discriminator sees them."""
     if self.diffaug is None:
       return images
     look_keys = flatten(keys.at('diffaug', positions, look))
     return self.diffaug(look_keys, flatten(images)).reshape(images.shape)
 
-  def _logits(self, state: GanState, images: jax.Array, labels: jax.Array) -> jax.Array:
+  def _logits(self, state, images, labels):
     variables = {'params': state.discriminator, 'spectral': state.discriminator_stats}
     return self.discriminator.apply(variables, flatten(images), flatten(labels))
 
-  def _measure(self, real_logits: jax.Array, fake_logits: jax.Array) -> dict:
+  def _measure(self, real_logits, fake_logits):
     # A paired loss leaves the logits' zero open: each is compared with its partner.
     zeros = (fake_logits, real_logits) if self.loss.paired else (0, 0)
     return {
@@ -231,9 +229,7 @@ class GanLosses:
       'fake_logit': jnp.sum(fake_logits) / self.batch_size,
     }
 
-  def _penalty(
-    self, params: dict, stats: dict, images: jax.Array, labels: jax.Array
-  ) -> jax.Array:
+  def _penalty(self, params, stats, images, labels):
     """The squared gradient of the logits at images, summed."""
     variables = {'params': params, 'spectral': stats}
     total = lambda x: jnp.sum(self.discriminator.apply(variables, x, labels))
@@ -275,18 +271,17 @@ def make_gan_step(
   Returns:
     `step(state, data) -> (state, metrics)`. Metrics are scalars: discriminator_loss (with
     its regularisation), generator_loss, the discriminator's mean logits (real_logit,
-    fake_logit) and the fraction of real and of synthetic images that it gets right
-    (real_accuracy, fake_accuracy).
+    fake_logit), the fraction of real and of synthetic images that it gets right
+    (real_accuracy, fake_accuracy), and the global norms of the gradients
+    (discriminator_grad_norm, generator_grad_norm).
   """
   batch_size = gan_losses.batch_size
 
-  def gan_step(
-    state: GanState, data: RealExamples
-  ) -> tuple[GanState, dict[str, jax.Array]]:
+  def gan_step(state, data):
     positions = layout.positions(batch_size)
     keys = rng.step_keys(state.seed, state.step)
 
-    def discriminator_step(state: GanState, substep: rng.Integer):
+    def discriminator_step(state, substep):
       first = (state.step * d_steps + substep) * batch_size
       images, labels = device_data.take(
         data, first + positions, dtype, step=state.step, substep=substep
@@ -310,14 +305,13 @@ def make_gan_step(
     )
     grads, loss = layout.sum((pull_back(image_grads)[0], loss))
     state = _update_generator(state, grads, generator_tx, ema_decay, dtype)
-    return state, {'generator_loss': loss, **metrics}
+    metrics |= {'generator_loss': loss, 'generator_grad_norm': optax.tree.norm(grads)}
+    return state, metrics
 
   return gan_step
 
 
-def _generate(
-  generator: nn.Module, params: dict, stats: dict, latents: jax.Array, labels: jax.Array
-) -> tuple[jax.Array, dict]:
+def _generate(generator, params, stats, latents, labels):
   """Images [groups, share, H, W, C] of labels [groups, share], and the new statistics."""
   variables = {'params': params, 'batch_stats': stats}
   fake, updated = generator.apply(
@@ -327,18 +321,12 @@ def _generate(
   return fake, updated.get('batch_stats', stats)
 
 
-def _update_discriminator(
-  gan_losses: GanLosses,
-  tx: optax.GradientTransformation,
-  layout: Layout,
-  state: GanState,
-  batch: GanBatch,
-  keys: StepKeys,
-  substep: rng.Integer,
-) -> tuple[GanState, dict[str, jax.Array]]:
+def _update_discriminator(gan_losses, tx, layout, state, batch, keys: StepKeys, substep):
+  """Returns the state after an update of the discriminator, and its metrics."""
   grad_fn = jax.grad(gan_losses.discriminator_loss, has_aux=True)
   grads, (stats, sums) = grad_fn(state.discriminator, state, batch, keys, substep)
   grads, metrics = layout.sum((grads, sums))
+  metrics['discriminator_grad_norm'] = optax.tree.norm(grads)
   params, opt_state = _apply(tx, grads, state.discriminator_opt, state.discriminator)
   means = jnp.stack([metrics['real_logit'], metrics['fake_logit']])
   state = state.replace(
@@ -350,13 +338,8 @@ def _update_discriminator(
   return state, metrics
 
 
-def _update_generator(
-  state: GanState,
-  grads: dict,
-  tx: optax.GradientTransformation,
-  ema_decay: float,
-  dtype: jnp.dtype,
-) -> GanState:
+def _update_generator(state, grads, tx, ema_decay, dtype):
+  """Returns the state after an update of the generator and its average."""
   params, opt_state = _apply(tx, grads, state.generator_opt, state.generator)
   # Raised gradually, or the average of a short training would be mostly initialisation.
   ramp = (1 + state.step) / (10 + state.step)
@@ -369,9 +352,7 @@ def _update_generator(
   )
 
 
-def _apply(
-  tx: optax.GradientTransformation, grads: dict, opt_state: optax.OptState, params: dict
-) -> tuple[dict, optax.OptState]:
+def _apply(tx, grads, opt_state, params):
   updates, opt_state = tx.update(grads, opt_state, params)
   return optax.apply_updates(params, updates), opt_state
 

@@ -43,7 +43,7 @@ class GanLoss:
   paired: bool = False
 
 
-def _non_saturating(real_label: float) -> GanLoss:
+def _non_saturating(real_label):
   """Goodfellow et al. 2014 (arXiv 1406.2661), section 3.
 
   With the one-sided label smoothing of Salimans et al. 2016 (1606.03498), section 3.4.
@@ -56,7 +56,7 @@ def _non_saturating(real_label: float) -> GanLoss:
   return GanLoss(discriminator, lambda fake, _: jax.nn.softplus(-fake))
 
 
-def _hinge(real_label: float) -> GanLoss:
+def _hinge(real_label):
   """Lim & Ye 2017 (arXiv 1705.02894); there is no target to smooth."""
   del real_label
   return GanLoss(
@@ -65,7 +65,7 @@ def _hinge(real_label: float) -> GanLoss:
   )
 
 
-def _relativistic(real_label: float) -> GanLoss:
+def _relativistic(real_label):
   """Relativistic pairing: Jolicoeur-Martineau 2018 (arXiv 1807.00734), section 4.
 
   With penalties on both gradients it is R3GAN's loss (Huang et al. 2025, 2501.05441).

@@ -6,7 +6,6 @@ over any number of devices and nothing moves between them. S may change from ste
 below a bound that is fixed when the program is compiled.
 """
 
-from collections.abc import Callable
 import dataclasses
 from types import ModuleType
 
@@ -16,7 +15,7 @@ import numpy as np
 
 Step = int | np.ndarray | jax.Array
 
-_SHAPES: dict[str, Callable] = {
+_SHAPES = {
   'constant': lambda progress, xp: xp.ones_like(progress),
   'linear': lambda progress, xp: progress,
   'cosine': lambda progress, xp: (1 - xp.cos(np.pi * progress)) / 2,

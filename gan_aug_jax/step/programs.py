@@ -101,7 +101,7 @@ class Program:
       self.compile(*arguments)
     return self.compiled(*_leading(self._layout), *arguments)
 
-  def _compile(self, arguments: tuple) -> jax.stages.Compiled:
+  def _compile(self, arguments):
     lowered = lower_step(self._function, self._layout, *arguments, donate=self._donate)
     return _compile_once(lowered, self._layout, self._runs_once)
 
@@ -188,7 +188,7 @@ def lower_step(
 
 
 @functools.lru_cache
-def _leading(layout: Layout) -> tuple:
+def _leading(layout):
   """What a compiled program takes before the function's own arguments."""
   if not layout.axis_name:
     return ()
@@ -196,9 +196,7 @@ def _leading(layout: Layout) -> tuple:
   return (jax.make_array_from_process_local_data(layout.by_device, local),)
 
 
-def _compile_once(
-  lowered: jax.stages.Lowered, layout: Layout, runs_once: bool
-) -> jax.stages.Compiled:
+def _compile_once(lowered, layout, runs_once):
   """Compiles a lowered program, unless one with the same text was compiled before."""
   key = _identity(lowered, layout), runs_once
   with _lock:
@@ -218,7 +216,7 @@ def _compile_once(
   return future.result()
 
 
-def _identity(lowered: jax.stages.Lowered, layout: Layout) -> tuple:
+def _identity(lowered, layout):
   """What two lowered programs must share to be the same."""
   digest = hashlib.sha256(lowered.as_text().encode())
   # Arrays that a function closes over are in the text, or in newer JAX kept next to it.
@@ -228,7 +226,7 @@ def _identity(lowered: jax.stages.Lowered, layout: Layout) -> tuple:
   return digest.digest(), lowered.in_tree, lowered.out_tree, devices, layout.backend
 
 
-def _cpu_options(runs_once: bool) -> dict:
+def _cpu_options(runs_once):
   """XLA's options for a CPU, except those that the user's XLA_FLAGS set.
 
   XLA has two implementations of convolutions. Its default is YNNPACK's, with which a
@@ -242,7 +240,7 @@ def _cpu_options(runs_once: bool) -> dict:
   return {name: value for name, value in options.items() if name not in flags}
 
 
-def _compile_with(lowered: jax.stages.Lowered, options: dict) -> jax.stages.Compiled:
+def _compile_with(lowered, options):
   try:
     return lowered.compile(compiler_options=options)
   except jax.errors.JaxRuntimeError as error:  # an XLA without such an option
@@ -266,14 +264,14 @@ def repeat_step(step: Callable, num_steps: int) -> Callable:
   """
   if num_steps == 1:
 
-    def once(state: Any, count: jax.Array, *inputs: Any) -> tuple[Any, dict]:
+    def once(state, count, *inputs):
       del count
       state, metrics = step(state, *inputs)
       return state, jax.tree.map(lambda x: x[None], metrics)
 
     return _named(once, step)
 
-  def scanned(state: Any, count: jax.Array, *inputs: Any) -> tuple[Any, dict]:
+  def scanned(state, count, *inputs):
     def body(before, number):
       after, metrics = step(before, *inputs)
       # A select is fused into the update; with a loop of unknown length a GPU would have
@@ -286,7 +284,7 @@ def repeat_step(step: Callable, num_steps: int) -> Callable:
   return _named(scanned, step)
 
 
-def _named(function: Callable, like: Callable) -> Callable:
+def _named(function, like):
   """Gives a function the name of another, under which a profile shows its program."""
   function.__name__ = getattr(like, '__name__', function.__name__)
   return function

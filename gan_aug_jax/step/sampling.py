@@ -39,7 +39,7 @@ def draw_latents(
       that part of the way. (On a great circle its distribution would not change.)
   """
 
-  def normal(key: jax.Array) -> jax.Array:
+  def normal(key):
     if truncation:
       drawn = jax.random.truncated_normal(
         key, -truncation, truncation, (latent_dim,), dtype
@@ -48,7 +48,7 @@ def draw_latents(
       drawn = jax.random.normal(key, (latent_dim,), dtype)
     return drawn if std == 1 else std * drawn
 
-  def draw(key: jax.Array) -> jax.Array:
+  def draw(key):
     if not interpolation:
       return normal(key)
     ends = [normal(jax.random.fold_in(key, number)) for number in (0, 1)]
@@ -69,7 +69,7 @@ def make_render(generator: nn.Module) -> Callable:
     hold 'params' and 'batch_stats'.
   """
 
-  def render(variables: dict, latents: jax.Array, labels: jax.Array) -> jax.Array:
+  def render(variables, latents, labels):
     images = generator.apply(variables, latents, labels, train=False)
     return jax.lax.stop_gradient(images)
 
@@ -89,7 +89,7 @@ def make_sampler(generator: nn.Module, latent_dim: int, **latents: float) -> Sam
   """
   render = make_render(generator)
 
-  def sample(variables: dict, keys: jax.Array, labels: jax.Array) -> jax.Array:
+  def sample(variables, keys, labels):
     return render(variables, draw_latents(keys, latent_dim, **latents), labels)
 
   return for_candidates(sample)
@@ -99,7 +99,7 @@ def for_candidates(sample: Sample) -> Sample:
   """Lets a `sample` of keys [B] take keys [B, ...], for several images of each label."""
 
   @functools.wraps(sample)
-  def sample_all(variables: dict, keys: jax.Array, labels: jax.Array) -> jax.Array:
+  def sample_all(variables, keys, labels):
     repeated = _repeat(labels, keys.shape)
     images = sample(variables, keys.reshape(-1), repeated)
     return images.reshape(*keys.shape, *images.shape[1:])
@@ -107,7 +107,7 @@ def for_candidates(sample: Sample) -> Sample:
   return sample_all
 
 
-def _repeat(labels: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def _repeat(labels, shape):
   """Labels [B] repeated to the shape [B, ...], flattened."""
   per_row = math.prod(shape[1:])
   return jnp.broadcast_to(labels[:, None], (shape[0], per_row)).reshape(-1)
@@ -121,7 +121,7 @@ def make_pool_sampler() -> Sample:
   `group_by_class`.
   """
 
-  def sample(variables: dict, keys: jax.Array, labels: jax.Array) -> jax.Array:
+  def sample(variables, keys, labels):
     draw = jax.vmap(lambda key, count: jax.random.randint(key, (), 0, count))
     place = variables['first'][labels] + draw(keys, variables['count'][labels])
     return device_data.normalize(variables['images'][place])
@@ -155,7 +155,7 @@ def make_noise_sampler(image_shape: tuple[int, int, int]) -> Sample:
   A control for generated images: everything but their content.
   """
 
-  def sample(variables: dict, keys: jax.Array, labels: jax.Array) -> jax.Array:
+  def sample(variables, keys, labels):
     draw = jax.vmap(lambda key: jax.random.uniform(key, image_shape, minval=-1, maxval=1))
     return draw(keys)
 
@@ -172,7 +172,7 @@ def mislabel(sample: Sample, num_classes: int) -> Sample:
     num_classes: number of classes.
   """
 
-  def mislabelled(variables: dict, keys: jax.Array, labels: jax.Array) -> jax.Array:
+  def mislabelled(variables, keys, labels):
     first = keys.reshape(len(labels), -1)[:, 0]
     shift = jax.vmap(
       lambda key: jax.random.randint(jax.random.fold_in(key, 3), (), 1, num_classes)
@@ -193,9 +193,7 @@ def make_discriminator_logits(discriminator: nn.Module) -> Callable:
     'spectral'.
   """
 
-  def discriminator_logits(
-    variables: dict, images: jax.Array, labels: jax.Array
-  ) -> jax.Array:
+  def discriminator_logits(variables, images, labels):
     rows = images.reshape(-1, *images.shape[2:])
     logits = discriminator.apply(variables, rows, _repeat(labels, images.shape[:2]))
     return jax.lax.stop_gradient(logits.reshape(images.shape[:2]))
@@ -221,7 +219,7 @@ def make_ensemble(function: Callable, num_members: int, layout: Layout) -> Calla
   num_devices = layout.num_devices
   period = num_members // math.gcd(num_devices, num_members)
 
-  def share(variables: dict, *arrays: jax.Array) -> jax.Array:
+  def share(variables, *arrays):
     size = len(arrays[0])
     turns = min(period, size)
     # A network's slots in each row, the last one repeated where they are fewer.

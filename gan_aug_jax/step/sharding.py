@@ -92,7 +92,7 @@ class Layout:
     if self.axis_name:
       return function
 
-    def spread(replicated: Tree, *arrays: jax.Array) -> jax.Array:
+    def spread(replicated, *arrays):
       data = PartitionSpec(_AXIS)
       specs = (PartitionSpec(), *(data for _ in arrays))
       mapped = jax.shard_map(
@@ -190,7 +190,7 @@ class Layout:
 
 
 @functools.lru_cache(maxsize=256)
-def _scalar(layout: Layout, value: int) -> jax.Array:
+def _scalar(layout, value):
   return layout.place(np.int32(value))
 
 

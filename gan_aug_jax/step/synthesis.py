@@ -137,9 +137,7 @@ def make_synthesize(
     `synthesize(keys, slots int32 [groups, c], state, frozen) -> Synthetic`.
   """
 
-  def synthesize(
-    keys: StepKeys, slots: jax.Array, state: ClassifierState, frozen: FrozenModels
-  ) -> Synthetic:
+  def synthesize(keys: StepKeys, slots, state, frozen):
     label_keys = keys.at('label', slots)
     labels = class_labels.draw_labels(label_keys, num_classes, class_probs(state))
     flat, count = flatten(labels), sample_filter.candidates
@@ -181,31 +179,17 @@ class _Candidates:
   teacher_probs: jax.Array | None = None
 
 
-def _candidate_keys(keys: StepKeys, slots: jax.Array, count: int) -> jax.Array:
+def _candidate_keys(keys: StepKeys, slots, count):
   """Keys [B, count]; a candidate's number is the substep."""
   keys_of = lambda number: flatten(keys.at('latent', slots, number))
   return jax.vmap(keys_of, out_axes=1)(jnp.arange(count, dtype=jnp.int32))
 
 
-def _assess(
-  score: str,
-  candidates: _Candidates,
-  labels: jax.Array,
-  one_hot: jax.Array,
-  networks: Networks,
-  state: ClassifierState,
-  frozen: FrozenModels,
-) -> tuple[jax.Array, _Candidates]:
-  """Returns scores [B, m], and the candidates with their confidence.
+def _assess(score, candidates, labels, one_hot, networks, state, frozen):
+  """Scores candidates of labels [B], one-hot [B, 1, num_classes].
 
-  Args:
-    score: see `SampleFilter.score`.
-    candidates: to be assessed.
-    labels: int32 [B].
-    one_hot: the labels as [B, 1, num_classes].
-    networks: to be asked.
-    state: the classifier in training.
-    frozen: variables of the other networks.
+  Returns:
+    The score [B, m], see `SampleFilter.score`, and the candidates with a confidence.
   """
   images = candidates.images
   if score == 'discriminator':
@@ -224,29 +208,27 @@ def _assess(
   return jnp.where(agrees, 2 - margin, confidence), candidates
 
 
-def _random_score(keys: jax.Array, count: int, dtype: jnp.dtype) -> jax.Array:
+def _random_score(keys, count, dtype):
   """Uniform numbers [B, count] for keys [groups, c]."""
   draw = jax.vmap(lambda key: jax.random.uniform(key, (count,), dtype))
   return draw(flatten(keys))
 
 
-def _probs(classify: Callable, variables: dict, images: jax.Array) -> jax.Array:
+def _probs(classify, variables, images):
   """A classifier's probabilities [B, m, num_classes] for images [B, m, H, W, C]."""
   logits = classify(variables, images.reshape(-1, *images.shape[2:]))
   probs = jax.nn.softmax(logits.astype(images.dtype))
   return jax.lax.stop_gradient(probs.reshape(*images.shape[:2], -1))
 
 
-def _teacher_probs(
-  best: _Candidates, networks: Networks, frozen: FrozenModels
-) -> jax.Array:
+def _teacher_probs(best, networks, frozen):
   """The teacher's probabilities [B, num_classes] for the images that were kept."""
   if best.teacher_probs is not None:
     return best.teacher_probs
   return _probs(networks.teacher, frozen.teacher, best.images[:, None])[:, 0]
 
 
-def _best(candidates: _Candidates, score: jax.Array) -> _Candidates:
+def _best(candidates, score):
   """Picks the candidate of the highest score [B, m], the first of equals.
 
   By a sum in which all others are 0 rather than by a gather, which might be spread over
@@ -254,7 +236,7 @@ def _best(candidates: _Candidates, score: jax.Array) -> _Candidates:
   """
   best = jax.nn.one_hot(jnp.argmax(score, 1), score.shape[1], dtype=bool)
 
-  def pick(x: jax.Array) -> jax.Array:
+  def pick(x):
     is_best = best.reshape(*best.shape, *(1,) * (x.ndim - 2))
     return jnp.sum(jnp.where(is_best, x, 0), axis=1)
 
@@ -272,9 +254,7 @@ def make_pooled(synthesize: Synthesize, every: int, layout: Layout) -> Synthesiz
     layout: where the step runs.
   """
 
-  def pooled(
-    keys: StepKeys, slots: jax.Array, state: ClassifierState, frozen: FrozenModels
-  ) -> Synthetic:
+  def pooled(keys: StepKeys, slots, state, frozen):
     fresh = lambda: synthesize(keys, slots, state, frozen)
     pool = jax.lax.cond(state.step % every == 0, fresh, lambda: state.pool)
     return jax.tree.map(layout.shard, pool)
