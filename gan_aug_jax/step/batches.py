@@ -102,7 +102,6 @@ def make_compose(
   Returns:
     `compose(keys, state, data, frozen) -> (Batch, pool)`; the pool is for the next state.
   """
-
   encoding = _Encoding(num_classes, label_smoothing, dtype)
 
   def compose(keys: StepKeys, state, data, frozen):

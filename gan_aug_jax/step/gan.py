@@ -124,7 +124,9 @@ class Regularisation:
 
 @dataclasses.dataclass(frozen=True)
 class GanLosses:
-  """The losses of both networks: sums over these devices' examples / global batch size.
+  """The losses of both networks.
+
+  Each is a sum over a device's own examples, divided by the global batch size.
 
   Attributes:
     discriminator: linen module.
