@@ -699,6 +699,7 @@ FULL = {
 }  # fmt: skip
 # Of these something was begun, which is there in part.
 BEGUN = {*FULL, 'checkpoint that is not saved', 'arms before the GAN'}
+BEGUN |= {'warm-up of more than the training'}  # its steps depend on the data
 
 
 def _long_metrics(place):

@@ -200,7 +200,7 @@ def make_step(session, dataset, name, source, num_steps):
     label_smoothing=config.classifier.label_smoothing,
     dtype=session.image_dtype('classifier'),
   )
-  optimizer = _optimizer(session, num_steps)
+  optimizer = make_optimizer(config, num_steps)
   step = classifier.make_fused_step(
     model=model, optimizer=optimizer, layout=session.layout, plan=plan, compose=compose
   )
@@ -248,8 +248,17 @@ def _acceptance(state, dataset):
   return {name: float(n / all_) for name, all_, n in rates if all_}
 
 
-def _optimizer(session, num_steps):
-  config = session.config.classifier
+def make_optimizer(config, num_steps):
+  """Returns the optimizer of the config's classifier.
+
+  Args:
+    config: the config.
+    num_steps: of the training.
+
+  Raises:
+    ConfigError: if the warm-up leaves no step.
+  """
+  config = config.classifier
   if config.warmup_steps and config.warmup_steps >= num_steps:
     raise ConfigError(
       f'classifier.warmup_steps={config.warmup_steps} must be below the {num_steps} '
@@ -367,7 +376,7 @@ def restore_arm(session, name, *, num_classes, num_train, image_shape):
   init = functools.partial(
     classifier_state.init_classifier,
     model=build_model(session, num_classes),
-    optimizer=_optimizer(session, num_steps),
+    optimizer=make_optimizer(config, num_steps),
     image_shape=image_shape,
     class_stats=synthetic_source.class_stats_of(config) if synthetic else (),
   )

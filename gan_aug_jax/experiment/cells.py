@@ -153,8 +153,9 @@ def _operations(session, control):
   """Operations of a GAN's training and of an arm's steps, see `ablation.arms_of`."""
   dataset, config = load_data(session.config), session.config
   gan = dry_run.rehearse_gan(session, dataset)
+  length = 1000 + config.classifier.warmup_steps  # of no effect on a step's operations
   fused, real = (
-    dry_run.rehearse_arm(session, dataset, name, num_steps=1000).operations()
+    dry_run.rehearse_arm(session, dataset, name, num_steps=length).operations()
     for name in (config.arms[0], control)
   )
   num_steps = config_lib.num_steps_of(config, 'gan', len(dataset.train))

@@ -146,13 +146,15 @@ def num_steps_of(config, dataset, name):
   """Optimizer steps of an arm.
 
   Raises:
-    ConfigError: if its schedule leaves no step with synthetic images.
+    ConfigError: if its schedule leaves no step with synthetic images, or its warm-up no
+      step at all.
   """
   synthetic = config_lib.is_augmented(config, name)
   steps = synthetic_source.num_steps_of_arm(
     config, len(dataset.train), synthetic=synthetic
   )
   synthetic_source.make_plan(config, steps, synthetic=synthetic)
+  arms_lib.make_optimizer(config, steps)
   return steps
 
 
