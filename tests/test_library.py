@@ -254,7 +254,7 @@ def test_mixers_that_cannot_be_are_refused(options, said):
     (lambda x, y: ((x * 50).astype(np.uint8), y), r'uint8\[12, 8, 8, 1\]'),
     (lambda x, y: (x[:7], y[:7]), r'float \[12, 8, 8, 1\]'),
     (lambda x, y: (x[:, :4], y), 'as generator'),
-    (lambda x, y: (x, np.eye(B, dtype=np.float32)), 'one-hot after it'),
+    (lambda x, y: (x, np.eye(B, dtype=np.float32)), 'one-hot afterwards'),
   ],
 )
 def test_batches_that_do_not_fit_are_refused(change, said):
