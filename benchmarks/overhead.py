@@ -82,6 +82,7 @@ class Bench:
     from gan_aug_jax.experiment import arms, dry_run, schedule
     from gan_aug_jax.generators import synthetic_source
     from gan_aug_jax.step import programs, rng, sharding
+    from gan_aug_jax.step.synthesis import FrozenModels, Networks
 
     layout, dataset, session = self.layout, self.dataset, self.session(config)
     generator = dry_run.untrained_generator(session, dataset)
@@ -93,14 +94,13 @@ class Bench:
     )
 
     def sample(state, frozen):
-      keys = lambda stream, positions, substep=0: rng.example_keys(
-        rng.stream_key(state.seed, stream, state.step, substep), positions
-      )
+      keys = rng.step_keys(state.seed, state.step)
       slot = layout.positions(plan.total)[:, : layout.share(plan.num_synthetic)]
       return sharding.flatten(synthesize(keys, slot, state, frozen).images)[:, None]
 
     # The classifier's program is the fused step with a sampler that returns its argument.
-    given = synthetic_source.SyntheticSource(lambda variables, keys, labels: variables)
+    networks = Networks(lambda variables, keys, labels: variables)
+    given = synthetic_source.SyntheticSource(networks, FrozenModels())
     setup = arms.set_up(session, dataset, ARM.value, given, num_steps=10_000)
     training, place = setup.training, layout.place
     state = training.init()
@@ -108,13 +108,13 @@ class Bench:
     sampler = programs.compile_step(sample, layout, *arguments, donate=())
     made = sampler(*arguments)
     step, batches = training.step_function, training.batches
-    frozen_images = {'generator': made}
+    frozen_images = FrozenModels(generator=made)
     program = programs.compile_step(step, layout, state, batches(0, 1), frozen_images)
     number = 0
 
     def train(images):
       nonlocal state, number
-      state, metrics = program(state, batches(number, 1), {'generator': images})
+      state, metrics = program(state, batches(number, 1), FrozenModels(generator=images))
       number += 1
       return metrics
 

@@ -211,6 +211,11 @@ USAGE = {
     'mix.warmup=0.5 and mix.off=0.5',
     _run('--config.mix.warmup=0.5', '--config.mix.off=0.5'),
   ),
+  'warm-up of more than the training': (
+    2,
+    'classifier.warmup_steps=9999 must be below',
+    _field('classifier.warmup_steps=9999'),
+  ),
   'pool of pools': (
     2,
     'sampler.offline=9',
@@ -699,6 +704,7 @@ FULL = {
 }  # fmt: skip
 # Of these something was begun, which is there in part.
 BEGUN = {*FULL, 'checkpoint that is not saved', 'arms before the GAN'}
+BEGUN |= {'warm-up of more than the training'}  # its steps depend on the data
 
 
 def _long_metrics(place):

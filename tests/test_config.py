@@ -10,7 +10,7 @@ from gan_aug_jax.config import rules, validation
 from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.generators import selection
 from gan_aug_jax.models import classifiers, discriminators, generators, layers
-from gan_aug_jax.step import augment, classifier, losses, mixing
+from gan_aug_jax.step import augment, classifier, losses, plans
 
 ROOT = pathlib.Path(__file__).parent.parent
 VARIANTS = ['mnist5k', 'scarce', 'mnist', 'cifar10', 'mlp:original', 'mlp:updated']
@@ -103,7 +103,10 @@ BAD = {
   'classifier.learning_rate': float('nan'),
   'classifier.momentum': 1.0,
   'classifier.weight_decay': -1e-4,
+  'classifier.clip_norm': -1.0,
   'classifier.schedule': 'step',
+  'classifier.warmup_steps': -1,
+  'classifier.label_smoothing': 1.0,
   'classifier.dropout': 1.0,
   'classifier.budget': 'epochs',
   'classifier.blocks': 0,
@@ -241,7 +244,7 @@ def test_a_gan_that_is_not_trained_is_not_checked():
 def test_every_field_is_checked_or_needs_no_check():
   free = {'duration', 'data.name', 'data.data_dir', 'augment.flip', 'compilation_cache'}
   free |= {'sampler.allow_foreign', 'distributed.auto', 'log.tensorboard'}
-  free |= {'data.train_on_val'}
+  free |= {'data.train_on_val', 'classifier.nesterov'}
   assert set(config.flatten(config.default())) == set(rules.RULES) | free
 
 
@@ -260,7 +263,7 @@ def test_choices_are_those_that_can_be_built():
   for select in selection._RANKS:
     assert rules.RULES['gan.select'][0](select)
   allowed('classifier.arch', classifiers.CLASSIFIERS)
-  for shape in mixing._SHAPES:
+  for shape in plans._SHAPES:
     assert rules.RULES['mix.ratio_schedule'][0](shape)
     assert rules.RULES['mix.weight_schedule'][0](shape)
   for name in ('sgd', 'adam'):

@@ -11,14 +11,16 @@ import pytest
 from gan_aug_jax.models import classifiers
 from gan_aug_jax.step import (
   augment,
+  batches,
   classifier,
   device_data,
-  mixing,
+  plans,
   programs,
   rng,
   synthesis,
 )
-from gan_aug_jax.step.mixing import Ramp
+from gan_aug_jax.step.plans import Ramp
+from gan_aug_jax.step.synthesis import FrozenModels
 from tests import tiny
 
 STEPS = 10  # over three epochs
@@ -101,6 +103,28 @@ def test_gan_step_is_the_same_on_any_devices_and_backend(toy, options, dtype, pl
     assert tiny.difference(results[0], other) < TOLERANCE[dtype]
 
 
+def test_gradient_norms_are_those_of_the_gradients(toy):
+  """The first update of SGD is a multiple of the gradient, and so is Adam's mean."""
+  where = tiny.layout('jit', 4)
+  step, before, plan, frozen = tiny.fused(where, ratio=0.25)
+  options = {'count': plan.num_real, 'num_steps': 1, 'extra': (frozen,)}
+  after, metrics = tiny.run(where, step, before, toy, **options)
+  change = jax.tree.map(lambda new, old: (new - old) / 0.05, after.params, before.params)
+  # Sums of float32 in another order.
+  assert metrics['grad_norm'][0] == pytest.approx(_norm(change), rel=1e-3)
+  step, state = tiny.gan_step(where)
+  state, metrics = tiny.run(where, step, state, toy, count=12, num_steps=1)
+  for name in ('generator', 'discriminator'):
+    mean = getattr(state, f'{name}_opt')[0].mu  # (1 - beta1) of the gradient
+    assert metrics[f'{name}_grad_norm'][0] == pytest.approx(2 * _norm(mean), rel=1e-4)
+
+
+def _norm(tree):
+  return np.sqrt(
+    sum(np.sum(np.square(x, dtype=np.float64)) for x in jax.tree.leaves(tree))
+  )
+
+
 @pytest.mark.parametrize('backend', ['jit', pytest.param('pmap', marks=pytest.mark.slow)])
 def test_scanned_steps_equal_single_steps(toy, backend):
   where = tiny.layout(backend, 2)
@@ -178,7 +202,7 @@ def test_generator_is_an_argument_not_donated_and_without_gradient(toy):
   assert all(x.is_deleted() for x in jax.tree.leaves(state) if x.size)
   assert tiny.difference(before, jax.device_get(generator)) == 0
   # Another generator through the same program changes the loss: it is no constant.
-  other = {**generator, 'generator': where.place(tiny.frozen_generator(seed=1)[1])}
+  other = generator.replace(generator=where.place(tiny.frozen_generator(seed=1)[1]))
   again = where.place(tiny.fused(where, ratio=0.5)[1])
   _, second = program(again, data, other)
   assert abs(float(first['loss']) - float(second['loss'])) > 1e-4
@@ -199,11 +223,11 @@ def test_ratio_zero_is_the_real_only_program(toy):
     raise AssertionError('the generator was called')
 
   step, state, plan, generator = tiny.fused(where, ratio=0.0)
-  compose = classifier.make_compose(
+  compose = batches.make_compose(
     layout=where,
     plan=plan,
     synthesize=refuse,
-    augmentation=classifier.Augmentation(augment.make_augment(crop=2, flip=True)),
+    augmentation=batches.Augmentation(augment.make_augment(crop=2, flip=True)),
     num_classes=tiny.CLASSES,
   )
   model = classifiers.build_classifier(
@@ -216,7 +240,7 @@ def test_ratio_zero_is_the_real_only_program(toy):
   data = tiny.feed(where.place, toy)(0, plan.num_real)
   state, generator = where.place((state, generator))
   with_argument = programs.lower_step(step, where, state, data, generator)
-  real_only = programs.lower_step(without, where, state, data, {})
+  real_only = programs.lower_step(without, where, state, data, FrozenModels())
   assert _stripped(with_argument) == _stripped(real_only)
   synthetic = tiny.fused(where, ratio=0.25)[0]
   mixed = programs.lower_step(synthetic, where, state, data, generator)
@@ -224,11 +248,11 @@ def test_ratio_zero_is_the_real_only_program(toy):
 
 
 def _synthesize(sample):
-  return synthesis.make_synthesize(sample=sample, num_classes=tiny.CLASSES)
+  return synthesis.make_synthesize(synthesis.Networks(sample), num_classes=tiny.CLASSES)
 
 
-def _keys(stream, positions, substep=0):
-  return rng.example_keys(rng.stream_key(0, stream, 0, substep), positions)
+def _keys():
+  return rng.step_keys(0, 0)
 
 
 class _State:
@@ -244,20 +268,20 @@ class _State:
 def test_effective_ratio_is_the_asked_one(toy, backend, num_devices, mode, ratio):
   """Counts by what is in the batch: real images are ones, synthetic ones minus ones."""
   where = tiny.layout(backend, num_devices)
-  plan = mixing.plan_batch(12, ratio=ratio, mode=mode)
+  plan = plans.plan_batch(12, ratio=ratio, mode=mode)
   ones = np.full((10, 2, 2, 1), 255, np.uint8)
   examples = where.place(device_data.arrange(ones, np.zeros(10, np.int32)))
   data = device_data.make_feed(examples, seed=0, place=where.place)(0, 12)
-  compose = classifier.make_compose(
+  compose = batches.make_compose(
     layout=where,
     plan=plan,
     synthesize=_synthesize(lambda _, keys, labels: -jnp.ones((*keys.shape, 2, 2, 1))),
-    augmentation=classifier.Augmentation(),
+    augmentation=batches.Augmentation(),
     num_classes=tiny.CLASSES,
   )
 
   def count(data):
-    batch, _ = compose(_keys, _State(), data, {'generator': {}})
+    batch, _ = compose(_keys(), _State(), data, FrozenModels(generator={}))
     synthetic = jnp.sum((batch.images[..., 0, 0, 0] < 0) * batch.weights)
     return where.sum({'synthetic': synthetic, 'all': jnp.sum(batch.weights)})
 
@@ -277,18 +301,18 @@ def test_each_device_synthesises_only_its_share(toy):
     widths.append(labels.shape)
     return sample(v, keys, labels)
 
-  plan = mixing.plan_batch(12, ratio=0.25, mode='replace')
-  compose = classifier.make_compose(
+  plan = plans.plan_batch(12, ratio=0.25, mode='replace')
+  compose = batches.make_compose(
     layout=where,
     plan=plan,
     synthesize=_synthesize(counting),
-    augmentation=classifier.Augmentation(),
+    augmentation=batches.Augmentation(),
     num_classes=tiny.CLASSES,
   )
   data = tiny.feed(where.place, toy)(0, 9)
 
   def program(data, v):
-    batch, _ = compose(_keys, _State(), data, {'generator': v})
+    batch, _ = compose(_keys(), _State(), data, FrozenModels(generator=v))
     return where.sum(jnp.sum(batch.images))
 
   programs.lower_step(program, where, data, where.place(variables), donate=())

@@ -11,7 +11,7 @@ from gan_aug_jax import config as config_lib
 from gan_aug_jax.config import validation
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.models import layers
-from gan_aug_jax.step import device_data, mixing, programs
+from gan_aug_jax.step import device_data, plans, programs
 from gan_aug_jax.training import loop, spec, tracing, workdir
 from tests import tiny
 
@@ -33,7 +33,7 @@ def _make_training(session, toy, num_steps):
   def init(seed):
     return {'step': seed * 0, 'seen': jnp.zeros(len(toy.train), jnp.int32)}
 
-  plan = mixing.plan_batch(_COUNT, ratio=0.0, mode='replace')
+  plan = plans.plan_batch(_COUNT, ratio=0.0, mode='replace')
   return spec.make_training(
     session,
     step,
@@ -68,7 +68,7 @@ def test_shapes_of_batches_are_those_of_a_call(toy, tmp_path, placement, backend
   config = config_lib.default()
   config.data.placement = placement
   session = workdir.Session(config, tmp_path, tiny.layout(backend, 2), quiet=True)
-  plan = mixing.plan_batch(_COUNT, ratio=0.25, mode='replace')
+  plan = plans.plan_batch(_COUNT, ratio=0.25, mode='replace')
   batches = spec.make_batches(session, toy.train, plan, substeps=2)
   about = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), tree)
   assert about(batches.shapes(3)) == about(batches(6, 3))

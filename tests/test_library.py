@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import gan_aug_jax
-from gan_aug_jax import mixer
 from gan_aug_jax.data import splits
 from gan_aug_jax.errors import ConfigError, DataError
 from gan_aug_jax.step import rng
@@ -21,7 +20,7 @@ B = 12
 
 def _generator():
   sample, variables = tiny.frozen_generator()
-  return mixer.Generator(sample, variables, tiny.SHAPE, ('a', 'b', 'c'))
+  return gan_aug_jax.Generator(sample, variables, tiny.SHAPE, ('a', 'b', 'c'))
 
 
 def _batch(seed=0):
@@ -108,7 +107,7 @@ def test_add_keeps_every_real_image():
 
 def test_ratio_zero_has_no_generator():
   refuse = lambda *_: pytest.fail('the generator was called')
-  generator = mixer.Generator(refuse, {}, tiny.SHAPE, ('a',))
+  generator = gan_aug_jax.Generator(refuse, {}, tiny.SHAPE, ('a',))
   mix = gan_aug_jax.make_mixer(generator, batch_size=B, ratio=0.0)
   images, labels = jax.jit(mix)({}, jax.random.key(0), *_batch())
   np.testing.assert_array_equal(images, _batch()[0])
@@ -116,7 +115,7 @@ def test_ratio_zero_has_no_generator():
 
 
 def test_class_shares_are_those_asked_for():
-  generator = mixer.Generator(
+  generator = gan_aug_jax.Generator(
     lambda v, keys, labels: jnp.zeros((len(keys), 2, 2, 1)), {}, (2, 2, 1), ('a', 'b')
   )
   mix = gan_aug_jax.make_mixer(
@@ -224,7 +223,7 @@ def test_function_of_one_key_draws_by_example():
 )
 def test_functions_that_draw_no_such_images_are_refused(sample, options, said):
   with pytest.raises(ConfigError, match=said):
-    mixer.from_function(sample, {}, image_shape=(2, 2, 1), num_classes=3, **options)
+    gan_aug_jax.from_function(sample, {}, image_shape=(2, 2, 1), num_classes=3, **options)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +254,7 @@ def test_mixers_that_cannot_be_are_refused(options, said):
     (lambda x, y: ((x * 50).astype(np.uint8), y), r'uint8\[12, 8, 8, 1\]'),
     (lambda x, y: (x[:7], y[:7]), r'float \[12, 8, 8, 1\]'),
     (lambda x, y: (x[:, :4], y), 'as generator'),
-    (lambda x, y: (x, np.eye(B, dtype=np.float32)), 'one-hot after it'),
+    (lambda x, y: (x, np.eye(B, dtype=np.float32)), 'one-hot afterwards'),
   ],
 )
 def test_batches_that_do_not_fit_are_refused(change, said):

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from gan_aug_jax.step import programs
-from gan_aug_jax.step.synthesis import Filter
+from gan_aug_jax.step.synthesis import SampleFilter
 from tests import tiny
 from tests.test_engine import RESNET, SNGAN
 
@@ -36,7 +36,7 @@ def test_steps_lower_for(toy, platform, num_devices, per_call):
     batch_size=16,
     arch='resnet',
     batch_norm='split',
-    keep=Filter(2, 'hard', 0.3),
+    sample_filter=SampleFilter(2, 'hard', 0.3),
     on_reject='real',
   )
   data = tiny.feed(lambda tree: tree, toy)(0, plan.num_real * per_call)

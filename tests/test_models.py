@@ -137,14 +137,17 @@ def test_gradient_penalty_of_a_linear_discriminator_is_its_norm(side):
   _, state = tiny.gan_step(tiny.layout('jit', 1))
   state = state.replace(discriminator_stats={})
 
+  batch = gan.GanBatch(None, images, labels, -images)
+
   def value(**weights):
-    loss, _ = gan.make_critic(
+    gan_losses = gan.GanLosses(
       discriminator=Linear(),
       loss=losses.make_gan_loss('hinge'),
       batch_size=6,
       regularisation=gan.Regularisation(**weights),
     )
-    return float(loss(params, state, (images, -images), labels, None)[0])
+    loss, _ = gan_losses.discriminator_loss(params, state, batch, None, 0)
+    return float(loss)
 
   squared = float(jnp.sum(params['Dense_0']['kernel'] ** 2))
   assert value(**{side: 3.0}) - value() == pytest.approx(0.5 * 3 * squared, rel=1e-4)

@@ -16,28 +16,29 @@ from gan_aug_jax.experiment import schedule
 from gan_aug_jax.models import layers
 from gan_aug_jax.step import (
   augment,
-  classifier,
+  batches,
+  class_labels,
   device_data,
-  mixing,
+  plans,
   programs,
   rng,
   sampling,
   synthesis,
 )
-from gan_aug_jax.step.mixing import Ramp
-from gan_aug_jax.step.synthesis import Filter
+from gan_aug_jax.step.plans import Ramp
+from gan_aug_jax.step.synthesis import FrozenModels, SampleFilter
 from tests import tiny
 from tests.test_engine import COLLECTIVE
 
 # Each policy and its settings, as options of `tiny.fused`; without any see test_engine.
 FACTORS = {
   'filter': [
-    {'keep': Filter(2, 'teacher', 0.4), 'on_reject': 'real'},
-    {'keep': Filter(2, 'discriminator', 0.5), 'on_reject': 'drop'},
-    {'keep': Filter(3, 'hard', 0.2), 'on_reject': 'real'},
-    {'keep': Filter(2, 'random')},
+    {'sample_filter': SampleFilter(2, 'teacher', 0.4), 'on_reject': 'real'},
+    {'sample_filter': SampleFilter(2, 'discriminator', 0.5), 'on_reject': 'drop'},
+    {'sample_filter': SampleFilter(3, 'hard', 0.2), 'on_reject': 'real'},
+    {'sample_filter': SampleFilter(2, 'random')},
   ],
-  'labels': [{}, {'labels': 'smoothed'}, {'labels': 'teacher'}],
+  'labels': [{}, {'targets': 'smoothed'}, {'targets': 'teacher'}],
   'classes': [{'classes': 'inverse'}, {'classes': 'balance'}, {'classes': 'feedback'}],
   'source': [
     {'latents': {'std': 1.5, 'truncation': 2.0, 'interpolation': 0.5}},
@@ -141,7 +142,7 @@ def test_every_pair_of_policies_keeps_the_invariants(toy, number):
   assert not re.search(r'= pred\[\]\S* all-reduce', text)  # a loop over all devices
   assert all(np.isfinite(x).all() for x in jax.tree.leaves((rows, state)))
   assert tiny.difference((rows, state), (others, spread)) < 1e-9
-  filtered = bool(getattr(options.get('keep'), 'min_confidence', 0))
+  filtered = bool(getattr(options.get('sample_filter'), 'min_confidence', 0))
   for at, row in enumerate(rows):
     asked = int(plan.synthetic_at(at))
     assert row['asked_ratio'] == pytest.approx(asked / 12, abs=1e-6)
@@ -163,34 +164,32 @@ def test_rows_cover_every_pair():
 SLOT = jnp.arange(60, dtype=jnp.int32)[None]
 
 
-def _keys(stream, positions, substep=0):
-  return rng.example_keys(rng.stream_key(5, stream, 0, substep), positions)
+def _keys():
+  return rng.step_keys(5, 0)
 
 
 class _State:
-  variables, policy = tiny.teacher(scale=-2)[1], {}  # another classifier than the teacher
+  # A classifier other than the teacher.
+  variables, class_stats = tiny.teacher(scale=-2)[1], {}
 
 
-def _synthesize(keep, **options):
+def _synthesize(sample_filter, **options):
   """What a filter keeps, and all candidates by the plain sampler: [60, m, ...]."""
   sample, generator = tiny.frozen_generator()
-  judge, judge_variables = tiny.frozen_discriminator()
+  logits_of, discriminator = tiny.frozen_discriminator()
   ask, teacher = tiny.teacher(scale=3)
-  frozen = {'generator': generator, 'discriminator': judge_variables, 'teacher': teacher}
+  frozen = FrozenModels(discriminator, generator, teacher)
   synthesize = synthesis.make_synthesize(
-    sample=sample,
+    synthesis.Networks(sample, ask, logits_of, ask),
     num_classes=tiny.CLASSES,
-    keep=keep,
-    teacher=ask,
-    judge=judge,
-    classifier=ask,
+    sample_filter=sample_filter,
     **options,
   )
-  made = synthesize(_keys, SLOT, _State(), frozen)
+  made = synthesize(_keys(), SLOT, _State(), frozen)
   made = jax.tree.map(lambda x: np.asarray(x[0]), made)
   drawn = [
-    np.asarray(sample(generator, _keys('latent', SLOT[0], n), made.labels))
-    for n in range(keep.candidates)
+    np.asarray(sample(generator, _keys().at('latent', SLOT[0], n), made.labels))
+    for n in range(sample_filter.candidates)
   ]
   return made, np.stack(drawn, 1)
 
@@ -214,23 +213,23 @@ def _kept(made, drawn):
 
 
 def test_best_by_teacher_is_the_most_probable_of_its_label():
-  made, drawn = _synthesize(Filter(4, 'teacher'))
+  made, drawn = _synthesize(SampleFilter(4, 'teacher'))
   probable = _of_label(_ask(drawn), made.labels)
   np.testing.assert_array_equal(_kept(made, drawn), probable.argmax(1))
   assert probable.max(1).mean() > probable.mean() + 0.02
-  one, _ = _synthesize(Filter(1))
+  one, _ = _synthesize(SampleFilter(1))
   np.testing.assert_array_equal(one.images, drawn[:, 0])  # one candidate is the first
 
 
 def test_best_by_discriminator_has_the_highest_logit():
-  made, drawn = _synthesize(Filter(4, 'discriminator'))
-  judge, variables = tiny.frozen_discriminator()
-  logits = np.asarray(judge(variables, drawn, made.labels))
+  made, drawn = _synthesize(SampleFilter(4, 'discriminator'))
+  logits_of, variables = tiny.frozen_discriminator()
+  logits = np.asarray(logits_of(variables, drawn, made.labels))
   np.testing.assert_array_equal(_kept(made, drawn), logits.argmax(1))
 
 
 def test_hard_is_what_the_classifier_is_least_sure_of_where_the_teacher_agrees():
-  made, drawn = _synthesize(Filter(4, 'hard'))
+  made, drawn = _synthesize(SampleFilter(4, 'hard'))
   agrees = _ask(drawn).argmax(-1) == made.labels[:, None]
   mine = _ask(drawn, scale=-2).copy()
   own = _of_label(mine, made.labels)
@@ -249,29 +248,29 @@ def test_hard_is_what_the_classifier_is_least_sure_of_where_the_teacher_agrees()
 
 
 def test_random_keeps_any_candidate():
-  made, drawn = _synthesize(Filter(3, 'random'))
+  made, drawn = _synthesize(SampleFilter(3, 'random'))
   counts = np.bincount(_kept(made, drawn), minlength=3)
   assert counts.min() >= 8  # 3.3 standard deviations below 20 of 60
 
 
 @pytest.mark.parametrize('score', ['teacher', 'discriminator'])
 def test_confidence_decides_what_is_accepted(score):
-  made, drawn = _synthesize(Filter(1, score, 0.5))
+  made, drawn = _synthesize(SampleFilter(1, score, 0.5))
   if score == 'teacher':
     confidence = _of_label(_ask(drawn), made.labels)[:, 0]
   else:
-    judge, variables = tiny.frozen_discriminator()
-    confidence = jax.nn.sigmoid(judge(variables, drawn, made.labels))[:, 0]
+    logits_of, variables = tiny.frozen_discriminator()
+    confidence = jax.nn.sigmoid(logits_of(variables, drawn, made.labels))[:, 0]
   assert 0 < made.accepted.sum() < 60
   np.testing.assert_array_equal(made.accepted, confidence >= 0.5)
 
 
 def test_targets_are_hard_smoothed_or_the_teachers():
-  made, _ = _synthesize(Filter(2, 'random'), labels='smoothed', smoothing=0.3)
+  made, _ = _synthesize(SampleFilter(2, 'random'), targets='smoothed', smoothing=0.3)
   one_hot = np.eye(tiny.CLASSES)[made.labels]
   np.testing.assert_allclose(made.targets, 0.7 * one_hot + 0.1, rtol=1e-6)
-  for keep in (Filter(2, 'random'), Filter(2, 'teacher')):
-    made, _ = _synthesize(keep, labels='teacher')
+  for keep in (SampleFilter(2, 'random'), SampleFilter(2, 'teacher')):
+    made, _ = _synthesize(keep, targets='teacher')
     np.testing.assert_allclose(made.targets, _ask(made.images), atol=1e-5)
 
 
@@ -288,8 +287,8 @@ def test_latents_have_the_asked_distribution():
 
 
 def test_class_distributions_equal_their_definitions():
-  plan = mixing.plan_batch(100, ratio=0.2, mode='replace')
-  of = lambda kind, counts: mixing.class_distribution(kind, counts, plan)
+  plan = plans.plan_batch(100, ratio=0.2, mode='replace')
+  of = lambda kind, counts: class_labels.class_distribution(kind, counts, plan)
   counts = np.array([60, 30, 10])
   np.testing.assert_allclose(of('uniform', counts), [1 / 3] * 3)
   np.testing.assert_allclose(of('train', counts), [0.6, 0.3, 0.1])
@@ -300,26 +299,26 @@ def test_class_distributions_equal_their_definitions():
   np.testing.assert_allclose(of('balance', [60, 20, 20]), [0, 0.5, 0.5], atol=1e-12)
   np.testing.assert_allclose(of('balance', [5, 5, 5]), [1 / 3] * 3)
   # Enough to balance all of them: 60 real of a batch of 120 that has 40 of each.
-  more = mixing.plan_batch(60, ratio=1.0, mode='add')
-  shares = mixing.class_distribution('balance', [3, 2, 1], more)
+  more = plans.plan_batch(60, ratio=1.0, mode='add')
+  shares = class_labels.class_distribution('balance', [3, 2, 1], more)
   np.testing.assert_allclose(60 * shares, [10, 20, 30])
 
 
 def test_labels_are_drawn_by_their_distribution():
   keys = rng.example_keys(rng.stream_key(0, 'label'), jnp.arange(6000))
-  labels = mixing.draw_labels(keys, 3, jnp.array([0.0, 0.25, 0.75]))
+  labels = class_labels.draw_labels(keys, 3, jnp.array([0.0, 0.25, 0.75]))
   counts = np.bincount(labels, minlength=3)
   assert counts[0] == 0 and abs(counts[1] - 1500) < 135  # 4 standard deviations
 
 
 def test_feedback_asks_for_the_classes_that_cost_most(toy):
-  shares = mixing.feedback_distribution(jnp.array([3.0, 1.0, 0.0]))
+  shares = class_labels.feedback_distribution(jnp.array([3.0, 1.0, 0.0]))
   np.testing.assert_allclose(shares, 0.9 * np.array([0.75, 0.25, 0]) + 0.1 / 3, rtol=1e-5)
-  np.testing.assert_allclose(mixing.feedback_distribution(jnp.zeros(4)), 0.25)
+  np.testing.assert_allclose(class_labels.feedback_distribution(jnp.zeros(4)), 0.25)
   where = tiny.layout('jit', 2)
   options = {'ratio': 0.5, 'classes': 'feedback', 'crop': 0, 'dropout': 0.0}
   step, state, plan, frozen = tiny.fused(where, **options)
-  first = state.policy['class_loss']
+  first = state.class_stats['class_loss']
   state, _ = tiny.run(
     where, step, state, toy, count=plan.num_real, num_steps=1, extra=(frozen,)
   )
@@ -336,7 +335,7 @@ def test_feedback_asks_for_the_classes_that_cost_most(toy):
     own = np.asarray(labels) == c
     kept = 0.99 ** (own.sum() * 3 / 12)  # of a batch of 12, a third would be 4
     expected = kept * first[c] + (1 - kept) * nll[own].mean()
-    assert state.policy['class_loss'][c] == pytest.approx(float(expected), rel=1e-5)
+    assert state.class_stats['class_loss'][c] == pytest.approx(float(expected), rel=1e-5)
 
 
 # How batches are composed.
@@ -346,9 +345,9 @@ def test_feedback_asks_for_the_classes_that_cost_most(toy):
 @pytest.mark.parametrize('shape', ['constant', 'linear', 'cosine'])
 def test_scheduled_counts_are_exact_and_no_real_example_is_lost(mode, shape):
   steps, ratio = 200, 0.3
-  ramp = mixing.make_ramp(shape, steps, warmup=0.1, off=0.25)
+  ramp = plans.make_ramp(shape, steps, warmup=0.1, off=0.25)
   assert (ramp.start, ramp.stop) == (20, 150)
-  plan = mixing.plan_batch(40, ratio=ratio, mode=mode, ramp=ramp)
+  plan = plans.plan_batch(40, ratio=ratio, mode=mode, ramp=ramp)
   counts = jax.jit(lambda t: plan.synthetic_at(t))
   progress = np.clip((np.arange(steps) - 20) / 129, 0, 1)
   height = {
@@ -387,23 +386,23 @@ def _compose(toy, where=None, *, plan, made=None, **options):
       made if made is not None else slot % 2 == 0,
     )
 
-  options = {'augmentation': classifier.Augmentation(), **options}
-  compose = classifier.make_compose(
+  options = {'augmentation': batches.Augmentation(), **options}
+  compose = batches.make_compose(
     layout=where, plan=plan, synthesize=synthesize, num_classes=tiny.CLASSES, **options
   )
   data = tiny.feed(where.place, toy)(0, plan.num_real)
 
   class State:
-    step, pool, policy = jnp.int32(0), (), {}
+    step, pool, class_stats = jnp.int32(0), (), {}
 
-  batch, _ = compose(_keys, State(), data, {})
+  batch, _ = compose(_keys(), State(), data, FrozenModels())
   names = ('images', 'targets', 'weights', 'synthetic', 'real')
   rows = {name: np.asarray(getattr(batch, name))[0] for name in names}
   return rows, (np.asarray(batch.asked), np.asarray(batch.accepted))
 
 
 def test_a_rejected_position_gets_a_real_image_of_the_class_or_no_weight(toy):
-  plan = mixing.plan_batch(20, ratio=0.5, mode='replace')
+  plan = plans.plan_batch(20, ratio=0.5, mode='replace')
   rows, (asked, accepted) = _compose(toy, plan=plan, on_reject='real')
   real = {image.tobytes(): label for image, label in _toy_images(toy)}
   for p in range(20):
@@ -422,13 +421,29 @@ def test_a_rejected_position_gets_a_real_image_of_the_class_or_no_weight(toy):
   np.testing.assert_array_equal(rows['weights'], [1, 0] * 5 + [1] * 10)
 
 
+def test_label_smoothing_is_for_the_targets_of_real_images(toy):
+  plan = plans.plan_batch(20, ratio=0.5, mode='replace')
+  options = {'plan': plan, 'on_reject': 'real'}
+  plain, _ = _compose(toy, **options)
+  rows, counts = _compose(toy, label_smoothing=0.3, **options)
+  real = rows['real']
+  smoothed = 0.7 * plain['targets'] + 0.3 / tiny.CLASSES
+  assert real.sum() == 15  # substitutes of rejected images included
+  np.testing.assert_allclose(rows['targets'][real], smoothed[real], rtol=1e-6)
+  np.testing.assert_array_equal(rows['targets'][~real], plain['targets'][~real])
+  np.testing.assert_array_equal(counts, [[0, 10, 0], [0, 5, 0]])
+  other = batches.Augmentation(mix=lambda keys, one, other: other)  # partners are real
+  rows, _ = _compose(toy, plan=plan, augmentation=other, label_smoothing=0.3)
+  np.testing.assert_allclose(rows['targets'].max(1), 0.8, rtol=1e-6)
+
+
 def _toy_images(toy):
   images = np.asarray(device_data.normalize(jnp.asarray(toy.train.images)))
   return zip(images, toy.train.labels, strict=True)
 
 
 def test_weight_of_synthetic_examples_in_the_loss(toy):
-  plan = mixing.plan_batch(8, ratio=0.5, mode='add')
+  plan = plans.plan_batch(8, ratio=0.5, mode='add')
   rows, _ = _compose(
     toy, plan=plan, made=jnp.ones((1, 4), bool), weight=lambda step: 0.25
   )
@@ -458,8 +473,8 @@ def test_weight_of_synthetic_examples_in_the_loss(toy):
 
 @pytest.mark.parametrize('on', ['real', 'synthetic', 'both'])
 def test_augmentation_reaches_the_images_it_is_meant_for(toy, on):
-  plan = mixing.plan_batch(8, ratio=0.5, mode='replace')
-  negate = classifier.Augmentation(lambda keys, images: -images, on=on)
+  plan = plans.plan_batch(8, ratio=0.5, mode='replace')
+  negate = batches.Augmentation(lambda keys, images: -images, on=on)
   everything = jnp.ones((1, 4), bool)
   plain, _ = _compose(toy, plan=plan, made=everything)
   rows, _ = _compose(toy, plan=plan, made=everything, augmentation=negate)
@@ -469,9 +484,9 @@ def test_augmentation_reaches_the_images_it_is_meant_for(toy, on):
 
 @pytest.mark.parametrize('partner', ['any', 'same'])
 def test_partners_are_real_images_drawn_apart_from_the_batch(toy, partner):
-  plan = mixing.plan_batch(40, ratio=0.5, mode='replace')
+  plan = plans.plan_batch(40, ratio=0.5, mode='replace')
   take_partner = lambda keys, one, other: other
-  augmentation = classifier.Augmentation(mix=take_partner, partner=partner)
+  augmentation = batches.Augmentation(mix=take_partner, partner=partner)
   everything = jnp.ones((1, 20), bool)
   plain, _ = _compose(toy, plan=plan, made=everything)
   rows, _ = _compose(toy, plan=plan, made=everything, augmentation=augmentation)
@@ -522,25 +537,30 @@ def test_cutout_blanks_a_square_and_colour_stays_in_range():
   assert np.abs(colored).max() <= 1 and np.abs(colored - source).mean() > 0.05
 
 
-def _normalise(kind, x, shown, synthetic):
+def _normalise(kind, x, valid_mask, synthetic):
   norm = layers.BatchNorm(synthetic=kind, momentum=0.0)
   variables = norm.init(jax.random.key(0), x, train=False)
   return norm.apply(
-    variables, x, train=True, shown=shown, synthetic=synthetic, mutable=['batch_stats']
+    variables,
+    x,
+    train=True,
+    valid_mask=valid_mask,
+    synthetic=synthetic,
+    mutable=['batch_stats'],
   )
 
 
 def test_batch_statistics_of_synthetic_images_are_shared_split_or_left_out():
   random = np.random.default_rng(0)
-  synthetic, shown = np.arange(12) < 6, np.arange(12) != 11
+  synthetic, valid_mask = np.arange(12) < 6, np.arange(12) != 11
   x = (
     random.normal(0, 1, (12, 4, 4, 2)).astype(np.float32)
     + 5 * synthetic[:, None, None, None]
   )
-  real = x[~synthetic & shown].reshape(-1, 2)
-  everything = x[shown].reshape(-1, 2)
+  real = x[~synthetic & valid_mask].reshape(-1, 2)
+  everything = x[valid_mask].reshape(-1, 2)
   results = {
-    kind: _normalise(kind, x, shown, synthetic)
+    kind: _normalise(kind, x, valid_mask, synthetic)
     for kind in ('shared', 'split', 'real_only')
   }
   for kind, (result, updated) in results.items():

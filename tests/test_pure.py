@@ -8,7 +8,16 @@ import pytest
 import scipy.special
 
 from gan_aug_jax.models import layers
-from gan_aug_jax.step import augment, device_data, losses, mixing, programs, rng
+from gan_aug_jax.step import (
+  augment,
+  class_labels,
+  classifier,
+  device_data,
+  losses,
+  plans,
+  programs,
+  rng,
+)
 from tests import tiny
 
 
@@ -127,13 +136,13 @@ def test_depth_to_space_puts_each_feature_in_its_corner():
 def test_batch_norm_weights_examples_and_tracks_the_statistics():
   rng_ = np.random.default_rng(0)
   x = rng_.normal(3, 2, size=(8, 4, 4, 3)).astype(np.float32)
-  shown = np.array([1, 1, 1, 0, 1, 1, 0, 1], bool)
+  valid_mask = np.array([1, 1, 1, 0, 1, 1, 0, 1], bool)
   norm = layers.BatchNorm(momentum=0.5)
   variables = norm.init(jax.random.key(0), x, train=False)
   result, updated = norm.apply(
-    variables, x, train=True, shown=shown, mutable=['batch_stats']
+    variables, x, train=True, valid_mask=valid_mask, mutable=['batch_stats']
   )
-  w = np.broadcast_to(shown[:, None, None, None], x.shape)
+  w = np.broadcast_to(valid_mask[:, None, None, None], x.shape)
   mean = np.average(x, axis=(0, 1, 2), weights=w)
   var = np.average((x - mean) ** 2, axis=(0, 1, 2), weights=w)
   np.testing.assert_allclose(result, (x - mean) / np.sqrt(var + 1e-5), atol=2e-5)
@@ -185,19 +194,19 @@ def test_frozen_statistics_belong_to_the_averaged_weights(toy):
 
 
 def test_plan_rounds_to_the_nearest_image():
-  plan = mixing.plan_batch(128, ratio=0.2, mode='replace')
+  plan = plans.plan_batch(128, ratio=0.2, mode='replace')
   assert (plan.num_synthetic, plan.num_real, plan.total) == (26, 102, 128)
-  plan = mixing.plan_batch(128, ratio=0.2, mode='add')
+  plan = plans.plan_batch(128, ratio=0.2, mode='add')
   assert (plan.num_synthetic, plan.num_real, plan.total) == (26, 128, 154)
   with pytest.raises(ValueError, match=r'\[0, 1\]'):
-    mixing.plan_batch(128, ratio=1.2, mode='add')
+    plans.plan_batch(128, ratio=1.2, mode='add')
   with pytest.raises(ValueError, match="'replace' or 'add'"):
-    mixing.plan_batch(128, ratio=0.2, mode='swap')
+    plans.plan_batch(128, ratio=0.2, mode='swap')
 
 
 def test_drawn_labels_are_uniform():
   keys = rng.example_keys(rng.stream_key(0, 'label'), jnp.arange(4000))
-  counts = np.bincount(mixing.draw_labels(keys, 4), minlength=4)
+  counts = np.bincount(class_labels.draw_labels(keys, 4), minlength=4)
   assert np.all(np.abs(counts - 1000) < 110)  # 4 standard deviations
 
 
@@ -222,3 +231,49 @@ def test_feed_is_the_stream_of_epoch_permutations(count):
   feed(0, 3 * count)  # a longer window holds these too, and must not be given for them
   assert feed(0, count).order.shape in shapes
   assert all(len(set(stream[i : i + 10])) == 10 for i in range(0, 200, 10))
+
+
+def _take_steps(count, gradient, **options):
+  """The updates that an optimizer makes of the same gradient in every step."""
+  optimizer = classifier.make_optimizer(**options)
+  params = jnp.zeros_like(gradient)
+  state, updates = optimizer.init(params), []
+  for _ in range(count):
+    update, state = optimizer.update(gradient, state, params)
+    updates.append(np.asarray(update))
+  return np.stack(updates)
+
+
+@pytest.mark.parametrize('schedule', ['constant', 'cosine'])
+def test_warm_up_rises_linearly_before_the_schedule(schedule):
+  options = {'name': 'sgd', 'learning_rate': 0.5, 'momentum': 0.0, 'schedule': schedule}
+  updates = _take_steps(10, jnp.array([1.0]), num_steps=10, warmup_steps=4, **options)
+  np.testing.assert_allclose(updates[:5, 0], [0, -0.125, -0.25, -0.375, -0.5], atol=1e-6)
+  without = _take_steps(6, jnp.array([1.0]), num_steps=6, **options)
+  np.testing.assert_allclose(updates[4:], without, atol=1e-6)
+
+
+def test_warm_up_that_leaves_no_step_is_refused():
+  with pytest.raises(ValueError, match='leaves none of the 4 steps'):
+    classifier.make_optimizer('sgd', learning_rate=1.0, num_steps=4, warmup_steps=4)
+
+
+@pytest.mark.parametrize('nesterov', [False, True])
+def test_nesterov_momentum_looks_one_step_ahead(nesterov):
+  options = {'learning_rate': 0.1, 'num_steps': 9, 'momentum': 0.5, 'nesterov': nesterov}
+  updates = _take_steps(3, jnp.array([1.0]), name='sgd', **options)
+  velocity = np.array([1, 1.5, 1.75])
+  expected = 1 + 0.5 * velocity if nesterov else velocity
+  np.testing.assert_allclose(updates[:, 0], -0.1 * expected, rtol=1e-6)
+  adam = [
+    _take_steps(2, jnp.array([1.0]), name='adam', **{**options, 'nesterov': ahead})
+    for ahead in (False, True)
+  ]
+  assert not np.allclose(*adam)
+
+
+def test_clipping_scales_a_gradient_down_to_its_largest_norm():
+  options = {'name': 'sgd', 'learning_rate': 1.0, 'num_steps': 9, 'momentum': 0.0}
+  clip = lambda *gradient: _take_steps(1, jnp.array(gradient), clip_norm=1.0, **options)
+  np.testing.assert_allclose(clip(3.0, 4.0), [[-0.6, -0.8]], rtol=1e-6)
+  np.testing.assert_allclose(clip(0.3, 0.4), [[-0.3, -0.4]], rtol=1e-6)

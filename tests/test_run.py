@@ -143,6 +143,7 @@ def test_run_writes_what_it_promises(finished):
     ]
     assert [row['step'] for row in rows if 'loss' in row] == [5, 10, 15, 20]
     assert [row['step'] for row in rows if 'val_accuracy' in row] == [5, 10, 15, 20]
+    assert all(row['grad_norm'] > 0 for row in rows if 'loss' in row)
   assert len(list((workdir / 'gan' / 'samples').glob('*.png'))) == 4
 
 
@@ -336,6 +337,10 @@ def test_policies_through_a_whole_run(config_file, tmp_path, monkeypatch):
     'classifier.features': '(4,)',
     'classifier.batch_norm': 'split',
     'classifier.budget': 'exposure',
+    'classifier.nesterov': True,
+    'classifier.clip_norm': 1.0,
+    'classifier.warmup_steps': 3,
+    'classifier.label_smoothing': 0.1,
     'mix.warmup': 0.2,
     'mix.weight': 0.5,
     'augment.cutout': 2,

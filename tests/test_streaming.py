@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gan_aug_jax.data.batches import HostBatches
-from gan_aug_jax.step import mixing, programs
+from gan_aug_jax.step import plans, programs
 from tests import tiny
 from tests.test_engine import COLLECTIVE
 
@@ -30,7 +30,7 @@ def _run(where, step, state, feed, extra=(), *, num_steps=9, per_call=1):
 @pytest.mark.parametrize(
   ('backend', 'options'),
   [
-    ('jit', {'ratio': 0.4, 'ramp': mixing.Ramp('linear', 1, 8), 'arch': 'resnet'}),
+    ('jit', {'ratio': 0.4, 'ramp': plans.Ramp('linear', 1, 8), 'arch': 'resnet'}),
     # 12 and 5 positions on 4 devices.
     pytest.param('pmap', {'ratio': 0.4, 'mode': 'add'}, marks=pytest.mark.slow),
   ],
@@ -51,7 +51,7 @@ def test_fused_steps_take_the_same_examples_in_the_same_places(toy, backend, opt
 def test_gan_steps_of_two_updates_take_the_same_examples(toy):
   where = tiny.layout('jit', 2)
   step, state = tiny.gan_step(where, d_steps=2)
-  plan = mixing.plan_batch(12, ratio=0.0, mode='replace')
+  plan = plans.plan_batch(12, ratio=0.0, mode='replace')
   expected = tiny.run(where, step, state, toy, count=24, num_steps=4)
   feed = _stream(where, toy, plan, substeps=2)
   assert tiny.difference(_run(where, step, state, feed, num_steps=4), expected) < 1e-5
@@ -60,7 +60,7 @@ def test_gan_steps_of_two_updates_take_the_same_examples(toy):
 def test_a_feed_begins_anywhere(toy):
   """What a resumed run takes, and one that goes back, as if nothing had been read."""
   where = tiny.layout('jit', 2)
-  plan = mixing.plan_batch(10, ratio=0.25, mode='replace')
+  plan = plans.plan_batch(10, ratio=0.25, mode='replace')
   feed = _stream(where, toy, plan)
   whole = [jax.device_get(feed(step, 1)) for step in range(12)]
   again = _stream(where, toy, plan)

@@ -10,11 +10,14 @@ import optax
 from gan_aug_jax.models import classifiers, discriminators, generators
 from gan_aug_jax.step import (
   augment,
+  batches,
+  class_labels,
   classifier,
+  classifier_state,
   device_data,
   gan,
   losses,
-  mixing,
+  plans,
   programs,
   sampling,
   sharding,
@@ -50,13 +53,13 @@ _ADAM = optax.adam(2e-4, 0.5)
 
 
 @functools.cache
-def _init_classifier(model, memory):
+def _init_classifier(model, class_stats):
   init = functools.partial(
-    classifier.init_classifier,
+    classifier_state.init_classifier,
     model=model,
     optimizer=_SGD,
     image_shape=SHAPE,
-    policy=memory,
+    class_stats=class_stats,
   )
   return jax.device_get(jax.jit(init)(3))
 
@@ -86,13 +89,13 @@ def frozen_generator(dtype=jnp.float32, seed=0, compute=None, **latents):
 
 
 def frozen_discriminator(dtype=jnp.float32, seed=0):
-  """A random discriminator: its judge and variables."""
+  """A random discriminator: its logits and variables."""
   module = discriminators.build_discriminator(
     'dcgan', num_classes=CLASSES, width=8, dtype=dtype
   )
   variables = _init(module, (2, *SHAPE), (2,), seed=seed)
   variables = {'params': variables['params'], 'spectral': {}}
-  return sampling.make_judge(module), cast(variables, dtype)
+  return sampling.make_discriminator_logits(module), cast(variables, dtype)
 
 
 def teacher(dtype=jnp.float32, scale=1):
@@ -126,8 +129,8 @@ def fused(
   num_members=1,
   latents=(),
   offline=False,
-  keep=None,
-  labels='hard',
+  sample_filter=None,
+  targets='hard',
   classes='uniform',
   ramp=None,
   weight=lambda step: 1.0,
@@ -147,22 +150,23 @@ def fused(
   """
   compute = compute or dtype
   sample, variables = frozen_generator(dtype, compute=compute, **dict(latents))
-  judge, judge_variables = frozen_discriminator(dtype)
+  logits_of, discriminator = frozen_discriminator(dtype)
   ask, teacher_variables = teacher(dtype, scale=3)
   if offline:
     sample = sampling.make_pool_sampler()
     pixels = np.random.default_rng(1).integers(0, 256, (5 * CLASSES, *SHAPE), np.uint8)
-    shown = np.repeat(np.arange(CLASSES), 5)
-    variables = sampling.group_by_class(pixels, shown, CLASSES)
+    labels = np.repeat(np.arange(CLASSES), 5)
+    variables = sampling.group_by_class(pixels, labels, CLASSES)
   if num_members > 1:
     stack = lambda tree: jax.tree.map(
       lambda x: jnp.stack([x * (1 + i) for i in range(num_members)]), tree
     )
-    variables, judge_variables = stack(variables), stack(judge_variables)
-    sample, judge = (
-      sampling.make_ensemble(function, num_members, where) for function in (sample, judge)
+    variables, discriminator = stack(variables), stack(discriminator)
+    sample, logits_of = (
+      sampling.make_ensemble(function, num_members, where)
+      for function in (sample, logits_of)
     )
-  plan = mixing.plan_batch(batch_size, ratio=ratio, mode=mode, ramp=ramp)
+  plan = plans.plan_batch(batch_size, ratio=ratio, mode=mode, ramp=ramp)
   model = classifiers.build_classifier(
     arch,
     num_classes=CLASSES,
@@ -174,31 +178,31 @@ def fused(
     batch_norm=batch_norm,
   )
   optimizer = _SGD
-  distribution = lambda state: None
+  class_probs = lambda state: None
   if classes == 'feedback':
-    distribution = lambda state: mixing.feedback_distribution(state.policy['class_loss'])
+    class_probs = lambda state: class_labels.feedback_distribution(
+      state.class_stats['class_loss']
+    )
   elif classes != 'uniform':
-    shares = mixing.class_distribution(classes, [6, 3, 1], plan)
-    distribution = lambda state: shares
+    probs = class_labels.class_distribution(classes, [6, 3, 1], plan)
+    class_probs = lambda state: probs
+  classify = lambda variables, images: model.apply(variables, images, train=False)
   synthesize = synthesis.make_synthesize(
-    sample=sample,
+    synthesis.Networks(sample, ask, logits_of, classify),
     num_classes=CLASSES,
-    dtype=dtype,
-    distribution=distribution,
-    keep=keep or synthesis.Filter(),
-    labels=labels,
+    class_probs=class_probs,
+    sample_filter=sample_filter or synthesis.SampleFilter(),
+    targets=targets,
     smoothing=0.1,
-    teacher=ask,
-    judge=judge,
-    classifier=lambda variables, images: model.apply(variables, images, train=False),
+    dtype=dtype,
   )
   if refresh_every > 1:
     synthesize = synthesis.make_pooled(synthesize, refresh_every, where)
-  compose = classifier.make_compose(
+  compose = batches.make_compose(
     layout=where,
     plan=plan,
     synthesize=synthesize,
-    augmentation=classifier.Augmentation(
+    augmentation=batches.Augmentation(
       augment.make_augment(crop=crop, flip=bool(crop), color=color, cutout=cutout),
       augment.make_mix(mixup=mixup, cutmix=cutmix),
       partner,
@@ -212,17 +216,17 @@ def fused(
   step = classifier.make_fused_step(
     model=model, optimizer=optimizer, layout=where, plan=plan, compose=compose
   )
-  memory = ('class_loss',) if classes == 'feedback' else ()
-  if keep and keep.min_confidence:
-    memory += ('asked', 'accepted')
-  state = cast(_init_classifier(model, memory), dtype)
+  class_stats = ('class_loss',) if classes == 'feedback' else ()
+  if sample_filter and sample_filter.min_confidence:
+    class_stats += ('asked', 'accepted')
+  state = cast(_init_classifier(model, class_stats), dtype)
   if refresh_every > 1:
     pool = synthesis.init_pool(
       where, plan, image_shape=SHAPE, num_classes=CLASSES, dtype=dtype
     )
     state = state.replace(pool=pool)
-  frozen = {'generator': variables, 'discriminator': judge_variables}
-  return step, state, plan, {**frozen, 'teacher': teacher_variables}
+  frozen = synthesis.FrozenModels(discriminator, variables, teacher_variables)
+  return step, state, plan, frozen
 
 
 def gan_step(
@@ -250,7 +254,7 @@ def gan_step(
     arch, num_classes=CLASSES, width=8, dtype=compute or dtype
   )
   adam = _ADAM
-  critic = gan.make_critic(
+  gan_losses = gan.GanLosses(
     discriminator=discriminator,
     loss=losses.make_gan_loss(loss, real_label=0.9),
     batch_size=batch_size,
@@ -259,11 +263,10 @@ def gan_step(
   )
   step = gan.make_gan_step(
     generator=generator,
-    critic=critic,
+    gan_losses=gan_losses,
     generator_tx=adam,
     discriminator_tx=adam,
     layout=where,
-    batch_size=batch_size,
     latent_dim=LATENT,
     ema_decay=0.9,
     d_steps=d_steps,

@@ -86,8 +86,12 @@ def default():
   classifier.optimizer = 'sgd'  # with momentum, or 'adam'
   classifier.learning_rate = 1e-3
   classifier.momentum = 0.9  # of sgd
+  classifier.nesterov = False  # momentum that looks ahead; with adam, NAdam
   classifier.weight_decay = 0.0
+  classifier.clip_norm = 0.0  # largest global norm of a gradient; 0: no clipping
   classifier.schedule = 'constant'  # or 'cosine', to 0
+  classifier.warmup_steps = 0  # the learning rate rises from 0, before the schedule
+  classifier.label_smoothing = 0.0  # part of a real target spread over all classes
   classifier.dropout = 0.0  # after each hidden layer, and the resnet's pooling
   classifier.features = ()  # channels; (): (32, 64, 128) for cnn, (16, 32, 64) for resnet
   classifier.hidden = ()  # fully connected layers; (): (128,) for cnn, (128, 64) for mlp

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 
 from gan_aug_jax.data.splits import Split
-from gan_aug_jax.step import device_data, mixing, sharding
-from gan_aug_jax.step.device_data import RealData, StreamedData
+from gan_aug_jax.step import device_data, plans, sharding
+from gan_aug_jax.step.device_data import DeviceDataset, StreamedBatches
 
 _WINDOWS_AHEAD = 4
 
@@ -32,7 +32,7 @@ class BatchSource:
   """
 
   split: Split
-  plan: mixing.BatchPlan
+  plan: plans.BatchPlan
   layout: sharding.Layout
   seed: int
   substeps: int = 1
@@ -42,10 +42,10 @@ class BatchSource:
     """Of the images and labels."""
     return self.split.fingerprint
 
-  def __call__(self, step: int, num_steps: int) -> RealData | StreamedData:
+  def __call__(self, step: int, num_steps: int) -> DeviceDataset | StreamedBatches:
     raise NotImplementedError
 
-  def shapes(self, num_steps: int) -> RealData | StreamedData:
+  def shapes(self, num_steps: int) -> DeviceDataset | StreamedBatches:
     """The shapes of what a call of that many steps takes."""
     raise NotImplementedError
 
@@ -58,14 +58,14 @@ class DeviceBatches(BatchSource):
     examples = _on_devices(self.split, self.layout)
     return device_data.make_feed(examples, seed=self.seed, place=self.layout.place)
 
-  def __call__(self, step: int, num_steps: int) -> RealData:
+  def __call__(self, step: int, num_steps: int) -> DeviceDataset:
     first = int(self.plan.real_before(step * self.substeps))
     return self._window(first, self._count(num_steps))
 
-  def shapes(self, num_steps: int) -> RealData:
+  def shapes(self, num_steps: int) -> DeviceDataset:
     images, labels = self.split.images, self.split.labels
     int32 = lambda *shape: jax.ShapeDtypeStruct(shape, np.int32)
-    data = RealData(
+    data = DeviceDataset(
       images=images,
       labels=int32(len(labels)),
       by_class=int32(len(labels)),
@@ -90,22 +90,22 @@ class HostBatches(BatchSource):
 
   _steps, _windows, _data = range(0), None, None
 
-  def __call__(self, step: int, num_steps: int) -> StreamedData:
+  def __call__(self, step: int, num_steps: int) -> StreamedBatches:
     if step in self._steps and len(self._steps) == num_steps:
       return self._data  # of a call that took only some of its steps
     if step != self._steps.stop or len(self._steps) != num_steps:
       self._windows = self._read_ahead(step, num_steps)
     self._steps = range(step, step + num_steps)
     images, labels = map(self.layout.deal, next(self._windows))
-    self._data = StreamedData(images, labels, self.layout.place(np.int32(step)))
+    self._data = StreamedBatches(images, labels, self.layout.place(np.int32(step)))
     return self._data
 
-  def shapes(self, num_steps: int) -> StreamedData:
+  def shapes(self, num_steps: int) -> StreamedBatches:
     layout = self.layout
     groups = (layout.num_devices, 1) if layout.axis_name else (layout.num_devices,)
     lead = (*groups, num_steps, self.substeps, layout.share(self.plan.total))
     sharded = functools.partial(jax.ShapeDtypeStruct, sharding=layout.by_device)
-    return StreamedData(
+    return StreamedBatches(
       images=sharded((*lead, *self.split.images.shape[1:]), np.uint8),
       labels=sharded(lead, np.int32),
       start=layout.shapes(np.int32(0)),

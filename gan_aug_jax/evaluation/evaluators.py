@@ -8,7 +8,7 @@ import numpy as np
 
 from gan_aug_jax.data.splits import Split
 from gan_aug_jax.evaluation import metrics
-from gan_aug_jax.step import classifier
+from gan_aug_jax.step import eval_step
 from gan_aug_jax.step.programs import Program
 
 BATCH = 500  # images a chunk
@@ -60,7 +60,7 @@ class Evaluator:
       num_classes: number of classes.
     """
     self._session = session
-    step = classifier.make_eval_step(
+    step = eval_step.make_eval_step(
       model=model,
       layout=session.layout,
       batch_size=BATCH,

@@ -25,15 +25,18 @@ from gan_aug_jax.evaluation import evaluators
 from gan_aug_jax.models import classifiers
 from gan_aug_jax.step import (
   augment,
+  batches,
   classifier,
+  classifier_state,
   device_data,
-  mixing,
+  plans,
   rng,
   sampling,
   sharding,
   synthesis,
 )
 from gan_aug_jax.step.programs import Program
+from gan_aug_jax.step.synthesis import FrozenModels, Networks
 from gan_aug_jax.training import files, spec
 
 _BATCH = 128
@@ -112,7 +115,7 @@ class Trainer:
       variant: of the seed, which is never the classifier's. What reports a score uses
         another variant than what chooses a checkpoint.
     """
-    plan = mixing.plan_batch(_BATCH, ratio=1.0 if sample else 0.0, mode='replace')
+    plan = plans.plan_batch(_BATCH, ratio=1.0 if sample else 0.0, mode='replace')
     step, init = _make_step(session, dataset, plan, num_steps=num_steps, sample=sample)
     # If all images are synthetic, no real one is looked at, but the step takes some.
     real = dataset.train.rows(slice(0, 1)) if sample else dataset.train
@@ -127,7 +130,7 @@ class Trainer:
 
   def start(self, generator=None) -> None:
     """Compiles in threads, for a generator's variables or their shapes."""
-    self._training.with_frozen({'generator': generator}).start()
+    self._training.with_frozen(FrozenModels(generator=generator)).start()
 
   def __call__(self, generator=None) -> dict:
     """Trains a probe, on what a generator draws where there is a `sample`.
@@ -135,7 +138,7 @@ class Trainer:
     Args:
       generator: its variables, placed.
     """
-    training = self._training.with_frozen({'generator': generator})
+    training = self._training.with_frozen(FrozenModels(generator=generator))
     state = training.init()
     for call, step in enumerate(range(0, training.num_steps, training.steps_per_call)):
       state, metrics = training.take(state, step, training.call_length(step))
@@ -151,20 +154,20 @@ def _make_step(session, dataset, plan, *, num_steps, sample):
   model = build_probe(session, num_classes)
   optimizer = classifier.make_optimizer('sgd', num_steps=num_steps, **_OPTIMIZER)
   init = functools.partial(
-    classifier.init_classifier,
+    classifier_state.init_classifier,
     model=model,
     optimizer=optimizer,
     image_shape=dataset.image_shape,
   )
   synthesize = sample and synthesis.make_synthesize(
-    sample=sampling.for_candidates(sample), num_classes=num_classes, dtype=dtype
+    Networks(sampling.for_candidates(sample)), num_classes=num_classes, dtype=dtype
   )
   transform = augment.make_augment(crop=augmentation.crop, flip=augmentation.flip)
-  compose = classifier.make_compose(
+  compose = batches.make_compose(
     layout=layout,
     plan=plan,
     synthesize=synthesize,
-    augmentation=classifier.Augmentation(transform),
+    augmentation=batches.Augmentation(transform),
     num_classes=num_classes,
     dtype=dtype,
   )

@@ -7,16 +7,24 @@ import json
 
 import jax
 import numpy as np
+import optax
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.data.datasets import Dataset
 from gan_aug_jax.data.facts import DataFacts
-from gan_aug_jax.errors import CheckpointError
+from gan_aug_jax.errors import CheckpointError, ConfigError
 from gan_aug_jax.evaluation import evaluators, figures, metrics
 from gan_aug_jax.experiment import schedule
 from gan_aug_jax.generators import synthetic_source
 from gan_aug_jax.models import classifiers
-from gan_aug_jax.step import augment, classifier, mixing, synthesis
+from gan_aug_jax.step import (
+  augment,
+  batches,
+  classifier,
+  classifier_state,
+  plans,
+  synthesis,
+)
 from gan_aug_jax.training import checkpoint, files, loop, spec, tensorboard
 from gan_aug_jax.training.files import read_result
 from gan_aug_jax.training.workdir import describe_devices, versions
@@ -33,7 +41,7 @@ class Setup:
   """
 
   source: synthetic_source.SyntheticSource | None
-  plan: mixing.BatchPlan
+  plan: plans.BatchPlan
   training: spec.Training
 
 
@@ -75,7 +83,7 @@ class Arm:
     if finished_result(self.directory) or own:
       return
     setup = self.setup()
-    frozen = setup.source.shapes if setup.source else {}
+    frozen = setup.source.shapes if setup.source else synthesis.FrozenModels()
     setup.training.with_frozen(frozen).start()
     self.evaluator.start(setup.training.state.variables, self.dataset.image_shape)
 
@@ -157,13 +165,13 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
   )
   plan = schedule.plan_batches(config, num_steps, synthetic=synthetic)
   model = build_model(session, dataset.num_classes)
-  optimizer = _make_optimizer(session, num_steps)
+  optimizer = make_optimizer(config, num_steps)
   synthesize = None
   if synthetic:
     synthesize = synthetic_source.make_synthesize(
       session, dataset, source, plan=plan, model=model
     )
-  compose = classifier.make_compose(
+  compose = batches.make_compose(
     layout=session.layout,
     plan=plan,
     synthesize=synthesize,
@@ -171,6 +179,7 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
     num_classes=dataset.num_classes,
     weight=schedule.make_weight(config, num_steps),
     on_reject=config.sampler.on_reject if config.sampler.min_confidence else 'drop',
+    label_smoothing=config.classifier.label_smoothing,
     dtype=session.image_dtype('classifier'),
   )
   step = classifier.make_fused_step(
@@ -193,19 +202,19 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
 def _make_init(session, model, optimizer, image_shape, *, synthetic):
   """Returns `seed -> state` of an arm."""
   return functools.partial(
-    classifier.init_classifier,
+    classifier_state.init_classifier,
     model=model,
     optimizer=optimizer,
     image_shape=image_shape,
-    policy=synthetic_source.memory_of(session.config) if synthetic else (),
+    class_stats=synthetic_source.class_stats_of(session.config) if synthetic else (),
   )
 
 
 def _make_augmentation(config, arm):
   _, is_classical = config_lib.ARMS[arm]
   if not is_classical:
-    return classifier.Augmentation()
-  return classifier.Augmentation(
+    return batches.Augmentation()
+  return batches.Augmentation(
     transform=augment.make_augment(
       crop=config.crop, flip=config.flip, color=config.color, cutout=config.cutout
     ),
@@ -227,15 +236,32 @@ def _make_pool(session, dataset, plan):
   )
 
 
-def _make_optimizer(session, num_steps):
-  config = session.config.classifier
+def make_optimizer(config, num_steps) -> optax.GradientTransformation:
+  """Returns the optimizer of the config's classifier.
+
+  Args:
+    config: the config.
+    num_steps: of the training.
+
+  Raises:
+    ConfigError: if the warm-up leaves no step.
+  """
+  config = config.classifier
+  if config.warmup_steps and config.warmup_steps >= num_steps:
+    raise ConfigError(
+      f'classifier.warmup_steps={config.warmup_steps} must be below the {num_steps} '
+      'steps of the training; lower it, or train longer.'
+    )
   return classifier.make_optimizer(
     config.optimizer,
     learning_rate=config.learning_rate,
     num_steps=num_steps,
     schedule=config.schedule,
+    warmup_steps=config.warmup_steps,
     momentum=config.momentum,
+    nesterov=config.nesterov,
     weight_decay=config.weight_decay,
+    clip_norm=config.clip_norm,
   )
 
 
@@ -270,10 +296,10 @@ def validate(evaluate, state, dataset) -> dict:
 
 def _acceptance(state, dataset):
   """{class name: share of its synthetic images that the filter accepted}."""
-  if 'asked' not in state.policy:
+  if 'asked' not in state.class_stats:
     return {}
-  asked, accepted = (np.asarray(state.policy[name]) for name in ('asked', 'accepted'))
-  rates = zip(dataset.class_names, asked, accepted, strict=True)
+  stats = {name: np.asarray(x) for name, x in state.class_stats.items()}
+  rates = zip(dataset.class_names, stats['asked'], stats['accepted'], strict=True)
   return {name: float(n / total) for name, total, n in rates if total}
 
 
@@ -357,7 +383,7 @@ def make_evaluator(session, num_classes) -> evaluators.Evaluator:
   return evaluators.Evaluator(session, model, num_classes)
 
 
-def restore_arm(session, name, info: DataFacts) -> classifier.ClassifierState:
+def restore_arm(session, name, info: DataFacts) -> classifier_state.ClassifierState:
   """Reads the state of a finished arm's classifier, and places it.
 
   Args:
@@ -372,7 +398,7 @@ def restore_arm(session, name, info: DataFacts) -> classifier.ClassifierState:
   synthetic = config_lib.is_augmented(config, name)
   num_steps = schedule.num_steps_of_arm(config, info.num_train, synthetic=synthetic)
   model = build_model(session, info.num_classes)
-  optimizer, image_shape = _make_optimizer(session, num_steps), info.image_shape
+  optimizer, image_shape = make_optimizer(config, num_steps), info.image_shape
   init = _make_init(session, model, optimizer, image_shape, synthetic=synthetic)
   state = session.layout.shapes(jax.eval_shape(init, np.int32(0)))
   with checkpoint.Checkpoints(session.path('arms', name, 'checkpoints')) as checkpoints:

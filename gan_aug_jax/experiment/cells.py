@@ -152,8 +152,9 @@ class _Costs:
     config = config.copy_and_resolve_references()
     config.sampler.refresh_every = 1
     session, dataset = dataclasses.replace(self.session, config=config), load_data(config)
+    length = 1000 + config.classifier.warmup_steps  # does not change the operations
     step, control_step = (
-      dry_run.arm_step(session, dataset, name, num_steps=1000).operations()
+      dry_run.arm_step(session, dataset, name, num_steps=length).operations()
       for name in (config.arms[0], control)
     )
     num_steps = config_lib.num_steps_of(config, 'gan', len(dataset.train))

@@ -19,7 +19,7 @@ from gan_aug_jax.generators import (
   gan_training,
   synthetic_source,
 )
-from gan_aug_jax.step import programs, sharding
+from gan_aug_jax.step import programs, sharding, synthesis
 
 _NUM_STEPS = 10  # that are timed
 
@@ -90,7 +90,7 @@ def arm_step(session, dataset, name, *, num_steps, at=0) -> DryRun:
     at: the step that the state is at.
   """
   config, layout = session.config, session.layout
-  source, frozen, generator = None, {}, None
+  source, frozen, generator = None, synthesis.FrozenModels(), None
   if config_lib.is_augmented(config, name):
     if config_lib.needs_generator(config):
       generator = untrained_generator(session, dataset)

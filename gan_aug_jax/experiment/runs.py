@@ -174,6 +174,7 @@ def num_steps_of(config, dataset, name) -> int:
   synthetic = config_lib.is_augmented(config, name)
   steps = schedule.num_steps_of_arm(config, len(dataset.train), synthetic=synthetic)
   schedule.plan_batches(config, steps, synthetic=synthetic)
+  arms_lib.make_optimizer(config, steps)
   return steps
 
 

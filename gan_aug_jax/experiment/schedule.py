@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.errors import ConfigError
-from gan_aug_jax.step import mixing
+from gan_aug_jax.step import plans
 
 
-def plan_batches(config, num_steps: int, *, synthetic: bool) -> mixing.BatchPlan:
+def plan_batches(config, num_steps: int, *, synthetic: bool) -> plans.BatchPlan:
   """Plans the batches of an arm.
 
   Args:
@@ -21,7 +21,7 @@ def plan_batches(config, num_steps: int, *, synthetic: bool) -> mixing.BatchPlan
   """
   mix = config.mix
   scheduled = mix.ratio_schedule != 'constant' or mix.warmup or mix.off
-  plan = mixing.plan_batch(
+  plan = plans.plan_batch(
     config.classifier.batch_size,
     ratio=mix.ratio if synthetic else 0.0,
     mode=mix.mode,
@@ -51,7 +51,7 @@ def make_weight(config, num_steps: int) -> Callable:
 
 def _make_ramp(config, shape, num_steps):
   mix = config.mix
-  return mixing.make_ramp(shape, num_steps, warmup=mix.warmup, off=mix.off)
+  return plans.make_ramp(shape, num_steps, warmup=mix.warmup, off=mix.off)
 
 
 def num_steps_of_arm(config, num_examples: int, *, synthetic: bool) -> int:

@@ -60,7 +60,7 @@ def make_step(session, info) -> tuple[Callable, Callable]:
     'discriminator_tx': discriminator_tx,
     'latent_dim': config.latent_dim,
   }
-  critic = gan.make_critic(
+  gan_losses = gan.GanLosses(
     discriminator=discriminator,
     loss=losses.make_gan_loss(config.loss, real_label=config.real_label),
     batch_size=config.batch_size,
@@ -69,9 +69,8 @@ def make_step(session, info) -> tuple[Callable, Callable]:
   )
   step = gan.make_gan_step(
     **shared,
-    critic=critic,
+    gan_losses=gan_losses,
     layout=session.layout,
-    batch_size=config.batch_size,
     ema_decay=config.ema_decay,
     d_steps=config.d_steps,
     dtype=session.image_dtype('gan'),
@@ -124,14 +123,16 @@ def make_sampler(session, info, num_members=1, **latents) -> Callable:
 
 
 def make_discriminator_logits(session, info, num_members=1) -> Callable:
-  """Returns `logits(variables, images, labels)`, see `sampling.make_judge`.
+  """Returns `logits(variables, images, labels)`, see `sampling.make_discriminator_logits`.
 
   Args:
     session, info: see above.
     num_members: number of discriminators; above 1, `variables` are theirs, stacked.
   """
   discriminator = _build_discriminator(session, info, 'sampler')
-  return _of_members(session, sampling.make_judge(discriminator), num_members)
+  return _of_members(
+    session, sampling.make_discriminator_logits(discriminator), num_members
+  )
 
 
 def _of_members(session, function, num_members):

@@ -18,7 +18,7 @@ from gan_aug_jax.evaluation.image_sampler import ImageSampler, stack_by_class
 from gan_aug_jax.generators import build, candidates, frozen, samples
 from gan_aug_jax.generators.freezing import Freeze
 from gan_aug_jax.generators.selection import Selection
-from gan_aug_jax.step import gan as gan_lib, mixing
+from gan_aug_jax.step import gan as gan_lib, plans
 from gan_aug_jax.training import checkpoint, files, loop, spec, tensorboard
 
 _LOG = logging.getLogger('gan_aug_jax')
@@ -52,7 +52,7 @@ class GanTraining:
     """The first GAN's; the others' differ only in their seeds."""
     session, config = self._session, self._session.config.gan
     step, init = build.make_step(session, self._info)
-    plan = mixing.plan_batch(config.batch_size, ratio=0.0, mode='replace')
+    plan = plans.plan_batch(config.batch_size, ratio=0.0, mode='replace')
     return spec.make_training(
       session,
       step,

@@ -16,7 +16,8 @@ import numpy as np
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.evaluation import probe
 from gan_aug_jax.generators import build, offline
-from gan_aug_jax.step import mixing, sampling, synthesis
+from gan_aug_jax.step import class_labels, sampling, synthesis
+from gan_aug_jax.step.synthesis import FrozenModels, Networks
 from gan_aug_jax.training import signals
 
 
@@ -25,16 +26,12 @@ class SyntheticSource:
   """Pure functions to draw with, and the shapes of the variables that they take.
 
   Attributes:
-    sample: `(variables, keys [B, m], labels [B]) -> images`.
-    teacher: `(variables, images) -> logits`; None where no policy uses one.
-    discriminator: see `sampling.make_judge`; None where no policy uses it.
-    shapes: of the variables of each: 'generator', 'teacher', 'discriminator'.
+    networks: what synthesis calls, except the classifier in training.
+    shapes: of their variables.
   """
 
-  sample: Callable
-  teacher: Callable | None = None
-  discriminator: Callable | None = None
-  shapes: dict = dataclasses.field(default_factory=dict)
+  networks: Networks
+  shapes: FrozenModels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +39,11 @@ class SourceVariables:
   """The variables of a `SyntheticSource`.
 
   Attributes:
-    frozen: by name, as in its `shapes`; placed.
+    frozen: the variables, placed.
     info: what was loaded or trained, and in how many seconds; for result.json.
   """
 
-  frozen: dict = dataclasses.field(default_factory=dict)
+  frozen: FrozenModels = FrozenModels()
   info: dict = dataclasses.field(default_factory=dict)
 
 
@@ -63,31 +60,27 @@ def build_source(session, dataset, generator=None) -> SyntheticSource:
   if count := config.sampler.offline:
     sample = sampling.make_pool_sampler()
     shapes = _shapes_of_images(dataset, count * dataset.num_classes)
-  shapes, teacher, discriminator = {'generator': shapes}, None, None
-  if _uses_discriminator(config):
+  networks, shapes = Networks(sample), FrozenModels(generator=shapes)
+  if _filter(config).needs_discriminator:
     number = len(config_lib.members_of(config))
-    discriminator = build.make_discriminator_logits(session, info, number)
-    networks = build.network_shapes(session, info, number)
-    shapes['discriminator'] = networks['discriminator']
+    logits_of = build.make_discriminator_logits(session, info, number)
+    networks = dataclasses.replace(networks, discriminator_logits=logits_of)
+    of_networks = build.network_shapes(session, info, number)
+    shapes = shapes.replace(discriminator=of_networks['discriminator'])
   if _uses_teacher(config):
     model = probe.build_probe(session, dataset.num_classes)
-    teacher = functools.partial(_logits, model)
-    shapes['teacher'] = probe.shapes_of(model, dataset.image_shape)
-  return SyntheticSource(sample, teacher, discriminator, session.layout.shapes(shapes))
+    networks = dataclasses.replace(networks, teacher=functools.partial(_logits, model))
+    shapes = shapes.replace(teacher=probe.shapes_of(model, dataset.image_shape))
+  return SyntheticSource(networks, session.layout.shapes(shapes))
 
 
 def _filter(config):
   sampler = config.sampler
-  return synthesis.Filter(sampler.candidates, sampler.score, sampler.min_confidence)
-
-
-def _uses_discriminator(config):
-  keep = _filter(config)
-  return keep.looks and keep.score == 'discriminator'
+  return synthesis.SampleFilter(sampler.candidates, sampler.score, sampler.min_confidence)
 
 
 def _uses_teacher(config):
-  return config.sampler.labels == 'teacher' or _filter(config).asks_teacher
+  return config.sampler.labels == 'teacher' or _filter(config).needs_teacher
 
 
 def _logits(model, variables, images):
@@ -140,11 +133,12 @@ def load_variables(session, dataset, generator) -> SourceVariables:
   directory = generator.directory if generator else session.path('gan')
   info = {'shows': config.sampler.source}
   with signals.deferred() as stopped:
-    frozen = {'generator': _load_images(session, dataset, generator, directory)}
+    images = _load_images(session, dataset, generator, directory)
+    frozen = FrozenModels(generator=images)
     if config.sampler.offline:
       info['offline'] = config.sampler.offline
-    if _uses_discriminator(config):
-      frozen['discriminator'] = generator.discriminator
+    if _filter(config).needs_discriminator:
+      frozen = frozen.replace(discriminator=generator.discriminator)
     if _uses_teacher(config):
       teacher = probe.train_extractor(
         session,
@@ -153,7 +147,7 @@ def load_variables(session, dataset, generator) -> SourceVariables:
         num_steps=config.sampler.teacher_steps,
         directory=directory / 'teacher',
       )
-      frozen['teacher'] = teacher.variables
+      frozen = frozen.replace(teacher=teacher.variables)
       info |= {'teacher_hash': teacher.hash, 'teacher_val_accuracy': teacher.accuracy}
     # Of several processes all stop, or none does.
     if caught := stopped(True):
@@ -193,31 +187,30 @@ def make_synthesize(session, dataset, source, *, plan, model) -> Callable:
     model: the classifier, a linen module.
   """
   config = session.config.sampler
-  distribution = lambda state: None
+  class_probs = lambda state: None
   if config.classes == 'feedback':
-    distribution = lambda state: mixing.feedback_distribution(state.policy['class_loss'])
+    class_probs = lambda state: class_labels.feedback_distribution(
+      state.class_stats['class_loss']
+    )
   elif config.classes != 'uniform':
     counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
-    shares = mixing.class_distribution(config.classes, counts, plan)
-    distribution = lambda state: shares
+    fixed = class_labels.class_distribution(config.classes, counts, plan)
+    class_probs = lambda state: fixed
   synthesize = synthesis.make_synthesize(
-    sample=source.sample,
+    dataclasses.replace(source.networks, classifier=functools.partial(_logits, model)),
     num_classes=dataset.num_classes,
-    dtype=session.image_dtype('classifier'),
-    distribution=distribution,
-    keep=_filter(session.config),
-    labels=config.labels,
+    class_probs=class_probs,
+    sample_filter=_filter(session.config),
+    targets=config.labels,
     smoothing=config.smoothing,
-    teacher=source.teacher,
-    judge=source.discriminator,
-    classifier=functools.partial(_logits, model),
+    dtype=session.image_dtype('classifier'),
   )
   if config.refresh_every > 1:
     synthesize = synthesis.make_pooled(synthesize, config.refresh_every, session.layout)
   return synthesize
 
 
-def memory_of(config) -> tuple[str, ...]:
-  """The names of what an augmented arm's state gathers, see `ClassifierState.policy`."""
+def class_stats_of(config) -> tuple[str, ...]:
+  """What the state of an augmented arm gathers, see `ClassifierState.class_stats`."""
   names = ('asked', 'accepted') if config.sampler.min_confidence else ()
   return names + (('class_loss',) if config.sampler.classes == 'feedback' else ())

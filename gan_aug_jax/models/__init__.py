@@ -1,1 +1,1 @@
-"""Linen modules and a `build_*` for each kind; none of them sees a ConfigDict."""
+"""Linen modules, and a `build_*` for each kind; none of them sees a config."""

@@ -1,9 +1,9 @@
 """Classifiers: `(images [B, H, W, C], train, keys, ...) -> logits [B, num_classes]`.
 
-The softmax is in the loss. In training `keys` [B] feed dropout; `shown` and `synthetic`,
-bool [B], say which examples count in batch statistics, for models that have them, and
-which of those are synthetic. What goes into the last layer is sown as 'embedding' into
-the collection 'intermediates'.
+The softmax is in the loss. In training, `keys` [B] are for dropout. For models with batch
+statistics, `valid_mask` bool [B] says which examples count in them, and `synthetic` bool
+[B] which are synthetic. The input of the last layer is sown as 'embedding' into the
+collection 'intermediates'.
 """
 
 import flax.linen as nn
@@ -13,7 +13,7 @@ from gan_aug_jax.models import layers
 
 
 class CNN(nn.Module):
-  """3x3 convolution, ReLU and 2x2 max-pooling, thrice; a hidden layer; the classes."""
+  """Three times 3x3 convolution, ReLU and 2x2 max-pooling; a hidden layer; logits."""
 
   num_classes: int
   dropout: float = 0.0
@@ -22,8 +22,8 @@ class CNN(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, images, *, train, keys=None, shown=None, synthetic=None):
-    del shown, synthetic  # No batch statistics.
+  def __call__(self, images, *, train, keys=None, valid_mask=None, synthetic=None):
+    del valid_mask, synthetic  # No batch statistics.
     x = images.astype(self.dtype)
     for i, features in enumerate(self.features):
       x = layers.conv(features, (3, 3), dtype=self.dtype, use_bias=False)(x)
@@ -34,7 +34,7 @@ class CNN(nn.Module):
 
 
 class MLP(nn.Module):
-  """Hidden layers with ReLU and dropout after each; the classes."""
+  """Hidden layers, each with ReLU and dropout; logits."""
 
   num_classes: int
   dropout: float = 0.0
@@ -43,16 +43,16 @@ class MLP(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, images, *, train, keys=None, shown=None, synthetic=None):
-    del shown, synthetic
+  def __call__(self, images, *, train, keys=None, valid_mask=None, synthetic=None):
+    del valid_mask, synthetic
     return _head(self, images.astype(self.dtype), train, keys)
 
 
 class ResNet(nn.Module):
-  """Pre-activation residual network for small images, and dropout before the classes.
+  """Pre-activation residual network for small images.
 
-  He et al. 2016 (arXiv 1603.05027), figure 4 e; a stage for each of `features`, every
-  one but the first halving the image, and the mean over what is left of it.
+  He et al. 2016 (arXiv 1603.05027), figure 4 e. There is a stage for each of `features`;
+  all but the first halve the image. Then come global average pooling, dropout and logits.
   """
 
   num_classes: int
@@ -65,10 +65,10 @@ class ResNet(nn.Module):
   batch_norm: str = 'shared'
 
   @nn.compact
-  def __call__(self, images, *, train, keys=None, shown=None, synthetic=None):
+  def __call__(self, images, *, train, keys=None, valid_mask=None, synthetic=None):
     def activate(x):
       norm = layers.BatchNorm(self.axis_name, dtype=self.dtype, synthetic=self.batch_norm)
-      return nn.relu(norm(x, train=train, shown=shown, synthetic=synthetic))
+      return nn.relu(norm(x, train=train, valid_mask=valid_mask, synthetic=synthetic))
 
     def conv(features, size, stride):
       return layers.conv(
@@ -90,7 +90,7 @@ class ResNet(nn.Module):
 
 
 def _head(model, x, train, keys):
-  """Fully connected layers of `model.hidden`, dropout after each, then the logits."""
+  """The fully connected layers of `model.hidden`, dropout after each, then logits."""
   x = x.reshape(x.shape[0], -1)
   for i, features in enumerate(model.hidden):
     x = nn.relu(layers.dense(features, dtype=model.dtype)(x))
@@ -103,28 +103,28 @@ CLASSIFIERS = {'cnn': CNN, 'mlp': MLP, 'resnet': ResNet}
 
 
 def build_classifier(
-  arch,
+  arch: str,
   *,
-  num_classes,
-  dropout=0.0,
-  features=(),
-  hidden=(),
-  dtype=jnp.float32,
-  axis_name=None,
-  blocks=1,
-  batch_norm='shared',
-):
+  num_classes: int,
+  dropout: float = 0.0,
+  features: tuple[int, ...] = (),
+  hidden: tuple[int, ...] = (),
+  dtype: jnp.dtype = jnp.float32,
+  axis_name: str | None = None,
+  blocks: int = 1,
+  batch_norm: str = 'shared',
+) -> nn.Module:
   """Builds a classifier.
 
   Args:
     arch: 'cnn', 'mlp' or 'resnet'.
     num_classes: number of classes.
-    dropout: rate after each hidden layer, and after the resnet's pooling, in [0, 1).
-    features: channels of the convolutions; empty for the architecture's own.
-    hidden: sizes of the fully connected layers; empty for the architecture's own.
+    dropout: rate after each hidden layer and after the resnet's pooling, in [0, 1).
+    features: channels of the convolutions; empty for the architecture's default.
+    hidden: sizes of the fully connected layers; empty for the architecture's default.
     dtype: type to compute in.
-    axis_name: mapped axis of the devices, for batch statistics, or None.
-    blocks: of the resnet, residual blocks a stage.
+    axis_name: mapped axis of the devices, for the resnet's batch statistics, or None.
+    blocks: residual blocks per stage of the resnet.
     batch_norm: of the resnet: 'shared', 'split' or 'real_only', see `layers.BatchNorm`.
 
   Raises:

@@ -1,8 +1,8 @@
 """Class-conditional discriminators: `(images [B, H, W, C], labels [B], train) -> [B]`.
 
-Logits are float32 or wider. They normalise within an example, if at all, so that real and
-synthetic batches do not leak into each other and there is nothing to synchronise; `train`
-keeps the step of the power iteration, where there is spectral normalisation.
+Logits are float32 or wider. Any normalisation is within an example, so that real and
+synthetic batches do not leak into each other and there is nothing to synchronise. With
+spectral normalisation, `train` keeps the vectors of its power iteration.
 """
 
 import functools
@@ -18,16 +18,16 @@ _INIT = nn.initializers.normal(0.02)
 
 
 def _num_halvings(images):
-  """Halvings of the images' side down to 4."""
+  """How often the images' side is halved down to 4."""
   return (images.shape[1] // 4).bit_length() - 1
 
 
 def _project(x, labels, num_classes, *, dtype, train):
   """The projection head: `v x + y V x` of the features x of a whole image.
 
-  (Miyato & Koyama 2018, arXiv 1802.05637, equation 3.) They sum the features over the
-  image first; small networks, which see it in patches, then cannot tell where things are:
-  on MNIST the samples collapsed to one blot a class.
+  Miyato & Koyama 2018 (arXiv 1802.05637), equation 3, sum the features over the image
+  first. Small networks, which see it in patches, then cannot tell where things are: on
+  MNIST the samples collapsed to one blot per class.
 
   Args:
     x: features [B, H, W, F].
@@ -50,8 +50,8 @@ def _project(x, labels, num_classes, *, dtype, train):
 class DCGANDiscriminator(nn.Module):
   """The mirror of `DCGANGenerator`: 4 x 4 convolutions with stride 2 down to 4 x 4.
 
-  The label comes in as constant one-hot maps beside the image. Group normalisation takes
-  batch normalisation's place.
+  The label enters as constant one-hot maps next to the image. Group normalisation
+  replaces batch normalisation.
   """
 
   num_classes: int
@@ -87,8 +87,8 @@ class SNGANDiscriminator(nn.Module):
   """Spectrally normalised and as small as `DCGANDiscriminator`.
 
   4 x 4 convolutions with stride 2 down to 4 x 4, and the projection head. Table 3 of
-  Miyato et al. 2018 (arXiv 1802.05957) has 3 x 3 convolutions between them, which take
-  four times as long.
+  Miyato et al. 2018 (arXiv 1802.05957) has 3 x 3 convolutions in between, which take four
+  times as long.
   """
 
   num_classes: int
@@ -107,8 +107,8 @@ class SNGANDiscriminator(nn.Module):
 class ResNetDiscriminator(nn.Module):
   """The residual discriminator of Miyato et al. 2018 (arXiv 1802.05957), table 4.
 
-  Residual blocks of one depth, halving down to 8 x 8, then two that do not; spectral
-  normalisation and the projection head. The paper's width is 128.
+  Residual blocks of one depth, which halve the image down to 8 x 8, then two that do not;
+  spectral normalisation and the projection head. The paper's width is 128.
   """
 
   num_classes: int
@@ -133,14 +133,14 @@ class ResNetDiscriminator(nn.Module):
     pool = layers.avg_pool_2x2 if halve else lambda x: x
     # The 1 x 1 convolution commutes with the pooling, and is cheaper after it.
     skip = conv(pool(x), (1, 1)) if halve else x
-    if not first:  # of pixels there is nothing to rectify
+    if not first:  # pixels need no rectifying
       x = nn.relu(x)
     x = nn.relu(conv(x, (3, 3)))
     return skip + pool(conv(x, (3, 3)))
 
 
 class MLPDiscriminator(nn.Module):
-  """Fully connected: four times `width`, twice and once, on pixels and one-hot label."""
+  """Fully connected layers of 4, 2 and 1 times `width`, on pixels and one-hot label."""
 
   num_classes: int
   width: int
@@ -166,13 +166,15 @@ DISCRIMINATORS = {
 }
 
 
-def build_discriminator(arch, *, num_classes, width, dtype=jnp.float32):
+def build_discriminator(
+  arch: str, *, num_classes: int, width: int, dtype: jnp.dtype = jnp.float32
+) -> nn.Module:
   """Builds a discriminator, called with (images, labels, train=bool).
 
   Args:
     arch: 'dcgan', 'mlp', 'sngan' or 'resnet'.
     num_classes: number of classes.
-    width: features of the first convolution, of the last layer of an 'mlp'.
+    width: features of the first convolution, or of the last hidden layer of an 'mlp'.
     dtype: type to compute in.
 
   Raises:

@@ -1,7 +1,7 @@
 """Class-conditional generators: `(latent [B, Z], labels [B], train) -> images`.
 
-Images are in (-1, 1). No convolution before a normalisation has a bias, be it further on
-a residual stream: its gradient would be zero up to rounding, and Adam would blow that up.
+Images are in (-1, 1). No convolution before a normalisation has a bias, even further up a
+residual stream: its gradient would be zero up to rounding, and Adam would blow that up.
 """
 
 import functools
@@ -23,14 +23,14 @@ def _condition(latent, labels, num_classes, dtype):
 
 
 class DCGANGenerator(nn.Module):
-  """The generator of Radford et al. 2015, label joined to the latent.
+  """The generator of Radford et al. 2015, with the label joined to the latent.
 
-  4 x 4 features, doubled in size and halved in depth until the image's size: for 32 x 32
-  pixels and width 64, depths 256, 128, 64.
+  4 x 4 features, doubled in size and halved in depth up to the image's size: for 32 x 32
+  pixels and width 64, the depths are 256, 128, 64.
 
   Attributes:
-    conditional_norm: each class scales and shifts the normalised features itself, as in
-      the `sngan` (Miyato & Koyama 2018, arXiv 1802.05637).
+    conditional_norm: whether each class has its own scale and bias for the normalised
+      features, as in the `sngan` (Miyato & Koyama 2018, arXiv 1802.05637).
   """
 
   image_shape: tuple[int, int, int]
@@ -65,8 +65,8 @@ class DCGANGenerator(nn.Module):
 class ResNetGenerator(nn.Module):
   """The residual generator of Miyato et al. 2018 (arXiv 1802.05957), table 4.
 
-  4 x 4 features, a residual block for each doubling, all of the same depth, conditional
-  batch normalisation. The paper's width is 256, twice the discriminator's.
+  4 x 4 features, a residual block for each doubling, all of the same depth, and
+  conditional batch normalisation. The paper's width is 256, twice the discriminator's.
   """
 
   image_shape: tuple[int, int, int]
@@ -102,14 +102,14 @@ class ResNetGenerator(nn.Module):
 
 
 class MLPGenerator(nn.Module):
-  """Fully connected: `width`, twice and four times that, then the pixels."""
+  """Fully connected layers of 1, 2 and 4 times `width`, then the pixels."""
 
   image_shape: tuple[int, int, int]
   num_classes: int
   width: int
   axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
-  upsampling: str = 'transposed'  # of no meaning here
+  upsampling: str = 'transposed'  # not used
 
   @nn.compact
   def __call__(self, latent, labels, *, train):
@@ -132,25 +132,25 @@ GENERATORS = {
 
 
 def build_generator(
-  arch,
+  arch: str,
   *,
-  image_shape,
-  num_classes,
-  width,
-  axis_name=None,
-  dtype=jnp.float32,
-  upsampling='transposed',
-):
+  image_shape: tuple[int, int, int],
+  num_classes: int,
+  width: int,
+  axis_name: str | None = None,
+  dtype: jnp.dtype = jnp.float32,
+  upsampling: str = 'transposed',
+) -> nn.Module:
   """Builds a generator.
 
   Args:
     arch: 'dcgan', 'mlp', 'sngan' or 'resnet'.
     image_shape: (height, width, channels); all but 'mlp' need a side of 8, 16, 32...
     num_classes: number of classes.
-    width: features of the last hidden convolution, of the first layer of an 'mlp'.
+    width: features of the last hidden convolution, or of the first layer of an 'mlp'.
     axis_name: mapped axis that batch statistics are summed over, or None.
     dtype: type to compute in.
-    upsampling: 'subpixel' (Shi et al. 2016), 'nearest' (and a 3 x 3 convolution) or
+    upsampling: 'subpixel' (Shi et al. 2016), 'nearest' (then a 3 x 3 convolution) or
       'transposed' (4 x 4 convolutions, as in Radford et al.).
 
   Returns:

@@ -1,48 +1,64 @@
 """Layers that the models share.
 
-All images are channels last. Parameters are float32, or float64 where the computation is:
-bfloat16 is a type to compute in, not to keep parameters or statistics in.
+Images are channels last. Parameters are float32, or float64 if the computation is:
+bfloat16 is a type to compute in, not one for parameters or statistics.
 """
+
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 
-def param_dtype(dtype):
+def param_dtype(dtype: jnp.dtype) -> jnp.dtype:
   """The type of the parameters of a layer that computes in `dtype`."""
   return jnp.promote_types(dtype, jnp.float32)
 
 
-def conv(features, kernel, *, dtype, **kwargs):
-  """A convolution; `kernel` is (height, width)."""
+def conv(
+  features: int, kernel: tuple[int, int], *, dtype: jnp.dtype, **kwargs: Any
+) -> nn.Conv:
+  """A convolution.
+
+  Args:
+    features: output channels.
+    kernel: (height, width).
+    dtype: type to compute in.
+    **kwargs: further ones of `nn.Conv`.
+  """
   return nn.Conv(features, kernel, dtype=dtype, param_dtype=param_dtype(dtype), **kwargs)
 
 
-def dense(features, *, dtype, **kwargs):
-  """A fully connected layer."""
+def dense(features: int, *, dtype: jnp.dtype, **kwargs: Any) -> nn.Dense:
+  """A fully connected layer.
+
+  Args:
+    features: outputs.
+    dtype: type to compute in.
+    **kwargs: further ones of `nn.Dense`.
+  """
   return nn.Dense(features, dtype=dtype, param_dtype=param_dtype(dtype), **kwargs)
 
 
 class BatchNorm(nn.Module):
-  """Batch normalisation over the whole global batch, by sums over what it shows.
+  """Batch normalisation over the valid examples of the whole global batch.
 
-  flax's own averages local means, which is wrong, and NaN on a device without examples,
-  as soon as devices show different numbers of them. (Ioffe & Szegedy 2015, arXiv
-  1502.03167.)
+  Ioffe & Szegedy 2015 (arXiv 1502.03167). flax's own averages local means, which is wrong
+  if devices have different numbers of examples, and NaN if one has none.
 
   Attributes:
     axis_name: mapped axis to sum over, or None.
     dtype: type of the result; the statistics are float32 or wider.
-    num_classes: above 0 each class has a scale and bias of its own: conditional batch
+    num_classes: above 0, each class has its own scale and bias: conditional batch
       normalisation (Dumoulin et al. 2017, arXiv 1610.07629, section 2.2).
-    momentum: share of the old running statistics that an update keeps.
+    momentum: fraction of the old running statistics that an update keeps.
     epsilon: added to the variance.
-    synthetic: what synthetic examples do to the statistics of a batch: 'shared', they
-      count as real ones do; 'real_only', all are normalised by those of the real ones;
-      'split', each kind by its own, in the manner of Xie et al. 2019 (1911.09665, section
-      4.1), whose scale and bias are also apart. But for 'shared', the running ones are of
-      real examples.
+    synthetic: what synthetic examples do to a batch's statistics: 'shared', they count
+      like real ones; 'real_only', all are normalised by those of the real ones; 'split',
+      each kind by its own, in the manner of Xie et al. 2019 (1911.09665, section 4.1),
+      who also split scale and bias. Except with 'shared', the running statistics are
+      those of real examples.
   """
 
   axis_name: str | None = None
@@ -53,20 +69,23 @@ class BatchNorm(nn.Module):
   synthetic: str = 'shared'
 
   @nn.compact
-  def __call__(self, x, *, train, shown=None, synthetic=None, labels=None):
+  def __call__(self, x, *, train, valid_mask=None, synthetic=None, labels=None):
     """Normalises x [B, ..., F].
 
-    In training, `shown` bool [B] (default all) are the examples that count, and
-    `synthetic` bool [B] those of them that are synthetic. `labels` [B] are read where
-    there is a scale and bias a class.
+    Args:
+      x: the features.
+      train: whether to use the batch's statistics rather than the running ones.
+      valid_mask: bool [B], which examples count; None for all.
+      synthetic: bool [B], which are synthetic; None for none.
+      labels: int32 [B], for conditional batch normalisation.
     """
     features, wide = x.shape[-1], param_dtype(self.dtype)
     shape = (self.num_classes, features) if self.num_classes else (features,)
     scale = self.param('scale', nn.initializers.ones, shape, wide)
     bias = self.param('bias', nn.initializers.zeros, shape, wide)
     if self.num_classes:
-      # A product with one-hot rows: the gradient of a lookup is a scatter, which adds up
-      # in any order on a GPU.
+      # A product with one-hot rows: the gradient of a lookup is a scatter, which a GPU
+      # sums in any order.
       one_hot = jax.nn.one_hot(labels, self.num_classes, dtype=wide)
       rows = (-1, *(1,) * (x.ndim - 2), features)
       look_up = lambda table: jnp.matmul(one_hot, table, precision='highest')
@@ -74,7 +93,7 @@ class BatchNorm(nn.Module):
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (features,), wide)
     running_var = self.variable('batch_stats', 'var', jnp.ones, (features,), wide)
     if train:
-      (mean, var), own = self._batch_statistics(x.astype(wide), shown, synthetic)
+      (mean, var), own = self._batch_statistics(x.astype(wide), valid_mask, synthetic)
       if not self.is_initializing():
         keep = self.momentum
         running_mean.value = keep * running_mean.value + (1 - keep) * mean
@@ -88,12 +107,12 @@ class BatchNorm(nn.Module):
     factor = scale * jax.lax.rsqrt(var + self.epsilon)
     return (x.astype(wide) * factor + (bias - mean * factor)).astype(self.dtype)
 
-  def _batch_statistics(self, x, shown, synthetic):
-    """(mean, var) [F], and where synthetic examples have their own, theirs or None."""
-    shown = jnp.ones(x.shape[0], bool) if shown is None else shown
-    kinds = [shown]
+  def _batch_statistics(self, x, valid_mask, synthetic):
+    """(mean, var) [F]; and those of synthetic examples if these have their own."""
+    valid_mask = jnp.ones(x.shape[0], bool) if valid_mask is None else valid_mask
+    kinds = [valid_mask]
     if synthetic is not None and self.synthetic != 'shared':
-      kinds = [shown & ~synthetic, shown & synthetic]
+      kinds = [valid_mask & ~synthetic, valid_mask & synthetic]
       kinds = kinds[: 2 if self.synthetic == 'split' else 1]
     axes, per_example = tuple(range(x.ndim - 1)), x.size // (x.shape[0] * x.shape[-1])
 
@@ -102,13 +121,13 @@ class BatchNorm(nn.Module):
       total = jnp.sum(w, axes) * per_example
       return total, jnp.sum(w * x, axes), jnp.sum(w * jnp.square(x), axes)
 
-    # All in one reduction, so that there is one all-reduce.
+    # Together, so that there is only one all-reduce.
     found = [sums(kind) for kind in kinds]
     if self.axis_name and not self.is_initializing():
       found = jax.lax.psum(found, self.axis_name)
 
     def moments(total, first, second):
-      total = jnp.maximum(total, 1)  # of a kind that the batch has none of
+      total = jnp.maximum(total, 1)  # the batch may have none of a kind
       mean = first / total
       return mean, jnp.maximum(second / total - jnp.square(mean), 0)
 
@@ -117,18 +136,18 @@ class BatchNorm(nn.Module):
 
 
 def _column(rows, x):
-  """One value an example, [B], shaped to go with x [B, ...]."""
+  """One value per example, [B], shaped to broadcast with x [B, ...]."""
   return rows.reshape(-1, *(1,) * (x.ndim - 1))
 
 
 class ExampleDropout(nn.Module):
-  """Dropout whose mask belongs to the example.
+  """Dropout with one key per example.
 
   With one key for the batch, every `pmap` device would draw the same mask.
 
   Attributes:
     rate: probability of dropping, in [0, 1).
-    substep: folded into the keys, so that layers drop apart from each other.
+    substep: folded into the keys, so that layers drop independently.
   """
 
   rate: float
@@ -136,7 +155,13 @@ class ExampleDropout(nn.Module):
 
   @nn.compact
   def __call__(self, x, keys, *, train):
-    """Drops from x [B, ...] with keys [B], which may be None when not training."""
+    """Drops from x [B, ...].
+
+    Args:
+      x: the features.
+      keys: key array [B]; may be None if not training.
+      train: whether to drop anything.
+    """
     if not train or self.rate == 0:
       return x
     drop = nn.Dropout(self.rate, deterministic=False)
@@ -144,16 +169,16 @@ class ExampleDropout(nn.Module):
     return jax.vmap(lambda row, key: drop(row, rng=fold(key)))(x, keys)
 
 
-def spectral(layer, x, *, train):
+def spectral(layer: nn.Module, x: jax.Array, *, train: bool) -> jax.Array:
   """Applies a layer with its kernel divided by its largest singular value.
 
-  By one step of the power iteration from vectors in the collection 'spectral' (Miyato et
-  al. 2018, arXiv 1802.05957, algorithm 1).
+  It is estimated by one step of power iteration from the vectors in the collection
+  'spectral' (Miyato et al. 2018, arXiv 1802.05957, algorithm 1).
 
   Args:
     layer: linen module with a kernel.
     x: its input.
-    train: whether to keep the vectors that the step gives.
+    train: whether to keep the vectors after that step.
   """
   normalised = nn.SpectralNorm(
     layer, param_dtype=layer.param_dtype, collection_name='spectral'
@@ -162,15 +187,15 @@ def spectral(layer, x, *, train):
 
 
 @jax.custom_vjp
-def bias_relu_pool(x, bias):
+def bias_relu_pool(x: jax.Array, bias: jax.Array) -> jax.Array:
   """Adds a bias, rectifies, and takes the maximum of 2 x 2 blocks, as one operation.
 
-  What goes back comes from the place of each maximum, the first of equal ones, in one
-  pass over the large array; and a block's one gradient is the bias's too. The gradient of
+  The gradient goes to the place of each maximum, the first of equal ones, in one pass
+  over the large array; summed over blocks it is also the bias's. The gradient of
   `nn.max_pool` is a select-and-scatter, ten times slower on CPU.
 
   Args:
-    x: [B, H, W, F]. An odd last row or column is left out.
+    x: [B, H, W, F]. An odd last row or column is ignored.
     bias: [F], of the type of x.
 
   Returns:
@@ -210,7 +235,7 @@ def _bias_relu_pool_backward(kept, grad):
 bias_relu_pool.defvjp(_bias_relu_pool_forward, _bias_relu_pool_backward)
 
 
-def depth_to_space(x):
+def depth_to_space(x: jax.Array) -> jax.Array:
   """Sub-pixel rearrangement (Shi et al. 2016, arXiv 1609.05158).
 
   Args:
@@ -225,13 +250,13 @@ def depth_to_space(x):
   return x.reshape(batch, 2 * height, 2 * width, depth // 4)
 
 
-def avg_pool_2x2(x):
+def avg_pool_2x2(x: jax.Array) -> jax.Array:
   """Mean over 2x2 blocks: [B, H, W, F] to [B, H // 2, W // 2, F], H and W even."""
   batch, height, width, features = x.shape
   return x.reshape(batch, height // 2, 2, width // 2, 2, features).mean((2, 4))
 
 
-def repeat_2x2(x):
+def repeat_2x2(x: jax.Array) -> jax.Array:
   """Nearest-neighbour upsampling: [B, H, W, F] to [B, 2 * H, 2 * W, F]."""
   return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
@@ -245,18 +270,19 @@ def _nearest(x, features, **kwargs):
 
 
 def _transposed(x, features, **kwargs):
-  """A 4 x 4 transposed convolution with stride 2, its kernel kept by sub-pixel.
+  """A 4 x 4 transposed convolution with stride 2, computed by sub-pixel.
 
-  Each pixel of a 2 x 2 block sees 2 x 2 pixels of x through a quarter of the kernel:
-  less than half of what 3 x 3 take, and no zeros are multiplied. A bias is one of each
-  pixel of the block, as with 'subpixel'.
+  Each pixel of a 2 x 2 block sees 2 x 2 pixels of x through a quarter of the kernel: less
+  than half the work of 3 x 3, and no zeros are multiplied. Each pixel of the block has a
+  bias, as with 'subpixel'.
   """
-  # Padded here and not by the convolution, whose gradient for the kernel XLA on CPU then
-  # computes some fifty times slower.
+  # Padded here: if the convolution pads, XLA on CPU computes the kernel's gradient some
+  # fifty times slower.
   x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
   blocks = conv(4 * features, (2, 2), padding='VALID', **kwargs)(x)
   return depth_to_space(blocks)[:, 1:-1, 1:-1]
 
 
-# Doubling and convolving, `(x [B, H, W, F], features, **conv) -> [B, 2H, 2W, features]`.
+# Each doubles the size and convolves:
+# `(x [B, H, W, F], features, **conv) -> [B, 2H, 2W, features]`.
 UPSAMPLINGS = {'transposed': _transposed, 'subpixel': _subpixel, 'nearest': _nearest}

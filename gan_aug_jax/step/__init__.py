@@ -1,6 +1,6 @@
 """Pure device code: everything that a compiled step is made of.
 
-Arrays in, arrays out: no config, no files, no host state but the compiled programs. May
-import `models` only. Start reading in `classifier`, the fused step: a synthetic image
-enters the batch in `compose`.
+Arrays in, arrays out: no config, no files, no host state except the compiled programs.
+May import `models` only. Start in `classifier`, the fused step. `synthesis` makes a
+synthetic image; it enters the batch in `batches`.
 """

@@ -1,10 +1,13 @@
-"""Classical augmentation, mixing of images, and DiffAugment, one key an image.
+"""Classical augmentation, MixUp and CutMix, and DiffAugment, with one key per image.
 
 Each function takes keys [B] and images [B, H, W, C], so what happens to an image depends
-on its key alone and not on the batch or device it is in. Written here and not taken from
-dm_pix or augmax: neither mixes images or cuts them out, and for a batch of small images
-their flips and crops are no faster (docs/design.md).
+on its key alone and not on the batch or device it is in. Written here rather than taken
+from dm_pix or augmax: neither has cutout, MixUp or CutMix, and their flips and crops of
+small images are no faster (docs/design.md).
 """
+
+from collections.abc import Callable, Sequence
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +15,7 @@ import numpy as np
 import scipy.special
 
 
-def random_flip(keys, images):
+def random_flip(keys: jax.Array, images: jax.Array) -> jax.Array:
   """Mirrors each image left to right with probability one half.
 
   Args:
@@ -26,7 +29,7 @@ def random_flip(keys, images):
   return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
 
 
-def random_crop(keys, images, padding):
+def random_crop(keys: jax.Array, images: jax.Array, padding: int) -> jax.Array:
   """Shifts each image by up to `padding` pixels each way, mirroring at the border.
 
   Args:
@@ -49,14 +52,16 @@ def random_crop(keys, images, padding):
   return jax.vmap(crop)(padded, offsets)
 
 
-def random_color(keys, images, brightness, saturation, contrast):
+def random_color(
+  keys: jax.Array, images: jax.Array, *, brightness, saturation, contrast
+) -> jax.Array:
   """Changes brightness, then saturation, then contrast, about the image's own mean.
 
   Args:
     keys: key array [B].
     images: float [B, H, W, C].
-    brightness: largest change, in units of the pixels.
-    saturation, contrast: largest change as a part of what is there.
+    brightness: largest change, in the pixels' units.
+    saturation, contrast: largest relative change.
 
   Returns:
     Images of the same shape, not clipped.
@@ -72,8 +77,8 @@ def random_color(keys, images, brightness, saturation, contrast):
   return level + (images - level) * about(2, 1.0, contrast)
 
 
-def random_cutout(keys, images, side):
-  """Sets a rectangle to zero, mid-grey; its centre is anywhere, so some of it may be off.
+def random_cutout(keys: jax.Array, images: jax.Array, side: tuple[int, int]) -> jax.Array:
+  """Sets a rectangle to 0, mid-grey. Its centre is anywhere, so it may be cut off.
 
   DeVries & Taylor 2017 (arXiv 1708.04552), section 3.
 
@@ -107,7 +112,9 @@ def _boxes(centres, sides, images):
   return (inside(0)[:, :, None] & inside(1)[:, None, :])[..., None]
 
 
-def make_augment(*, crop=0, flip=False, color=0.0, cutout=0):
+def make_augment(
+  *, crop: int = 0, flip: bool = False, color: float = 0.0, cutout: int = 0
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
   """Returns `augment(keys [B], images [B, H, W, C]) -> images`.
 
   Args:
@@ -123,7 +130,8 @@ def make_augment(*, crop=0, flip=False, color=0.0, cutout=0):
     if flip:
       images = random_flip(_fold(keys, 1), images)
     if color:
-      images = random_color(_fold(keys, 2), images, color, color, color)
+      size = {'brightness': color, 'saturation': color, 'contrast': color}
+      images = random_color(_fold(keys, 2), images, **size)
       images = jnp.clip(images, -1, 1)
     if cutout:
       images = random_cutout(_fold(keys, 3), images, (cutout, cutout))
@@ -132,7 +140,7 @@ def make_augment(*, crop=0, flip=False, color=0.0, cutout=0):
   return augment
 
 
-def make_mix(*, mixup=0.0, cutmix=0.0):
+def make_mix(*, mixup: float = 0.0, cutmix: float = 0.0) -> Callable | None:
   """Returns the function that mixes each image with a partner, or None if nothing does.
 
   MixUp (Zhang et al. 2017, arXiv 1710.09412, section 2) blends the two; CutMix (Yun et
@@ -150,34 +158,21 @@ def make_mix(*, mixup=0.0, cutmix=0.0):
   """
   if not (mixup or cutmix):
     return None
-
-  parts = {alpha: _smaller_parts(alpha) for alpha in (mixup, cutmix) if alpha}
-
-  def draw_part(keys, alpha, dtype):
-    uniform = jax.vmap(lambda key: jax.random.uniform(key, (), dtype))(keys)
-    return parts[alpha](uniform)
-
-  def cut(keys, images):
-    """Where the partner shows: bool [B, H, W, 1]."""
-    height, width = images.shape[1:3]
-    limits = jnp.array([height, width])
-    part = jnp.sqrt(draw_part(_fold(keys, 1), cutmix, images.dtype))
-    sides = jnp.rint(part[:, None] * limits).astype(jnp.int32)
-    draw = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, limits))
-    return _boxes(draw(_fold(keys, 2)), sides, images)
+  mixup_part, cutmix_part = (alpha and _smaller_parts(alpha) for alpha in (mixup, cutmix))
 
   def mix(keys, one, other):
     (images, targets), (partners, partner_targets) = one, other
     part = jnp.zeros((len(images), 1, 1, 1), images.dtype)
     if mixup:
-      part = draw_part(_fold(keys, 0), mixup, images.dtype)[:, None, None, None]
+      part = mixup_part(_fold(keys, 0), images.dtype)[:, None, None, None]
     if cutmix:
-      shown = cut(keys, images)
+      area = cutmix_part(_fold(keys, 1), images.dtype)
+      inside = _random_boxes(_fold(keys, 2), area, images)
       if mixup:
         coin = jax.vmap(jax.random.bernoulli)(_fold(keys, 3))[:, None, None, None]
-        part = jnp.where(coin, shown, part)
+        part = jnp.where(coin, inside, part)
       else:
-        part = shown.astype(images.dtype)
+        part = inside.astype(images.dtype)
     share = jnp.mean(part, axis=(1, 2, 3))[:, None]
     mixed = images + part * (partners - images)
     return mixed, targets + share * (partner_targets - targets)
@@ -185,39 +180,48 @@ def make_mix(*, mixup=0.0, cutmix=0.0):
   return mix
 
 
-def _smaller_parts(alpha, size=1024):
-  """Returns the quantiles of min(x, 1 - x), x of Beta(alpha, alpha), as a function.
+def _random_boxes(keys, area, images):
+  """Boxes of an area [B], relative to the image's, anywhere: bool [B, H, W, 1]."""
+  limits = jnp.array(images.shape[1:3])
+  sides = jnp.rint(jnp.sqrt(area)[:, None] * limits).astype(jnp.int32)
+  centres = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, limits))(keys)
+  return _boxes(centres, sides, images)
 
-  From a table: drawing from a Beta distribution is a loop that ends when the last example
-  of all devices has, which they would have to tell each other at every turn.
+
+def _smaller_parts(alpha, size=1024):
+  """Returns `draw(keys [B], dtype)` of min(x, 1 - x) [B], x of Beta(alpha, alpha).
+
+  From a table of quantiles: a rejection sampler is a loop that ends with the last example
+  on any device, which all devices would have to communicate at every turn.
   """
   table = scipy.special.betaincinv(alpha, alpha, np.linspace(0, 0.5, size + 1))
 
-  def quantile(uniform):
-    heights = jnp.asarray(table, uniform.dtype)
+  def draw(keys, dtype):
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, (), dtype))(keys)
+    heights = jnp.asarray(table, dtype)
     place = uniform * size
     below = jnp.clip(place.astype(jnp.int32), 0, size - 1)
     low, high = heights[below], heights[below + 1]
     return low + (place - below) * (high - low)
 
-  return quantile
+  return draw
 
 
 def _fold(keys, number):
-  """Keys [B] of one of several draws for each image."""
+  """The keys [B] of one of several draws for each image."""
   return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
 def _uniform(keys, low, high, dtype):
-  """A number an image, [B, 1, 1, 1]."""
+  """One number per image, [B, 1, 1, 1]."""
   drawn = jax.vmap(lambda key: jax.random.uniform(key, (), dtype, low, high))(keys)
   return drawn[:, None, None, None]
 
 
 def _translation(keys, images):
-  """Shifts by up to an eighth of the side, zeros coming in.
+  """Shifts by up to an eighth of the side, filling with zeros.
 
-  As products with shift matrices: the gradient of a slice at a drawn place is a scatter.
+  By products with shift matrices: the gradient of a slice at a drawn place is a scatter.
   """
 
   def matrices(offsets, side):
@@ -233,28 +237,29 @@ def _translation(keys, images):
   return jnp.einsum('byh,bxw,bhwc->byxc', rows, columns, images, precision='highest')
 
 
-def _half(images):
-  """Half of the sides of images, (height, width)."""
-  return images.shape[1] // 2, images.shape[2] // 2
+def _half_cutout(keys, images):
+  return random_cutout(keys, images, (images.shape[1] // 2, images.shape[2] // 2))
 
 
 _DIFFERENTIABLE = {
-  'color': lambda keys, images: random_color(keys, images, 0.5, 1.0, 0.5),
+  'color': functools.partial(random_color, brightness=0.5, saturation=1.0, contrast=0.5),
   'translation': _translation,
-  'cutout': lambda keys, images: random_cutout(keys, images, _half(images)),
+  'cutout': _half_cutout,
   'flip': random_flip,
 }
 
 
-def make_diffaug(policy):
+def make_diffaug(
+  policy: Sequence[str],
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
   """Returns DiffAugment: `augment(keys [B], images [B, H, W, C]) -> images`.
 
-  What the discriminator sees of real and of synthetic images, drawn anew for each, with
-  gradients passing through (Zhao et al. 2020, arXiv 2006.10738, section 3).
+  It augments real and synthetic images, each with its own draw, before the discriminator
+  sees them, and lets gradients through (Zhao et al. 2020, arXiv 2006.10738, section 3).
 
   Args:
-    policy: names among 'color', 'translation', 'cutout' and 'flip'; they are applied in
-      this order, whatever the order they are named in.
+    policy: names among 'color', 'translation', 'cutout' and 'flip', which are applied in
+      that order.
 
   Raises:
     ValueError: if a name is unknown.

@@ -1,12 +1,13 @@
 """The real images on the device, and the order in which steps take them.
 
-Real examples form one endless stream: a permutation of the training set for every epoch,
-one after the other. Step t takes the R elements from t * R on. No example is dropped at
-an epoch's end, a set may be smaller than a batch, and what a step takes is a function of
-(seed, step), so that a resumed run goes on exactly. Permutations are made on the host, an
-epoch or two at a time: a sort in every step would not be free.
+Real examples form one endless stream, a new permutation of the training set for every
+epoch, of which step t takes R elements from t * R on. No example is dropped at the end of
+an epoch, a set may be smaller than a batch, and what a step takes is a function of (seed,
+step), so a resumed run continues exactly. Permutations are made on the host, an epoch or
+two at a time: a sort in every step would not be free.
 """
 
+from collections.abc import Callable
 import dataclasses
 
 import flax.struct
@@ -14,15 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gan_aug_jax.step.rng import Integer
+
 
 @flax.struct.dataclass
-class RealData:
-  """Real examples and a window of their stream.
+class DeviceDataset:
+  """A training set on every device, and a window of its stream.
 
   Attributes:
     images: uint8 [N, H, W, C].
     labels: int32 [N].
-    by_class: int32 [N], indices into the above sorted by label.
+    by_class: int32 [N], indices into the above, sorted by label.
     class_starts: int32 [num_classes + 1], where each class begins in `by_class`.
     order: int32 [window], indices into the images; None before there is a window.
     start: int32 scalar, the place of `order[0]` in the stream.
@@ -37,8 +40,8 @@ class RealData:
 
 
 @flax.struct.dataclass
-class StreamedData:
-  """The real examples that some steps take, each on the device of its position.
+class StreamedBatches:
+  """The real examples of some steps, sent from the host to the devices that use them.
 
   Attributes:
     images: uint8 [groups, num_steps, substeps, share, H, W, C].
@@ -51,31 +54,52 @@ class StreamedData:
   start: jax.Array
 
 
-def normalize(images, dtype=jnp.float32):
-  """Maps uint8 [..., H, W, C] in 0..255 to [-1, 1]."""
+RealExamples = DeviceDataset | StreamedBatches
+
+
+def normalize(images: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+  """Maps uint8 [..., H, W, C] in 0..255 to floats in [-1, 1].
+
+  Args:
+    images: the pixels.
+    dtype: of the result.
+  """
   return images.astype(dtype) / 127.5 - 1
 
 
-def to_pixels(images):
-  """Maps floats [..., H, W, C] in [-1, 1] to uint8 in 0..255, the nearest."""
+def to_pixels(images: jax.Array) -> jax.Array:
+  """Maps floats [..., H, W, C] in [-1, 1] to the nearest uint8 in 0..255."""
   return jnp.rint((images.astype(jnp.float32) + 1) * 127.5).astype(jnp.uint8)
 
 
-def read(data, rows, dtype=jnp.float32):
-  """Images [..., H, W, C] in [-1, 1] and labels [...] of rows int32 [...] of the set."""
+def read(
+  data: DeviceDataset, rows: jax.Array, dtype: jnp.dtype = jnp.float32
+) -> tuple[jax.Array, jax.Array]:
+  """Reads rows of the set.
+
+  Args:
+    data: the set.
+    rows: int32 [...].
+    dtype: of the images.
+
+  Returns:
+    Images [..., H, W, C] in [-1, 1] and labels int32 [...].
+  """
   return normalize(data.images[rows], dtype), data.labels[rows]
 
 
-def draw_rows(data, keys, labels=None):
-  """Draws a row of the set for each key, uniformly.
+def draw_rows(
+  data: DeviceDataset, keys: jax.Array, labels: jax.Array | None = None
+) -> jax.Array:
+  """Draws a row of the set for each key, uniformly and independently of the stream.
 
   Args:
-    data: a `RealData`.
+    data: the set.
     keys: key array [...].
-    labels: int32 [...], to draw rows of these classes only; or None for any.
+    labels: int32 [...], to draw rows of these classes only; None for any.
 
   Returns:
-    int32 of the shape of `keys`. The draw is apart from the stream's order.
+    int32 of the shape of `keys`.
   """
   if labels is None:
     first, last = jnp.zeros(keys.shape, jnp.int32), len(data.labels)
@@ -87,51 +111,74 @@ def draw_rows(data, keys, labels=None):
   return drawn if labels is None else data.by_class[drawn]
 
 
-def take(data, index, dtype=jnp.float32, *, step=0, substep=0):
+def take(
+  data: RealExamples,
+  index: jax.Array,
+  dtype: jnp.dtype = jnp.float32,
+  *,
+  step: Integer = 0,
+  substep: Integer = 0,
+) -> tuple[jax.Array, jax.Array]:
   """Gathers elements of the stream.
 
   Args:
-    data: a `RealData` whose window holds every index that matters; or the
-      `StreamedData` of a step, where they lie ready.
+    data: a `DeviceDataset` whose window holds every index that matters; or the
+      `StreamedBatches` of a step, which are in order already.
     index: int32 [groups, share], places in the stream. One outside the window gives some
-      example of it: a slot that is masked may point anywhere.
+      example of it: a masked slot may point anywhere.
     dtype: of the images.
-    step, substep: which batch of `StreamedData`.
+    step, substep: which of the `StreamedBatches`.
 
   Returns:
     Images [groups, share, H, W, C] in [-1, 1] and labels int32 [groups, share].
   """
-  if isinstance(data, StreamedData):
+  if isinstance(data, StreamedBatches):
     at = lambda x: jax.lax.dynamic_index_in_dim(x, step - data.start, 1, keepdims=False)
     images, labels = (at(x)[:, substep] for x in (data.images, data.labels))
     return normalize(images, dtype), labels
   return read(data, data.order.at[index - data.start].get(mode='clip'), dtype)
 
 
-def epoch_order(seed, epoch, num_examples):
-  """The permutation of one epoch: int32 [num_examples]."""
+def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+  """Returns the permutation of one epoch.
+
+  Args:
+    seed: of the order.
+    epoch: its number, from 0.
+    num_examples: size of the set.
+
+  Returns:
+    int32 [num_examples].
+  """
   return np.random.default_rng((seed, epoch)).permutation(num_examples).astype(np.int32)
 
 
-def arrange(images, labels):
-  """The `RealData` of images uint8 [N, H, W, C] and labels [N], on the host."""
+def arrange(images: np.ndarray, labels: np.ndarray) -> DeviceDataset:
+  """Prepares a `DeviceDataset` on the host, to be placed on the devices.
+
+  Args:
+    images: uint8 [N, H, W, C].
+    labels: [N].
+  """
   by_class = np.argsort(labels, kind='stable').astype(np.int32)
   class_starts = np.concatenate([[0], np.cumsum(np.bincount(labels))]).astype(np.int32)
-  return RealData(images, labels.astype(np.int32), by_class, class_starts)
+  return DeviceDataset(images, labels.astype(np.int32), by_class, class_starts)
 
 
-def make_feed(examples, *, seed, place):
+def make_feed(
+  examples: DeviceDataset, *, seed: int, place: Callable
+) -> Callable[[int, int], DeviceDataset]:
   """Returns the feed of a set that is on the devices.
 
   Args:
-    examples: a `RealData`, placed; it has one example or more.
+    examples: the set, placed, with at least one example.
     seed: of the order.
     place: puts host arrays on the devices.
 
   Returns:
-    `feed(first, count) -> RealData` whose window holds elements first to
-    first + count - 1 of the stream. The window's length is `window_length`; it is renewed
-    about once an epoch.
+    `feed(first, count) -> DeviceDataset` whose window holds elements first to
+    first + count - 1 of the stream. The window has the length `window_length` and is
+    renewed about once an epoch.
   """
   num_examples = len(examples.labels)
   held, data = range(0), None
@@ -151,6 +198,11 @@ def make_feed(examples, *, seed, place):
   return feed
 
 
-def window_length(num_examples, count):
-  """Elements of a window that holds any `count` in turn: whole epochs."""
+def window_length(num_examples: int, count: int) -> int:
+  """Returns the length of a window, in whole epochs, that holds any `count` elements.
+
+  Args:
+    num_examples: size of the set.
+    count: successive elements that are taken at once.
+  """
   return (max(0, count - 1) // num_examples + 2) * num_examples

@@ -1,8 +1,9 @@
 """The class-conditional GAN and its training step."""
 
+from collections.abc import Callable
 import dataclasses
-import functools
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,18 @@ import numpy as np
 import optax
 
 from gan_aug_jax.step import device_data, losses, rng, sampling
-from gan_aug_jax.step.sharding import flatten
+from gan_aug_jax.step.device_data import RealExamples
+from gan_aug_jax.step.rng import StepKeys
+from gan_aug_jax.step.sharding import flatten, Layout
+
+# Draws of the stream 'diffaug' in a substep: the discriminator sees real and synthetic
+# images in its own update, and again in the generator's.
+_LOOKS = 4
 
 
 @flax.struct.dataclass
 class GanState:
-  """Everything that a step changes, or that its random numbers hang on.
+  """Everything that a step changes, or that its random numbers depend on.
 
   Attributes:
     step: int32 scalar, steps taken.
@@ -43,8 +50,14 @@ class GanState:
 
 
 def init_gan(
-  seed, *, generator, discriminator, generator_tx, discriminator_tx, latent_dim
-):
+  seed: rng.Integer,
+  *,
+  generator: nn.Module,
+  discriminator: nn.Module,
+  generator_tx: optax.GradientTransformation,
+  discriminator_tx: optax.GradientTransformation,
+  latent_dim: int,
+) -> GanState:
   """Initialises a GAN's state.
 
   Args:
@@ -60,7 +73,7 @@ def init_gan(
   discriminator_key = rng.stream_key(seed, 'gan_init', substep=1)
   variables = generator.init(generator_key, latent, labels, train=False)
   images = jnp.zeros((2, *generator.image_shape))
-  critic = discriminator.init(discriminator_key, images, labels)
+  opponent = discriminator.init(discriminator_key, images, labels)
   return GanState(
     step=jnp.int32(0),
     seed=jnp.int32(seed),
@@ -68,12 +81,29 @@ def init_gan(
     generator_stats=variables.get('batch_stats', {}),
     # A copy: two donated trees must not share a buffer.
     ema=jax.tree.map(jnp.copy, variables['params']),
-    discriminator=critic['params'],
-    discriminator_stats=critic.get('spectral', {}),
+    discriminator=opponent['params'],
+    discriminator_stats=opponent.get('spectral', {}),
     logit_means=jnp.zeros(2),
     generator_opt=generator_tx.init(variables['params']),
-    discriminator_opt=discriminator_tx.init(critic['params']),
+    discriminator_opt=discriminator_tx.init(opponent['params']),
   )
+
+
+@flax.struct.dataclass
+class GanBatch:
+  """What one update of the discriminator sees, and the generator's after it.
+
+  Attributes:
+    positions: global positions of the examples, int32 [groups, share].
+    images: real ones, float [groups, share, H, W, C] in [-1, 1].
+    labels: int32 [groups, share], of the real and of the synthetic images.
+    fake: synthetic images, like the real ones.
+  """
+
+  positions: jax.Array
+  images: jax.Array
+  labels: jax.Array
+  fake: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +111,8 @@ class Regularisation:
   """Weights of what is added to the discriminator's loss; 0 for none.
 
   Attributes:
-    r1: of the squared gradient at real images, halved (Mescheder et al. 2018, arXiv
-      1801.04406, equation 9), as the discriminator sees them, augmented.
+    r1: of half the squared gradient at real images (Mescheder et al. 2018, arXiv
+      1801.04406, equation 9), augmented as the discriminator sees them.
     r2: of the same at synthetic images.
     lecam: of `losses.lecam`.
   """
@@ -92,89 +122,138 @@ class Regularisation:
   lecam: float = 0.0
 
 
-def make_critic(*, discriminator, loss, batch_size, diffaug=None, regularisation=None):
-  """Returns the losses of both networks, as the discriminator gives them.
+@dataclasses.dataclass(frozen=True)
+class GanLosses:
+  """The losses of both networks.
 
-  Args:
+  Each is a sum over a device's own examples, divided by the global batch size.
+
+  Attributes:
     discriminator: linen module.
-    loss: a `losses.GanLoss`.
+    loss: the adversarial loss.
     batch_size: global batch size.
     diffaug: from `augment.make_diffaug`, or None.
-    regularisation: a `Regularisation`, or None.
-
-  Returns:
-    `(discriminator_loss, generator_loss)`, both sums over one's own examples divided by
-    the global batch size. `discriminator_loss(params, state, pair, labels, keys) ->
-    (loss, (stats, sums))` with real and synthetic images [groups, share, H, W, C] as the
-    pair, the statistics of spectral normalisation and {name: sum} to add up over the
-    devices; `generator_loss(fake, state, images, labels, keys) -> loss`. `keys(number)`
-    gives per-example keys, [groups, share].
+    regularisation: of the discriminator.
   """
-  extra = regularisation or Regularisation()
 
-  def seen(images, keys, number):
-    """What the discriminator sees of a batch [groups, share, ...]."""
-    if diffaug is None:
-      return images
-    return diffaug(flatten(keys(number)), flatten(images)).reshape(images.shape)
+  discriminator: nn.Module
+  loss: losses.GanLoss
+  batch_size: int
+  diffaug: Callable | None = None
+  regularisation: Regularisation = Regularisation()
 
-  def penalty(params, stats, images, labels):
-    variables = {'params': params, 'spectral': stats}
-    total = lambda x: jnp.sum(discriminator.apply(variables, x, labels))
-    return jnp.sum(jnp.square(jax.grad(total)(flatten(images))))
+  def discriminator_loss(
+    self,
+    params: dict,
+    state: GanState,
+    batch: GanBatch,
+    keys: StepKeys,
+    substep: rng.Integer,
+  ) -> tuple[jax.Array, tuple[dict, dict]]:
+    """Returns the discriminator's loss, to be differentiated by its parameters.
 
-  def discriminator_loss(params, state, pair, labels, keys):
-    images, fake = (seen(side, keys, number) for number, side in enumerate(pair))
+    Args:
+      params: the discriminator's parameters.
+      state: everything else.
+      batch: real and synthetic images.
+      keys: of the step.
+      substep: number of the update within the step.
+
+    Returns:
+      `(loss, (stats, sums))`: the new statistics of spectral normalisation, and
+      {name: scalar} to be summed over the devices.
+    """
+    images = self._augment(batch.images, batch.positions, keys, _LOOKS * substep)
+    fake = self._augment(batch.fake, batch.positions, keys, _LOOKS * substep + 1)
     # Joined within each device's share: joined along the batch, they would be gathered.
     both = flatten(jnp.concatenate([images, fake], axis=1))
-    twice = flatten(jnp.concatenate([labels, labels], axis=1))
+    twice = flatten(jnp.concatenate([batch.labels, batch.labels], axis=1))
     variables = {'params': params, 'spectral': state.discriminator_stats}
-    logits, updated = discriminator.apply(
+    logits, updated = self.discriminator.apply(
       variables, both, twice, train=True, mutable=['spectral']
     )
     stats = updated.get('spectral', state.discriminator_stats)
     real_logits, fake_logits = jnp.split(logits.reshape(len(images), -1), 2, axis=1)
-    value = jnp.sum(loss.discriminator(real_logits, fake_logits)) / batch_size
-    # A paired loss leaves the logits' zero open: each is held against its partner.
-    zeros = (fake_logits, real_logits) if loss.paired else (0, 0)
-    sums = {
-      'real_accuracy': jnp.sum(real_logits > zeros[0]) / batch_size,
-      'fake_accuracy': jnp.sum(fake_logits < zeros[1]) / batch_size,
-      'real_logit': jnp.sum(real_logits) / batch_size,
-      'fake_logit': jnp.sum(fake_logits) / batch_size,
-    }
+    value = jnp.sum(self.loss.discriminator(real_logits, fake_logits)) / self.batch_size
+    sums = self._measure(real_logits, fake_logits)
+    extra, labels = self.regularisation, batch.labels
     for weight, side in ((extra.r1, images), (extra.r2, fake)):
       if weight:
-        value += 0.5 * weight * penalty(params, stats, side, flatten(labels)) / batch_size
+        penalty = self._penalty(params, stats, side, flatten(labels))
+        value += 0.5 * weight * penalty / self.batch_size
     if extra.lecam:
       distance = losses.lecam(real_logits, fake_logits, state.logit_means)
-      value += extra.lecam * jnp.sum(distance) / batch_size
+      value += extra.lecam * jnp.sum(distance) / self.batch_size
     return value, (stats, {'discriminator_loss': value, **sums})
 
-  def generator_loss(fake, state, images, labels, keys):
-    variables = {'params': state.discriminator, 'spectral': state.discriminator_stats}
-    logits = lambda x: discriminator.apply(variables, flatten(x), flatten(labels))
-    fake_logits = logits(seen(fake, keys, 2))
-    real_logits = logits(seen(images, keys, 3)) if loss.paired else None
-    return jnp.sum(loss.generator(fake_logits, real_logits)) / batch_size
+  def generator_loss(
+    self,
+    fake: jax.Array,
+    state: GanState,
+    batch: GanBatch,
+    keys: StepKeys,
+    substep: rng.Integer,
+  ) -> jax.Array:
+    """Returns the generator's loss, to be differentiated by its images.
 
-  return discriminator_loss, generator_loss
+    Args:
+      fake: synthetic images [groups, share, H, W, C], those of the batch.
+      state: with the updated discriminator.
+      batch: the last one that the discriminator saw.
+      keys: of the step.
+      substep: number of the discriminator's last update.
+    """
+    fake = self._augment(fake, batch.positions, keys, _LOOKS * substep + 2)
+    fake_logits, real_logits = self._logits(state, fake, batch.labels), None
+    if self.loss.paired:
+      images = self._augment(batch.images, batch.positions, keys, _LOOKS * substep + 3)
+      real_logits = self._logits(state, images, batch.labels)
+    return jnp.sum(self.loss.generator(fake_logits, real_logits)) / self.batch_size
+
+  def _augment(self, images, positions, keys: StepKeys, look):
+    """Images as the discriminator sees them."""
+    if self.diffaug is None:
+      return images
+    look_keys = flatten(keys.at('diffaug', positions, look))
+    return self.diffaug(look_keys, flatten(images)).reshape(images.shape)
+
+  def _logits(self, state, images, labels):
+    variables = {'params': state.discriminator, 'spectral': state.discriminator_stats}
+    return self.discriminator.apply(variables, flatten(images), flatten(labels))
+
+  def _measure(self, real_logits, fake_logits):
+    # A paired loss leaves the logits' zero open: each is compared with its partner.
+    zeros = (fake_logits, real_logits) if self.loss.paired else (0, 0)
+    return {
+      'real_accuracy': jnp.sum(real_logits > zeros[0]) / self.batch_size,
+      'fake_accuracy': jnp.sum(fake_logits < zeros[1]) / self.batch_size,
+      'real_logit': jnp.sum(real_logits) / self.batch_size,
+      'fake_logit': jnp.sum(fake_logits) / self.batch_size,
+    }
+
+  def _penalty(self, params, stats, images, labels):
+    """The squared gradient of the logits at images, summed."""
+    variables = {'params': params, 'spectral': stats}
+    total = lambda x: jnp.sum(self.discriminator.apply(variables, x, labels))
+    return jnp.sum(jnp.square(jax.grad(total)(flatten(images))))
+
+
+GanStep = Callable[[GanState, RealExamples], tuple[GanState, dict[str, jax.Array]]]
 
 
 def make_gan_step(
   *,
-  generator,
-  critic,
-  generator_tx,
-  discriminator_tx,
-  layout,
-  batch_size,
-  latent_dim,
-  ema_decay,
-  d_steps=1,
-  dtype=jnp.float32,
-):
-  """Returns some updates of the discriminator and then one of the generator.
+  generator: nn.Module,
+  gan_losses: GanLosses,
+  generator_tx: optax.GradientTransformation,
+  discriminator_tx: optax.GradientTransformation,
+  layout: Layout,
+  latent_dim: int,
+  ema_decay: float,
+  d_steps: int = 1,
+  dtype: jnp.dtype = jnp.float32,
+) -> GanStep:
+  """Returns some updates of the discriminator, followed by one of the generator.
 
   The generator's update uses the synthetic batch of the last of them, as in the
   alternating scheme of Radford et al. 2015: the generator runs forward once, and its
@@ -183,91 +262,96 @@ def make_gan_step(
 
   Args:
     generator: linen module.
-    critic: `(discriminator_loss, generator_loss)` from `make_critic`.
+    gan_losses: of both networks; their batch size is a multiple of the devices.
     generator_tx, discriminator_tx: optax transformations.
     layout: where the step runs.
-    batch_size: global batch size, a multiple of the devices.
     latent_dim: size of the latent.
-    ema_decay: of the generator's moving average, in [0, 1); it is ramped up to.
-    d_steps: updates of the discriminator, each on a real batch of its own.
+    ema_decay: of the generator's moving average, in [0, 1); reached gradually.
+    d_steps: updates of the discriminator, each on its own real batch.
     dtype: of the images and latents, float32 or wider.
 
   Returns:
-    `step(state, data) -> (state, metrics)` with `data` of `device_data`; metrics are
-    scalars: discriminator_loss (with its regularisation), generator_loss, the
-    discriminator's mean logits (real_logit, fake_logit) and the share of real and of
-    synthetic images that it gets right (real_accuracy, fake_accuracy).
+    `step(state, data) -> (state, metrics)`. Metrics are scalars: discriminator_loss (with
+    its regularisation), generator_loss, the discriminator's mean logits (real_logit,
+    fake_logit), the fraction of real and of synthetic images that it gets right
+    (real_accuracy, fake_accuracy), and the global norms of the gradients
+    (discriminator_grad_norm, generator_grad_norm).
   """
-  discriminator_loss, generator_loss = critic
-
-  def generate(params, stats, keys, labels):
-    latents = sampling.draw_latents(flatten(keys), latent_dim, dtype)
-    variables = {'params': params, 'batch_stats': stats}
-    fake, updated = generator.apply(
-      variables, latents, flatten(labels), train=True, mutable=['batch_stats']
-    )
-    fake = fake.reshape(*labels.shape, *fake.shape[1:]).astype(dtype)
-    return fake, updated.get('batch_stats', stats)
-
-  def update_discriminator(state, pair, labels, keys):
-    grad_fn = jax.grad(discriminator_loss, has_aux=True)
-    grads, (stats, sums) = grad_fn(state.discriminator, state, pair, labels, keys)
-    grads, metrics = layout.sum((grads, sums))
-    params, opt_state = _apply(
-      discriminator_tx, grads, state.discriminator_opt, state.discriminator
-    )
-    means = jnp.stack([metrics['real_logit'], metrics['fake_logit']])
-    state = state.replace(
-      discriminator=params,
-      discriminator_opt=opt_state,
-      discriminator_stats=stats,
-      logit_means=optax.incremental_update(means, state.logit_means, 0.01),
-    )
-    return state, metrics
+  batch_size = gan_losses.batch_size
 
   def gan_step(state, data):
-    position = layout.positions(batch_size)
-    step_keys = rng.step_keys(state.seed, state.step)
-
-    def keys_of(substep, stream, number=0):
-      """Keys [groups, share] of one of up to four draws from a stream in a substep."""
-      return step_keys(stream, position, 4 * substep + number)
+    positions = layout.positions(batch_size)
+    keys = rng.step_keys(state.seed, state.step)
 
     def discriminator_step(state, substep):
-      keys = functools.partial(keys_of, substep)
       first = (state.step * d_steps + substep) * batch_size
       images, labels = device_data.take(
-        data, first + position, dtype, step=state.step, substep=substep
+        data, first + positions, dtype, step=state.step, substep=substep
       )
-      draw = functools.partial(
-        generate, stats=state.generator_stats, keys=keys('gan_latent'), labels=labels
+      latent_keys = keys.at('gan_latent', positions, _LOOKS * substep)
+      latents = sampling.draw_latents(flatten(latent_keys), latent_dim, dtype)
+      draw = lambda params: _generate(
+        generator, params, state.generator_stats, latents, labels
       )
       fake, pull_back, stats = jax.vjp(draw, state.generator, has_aux=True)
-      state, metrics = update_discriminator(
-        state, (images, fake), labels, functools.partial(keys, 'diffaug')
+      batch = GanBatch(positions, images, labels, fake)
+      state, metrics = _update_discriminator(
+        gan_losses, discriminator_tx, layout, state, batch, keys, substep
       )
-      state = state.replace(generator_stats=stats)
-      return state, (images, labels, fake, pull_back, metrics)
+      return state.replace(generator_stats=stats), (batch, pull_back, metrics)
 
     state, each = layout.loop(discriminator_step, state, np.arange(d_steps))
-    images, labels, fake, pull_back, metrics = each[-1]
-    loss, image_grads = jax.value_and_grad(generator_loss)(
-      fake, state, images, labels, functools.partial(keys_of, d_steps - 1, 'diffaug')
+    batch, pull_back, metrics = each[-1]
+    loss, image_grads = jax.value_and_grad(gan_losses.generator_loss)(
+      batch.fake, state, batch, keys, d_steps - 1
     )
     grads, loss = layout.sum((pull_back(image_grads)[0], loss))
-    params, opt_state = _apply(generator_tx, grads, state.generator_opt, state.generator)
-    # Ramped up, or the average of a short training would be mostly its initialisation.
-    ramp = (1 + state.step) / (10 + state.step)
-    decay = jnp.minimum(ema_decay, ramp).astype(dtype)
-    state = state.replace(
-      step=state.step + 1,
-      generator=params,
-      ema=optax.incremental_update(params, state.ema, 1 - decay),
-      generator_opt=opt_state,
-    )
-    return state, {'generator_loss': loss, **metrics}
+    state = _update_generator(state, grads, generator_tx, ema_decay, dtype)
+    metrics |= {'generator_loss': loss, 'generator_grad_norm': optax.tree.norm(grads)}
+    return state, metrics
 
   return gan_step
+
+
+def _generate(generator, params, stats, latents, labels):
+  """Images [groups, share, H, W, C] of labels [groups, share], and the new statistics."""
+  variables = {'params': params, 'batch_stats': stats}
+  fake, updated = generator.apply(
+    variables, latents, flatten(labels), train=True, mutable=['batch_stats']
+  )
+  fake = fake.reshape(*labels.shape, *fake.shape[1:]).astype(latents.dtype)
+  return fake, updated.get('batch_stats', stats)
+
+
+def _update_discriminator(gan_losses, tx, layout, state, batch, keys: StepKeys, substep):
+  """Returns the state after an update of the discriminator, and its metrics."""
+  grad_fn = jax.grad(gan_losses.discriminator_loss, has_aux=True)
+  grads, (stats, sums) = grad_fn(state.discriminator, state, batch, keys, substep)
+  grads, metrics = layout.sum((grads, sums))
+  metrics['discriminator_grad_norm'] = optax.tree.norm(grads)
+  params, opt_state = _apply(tx, grads, state.discriminator_opt, state.discriminator)
+  means = jnp.stack([metrics['real_logit'], metrics['fake_logit']])
+  state = state.replace(
+    discriminator=params,
+    discriminator_opt=opt_state,
+    discriminator_stats=stats,
+    logit_means=optax.incremental_update(means, state.logit_means, 0.01),
+  )
+  return state, metrics
+
+
+def _update_generator(state, grads, tx, ema_decay, dtype):
+  """Returns the state after an update of the generator and its average."""
+  params, opt_state = _apply(tx, grads, state.generator_opt, state.generator)
+  # Raised gradually, or the average of a short training would be mostly initialisation.
+  ramp = (1 + state.step) / (10 + state.step)
+  decay = jnp.minimum(ema_decay, ramp).astype(dtype)
+  return state.replace(
+    step=state.step + 1,
+    generator=params,
+    ema=optax.incremental_update(params, state.ema, 1 - decay),
+    generator_opt=opt_state,
+  )
 
 
 def _apply(tx, grads, opt_state, params):
@@ -275,18 +359,20 @@ def _apply(tx, grads, opt_state, params):
   return optax.apply_updates(params, updates), opt_state
 
 
-def make_measure(generator, *, latent_dim, num_classes, batch_size=64):
-  """Returns one step of measuring the statistics of a frozen generator.
+def make_measure(
+  generator: nn.Module, *, latent_dim: int, num_classes: int, batch_size: int = 64
+) -> Callable:
+  """Returns one step of measuring the batch statistics of a frozen generator.
 
   The running statistics of training belong to the raw weights. The averaged weights get
-  their own, measured on fresh latents with the labels in turn: the "standing statistics"
+  their own, measured on fresh latents with all labels in turn: the "standing statistics"
   of Brock et al. 2018 (arXiv 1809.11096), section 3.1.
 
   Args:
     generator: linen module without a mapped axis.
     latent_dim: size of the latent.
     num_classes: number of classes.
-    batch_size: images to measure on in each step.
+    batch_size: images per step to measure on.
 
   Returns:
     `measure((stats, batch), params, seed) -> ((stats, batch + 1), {})`, where `batch` is

@@ -1,4 +1,4 @@
-"""Losses, one value an example; the caller weights, sums and divides.
+"""Losses, one value per example; the caller weights, sums and divides.
 
 A mean taken here would be a mean over one device's share (see `sharding`).
 """
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 
-def cross_entropy(logits, targets):
+def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
   """Softmax cross-entropy.
 
   Args:
@@ -29,14 +29,13 @@ def cross_entropy(logits, targets):
 
 @dataclasses.dataclass(frozen=True)
 class GanLoss:
-  """The adversarial losses, one value an example.
+  """A pair of adversarial losses, one value per example.
 
   Attributes:
-    discriminator: `(real_logits, fake_logits) -> losses`, of any one shape.
-    generator: `(fake_logits, real_logits) -> losses`; the real ones are None unless
+    discriminator: `(real_logits, fake_logits) -> losses`, of the same shape.
+    generator: `(fake_logits, real_logits) -> losses`; `real_logits` is None unless
       `paired`.
-    paired: whether the generator's loss reads the logits of real images, which then have
-      to be computed for it.
+    paired: whether the generator's loss needs the logits of real images.
   """
 
   discriminator: Callable
@@ -86,30 +85,30 @@ GAN_LOSSES = {
 }
 
 
-def make_gan_loss(name, *, real_label=1.0):
+def make_gan_loss(name: str, *, real_label: float = 1.0) -> GanLoss:
   """Returns the `GanLoss` called `name`.
 
   Args:
     name: 'non_saturating', 'hinge' or 'relativistic'.
-    real_label: of 'non_saturating', the discriminator's target for real images, in
-      (0, 1]; below 1 it is one-sided label smoothing.
+    real_label: the discriminator's target for real images in 'non_saturating', in (0, 1];
+      below 1 it is one-sided label smoothing.
 
   Raises:
-    ValueError: if there is no such loss.
+    ValueError: if the loss is unknown.
   """
   if name not in GAN_LOSSES:
     raise ValueError(f'GAN loss {name!r} is unknown; known: {", ".join(GAN_LOSSES)}.')
   return GAN_LOSSES[name](real_label)
 
 
-def lecam(real_logits, fake_logits, means):
-  """LeCam regulariser (Tseng et al. 2021, arXiv 2104.03310, equation 3), an example.
+def lecam(real_logits: jax.Array, fake_logits: jax.Array, means: jax.Array) -> jax.Array:
+  """LeCam regulariser (Tseng et al. 2021, arXiv 2104.03310, equation 3), per example.
 
   Args:
-    real_logits, fake_logits: of any one shape.
+    real_logits, fake_logits: of the same shape.
     means: moving averages of the logits of real and of synthetic images, [2].
 
   Returns:
-    Squared distances of each side's logits to the other side's average, added up.
+    The squared distances of each side's logits to the other side's average, summed.
   """
   return jnp.square(real_logits - means[1]) + jnp.square(fake_logits - means[0])

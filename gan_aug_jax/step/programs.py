@@ -1,12 +1,12 @@
-"""Compiled programs: each is compiled once in a process, ahead of its use, in threads.
+"""Compiled programs: each is compiled once per process, in a thread, before it is needed.
 
 What a run will execute is known as soon as the shape of its data is. On an accelerator
 `Program.start` lowers and compiles in a thread, where XLA releases the interpreter's
-lock; a call waits for that, or compiles there and then. Programs with the same text are
-one program, so that the arms of a run and the cells of an ablation share what they have
-in common.
+lock; a call waits for that, or compiles itself. Programs with the same text are compiled
+once, so that the arms of a run and the cells of an ablation share them.
 """
 
+from collections.abc import Callable, Iterator
 import concurrent.futures
 import contextlib
 import functools
@@ -14,18 +14,21 @@ import hashlib
 import os
 import threading
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-# What XLA needs to compile a program for a CPU that runs once: an initialisation compiles
-# four to six times as fast.
+from gan_aug_jax.step.sharding import Layout
+
+# XLA's options for a CPU program that runs once: an initialisation compiles four to six
+# times as fast.
 _RUNS_ONCE = {
   'xla_backend_optimization_level': 0,
   'xla_llvm_disable_expensive_passes': True,
 }
-# Most programs that a process keeps; an ablation of many arms may have more.
+# How many programs a process keeps; an ablation of many arms may have more.
 _MOST_KEPT = 64
 
 _threads = concurrent.futures.ThreadPoolExecutor(os.cpu_count(), 'compile')
@@ -37,29 +40,36 @@ _lock = threading.Lock()
 class Program:
   """A function of arrays on a layout's devices, compiled once for one shape of arguments.
 
-  Arguments of another shape, type or placement raise: nothing is ever compiled a second
-  time behind the user's back.
+  Arguments of another shape, type or placement raise: nothing is ever recompiled
+  silently.
   """
 
-  def __init__(self, function, layout, *, donate=(0,), runs_once=False):
+  def __init__(
+    self,
+    function: Callable,
+    layout: Layout,
+    *,
+    donate: tuple[int, ...] = (0,),
+    runs_once: bool = False,
+  ):
     """Prepares a program; compiles nothing yet.
 
     Args:
-      function: of pytrees to pytrees: `(state, ...) -> (state, ...)` where the state is
-        donated. Its name is the program's.
+      function: of pytrees to pytrees: `(state, ...) -> (state, ...)` if the state is
+        donated. The program gets its name.
       layout: where it runs.
-      donate: positions of the arguments whose buffers the results may take.
-      runs_once: whether it is cheaper to compile it fast than to run it fast.
+      donate: positions of the arguments whose buffers the results may reuse.
+      runs_once: whether fast compilation matters more than fast execution.
     """
     self._function, self._layout, self._donate = function, layout, donate
     self._runs_once, self._future = runs_once, None
 
-  def start(self, *arguments):
+  def start(self, *arguments: Any) -> None:
     """Compiles in a thread, for arguments like these: placed arrays, or their shapes.
 
-    On a CPU it does not: XLA compiles with all cores there, and a step that is computed
-    beside it is slow, and its time no measure. Nor under `pmap` in several processes,
-    which lowers for arrays only.
+    On a CPU it does nothing: XLA compiles with all cores there, which would slow down
+    steps that run meanwhile and distort their times. Nor does it under `pmap` in several
+    processes, which can only lower for arrays.
     """
     local = not self._layout.axis_name or jax.process_count() == 1
     if self._future is None and local and not self._layout.on_cpu:
@@ -68,25 +78,25 @@ class Program:
       self._future.add_done_callback(_waiting.discard)
 
   @property
-  def is_compiled(self):
+  def is_compiled(self) -> bool:
     future = self._future
     return future is not None and future.done() and not future.cancelled()
 
-  def compile(self, *arguments):
+  def compile(self, *arguments: Any) -> float:
     """Compiles, or waits until it is compiled; see `start`.
 
     Returns:
       The seconds that this took.
     """
     began = time.perf_counter()
-    # One that is in the queue still is compiled here, and not after all before it.
+    # If it is still queued, compile it here instead of waiting for those before it.
     if self._future is None or self._future.cancel():
       self._future = concurrent.futures.Future()
       self._future.set_result(self._compile(arguments))
     self._future.result()
     return time.perf_counter() - began
 
-  def __call__(self, *arguments):
+  def __call__(self, *arguments: Any) -> Any:
     if not self.is_compiled:
       self.compile(*arguments)
     return self.compiled(*_leading(self._layout), *arguments)
@@ -96,13 +106,13 @@ class Program:
     return _compile_once(lowered, self._layout, self._runs_once)
 
   @property
-  def compiled(self):
+  def compiled(self) -> jax.stages.Compiled:
     """The `jax.stages.Compiled`; under `pmap` its first argument is a dummy."""
     return self._future.result()
 
   @property
-  def peak_bytes(self):
-    """Memory that a call needs on each device: arguments, results and temporaries."""
+  def peak_bytes(self) -> int:
+    """Bytes that a call needs on each device: arguments, results and temporaries."""
     memory = self.compiled.memory_analysis()
     return (
       memory.argument_size_in_bytes
@@ -112,18 +122,24 @@ class Program:
     )
 
 
-def compile_step(step, layout, *args, donate=(0,)):
-  """Returns the `Program` of a step, compiled for arguments placed by the layout."""
+def compile_step(
+  step: Callable, layout: Layout, *args: Any, donate: tuple[int, ...] = (0,)
+) -> Program:
+  """Returns the `Program` of a step, compiled for arguments placed by the layout.
+
+  Args:
+    step, layout, *args, donate: see `lower_step`.
+  """
   program = Program(step, layout, donate=donate)
   program.compile(*args)
   return program
 
 
 @contextlib.contextmanager
-def ahead():
-  """Gives up at its end what `start` was asked for and has not begun.
+def ahead() -> Iterator[None]:
+  """On exit, cancels compilations that `Program.start` queued and that have not begun.
 
-  Or a process that ends early, of an error or a signal, would compile all of it first.
+  Otherwise a process that an error or a signal ends early would wait for all of them.
   """
   try:
     yield
@@ -132,21 +148,23 @@ def ahead():
       future.cancel()
 
 
-def lower_step(step, layout, *args, donate=(0,)):
+def lower_step(
+  step: Callable, layout: Layout, *args: Any, donate: tuple[int, ...] = (0,)
+) -> jax.stages.Lowered:
   """Lowers a step for the layout's backend.
 
   Args:
-    step: function of pytrees to pytrees: `(state, ...) -> (state, ...)` where the state
-      is donated.
+    step: function of pytrees to pytrees: `(state, ...) -> (state, ...)` if the state is
+      donated.
     layout: where it runs.
-    *args: its arguments, placed, or their shapes from `Layout.shapes`. What the layout
-      has put on each device by itself (`Layout.deal`) stays there, in the state that
-      comes back too; all else is replicated.
-    donate: positions of the arguments whose buffers the results may take.
+    *args: its arguments, placed, or their shapes from `Layout.shapes`. Arrays from
+      `Layout.deal` stay on their devices, also in the state that is returned; all others
+      are replicated.
+    donate: positions of the arguments whose buffers the results may reuse.
 
   Returns:
-    A `jax.stages.Lowered`. Under `pmap` its first argument is a dummy array with an
-    element a device: `pmap` has to map something.
+    The lowered step. Under `pmap` its first argument is a dummy array with one element
+    per device: `pmap` has to map something.
   """
   shared = [jax.tree.map(layout.is_share, arg) for arg in args]
   if not layout.axis_name:
@@ -171,7 +189,7 @@ def lower_step(step, layout, *args, donate=(0,)):
 
 @functools.lru_cache
 def _leading(layout):
-  """Arguments that a compiled program takes before the function's own."""
+  """What a compiled program takes before the function's own arguments."""
   if not layout.axis_name:
     return ()
   local = np.arange(layout.num_local_devices, dtype=np.int32)
@@ -179,7 +197,7 @@ def _leading(layout):
 
 
 def _compile_once(lowered, layout, runs_once):
-  """Compiles a lowered program, unless one with the same text is there already."""
+  """Compiles a lowered program, unless one with the same text was compiled before."""
   key = _identity(lowered, layout), runs_once
   with _lock:
     future, ours = _kept.get(key), key not in _kept
@@ -191,7 +209,7 @@ def _compile_once(lowered, layout, runs_once):
     try:
       options = _cpu_options(runs_once) if layout.on_cpu else {}
       future.set_result(_compile_with(lowered, options))
-    except BaseException as error:  # a signal, too: others wait for it
+    except BaseException as error:  # even a signal: others wait for the result
       with _lock:
         _kept.pop(key, None)
       future.set_exception(error)
@@ -199,9 +217,9 @@ def _compile_once(lowered, layout, runs_once):
 
 
 def _identity(lowered, layout):
-  """What makes two lowered programs the same one."""
+  """What two lowered programs must share to be the same."""
   digest = hashlib.sha256(lowered.as_text().encode())
-  # Arrays that a function closes over stand in the text, or in newer JAX beside it.
+  # Arrays that a function closes over are in the text, or in newer JAX kept next to it.
   for constant in getattr(lowered._lowering, 'const_args', ()):
     digest.update(np.ascontiguousarray(constant))
   devices = tuple(device.id for device in layout.mesh.devices.flat)
@@ -209,13 +227,13 @@ def _identity(lowered, layout):
 
 
 def _cpu_options(runs_once):
-  """Options of XLA for a CPU, but for those that the user's XLA_FLAGS set.
+  """XLA's options for a CPU, except those that the user's XLA_FLAGS set.
 
-  It has two kinds of convolution. By default it takes YNNPACK's, with which a training
-  step of the CNN took twice as long as with Eigen's (docs/results.md, "Where the time of
-  a step goes on a CPU").
+  XLA has two implementations of convolutions. Its default is YNNPACK's, with which a
+  training step of the CNN took twice as long as with Eigen's (docs/results.md, "Where the
+  time of a step goes on a CPU").
   """
-  kinds = 'LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE'  # what YNNPACK is left
+  kinds = 'LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE'  # all YNNPACK may do
   options = {'xla_cpu_experimental_ynn_fusion_type': kinds}
   options |= _RUNS_ONCE if runs_once else {}
   flags = os.environ.get('XLA_FLAGS', '')
@@ -225,24 +243,24 @@ def _cpu_options(runs_once):
 def _compile_with(lowered, options):
   try:
     return lowered.compile(compiler_options=options)
-  except jax.errors.JaxRuntimeError as error:  # of a version without such an option
+  except jax.errors.JaxRuntimeError as error:  # an XLA without such an option
     if not options or 'option' not in str(error):
       raise
     return lowered.compile()
 
 
-def repeat_step(step, num_steps):
+def repeat_step(step: Callable, num_steps: int) -> Callable:
   """Returns the function that takes up to `num_steps` steps in one call.
 
   Args:
     step: `(state, *inputs) -> (state, metrics)`.
-    num_steps: steps a call. One is not scanned: XLA on CPU runs a convolution inside a
-      loop some 15 times slower than outside.
+    num_steps: steps per call. A single one is not scanned: XLA on CPU runs a convolution
+      inside a loop some 15 times slower than outside.
 
   Returns:
-    `(state, count, *inputs) -> (state, metrics)`, of the first `count` of those steps,
-    an int32 scalar; the metrics have a leading axis [num_steps], and those from `count`
-    on mean nothing. So a last call that is shorter needs no program of its own.
+    `(state, count, *inputs) -> (state, metrics)` of the first `count` of those steps, an
+    int32 scalar. The metrics have a leading axis [num_steps] and are undefined from
+    `count` on. So a shorter last call needs no other program.
   """
   if num_steps == 1:
 
@@ -256,8 +274,8 @@ def repeat_step(step, num_steps):
   def scanned(state, count, *inputs):
     def body(before, number):
       after, metrics = step(before, *inputs)
-      # A select is fused into the update; a loop of unknown length would have a GPU ask
-      # its host at every turn.
+      # A select is fused into the update; with a loop of unknown length a GPU would have
+      # to ask its host at every turn.
       keep = lambda new, old: jnp.where(number < count, new, old)
       return jax.tree.map(keep, after, before), metrics
 
@@ -267,6 +285,6 @@ def repeat_step(step, num_steps):
 
 
 def _named(function, like):
-  """Gives a function the name of another, by which a profile shows its program."""
+  """Gives a function the name of another, under which a profile shows its program."""
   function.__name__ = getattr(like, '__name__', function.__name__)
   return function

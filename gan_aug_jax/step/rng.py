@@ -1,10 +1,9 @@
 """Named random streams and per-example keys.
 
-Every random number of a training step belongs to an example, not to a device: it is
-drawn from a key folded with (stream, step, substep) and then with the example's position
-in the global batch. Splitting the batch over more devices moves the examples and leaves
-their numbers alone. threefry is named outright because rbg, under `vmap`, draws numbers
-that depend on the share they are drawn in.
+Every random number of a training step belongs to an example, not to a device. It is drawn
+from a key folded with (stream, step, substep) and then with the example's position in the
+global batch, so more devices change where an example is, but not its numbers. threefry is
+named explicitly: under `vmap`, rbg draws numbers that depend on how the batch is split.
 """
 
 import flax.struct
@@ -30,21 +29,25 @@ _STREAMS = {
   'mix': 14,
 }
 
+Integer = int | jax.Array
 
-def stream_key(seed, stream, step=0, substep=0):
+
+def stream_key(
+  seed: Integer, stream: str, step: Integer = 0, substep: Integer = 0
+) -> jax.Array:
   """Returns the key of one stream at one step.
 
   Args:
     seed: non-negative integer below 2^31, or an int32 scalar array.
     stream: name of the stream, one of those above.
     step: training step, an integer or an int32 scalar array.
-    substep: further counter inside a step (a layer, a discriminator step).
+    substep: a further counter within a step, such as the number of a draw.
 
   Returns:
     A scalar key array.
 
   Raises:
-    KeyError: if there is no such stream.
+    KeyError: if the stream is unknown.
   """
   key = jax.random.key(seed, impl='threefry2x32')
   for number in (_STREAMS[stream], step, substep):
@@ -52,7 +55,7 @@ def stream_key(seed, stream, step=0, substep=0):
   return key
 
 
-def example_keys(key, positions):
+def example_keys(key: jax.Array, positions: jax.Array) -> jax.Array:
   """Folds each example's global position into a key.
 
   Args:
@@ -68,29 +71,46 @@ def example_keys(key, positions):
 
 @flax.struct.dataclass
 class StepKeys:
-  """The keys of every stream at one step, `keys(stream, positions, substep=0)`.
+  """The keys of every stream at one step; `at` gives those of some examples.
 
-  They are those of `stream_key`, derived for all streams at once: each derivation is a
-  kernel of its own, and takes as long for one stream as for all.
+  They equal those of `stream_key`, but are derived for all streams at once: each
+  derivation is a separate kernel, which takes as long for one stream as for all of them.
 
   Attributes:
     streams: key array [number of streams], before a substep is folded in.
-    firsts: those of substep 0.
+    firsts: the same with substep 0 folded in.
   """
 
   streams: jax.Array
   firsts: jax.Array
 
-  def __call__(self, stream, positions, substep=0):
-    """Per-example keys, of the shape of `positions`."""
+  def at(self, stream: str, positions: jax.Array, substep: Integer = 0) -> jax.Array:
+    """Returns the keys of one stream for some examples.
+
+    Args:
+      stream: name of the stream.
+      positions: global positions of the examples, int32 of any shape.
+      substep: see `stream_key`.
+
+    Returns:
+      Key array of the shape of `positions`.
+
+    Raises:
+      KeyError: if the stream is unknown.
+    """
     number = _STREAMS[stream]
     if isinstance(substep, int) and substep == 0:
       return example_keys(self.firsts[number], positions)
     return example_keys(jax.random.fold_in(self.streams[number], substep), positions)
 
 
-def step_keys(seed, step):
-  """The `StepKeys` of a step; `seed` and `step` as `stream_key`."""
+def step_keys(seed: Integer, step: Integer) -> StepKeys:
+  """Derives the keys of a step.
+
+  Args:
+    seed: see `stream_key`.
+    step: training step.
+  """
   fold = jax.vmap(jax.random.fold_in, (0, None))
   root = jax.random.key(seed, impl='threefry2x32')
   numbers = jnp.arange(len(_STREAMS), dtype=jnp.int32)

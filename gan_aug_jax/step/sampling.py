@@ -1,35 +1,42 @@
-"""The frozen generator: labels and keys in, images out, and no gradient back.
+"""The frozen generator: labels and keys in, images out, and no gradient back."""
 
-The generator's variables are an argument of whatever program samples from them. Closed
-over, they would be a constant in it: a larger executable, and one compilation for every
-generator.
-"""
-
+from collections.abc import Callable
 import functools
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gan_aug_jax.step import device_data
+from gan_aug_jax.step.sharding import Layout
+
+# `(variables, keys [B, ...], labels [B]) -> images [B, ..., H, W, C]`, float in [-1, 1].
+Sample = Callable[[dict, jax.Array, jax.Array], jax.Array]
 
 
 def draw_latents(
-  keys, latent_dim, dtype=jnp.float32, *, std=1.0, truncation=0.0, interpolation=0.0
-):
-  """Normal latents, one for each key: [B] to [B, latent_dim].
+  keys: jax.Array,
+  latent_dim: int,
+  dtype: jnp.dtype = jnp.float32,
+  *,
+  std: float = 1.0,
+  truncation: float = 0.0,
+  interpolation: float = 0.0,
+) -> jax.Array:
+  """Draws a normal latent for each key: [B] to [B, latent_dim].
 
   Args:
     keys: key array [B].
     latent_dim: size of the latent.
-    dtype: its type.
+    dtype: of the latents.
     std: standard deviation. GaFi (Dell'Acqua et al. 2023, arXiv 2305.10118) searches from
       1 up; below 1 images are more typical and more alike.
-    truncation: largest size of a number in standard deviations, larger ones being drawn
-      again (Brock et al. 2018, 1809.11096, section 3.1); 0 for none.
-    interpolation: above 0, up to 1, a latent lies on the straight line between two, up to
-      that part of the way. (On a great circle its distribution would be what it was.)
+    truncation: largest magnitude of a number in standard deviations, larger ones being
+      redrawn (Brock et al. 2018, 1809.11096, section 3.1); 0 for none.
+    interpolation: above 0, up to 1: a latent lies on the straight line between two, up to
+      that part of the way. (On a great circle its distribution would not change.)
   """
 
   def normal(key):
@@ -51,7 +58,7 @@ def draw_latents(
   return jax.vmap(draw)(keys)
 
 
-def make_render(generator):
+def make_render(generator: nn.Module) -> Callable:
   """Returns `render(variables, latents [B, Z], labels [B]) -> images [B, H, W, C]`.
 
   Args:
@@ -69,7 +76,7 @@ def make_render(generator):
   return render
 
 
-def make_sampler(generator, latent_dim, **latents):
+def make_sampler(generator: nn.Module, latent_dim: int, **latents: float) -> Sample:
   """Returns `sample(variables, keys [B, ...], labels [B]) -> images [B, ..., H, W, C]`.
 
   Args:
@@ -88,29 +95,29 @@ def make_sampler(generator, latent_dim, **latents):
   return for_candidates(sample)
 
 
-def for_candidates(sample):
+def for_candidates(sample: Sample) -> Sample:
   """Lets a `sample` of keys [B] take keys [B, ...], for several images of each label."""
 
   @functools.wraps(sample)
   def sample_all(variables, keys, labels):
-    each = _repeat(labels, keys.shape)
-    images = sample(variables, keys.reshape(-1), each)
+    repeated = _repeat(labels, keys.shape)
+    images = sample(variables, keys.reshape(-1), repeated)
     return images.reshape(*keys.shape, *images.shape[1:])
 
   return sample_all
 
 
 def _repeat(labels, shape):
-  """Labels [B] for each of [B, ...], flat."""
+  """Labels [B] repeated to the shape [B, ...], flattened."""
   per_row = math.prod(shape[1:])
   return jnp.broadcast_to(labels[:, None], (shape[0], per_row)).reshape(-1)
 
 
-def make_pool_sampler():
-  """Returns a `sample` that draws from images that are there, see `make_sampler`.
+def make_pool_sampler() -> Sample:
+  """Returns a `sample` that draws from existing images instead of a generator.
 
-  They were made beforehand; or they are real, the bounds of any generator: one that
-  replays its training set, and one that draws new images like it. Its variables are from
+  They were generated in advance, or they are real and bound what any generator can do,
+  whether it replays its training set or draws new images like it. Its variables are from
   `group_by_class`.
   """
 
@@ -122,11 +129,19 @@ def make_pool_sampler():
   return for_candidates(sample)
 
 
-def group_by_class(images, labels, num_classes):
-  """Images uint8 [N, H, W, C] in the order of their classes, for `make_pool_sampler`.
+def group_by_class(
+  images: np.ndarray, labels: np.ndarray, num_classes: int
+) -> dict[str, np.ndarray]:
+  """Sorts images by class, for `make_pool_sampler`.
+
+  Args:
+    images: uint8 [N, H, W, C].
+    labels: [N].
+    num_classes: number of classes.
 
   Returns:
-    {'images', 'first': int32 [num_classes], where a class begins, 'count': likewise}.
+    {'images': uint8 [N, H, W, C], 'first': int32 [num_classes], where a class begins,
+    'count': int32 [num_classes]}.
   """
   count = np.bincount(labels, minlength=num_classes).astype(np.int32)
   order = np.argsort(labels, kind='stable')
@@ -134,10 +149,10 @@ def group_by_class(images, labels, num_classes):
   return {'images': images[order], 'first': first, 'count': count}
 
 
-def make_noise_sampler(image_shape):
-  """Returns a `sample` of uniform noise in [-1, 1] for any label, see `make_sampler`.
+def make_noise_sampler(image_shape: tuple[int, int, int]) -> Sample:
+  """Returns a `sample` of uniform noise in [-1, 1] for any label.
 
-  What a sceptic asks for in the place of generated images: all of it but their content.
+  A control for generated images: everything but their content.
   """
 
   def sample(variables, keys, labels):
@@ -147,49 +162,54 @@ def make_noise_sampler(image_shape):
   return for_candidates(sample)
 
 
-def mislabel(sample, num_classes):
-  """Makes a `sample` draw each label's images of another class, each other one as likely.
+def mislabel(sample: Sample, num_classes: int) -> Sample:
+  """Makes a `sample` draw images of another class than the label's, uniformly.
 
-  What a sceptic asks for: the images are the generator's, and what they teach is wrong.
+  A control: the images are the generator's, and what they teach is wrong.
+
+  Args:
+    sample: the right one.
+    num_classes: number of classes.
   """
 
-  def of_others(variables, keys, labels):
+  def mislabelled(variables, keys, labels):
     first = keys.reshape(len(labels), -1)[:, 0]
     shift = jax.vmap(
       lambda key: jax.random.randint(jax.random.fold_in(key, 3), (), 1, num_classes)
     )
     return sample(variables, keys, (labels + shift(first)) % num_classes)
 
-  return of_others
+  return mislabelled
 
 
-def make_judge(discriminator):
-  """Returns `judge(variables, images [B, m, H, W, C], labels [B]) -> logits [B, m]`.
+def make_discriminator_logits(discriminator: nn.Module) -> Callable:
+  """Returns `(variables, images [B, m, H, W, C], labels [B]) -> logits [B, m]`.
 
   Args:
     discriminator: linen module, called with (images, labels).
 
   Returns:
-    A pure function; `variables` hold 'params' and 'spectral'.
+    A pure function whose logits carry no gradient; `variables` hold 'params' and
+    'spectral'.
   """
 
-  def judge(variables, images, labels):
+  def discriminator_logits(variables, images, labels):
     rows = images.reshape(-1, *images.shape[2:])
     logits = discriminator.apply(variables, rows, _repeat(labels, images.shape[:2]))
     return jax.lax.stop_gradient(logits.reshape(images.shape[:2]))
 
-  return judge
+  return discriminator_logits
 
 
-def make_ensemble(function, num_members, layout):
-  """Spreads a function of one network's variables over several networks', stacked.
+def make_ensemble(function: Callable, num_members: int, layout: Layout) -> Callable:
+  """Turns a function of one network's variables into one of several networks', stacked.
 
-  Position p of a batch belongs to network p mod G, on any number of devices. Each
-  device runs a network on its share only: with n devices, slot s of device d holds
-  position d + n s, so every G / gcd(n, G)-th slot belongs to the same network.
+  Position p of a batch belongs to network p mod G, on any number of devices. Each device
+  runs a network on its share only: with n devices, slot s of device d holds position
+  d + n s, so every G / gcd(n, G)-th slot belongs to the same network.
 
   Args:
-    function: `(variables, *arrays [B, ...]) -> array [B, ...]`, from `make_sampler`, say.
+    function: `(variables, *arrays [B, ...]) -> array [B, ...]`, such as a `Sample`.
     num_members: G.
     layout: where the step runs; the batch comes as `sharding.flatten` leaves it.
 
@@ -212,7 +232,8 @@ def make_ensemble(function, num_members, layout):
       return None, function(jax.tree.map(lambda x: x[member], variables), *rows)
 
     rows = (np.arange(turns), [x[slots] for x in arrays])
-    parts = jnp.stack(layout.loop(run, None, rows)[1], axis=1)
+    _, parts = layout.loop(run, None, rows)
+    parts = jnp.stack(parts, axis=1)
     return parts.reshape(-1, *parts.shape[2:])[:size]
 
   return layout.per_device(share)

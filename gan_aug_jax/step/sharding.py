@@ -1,13 +1,15 @@
-"""Where a step runs: the devices, and how a global batch is dealt to them.
+"""Where a step runs: the devices, and how a global batch is split over them.
 
-A step is written once, on arrays [groups, share, ...]. Under `jit` there is one group a
-device and the first axis is sharded over the mesh; under `pmap` each device sees its one
-group. Position p of a batch lives on device p mod n, so a property of the first S
+A step is written once, on arrays [groups, share, ...]. Under `jit` there is one group per
+device and the first axis is sharded over the mesh; under `pmap` each device sees only its
+own group. Position p of a batch is on device p mod n, so a property of the first S
 positions is spread evenly over the devices. Sums over examples go through `Layout.sum`.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 _AXIS = 'data'
+Tree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,35 +33,35 @@ class Layout:
   backend: str
 
   @property
-  def num_devices(self):
+  def num_devices(self) -> int:
     return self.mesh.size
 
   @property
-  def num_local_devices(self):
+  def num_local_devices(self) -> int:
     return len(self.mesh.local_devices)
 
   @property
-  def on_cpu(self):
+  def on_cpu(self) -> bool:
     return self.mesh.devices.flat[0].platform == 'cpu'
 
   @property
-  def axis_name(self):
+  def axis_name(self) -> str | None:
     """Name of the mapped axis inside the step, or None under `jit`."""
     return _AXIS if self.backend == 'pmap' else None
 
   @property
-  def replicated(self):
+  def replicated(self) -> NamedSharding:
     return NamedSharding(self.mesh, PartitionSpec())
 
-  def share(self, count):
-    """Slots that each device needs to hold `count` positions."""
+  def share(self, count: int) -> int:
+    """Slots that each device needs for `count` positions."""
     return -(-count // self.num_devices)
 
-  def positions(self, total):
+  def positions(self, total: int) -> jax.Array:
     """Global batch positions by device: int32 [groups, share(total)].
 
-    Where `total` does not divide, the last slots hold positions >= total: spare slots,
-    whose weight must be 0.
+    If `total` is not a multiple of the devices, the last slots hold positions >= total:
+    spare slots, whose weight must be 0.
     """
     slots = self.num_devices * jnp.arange(self.share(total), dtype=jnp.int32)
     if self.axis_name:
@@ -66,24 +69,24 @@ class Layout:
     devices = jnp.arange(self.num_devices, dtype=jnp.int32)
     return self.shard(devices[:, None] + slots[None])
 
-  def local_positions(self, total):
+  def local_positions(self, total: int) -> np.ndarray:
     """The positions of this process's own devices: int64 [local devices, share]."""
     owner = [device.process_index for device in self.mesh.devices.flat]
     devices = np.flatnonzero(np.equal(owner, jax.process_index()))
     slots = self.num_devices * np.arange(self.share(total))
     return devices[:, None] + slots
 
-  def shard(self, x):
+  def shard(self, x: jax.Array) -> jax.Array:
     """Keeps the groups of [groups, share, ...] on their devices."""
     if self.axis_name:
       return x
     return jax.lax.with_sharding_constraint(x, self.by_device)
 
-  def per_device(self, function):
-    """Makes a function run on each device's share by itself.
+  def per_device(self, function: Callable) -> Callable:
+    """Makes a function run on each device's share separately.
 
     Args:
-      function: of a replicated tree and then arrays whose first axis is the flattened
+      function: of a replicated tree, and of arrays whose first axis is the flattened
         [groups, share]; inside it, `device_index` tells the devices apart.
     """
     if self.axis_name:
@@ -99,21 +102,26 @@ class Layout:
 
     return spread
 
-  def device_index(self):
-    """The device's place in the mesh, where each runs by itself."""
+  def device_index(self) -> jax.Array:
+    """The device's place in the mesh, inside `pmap` or `per_device`."""
     return jax.lax.axis_index(_AXIS)
 
-  def sum(self, tree):
-    """Adds sums over one's own examples up over the devices."""
+  def sum(self, tree: Tree) -> Tree:
+    """Sums over the devices what each has summed over its own examples."""
     return jax.lax.psum(tree, _AXIS) if self.axis_name else tree
 
-  def loop(self, body, carry, xs):
+  def loop(self, body: Callable, carry: Tree, xs: Tree) -> tuple[Tree, list]:
     """`jax.lax.scan`, unrolled on a CPU, where convolutions in a loop are slow.
 
-    On an accelerator a longer loop makes no larger program.
+    On an accelerator a loop keeps the program small.
+
+    Args:
+      body: `(carry, x) -> (carry, y)`.
+      carry: its first value.
+      xs: tree of arrays with a leading axis, an element per turn.
 
     Returns:
-      `(carry, ys)`, a list of what each turn gives.
+      `(carry, ys)`, with a list of what each turn returned.
     """
     turns = range(len(jax.tree.leaves(xs)[0]))
     at = lambda tree, turn: jax.tree.map(lambda x: x[turn], tree)
@@ -126,53 +134,58 @@ class Layout:
       ys.append(y)
     return carry, ys
 
-  def gather(self, x):
+  def gather(self, x: jax.Array) -> jax.Array:
     """Restores batch order on every device: [groups, share, ...] to [total, ...].
 
-    For evaluation; a training step has no use for it.
+    For evaluation only: it communicates, which a training step must not.
     """
     if self.axis_name:
       x = jax.lax.all_gather(x[0], _AXIS)
     return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
 
-  def place(self, tree):
-    """Puts host arrays on every device; the same on every process."""
+  def place(self, tree: Tree) -> Tree:
+    """Copies host arrays, the same on every process, to every device."""
     return jax.tree.map(
       lambda x: jax.make_array_from_process_local_data(self.replicated, np.asarray(x)),
       tree,
     )
 
   @property
-  def on_jit(self):
-    """The same devices, for a program that is the same under either backend."""
+  def on_jit(self) -> 'Layout':
+    """The same devices under `jit`, for programs that do not depend on the backend."""
     return dataclasses.replace(self, backend='jit')
 
-  def scalar(self, value):
-    """A whole number on every device: int32, kept for each value, so never donate it."""
+  def scalar(self, value: int) -> jax.Array:
+    """An int32 scalar on every device. It is cached, so never donate it."""
     return _scalar(self, value)
 
-  def shapes(self, tree):
-    """The shapes and types of arrays, of a tree of either, as `place` puts them."""
+  def shapes(self, tree: Tree) -> Tree:
+    """The `jax.ShapeDtypeStruct` of each array of a tree as `place` would put it."""
     return jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated), tree
     )
 
-  def place_shares(self, shape, dtype):
-    """Zeros [share, ...] for each device's own group, which a step may carry along."""
+  def place_shares(self, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    """Zeros on each device, which a step may replace by that device's own values.
+
+    Args:
+      shape: of one device's group, [share, ...].
+      dtype: of the array.
+    """
     return self.deal(np.zeros((self.num_local_devices, *shape), dtype))
 
-  def deal(self, x):
-    """Puts x [local devices, ...] on this process's devices, a row on each."""
+  def deal(self, x: np.ndarray) -> jax.Array:
+    """Puts x [local devices, ...] on this process's devices, one row on each."""
     x = x[:, None] if self.axis_name else x
     return jax.make_array_from_process_local_data(self.by_device, x)
 
-  def is_share(self, x):
+  def is_share(self, x: Any) -> bool:
     """Whether an array comes from `deal`."""
     return getattr(x, 'sharding', None) == self.by_device
 
   @property
-  def by_device(self):
-    """The sharding of arrays [local devices, ...], a row on each device."""
+  def by_device(self) -> NamedSharding:
+    """The sharding of arrays [local devices, ...], one row on each device."""
     return NamedSharding(self.mesh, PartitionSpec(_AXIS))
 
 
@@ -181,13 +194,17 @@ def _scalar(layout, value):
   return layout.place(np.int32(value))
 
 
-def flatten(x):
+def flatten(x: jax.Array) -> jax.Array:
   """Joins groups and shares to a batch: [groups, share, ...] to [groups * share, ...]."""
   return x.reshape(-1, *x.shape[2:])
 
 
-def make_layout(backend, devices=None):
-  """Returns the `Layout` of a backend over devices (default: all).
+def make_layout(backend: str, devices: list | None = None) -> Layout:
+  """Returns the `Layout` of a backend over some devices.
+
+  Args:
+    backend: 'jit' or 'pmap'.
+    devices: in the order of the mesh; None for all.
 
   Raises:
     ValueError: if the backend is unknown.

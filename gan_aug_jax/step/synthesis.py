@@ -1,19 +1,59 @@
-"""Draws, scores and labels the synthetic images of a batch.
+"""Draws, filters and labels the synthetic images of a batch.
 
-All of it happens for each position by itself: candidates with the position's label are
-drawn, the best is kept, and it is accepted or not. Shapes stay as they are, no class is
-preferred for its looks, and nothing crosses devices.
+Everything happens position by position: candidates of the position's label are drawn, the
+best one is kept, and it is accepted or rejected. So shapes never change, no class is
+favoured because its images look better, and nothing crosses devices.
 """
 
 from collections.abc import Callable
 import dataclasses
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import optax
 
-from gan_aug_jax.step import mixing
-from gan_aug_jax.step.sharding import flatten
+from gan_aug_jax.step import class_labels
+from gan_aug_jax.step.classifier_state import ClassifierState
+from gan_aug_jax.step.plans import BatchPlan
+from gan_aug_jax.step.rng import StepKeys
+from gan_aug_jax.step.sharding import flatten, Layout
+
+
+@flax.struct.dataclass
+class FrozenModels:
+  """The variables that a step reads and never updates; None where it needs none.
+
+  They are an argument of the step. Closed over, they would be a constant in the program:
+  a larger executable, and one compilation per generator.
+
+  Attributes:
+    discriminator: variables of `Networks.discriminator_logits`.
+    generator: variables of `Networks.sample`.
+    teacher: variables of `Networks.teacher`.
+  """
+
+  discriminator: Any = None
+  generator: Any = None
+  teacher: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+  """The networks that synthesis asks, as pure functions of their variables.
+
+  Attributes:
+    sample: `(variables, keys [B, m], labels [B]) -> images [B, m, H, W, C]`.
+    teacher: `(variables, images [B, H, W, C]) -> logits [B, num_classes]`.
+    discriminator_logits: see `sampling.make_discriminator_logits`.
+    classifier: like `teacher`, of the classifier in training.
+  """
+
+  sample: Callable
+  teacher: Callable | None = None
+  discriminator_logits: Callable | None = None
+  classifier: Callable | None = None
 
 
 @flax.struct.dataclass
@@ -22,7 +62,7 @@ class Synthetic:
 
   Attributes:
     images: float [groups, c, H, W, C] in [-1, 1].
-    labels: int32 [groups, c], the classes asked for.
+    labels: int32 [groups, c], the classes that were asked for.
     targets: float [groups, c, num_classes], what the classifier is to answer.
     accepted: bool [groups, c], whether the image passed the filter.
   """
@@ -34,7 +74,7 @@ class Synthetic:
 
 
 @dataclasses.dataclass(frozen=True)
-class Filter:
+class SampleFilter:
   """Which of several candidates is kept, and whether it is good enough.
 
   Attributes:
@@ -43,10 +83,10 @@ class Filter:
       probable (GaFi, Dell'Acqua et al. 2023, arXiv 2305.10118); 'discriminator', the one
       with the highest logit (in the manner of Azadi et al. 2018, 1810.06758); 'hard',
       among those that the teacher gives the label, the one that the current classifier is
-      least sure of (in the manner of Askari Hemmat et al. 2023, 2310.00158), or where
-      there is none, as 'teacher'.
-    min_confidence: the least confidence of an image that is accepted, in [0, 1): the
-      teacher's probability of the label, or the sigmoid of the discriminator's logit.
+      least sure of (in the manner of Askari Hemmat et al. 2023, 2310.00158), or if there
+      is none, as 'teacher'.
+    min_confidence: the lowest confidence of an accepted image, in [0, 1): the teacher's
+      probability of the label, or the sigmoid of the discriminator's logit.
   """
 
   candidates: int = 1
@@ -54,136 +94,145 @@ class Filter:
   min_confidence: float = 0.0
 
   @property
-  def looks(self):
-    """Whether images are looked at, and not only drawn."""
+  def is_active(self) -> bool:
+    """Whether any network has to look at the images."""
     return self.score != 'random' and (self.candidates > 1 or self.min_confidence > 0)
 
   @property
-  def asks_teacher(self):
-    return self.looks and self.score != 'discriminator'
+  def needs_teacher(self) -> bool:
+    return self.is_active and self.score != 'discriminator'
+
+  @property
+  def needs_discriminator(self) -> bool:
+    return self.is_active and self.score == 'discriminator'
+
+
+Synthesize = Callable[[StepKeys, jax.Array, ClassifierState, FrozenModels], Synthetic]
 
 
 def make_synthesize(
+  networks: Networks,
   *,
-  sample: Callable,
   num_classes: int,
-  dtype=jnp.float32,
-  distribution: Callable = lambda state: None,
-  keep: Filter = Filter(),
-  labels: str = 'hard',
+  class_probs: Callable[[ClassifierState], Any] = lambda state: None,
+  sample_filter: SampleFilter = SampleFilter(),
+  targets: str = 'hard',
   smoothing: float = 0.0,
-  teacher: Callable | None = None,
-  judge: Callable | None = None,
-  classifier: Callable | None = None,
-):
-  """Returns `synthesize(keys, slot, state, frozen) -> Synthetic`.
+  dtype: jnp.dtype = jnp.float32,
+) -> Synthesize:
+  """Returns the function that makes the synthetic images of a batch.
 
   Args:
-    sample: `(variables, keys [B, m], labels [B]) -> images [B, m, H, W, C]`.
+    networks: `sample`, and the others as far as the filter and the targets need them.
     num_classes: number of classes.
-    dtype: of the images, float32 or wider.
-    distribution: `state -> shares of the classes [num_classes]`, or None for equal ones.
-    keep: the filter.
-    labels: targets: 'hard'; 'smoothed', a part of `smoothing` spread over all classes
-      (Szegedy et al. 2015, arXiv 1512.00567, section 7); 'teacher', its probabilities.
+    class_probs: `state -> probabilities of the classes`, or None for equal ones.
+    sample_filter: which candidates are kept and accepted.
+    targets: 'hard', one-hot; 'smoothed', `smoothing` of it spread over all classes
+      (Szegedy et al. 2015, arXiv 1512.00567, section 7); 'teacher', the teacher's
+      probabilities.
     smoothing: in [0, 1].
-    teacher: `(variables, images [B, H, W, C]) -> logits [B, num_classes]`.
-    judge: see `sampling.make_judge`.
-    classifier: like `teacher`, of the classifier in training.
+    dtype: of the images, float32 or wider.
 
   Returns:
-    A function of `keys(stream, positions, substep=0)`, which gives per-example keys;
-    positions int32 [groups, c]; the classifier's state; and the frozen variables by name,
-    'generator' and, as far as they are asked, 'teacher' and 'discriminator'.
+    `synthesize(keys, slots int32 [groups, c], state, frozen) -> Synthetic`.
   """
 
-  def probabilities(model, variables, images):
-    logits = model(variables, images.reshape(-1, *images.shape[2:])).astype(dtype)
-    shares = jax.nn.softmax(logits).reshape(*images.shape[:2], num_classes)
-    return jax.lax.stop_gradient(shares)
-
-  def look(state, frozen, images, chosen):
-    """Scores, confidences and the teacher's probabilities of candidates [B, m, ...]."""
-    one_hot = jax.nn.one_hot(chosen, num_classes, dtype=dtype)[:, None]
-    if keep.score == 'discriminator':
-      logits = judge(frozen['discriminator'], images, chosen).astype(dtype)
-      return logits, jax.nn.sigmoid(logits), None
-    shares = probabilities(teacher, frozen['teacher'], images)
-    confidence = jnp.sum(shares * one_hot, -1)
-    if keep.score == 'teacher':
-      return confidence, confidence, shares
-    mine = probabilities(classifier, state.variables, images)
-    margin = jnp.sum(mine * one_hot, -1) - jnp.max(mine - 2 * one_hot, -1)
-    agrees = jnp.argmax(shares, -1) == chosen[:, None]
-    # A margin is at most 1, and a label that is not the teacher's at most as probable.
-    return jnp.where(agrees, 2 - margin, confidence), confidence, shares
-
-  def synthesize(keys, slot, state, frozen):
-    chosen = mixing.draw_labels(keys('label', slot), num_classes, distribution(state))
-    flat = flatten(chosen)
-    keys_of = lambda number: flatten(keys('latent', slot, number))
-    numbers = jnp.arange(keep.candidates, dtype=jnp.int32)
-    latent_keys = jax.vmap(keys_of, out_axes=1)(numbers)
-    images = sample(frozen['generator'], latent_keys, flat).astype(dtype)
-    confidence, shares = jnp.ones(images.shape[:2], dtype), None
-    if keep.looks:
-      score, confidence, shares = look(state, frozen, images, flat)
-    elif keep.candidates > 1:
-      noise = jax.vmap(lambda key: jax.random.uniform(key, (keep.candidates,), dtype))
-      score = noise(flatten(keys('choice', slot)))
+  def synthesize(keys: StepKeys, slots, state, frozen):
+    label_keys = keys.at('label', slots)
+    labels = class_labels.draw_labels(label_keys, num_classes, class_probs(state))
+    flat, count = flatten(labels), sample_filter.candidates
+    images = networks.sample(frozen.generator, _candidate_keys(keys, slots, count), flat)
+    candidates = _Candidates(images.astype(dtype), jnp.ones(images.shape[:2], dtype))
+    score = candidates.confidence
+    if sample_filter.is_active:
+      one_hot = jax.nn.one_hot(flat, num_classes, dtype=dtype)[:, None]
+      score, candidates = _assess(
+        sample_filter.score, candidates, flat, one_hot, networks, state, frozen
+      )
+    elif count > 1:
+      score = _random_score(keys.at('choice', slots), count, dtype)
+    best = _best(candidates, score)
+    if targets == 'teacher':
+      probs = _teacher_probs(best, networks, frozen)
     else:
-      score = confidence
-    images, confidence, shares = _best((images, confidence, shares), score)
-    if labels == 'teacher':
-      if shares is None:
-        shares = probabilities(teacher, frozen['teacher'], images[:, None])[:, 0]
-      targets = shares
-    else:
-      targets = jax.nn.one_hot(flat, num_classes, dtype=dtype)
-      if labels == 'smoothed':
-        targets = (1 - smoothing) * targets + smoothing / num_classes
-    accepted = confidence >= keep.min_confidence
-    grouped = lambda x: x.reshape(*slot.shape, *x.shape[1:])
-    return Synthetic(grouped(images), chosen, grouped(targets), grouped(accepted))
+      probs = jax.nn.one_hot(flat, num_classes, dtype=dtype)
+      probs = optax.smooth_labels(probs, smoothing) if targets == 'smoothed' else probs
+    accepted = best.confidence >= sample_filter.min_confidence
+    grouped = lambda x: x.reshape(*slots.shape, *x.shape[1:])
+    return Synthetic(grouped(best.images), labels, grouped(probs), grouped(accepted))
 
   return synthesize
 
 
-def make_pooled(synthesize, every, layout):
-  """Returns a `synthesize` that draws anew at every so many steps only.
+@flax.struct.dataclass
+class _Candidates:
+  """Candidates [B, m, ...] for the positions of a batch; or the best of them, [B, ...].
 
-  In between, each position keeps the image that it has, in the state's pool.
-
-  Args:
-    synthesize: from `make_synthesize`.
-    every: steps that a pool lasts; it begins at multiples of that.
-    layout: where the step runs.
+  Attributes:
+    images: float [B, m, H, W, C].
+    confidence: see `SampleFilter.min_confidence`, [B, m].
+    teacher_probs: the teacher's probabilities [B, m, num_classes], if it was asked.
   """
 
-  def pooled(keys, slot, state, frozen):
-    fresh = lambda: synthesize(keys, slot, state, frozen)
-    pool = jax.lax.cond(state.step % every == 0, fresh, lambda: state.pool)
-    return jax.tree.map(layout.shard, pool)
-
-  return pooled
+  images: jax.Array
+  confidence: jax.Array
+  teacher_probs: jax.Array | None = None
 
 
-def init_pool(layout, plan, *, image_shape, num_classes, dtype=jnp.float32):
-  """An empty pool of a plan's synthetic positions, each on its device: a `Synthetic`."""
-  share = layout.share(plan.num_synthetic)
-  return Synthetic(
-    images=layout.place_shares((share, *image_shape), dtype),
-    labels=layout.place_shares((share,), jnp.int32),
-    targets=layout.place_shares((share, num_classes), dtype),
-    accepted=layout.place_shares((share,), bool),
-  )
+def _candidate_keys(keys: StepKeys, slots, count):
+  """Keys [B, count]; a candidate's number is the substep."""
+  keys_of = lambda number: flatten(keys.at('latent', slots, number))
+  return jax.vmap(keys_of, out_axes=1)(jnp.arange(count, dtype=jnp.int32))
+
+
+def _assess(score, candidates, labels, one_hot, networks, state, frozen):
+  """Scores candidates of labels [B], one-hot [B, 1, num_classes].
+
+  Returns:
+    The score [B, m], see `SampleFilter.score`, and the candidates with a confidence.
+  """
+  images = candidates.images
+  if score == 'discriminator':
+    logits = networks.discriminator_logits(frozen.discriminator, images, labels)
+    logits = logits.astype(images.dtype)
+    return logits, candidates.replace(confidence=jax.nn.sigmoid(logits))
+  probs = _probs(networks.teacher, frozen.teacher, images)
+  confidence = jnp.sum(probs * one_hot, -1)
+  candidates = candidates.replace(confidence=confidence, teacher_probs=probs)
+  if score == 'teacher':
+    return confidence, candidates
+  own_probs = _probs(networks.classifier, state.variables, images)
+  margin = jnp.sum(own_probs * one_hot, -1) - jnp.max(own_probs - 2 * one_hot, -1)
+  agrees = jnp.argmax(probs, -1) == labels[:, None]
+  # A margin is at most 1, so these are at least 1: more than any confidence.
+  return jnp.where(agrees, 2 - margin, confidence), candidates
+
+
+def _random_score(keys, count, dtype):
+  """Uniform numbers [B, count] for keys [groups, c]."""
+  draw = jax.vmap(lambda key: jax.random.uniform(key, (count,), dtype))
+  return draw(flatten(keys))
+
+
+def _probs(classify, variables, images):
+  """A classifier's probabilities [B, m, num_classes] for images [B, m, H, W, C]."""
+  logits = classify(variables, images.reshape(-1, *images.shape[2:]))
+  probs = jax.nn.softmax(logits.astype(images.dtype))
+  return jax.lax.stop_gradient(probs.reshape(*images.shape[:2], -1))
+
+
+def _teacher_probs(best, networks, frozen):
+  """The teacher's probabilities [B, num_classes] for the images that were kept."""
+  if best.teacher_probs is not None:
+    return best.teacher_probs
+  return _probs(networks.teacher, frozen.teacher, best.images[:, None])[:, 0]
 
 
 def _best(candidates, score):
-  """The rows of arrays [B, m, ...] whose score [B, m] is highest, the first of equals.
+  """Picks the candidate of the highest score [B, m], the first of equals.
 
-  By a sum in which all others are 0, and not a gather, which might be spread over the
-  devices.
+  By a sum in which all others are 0 rather than by a gather, which might be spread over
+  the devices.
   """
   best = jax.nn.one_hot(jnp.argmax(score, 1), score.shape[1], dtype=bool)
 
@@ -192,3 +241,48 @@ def _best(candidates, score):
     return jnp.sum(jnp.where(is_best, x, 0), axis=1)
 
   return jax.tree.map(pick, candidates)
+
+
+def make_pooled(synthesize: Synthesize, every: int, layout: Layout) -> Synthesize:
+  """Returns a `synthesize` that draws only at every so many steps.
+
+  In between, each position reuses its image from the state's pool.
+
+  Args:
+    synthesize: from `make_synthesize`.
+    every: steps that a pool lasts; it is redrawn at multiples of that.
+    layout: where the step runs.
+  """
+
+  def pooled(keys: StepKeys, slots, state, frozen):
+    fresh = lambda: synthesize(keys, slots, state, frozen)
+    pool = jax.lax.cond(state.step % every == 0, fresh, lambda: state.pool)
+    return jax.tree.map(layout.shard, pool)
+
+  return pooled
+
+
+def init_pool(
+  layout: Layout,
+  plan: BatchPlan,
+  *,
+  image_shape: tuple[int, int, int],
+  num_classes: int,
+  dtype: jnp.dtype = jnp.float32,
+) -> Synthetic:
+  """Returns an empty pool for a plan's synthetic positions, each on its device.
+
+  Args:
+    layout: where the step runs.
+    plan: how batches are composed.
+    image_shape: (height, width, channels).
+    num_classes: number of classes.
+    dtype: of the images.
+  """
+  share = layout.share(plan.num_synthetic)
+  return Synthetic(
+    images=layout.place_shares((share, *image_shape), dtype),
+    labels=layout.place_shares((share,), jnp.int32),
+    targets=layout.place_shares((share, num_classes), dtype),
+    accepted=layout.place_shares((share,), bool),
+  )

@@ -11,7 +11,7 @@ import numpy as np
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.data.batches import BatchSource, DeviceBatches, HostBatches
 from gan_aug_jax.data.splits import Split
-from gan_aug_jax.step import mixing
+from gan_aug_jax.step import plans
 from gan_aug_jax.step.programs import Program, repeat_step
 from gan_aug_jax.training.workdir import Session
 
@@ -195,7 +195,7 @@ def make_training(
 
 
 def make_batches(
-  session: Session, split: Split, plan: mixing.BatchPlan, *, substeps: int = 1
+  session: Session, split: Split, plan: plans.BatchPlan, *, substeps: int = 1
 ) -> BatchSource:
   """Returns the source of batches that `data.placement` names.
 

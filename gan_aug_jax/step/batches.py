@@ -1,0 +1,232 @@
+"""A training batch: here a synthetic image enters it.
+
+`make_compose` gives the first half of the fused step: gather real examples, synthesize,
+mix, augment, weight.
+"""
+
+from collections.abc import Callable
+import dataclasses
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from gan_aug_jax.step import device_data
+from gan_aug_jax.step.classifier_state import ClassifierState
+from gan_aug_jax.step.device_data import RealExamples
+from gan_aug_jax.step.plans import BatchPlan
+from gan_aug_jax.step.rng import StepKeys
+from gan_aug_jax.step.sharding import flatten, Layout
+from gan_aug_jax.step.synthesis import FrozenModels, Synthesize, Synthetic
+
+
+@flax.struct.dataclass
+class Batch:
+  """A composed batch, each array [groups, share, ...].
+
+  Attributes:
+    images: float [groups, share, H, W, C].
+    targets: float [groups, share, num_classes], summing to 1.
+    synthetic: bool [groups, share], which positions hold a synthetic image.
+    real: bool [groups, share], which hold a real one.
+    asked: synthetic images that were asked for by class [num_classes], on these devices.
+    accepted: those of them that passed the filter.
+    weights: float [groups, share], of the example in the loss; 0 where there is none.
+  """
+
+  images: jax.Array
+  targets: jax.Array
+  synthetic: jax.Array
+  real: jax.Array
+  asked: jax.Array
+  accepted: jax.Array
+  weights: jax.Array | None = None
+
+  @property
+  def valid_mask(self) -> jax.Array:
+    """Which positions hold an example: bool [groups, share]."""
+    return self.synthetic | self.real
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+  """What happens to the images of a composed batch, and to which of them.
+
+  Attributes:
+    transform: `(keys, images) -> images`, see `augment.make_augment`.
+    mix: from `augment.make_mix`, or None. Partners are real training images, drawn and
+      transformed separately: other positions of the batch may be on other devices.
+    partner: 'any' real image, or one of the 'same' class.
+    on: 'both', only 'real' images, or only 'synthetic' ones.
+  """
+
+  transform: Callable = lambda keys, images: images
+  mix: Callable | None = None
+  partner: str = 'any'
+  on: str = 'both'
+
+
+Compose = Callable[
+  [StepKeys, ClassifierState, RealExamples, FrozenModels], tuple[Batch, Synthetic | tuple]
+]
+
+
+def make_compose(
+  *,
+  layout: Layout,
+  plan: BatchPlan,
+  synthesize: Synthesize | None,
+  augmentation: Augmentation,
+  num_classes: int,
+  weight: Callable = lambda step: 1.0,
+  on_reject: str = 'drop',
+  label_smoothing: float = 0.0,
+  dtype: jnp.dtype = jnp.float32,
+) -> Compose:
+  """Returns the part of the step that composes a batch.
+
+  Args:
+    layout: where the step runs.
+    plan: how many positions are synthetic. If none are, `synthesize` is never called.
+    synthesize: from `synthesis.make_synthesize` or `make_pooled`.
+    augmentation: what happens to the composed images.
+    num_classes: number of classes.
+    weight: `step -> weight` of a synthetic example in the loss; a real one weighs 1.
+    on_reject: what replaces an image that the filter rejected: a 'real' image of the same
+      class, drawn independently of the stream; or nothing ('drop', weight 0).
+    label_smoothing: part of a real image's target that is spread over all classes, in
+      [0, 1) (Szegedy et al. 2015, arXiv 1512.00567, section 7).
+    dtype: of the images, float32 or wider.
+
+  Returns:
+    `compose(keys, state, data, frozen) -> (Batch, pool)`; the pool is for the next state.
+  """
+  encoding = _Encoding(num_classes, label_smoothing, dtype)
+
+  def compose(keys: StepKeys, state, data, frozen):
+    positions, pool = layout.positions(plan.total), ()
+    asked = positions < plan.synthetic_at(state.step)
+    batch = _real_batch(plan, positions, state.step, data, encoding)
+    if plan.num_synthetic:
+      slots = positions[:, : layout.share(plan.num_synthetic)]
+      asked = asked[:, : slots.shape[1]]
+      synthetic = synthesize(keys, slots, state, frozen)
+      pool = synthetic if jax.tree.leaves(state.pool) else ()
+      batch = _add_synthetic(
+        batch, synthetic, asked, encoding, on_reject, keys=keys, slots=slots, data=data
+      )
+    batch = _augment(augmentation, keys, data, positions, batch, encoding)
+    weights = jnp.where(batch.synthetic, weight(state.step), 1.0).astype(dtype)
+    return batch.replace(weights=weights * batch.valid_mask), pool
+
+  return compose
+
+
+@dataclasses.dataclass(frozen=True)
+class _Encoding:
+  """How the labels of real images become targets; see `make_compose`."""
+
+  num_classes: int
+  label_smoothing: float
+  dtype: jnp.dtype
+
+  def one_hot(self, labels: jax.Array) -> jax.Array:
+    return jax.nn.one_hot(labels, self.num_classes, dtype=self.dtype)
+
+  def smooth(self, one_hot: jax.Array) -> jax.Array:
+    if not self.label_smoothing:
+      return one_hot
+    return optax.smooth_labels(one_hot, self.label_smoothing)
+
+
+def _real_batch(plan, positions, step, data, encoding):
+  """The batch of a step without its synthetic images."""
+  first = plan.first_real_at(step)
+  index = plan.real_before(step) + positions - first
+  images, labels = device_data.take(data, index, encoding.dtype, step=step)
+  none = jnp.zeros(encoding.num_classes, encoding.dtype)
+  return Batch(
+    images=images,
+    targets=encoding.smooth(encoding.one_hot(labels)),
+    synthetic=jnp.zeros(positions.shape, bool),
+    real=(positions >= first) & (positions < plan.total),
+    asked=none,
+    accepted=none,
+  )
+
+
+def _add_synthetic(
+  batch, synthetic, asked, encoding, on_reject, *, keys: StepKeys, slots, data
+):
+  """Puts synthetic images into the first slots, where `asked` [groups, c] says so."""
+  accepted = asked & synthetic.accepted
+  by_class = encoding.one_hot(synthetic.labels)
+  count = lambda mask: jnp.sum(by_class * mask[..., None], (0, 1))
+  batch = batch.replace(
+    asked=count(asked),
+    accepted=count(accepted),
+    images=select_synthetic(batch.images, synthetic.images, accepted),
+    targets=select_synthetic(batch.targets, synthetic.targets, accepted),
+    synthetic=select_synthetic(batch.synthetic, accepted, asked),
+  )
+  if on_reject != 'real':
+    return batch
+  rejected = asked & ~synthetic.accepted
+  rows = device_data.draw_rows(data, keys.at('substitute', slots), synthetic.labels)
+  images, _ = device_data.read(data, rows, batch.images.dtype)
+  return batch.replace(
+    images=select_synthetic(batch.images, images, rejected),
+    targets=select_synthetic(batch.targets, encoding.smooth(by_class), rejected),
+    real=select_synthetic(batch.real, rejected, asked),
+  )
+
+
+def _augment(augmentation, keys: StepKeys, data, positions, batch, encoding):
+  """Augments the images of a batch and mixes them with real ones."""
+
+  def transform(stream, images):
+    flat_keys = flatten(keys.at(stream, positions))
+    return augmentation.transform(flat_keys, flatten(images)).reshape(images.shape)
+
+  before = batch.images, batch.targets
+  after = transform('augment', batch.images), batch.targets
+  if augmentation.mix:
+    labels = jnp.argmax(batch.targets, -1) if augmentation.partner == 'same' else None
+    rows = device_data.draw_rows(data, keys.at('partner', positions), labels)
+    images, labels = device_data.read(data, rows, batch.images.dtype)
+    targets = encoding.smooth(encoding.one_hot(labels))
+    pairs = after, (transform('mix', images), targets)
+    pairs = [tuple(map(flatten, pair)) for pair in pairs]
+    mixed = augmentation.mix(flatten(keys.at('mix', positions, 1)), *pairs)
+    after = tuple(x.reshape(y.shape) for x, y in zip(mixed, before, strict=True))
+  if augmentation.on != 'both':
+    changed = ~batch.synthetic if augmentation.on == 'real' else batch.synthetic
+    pairs = zip(after, before, strict=True)
+    after = tuple(jnp.where(expand(changed, x), x, y) for x, y in pairs)
+  images, targets = after
+  return batch.replace(images=images, targets=targets)
+
+
+def expand(mask: jax.Array, like: jax.Array) -> jax.Array:
+  """Gives a mask [groups, share] as many axes as `like` [groups, share, ...] has."""
+  return mask.reshape(mask.shape + (1,) * (like.ndim - 2))
+
+
+def select_synthetic(
+  real: jax.Array, synthetic: jax.Array, is_synthetic: jax.Array
+) -> jax.Array:
+  """Puts synthetic rows into the first slots of each group, where the mask says so.
+
+  Args:
+    real: [groups, share, ...], a row for every slot.
+    synthetic: [groups, c, ...] with c <= share.
+    is_synthetic: bool [groups, c]; where False the real row stays (a spare slot).
+
+  Returns:
+    Array of the shape and type of `real`.
+  """
+  count = synthetic.shape[1]
+  mask = expand(is_synthetic, real)
+  first = jnp.where(mask, synthetic.astype(real.dtype), real[:, :count])
+  return jnp.concatenate([first, real[:, count:]], axis=1)
