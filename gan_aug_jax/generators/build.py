@@ -123,7 +123,7 @@ def make_sampler(session, info, num_members=1, **latents) -> Callable:
 
 
 def make_discriminator_logits(session, info, num_members=1) -> Callable:
-  """Returns `logits(variables, images, labels)`, see `sampling.make_discriminator_logits`.
+  """Returns the discriminators' logits, as `sampling.make_discriminator_logits` does.
 
   Args:
     session, info: see above.

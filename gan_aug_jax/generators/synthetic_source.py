@@ -43,7 +43,7 @@ class SourceVariables:
     info: what was loaded or trained, and in how many seconds; for result.json.
   """
 
-  frozen: FrozenModels = FrozenModels()
+  frozen: FrozenModels = dataclasses.field(default_factory=FrozenModels)
   info: dict = dataclasses.field(default_factory=dict)
 
 
