@@ -45,8 +45,8 @@ def set_fields(config, **fields):
   """Returns a validated copy of a config with some fields changed."""
   config = config.copy_and_resolve_references()
   names = {'gan': 'gan.arch', 'classifier': 'classifier.arch', 'ratio': 'mix.ratio'}
-  names |= {'batch': 'classifier.batch_size', 'refresh': 'sampler.refresh_every'}
-  names |= {'offline': 'sampler.offline'}
+  names |= {'batch': 'classifier.batch_size', 'refresh': 'cache.refresh_steps'}
+  names |= {'offline': 'cache.images_per_class'}
   config.update_from_flattened_dict({names[k]: v for k, v in fields.items()})
   validation.validate(config)
   return config

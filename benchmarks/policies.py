@@ -32,7 +32,7 @@ _RESNET = {'classifier.arch': 'resnet'}
 
 
 def _best_of(count, score, **more):
-  return {'sampler.candidates': count, 'sampler.score': score, **more}
+  return {'filter.candidates': count, 'filter.score_by': score, **more}
 
 
 POLICIES = {
@@ -40,24 +40,24 @@ POLICIES = {
   'real only': {'mix.ratio': 0.0},
   'random, 2': _best_of(2, 'random'),
   'random, 4': _best_of(4, 'random'),
-  'teacher, threshold': _best_of(1, 'teacher', **{'sampler.min_confidence': 0.5}),
+  'teacher, threshold': _best_of(1, 'teacher', **{'filter.min_confidence': 0.5}),
   'teacher, 2': _best_of(2, 'teacher'),
   'teacher, 4': _best_of(4, 'teacher'),
   'discriminator, 2': _best_of(2, 'discriminator'),
   'discriminator, 4': _best_of(4, 'discriminator'),
   'hard, 2': _best_of(2, 'hard'),
   'hard, 4': _best_of(4, 'hard'),
-  'refresh 4': {'sampler.refresh_every': 4},
-  'refresh 16': {'sampler.refresh_every': 16},
-  'teacher, 4, refresh 4': _best_of(4, 'teacher', **{'sampler.refresh_every': 4}),
-  'teacher, 4, refresh 16': _best_of(4, 'teacher', **{'sampler.refresh_every': 16}),
-  'drawn beforehand': {'sampler.offline': 200},
-  'wide latents': {'sampler.latent_std': 1.5},
-  'truncated, interpolated': {'sampler.truncation': 2.0, 'sampler.interpolation': 0.5},
-  'teacher labels': {'sampler.labels': 'teacher'},
-  'smoothed labels': {'sampler.labels': 'smoothed'},
-  'inverse classes': {'sampler.classes': 'inverse'},
-  'feedback classes': {'sampler.classes': 'feedback'},
+  'refresh 4': {'cache.refresh_steps': 4},
+  'refresh 16': {'cache.refresh_steps': 16},
+  'teacher, 4, refresh 4': _best_of(4, 'teacher', **{'cache.refresh_steps': 4}),
+  'teacher, 4, refresh 16': _best_of(4, 'teacher', **{'cache.refresh_steps': 16}),
+  'drawn beforehand': {'cache.images_per_class': 200},
+  'wide latents': {'latents.std': 1.5},
+  'truncated, interpolated': {'latents.truncation': 2.0, 'latents.interpolation': 0.5},
+  'teacher labels': {'targets.kind': 'teacher'},
+  'smoothed labels': {'targets.kind': 'smoothed'},
+  'inverse classes': {'mix.classes': 'inverse'},
+  'feedback classes': {'mix.classes': 'feedback'},
   'linear ratio': {'mix.ratio_schedule': 'linear'},
   'linear weight': {'mix.weight_schedule': 'linear'},
   'add': {'mix.mode': 'add'},
@@ -101,7 +101,7 @@ def main(_):
     if ONLY.value and name != _PLAIN and not any(part in name for part in ONLY.value):
       continue
     config = first.copy_and_resolve_references()
-    config.sampler.teacher_steps = 1
+    config.filter.teacher_steps = 1
     config.update_from_flattened_dict(fields)
     validation.validate(config)
     directory = pathlib.Path(scratch.name, str(len(steps)))

@@ -173,7 +173,7 @@ def make_torch_gan_step(config, batch, layout, compiled):
     fake = generate(torch.randn(settings.batch_size, settings.latent_dim), y)
     discriminator_tx.zero_grad(set_to_none=True)
     logits = judge(torch.cat([x, fake.detach()]), torch.cat([y, y]))
-    torch_models.discriminator_loss(logits, settings.real_label).backward()
+    torch_models.discriminator_loss(logits, 1 - settings.label_smoothing).backward()
     discriminator_tx.step()
     generator_tx.zero_grad(set_to_none=True)
     discriminator.requires_grad_(False)
@@ -251,7 +251,8 @@ def check(config):
   opinion = louder(judge.init(key, real, labels)['params'])
   their_judge = torch_models.Discriminator(_SHAPE[-1], width)
   their_judge.load(opinion)
-  gan_loss = losses.make_gan_loss('non_saturating', real_label=config.gan.real_label)
+  real_label = 1 - config.gan.label_smoothing
+  gan_loss = losses.make_gan_loss('non_saturating', real_label=real_label)
 
   def judged(opinion, images):
     return judge.apply({'params': opinion}, images, labels)
@@ -269,7 +270,7 @@ def check(config):
 
   both = torch.cat([to_theirs(real), to_theirs(images)])
   their_loss = torch_models.discriminator_loss(
-    their_judge(both, torch.cat([their_labels] * 2)), config.gan.real_label
+    their_judge(both, torch.cat([their_labels] * 2)), real_label
   )
   their_loss.backward()
   expected = torch_models.Discriminator(_SHAPE[-1], width)

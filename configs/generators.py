@@ -24,7 +24,7 @@ def get_config(variant='mnist500-dcgan'):
     )
   config = base.default()
   config.gan.upsampling = 'subpixel'  # as in docs/results.md
-  config.data.name, config.data.per_class = DATA[data]
+  config.data.name, config.data.label_budget = DATA[data]
   config.gan.arch = arch
   config.gan.width = 24 if arch == 'resnet' else 32
   config.gan.num_steps = 2000
@@ -37,7 +37,7 @@ def get_config(variant='mnist500-dcgan'):
     # Colour has no meaning in black on white, and a mirrored digit is no digit.
     grey, colour = ('translation', 'cutout'), ('color', 'translation', 'cutout', 'flip')
     config.gan.diffaug = grey if is_mnist else colour
-  config.augment.crop = 2
+  config.augment.crop_padding = 2
   config.augment.flip = not is_mnist
   config.classifier.learning_rate = 0.02
   config.classifier.schedule = 'cosine'

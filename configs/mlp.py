@@ -29,6 +29,6 @@ def get_config(version='original'):
   config.classifier.hidden = (128, 64)
   config.classifier.update(_VERSIONS[version])
   config.arms = ('real_only', 'augmented')
-  config.augment.crop = 2
+  config.augment.crop_padding = 2
   config.augment.flip = False  # a mirrored digit is no digit
   return config

@@ -17,6 +17,6 @@ def get_config():
   config.classifier.arch = 'cnn'
   config.classifier.num_epochs = 50
   config.mix.ratio = 0.2
-  config.augment.crop = 2
+  config.augment.crop_padding = 2
   config.augment.flip = False  # a mirrored digit is no digit
   return config

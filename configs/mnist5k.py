@@ -8,7 +8,7 @@ from gan_aug_jax import config as base
 
 def get_config():
   config = base.default()
-  config.duration = 'about 6 minutes on 2 CPU cores'
+  config.expected_duration = 'about 6 minutes on 2 CPU cores'
   config.data.name = 'mnist5k'
   config.data.val_fraction = 1 / 7  # 3,000 / 500 / 1,500
   config.gan.arch = 'sngan'
@@ -19,6 +19,6 @@ def get_config():
   config.classifier.num_epochs = 12
   config.classifier.learning_rate = 0.04
   config.classifier.schedule = 'cosine'
-  config.augment.crop = 2
+  config.augment.crop_padding = 2
   config.augment.flip = False  # a mirrored digit is no digit
   return config

@@ -3,16 +3,15 @@
 python -m gan_aug_jax run --config=configs/scarce.py --workdir=runs/scarce
 """
 
-import pathlib
-import runpy
+from gan_aug_jax import config as base
 
-_MNIST5K = runpy.run_path(str(pathlib.Path(__file__).with_name('mnist5k.py')))
+_MNIST5K = base.load_file('configs/mnist5k.py')
 
 
 def get_config():
-  config = _MNIST5K['get_config']()
-  config.duration = 'about 5 minutes on 2 CPU cores'
-  config.data.per_class = 50  # validation included
+  config = _MNIST5K.get_config()
+  config.expected_duration = 'about 5 minutes on 2 CPU cores'
+  config.data.label_budget = 50  # validation included
   config.gan.num_steps = 1500
   config.gan.select_steps = 100
   config.classifier.batch_size = 64

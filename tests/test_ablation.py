@@ -95,11 +95,11 @@ def test_equal_compute_counts_the_gan():
 
 
 def test_grid_repeats_the_controls_but_not_for_what_they_do_not_depend_on():
-  fields = _config(grid={'data.per_class': (10, 20), 'mix.mode': ('replace', 'add')})
+  fields = _config(grid={'data.label_budget': (10, 20), 'mix.mode': ('replace', 'add')})
   arms = _arms(fields)
   controls = [arm for arm in arms if arm.name == 'real_classical']
   assert len({arm.setting for arm in arms}) == 4
-  assert [arm.fields['data.per_class'] for arm in controls] == [10, 10, 20, 20]
+  assert [arm.fields['data.label_budget'] for arm in controls] == [10, 10, 20, 20]
   assert not any('mix.mode' in arm.fields for arm in controls)
   # Two of each control, and the same cells stand for both of its settings.
   keys = [cell.arm.key for cell in cells.list_cells(fields, arms) if cell.seed == 0]
@@ -117,8 +117,8 @@ def test_an_arm_without_classical_augmentation_is_compared_with_none():
 
 def test_no_exposure_is_matched_where_real_images_are_not_counted():
   wanted = {
-    'filtered': {'sampler.min_confidence': 0.5},
-    'dropped': {'sampler.min_confidence': 0.5, 'sampler.on_reject': 'drop'},
+    'filtered': {'filter.min_confidence': 0.5},
+    'dropped': {'filter.min_confidence': 0.5, 'filter.on_reject': 'drop'},
     'none_real': {'mix.ratio': 1.0},
   }
   arms = _named(_arms(_config(arms=wanted)))
@@ -129,10 +129,10 @@ def test_no_exposure_is_matched_where_real_images_are_not_counted():
 def test_cells_share_a_gan_unless_it_would_be_another():
   arms = {
     'few': {'mix.ratio': 0.1},
-    'hard': {'sampler.candidates': 4, 'augment.on': 'real'},
+    'hard': {'filter.candidates': 4, 'augment.apply_to': 'real'},
     'wide': {'gan.width': 16},
   }
-  fields = _config(arms=arms, seeds=(0, 1), placebos=('noise', 'mislabelled'))
+  fields = _config(arms=arms, seeds=(0, 1), negative_controls=('noise', 'mislabelled'))
   listed = cells.list_cells(fields, _arms(fields))
   gans = {(cell.arm.name, cell.seed): cell.gan for cell in listed}
   for seed in (0, 1):
@@ -146,7 +146,7 @@ def test_cells_share_a_gan_unless_it_would_be_another():
   assert seeds == [1, 1] and few.config.seed == 1
 
 
-@pytest.mark.parametrize('file', sorted((ROOT / 'configs/ablations').glob('*.py')))
+@pytest.mark.parametrize('file', sorted(ROOT.glob('configs/[ae]*/*.py')))
 def test_shipped_ablations_are_sound(file):
   shipped = runpy.run_path(str(file))['get_config']()
   arms = _arms(shipped, 600.0, 11.0, 10.0)
@@ -164,34 +164,34 @@ def test_shipped_ablations_are_sound(file):
     ({'seeds': (1, 1)}, 'ablation.seeds'),
     ({'seeds': (-1,)}, 'ablation.seeds'),
     ({'control': 'augmented'}, 'ablation.control'),
-    ({'placebos': ('sugar',)}, 'ablation.placebos'),
-    ({'bounds': ('noise',)}, 'ablation.bounds'),
+    ({'negative_controls': ('sugar',)}, 'ablation.negative_controls'),
+    ({'oracles': ('noise',)}, 'ablation.oracles'),
     ({'arms': {'a': {'data.train_on_val': True}}}, 'data.train_on_val'),
     ({'grid': {'data.train_on_val': (False, True)}}, 'ablation.controls'),
-    ({'arms': {'a': {'sampler.source': 'unseen'}}}, 'ablation.bounds'),
-    ({'grid': {'sampler.source': ('noise', 'unseen')}}, 'ablation.bounds'),
+    ({'arms': {'a': {'mix.source': 'held_out'}}}, 'ablation.oracles'),
+    ({'grid': {'mix.source': ('noise', 'held_out')}}, 'ablation.oracles'),
     ({'arms': {'a b': {}}}, "ablation.arms['a b']"),
     ({'arms': {'real_only': {}}}, 'another arm'),
     ({'arms': {'a': {'mix.raito': 0.1}}}, 'mix.raito'),
     ({'arms': {'a': {'mix.ratio': 'much'}}}, 'mix.ratio'),
     ({'arms': {'a': {'mix.ratio': 1.5}}}, 'mix.ratio'),
-    ({'arms': {'a': {'data.per_class': 5}}}, 'data.per_class'),
+    ({'arms': {'a': {'data.label_budget': 5}}}, 'data.label_budget'),
     ({'arms': {'a': {'classifier.width': 5}}}, 'classifier.width'),
     ({'controls': {'a': {'mix.ratio': 0.1}}}, 'mix.ratio'),
     ({'grid': {'seed': (1, 2)}}, 'ablation.seeds'),
-    ({'grid': {'data.per_class': 5}}, 'tuple'),
-    ({'grid': {'data.per_class': (1,)}}, 'data.per_class'),
-    ({'grid': {'data.per_class': (10, 10)}}, 'twice'),
+    ({'grid': {'data.label_budget': 5}}, 'tuple'),
+    ({'grid': {'data.label_budget': (1,)}}, 'data.label_budget'),
+    ({'grid': {'data.label_budget': (10, 10)}}, 'twice'),
     ({'arms': {'a': {'augment.mixup': 0.2}}}, 'augment.mixup'),
     ({'arms': {'a': {'gan.seed': 3}}}, 'gan.seed'),
     ({'arms': {'a': {'arms': ('real_only',)}}}, "'augmented'"),
     ({'controls': {'a': {'arms': ('augmented',)}}}, "'real'"),
-    ({'vmap_seeds': True, 'arms': {'a': {'sampler.refresh_every': 2}}}, 'refresh_every'),
+    ({'vmap_seeds': True, 'arms': {'a': {'cache.refresh_steps': 2}}}, 'refresh_every'),
     (
-      {'vmap_seeds': True, 'arms': {'a': {'sampler.checkpoints': ('seed:1',)}}},
+      {'vmap_seeds': True, 'arms': {'a': {'generator.checkpoints': ('seed:1',)}}},
       'checkpoints',
     ),
-    ({'equal_compute': True, 'arms': {'a': {'sampler.labels': 'teacher'}}}, 'labels'),
+    ({'equal_compute': True, 'arms': {'a': {'targets.kind': 'teacher'}}}, 'labels'),
   ],
 )
 def test_what_cannot_work_is_refused_in_a_sentence(fields, named):
@@ -202,14 +202,14 @@ def test_what_cannot_work_is_refused_in_a_sentence(fields, named):
 
 def test_a_pool_is_counted_as_if_every_step_drew(tmp_path, monkeypatch):
   fields, counted = _config(arms={'pool': {}}, equal_compute=True, seeds=(0,)), []
-  fields.sampler.refresh_every = 4
+  fields.cache.refresh_steps = 4
 
   class Step:
     def operations(self):
       return 10.0
 
   def arm_step(session, *_, **kwargs):
-    counted.append(session.config.sampler.refresh_every)
+    counted.append(session.config.cache.refresh_steps)
     return Step()
 
   monkeypatch.setattr(dry_run, 'arm_step', arm_step)
@@ -217,21 +217,21 @@ def test_a_pool_is_counted_as_if_every_step_drew(tmp_path, monkeypatch):
   monkeypatch.setattr(cells, 'load_data', lambda _: type('Data', (), {'train': [0] * 9}))
   listed = cells.make_plan(fields, tmp_path, None).cells
   pool = next(cell for cell in listed if cell.arm.name == 'pool')
-  assert set(counted) == {1} and pool.config.sampler.refresh_every == 4
+  assert set(counted) == {1} and pool.config.cache.refresh_steps == 4
 
 
 def test_a_budget_that_leaves_nothing_unseen_is_refused_before_anything_is_trained(
   tmp_path, monkeypatch
 ):
   monkeypatch.setitem(datasets._SOURCES, 'toy', test_run._toy_source)
-  fields = _config(bounds=('unseen',), seeds=(0,))
+  fields = _config(oracles=('held_out',), seeds=(0,))
   fields.data.name, fields.data.image_size = 'toy', 8
   with pytest.raises(DataError, match="leaves none of class 'a'"):
     cells.make_plan(fields, tmp_path, None)
-  fields.data.per_class = 8
+  fields.data.label_budget = 8
   listed = cells.make_plan(fields, tmp_path, None).cells
   kept = {cell.arm.name: cells.load_data(cell.config).held_out_real for cell in listed}
-  assert len(kept.pop('unseen')) == 3 * 16 - 3 * 8 and not any(kept.values())
+  assert len(kept.pop('held_out')) == 3 * 16 - 3 * 8 and not any(kept.values())
 
 
 def test_a_seed_that_would_be_the_same_for_all_is_refused():
@@ -405,7 +405,7 @@ def test_bounds_and_controls_with_more_labels_are_neither_judged_nor_chosen():
       'base': ('control', 0.7, base),
       'more': ('all_labels', 1.0, base + 0.02),  # right on what it was trained on
       'good': ('treatment', 0.9, np.add(base, [0.010, 0.011, 0.012])),
-      'unseen': ('bound', 0.95, np.add(base, [0.10, 0.11, 0.12])),
+      'held_out': ('oracle', 0.95, np.add(base, [0.10, 0.11, 0.12])),
     },
     seeds=3,
   )['settings']
@@ -413,7 +413,7 @@ def test_bounds_and_controls_with_more_labels_are_neither_judged_nor_chosen():
   assert (best['arm'], best['control'], best['control_trials']) == ('good', 'base', 1)
   (other,) = best['beside']
   assert other['control'] == 'more' and other['mean'] == pytest.approx(-0.009)
-  good, unseen = rows['good']['difference'], rows['unseen']['difference']
+  good, unseen = rows['good']['difference'], rows['held_out']['difference']
   assert good['adjusted_p'] == pytest.approx(2 * good['p'])  # of two, and not of three
   assert unseen['mean'] == pytest.approx(0.11) and 'verdict' not in unseen
 
@@ -435,20 +435,23 @@ def test_recall_of_rare_classes_is_told_where_classes_are_unequal():
 
 def test_a_control_with_validation_labels_takes_the_steps_of_the_others():
   controls = {'all': {'data.train_on_val': True}, 'cutout': {'augment.cutout': 4}}
-  arms = _named(_arms(_config(controls=controls, bounds=('replayed', 'unseen'))))
+  arms = _named(_arms(_config(controls=controls, oracles=('train_copies', 'held_out'))))
   assert arms['all'].role == 'all_labels' and arms['cutout'].role == 'control'
   assert arms['all'].fields['classifier.num_steps'] == 50 * SIZE // 128  # of fewer images
-  assert [arms[name].role for name in ('replayed', 'unseen')] == ['bound', 'bound']
-  assert arms['unseen'].same_steps == 'real_classical'
-  assert arms['unseen'].same_exposure == ''  # all that it shows is real
+  assert [arms[name].role for name in ('train_copies', 'held_out')] == [
+    'oracle',
+    'oracle',
+  ]
+  assert arms['held_out'].same_steps == 'real_classical'
+  assert arms['held_out'].same_exposure == ''  # all that it shows is real
 
 
 @pytest.mark.parametrize(
   ('grid', 'drawn'),
   [
-    ({'data.per_class': (10, 50, 500)}, True),
+    ({'data.label_budget': (10, 50, 500)}, True),
     ({'data.name': ('a', 'b', 'c')}, False),  # in no order
-    ({'data.per_class': (10, 50, 500), 'mix.ratio': (0.1,)}, False),  # two fields
+    ({'data.label_budget': (10, 50, 500), 'mix.ratio': (0.1,)}, False),  # two fields
     ({}, False),
   ],
 )
@@ -630,9 +633,9 @@ def test_a_run_and_an_ablation_do_not_share_a_workdir(
 
 def test_a_flag_that_the_grid_would_undo_is_refused(tmp_path, capsys):
   file = ROOT / 'configs/ablations/low_data.py'
-  flags = [f'--config={file}', f'--workdir={tmp_path}', '--config.data.per_class=5']
+  flags = [f'--config={file}', f'--workdir={tmp_path}', '--config.data.label_budget=5']
   assert test_run.run('ablate', *flags) == 2
-  assert 'data.per_class' in capsys.readouterr().err
+  assert 'data.label_budget' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from gan_aug_jax import config as config_lib
-from gan_aug_jax.config import rules, validation
+from gan_aug_jax.config import fields as fields_lib, validation
 from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.experiment import dry_run, runs
 from gan_aug_jax.step import sharding
@@ -35,8 +35,8 @@ TINY = {
   'classifier.hidden': (6,),
   'classifier.num_steps': 8,
   'mix.ratio': 0.5,
-  'augment.crop': 1,
-  'sampler.teacher_steps': 1,
+  'augment.crop_padding': 1,
+  'filter.teacher_steps': 1,
   'score.width': 4,
 }
 _ANYTHING = st.one_of(
@@ -49,7 +49,7 @@ def _choice(*values):
   return st.sampled_from(values)
 
 
-# What policies are made of, most of it within the rules, alone and in pairs.
+# What policies are made of, most of it allowed, alone and in pairs.
 FIELDS = {
   'arms': _choice(*config_lib.ARMS).map(lambda arm: (arm,)),
   'precision': _choice('float32', 'bfloat16'),
@@ -72,32 +72,32 @@ FIELDS = {
   'data.image_size': _choice(7, 8, 12, 16),
   'data.placement': _choice('device', 'host'),
   'mix.mode': _choice('replace', 'add'),
-  'mix.off': st.floats(0, 1),
+  'mix.stop_fraction': st.floats(0, 1),
   'mix.ratio': st.floats(-0.1, 1.1) | _choice(0.0, 1.0, 1e-9),
   'mix.ratio_schedule': _choice('constant', 'linear', 'cosine'),
-  'mix.warmup': st.floats(0, 1),
+  'mix.start_fraction': st.floats(0, 1),
   'mix.weight': st.floats(0, 100),
   'mix.weight_schedule': _choice('constant', 'linear', 'cosine'),
   'augment.color': st.floats(0, 1),
-  'augment.crop': st.integers(-1, 9),
+  'augment.crop_padding': st.integers(-1, 9),
   'augment.cutmix': st.floats(0, 2),
   'augment.cutout': st.integers(0, 9),
   'augment.mixup': st.floats(0, 2),
-  'augment.on': _choice('both', 'real', 'synthetic'),
+  'augment.apply_to': _choice('both', 'real', 'synthetic'),
   'augment.partner': _choice('any', 'same'),
-  'sampler.candidates': st.integers(0, 3),
-  'sampler.classes': _choice('uniform', 'train', 'inverse', 'balance', 'feedback'),
-  'sampler.interpolation': st.floats(0, 1),
-  'sampler.labels': _choice('hard', 'smoothed', 'teacher'),
-  'sampler.latent_std': st.floats(0, 3),
-  'sampler.min_confidence': st.floats(0, 1),
-  'sampler.offline': st.integers(0, 3),
-  'sampler.on_reject': _choice('real', 'drop'),
-  'sampler.refresh_every': st.integers(0, 3),
-  'sampler.score': _choice('teacher', 'discriminator', 'hard', 'random'),
-  'sampler.smoothing': st.floats(0, 1),
-  'sampler.source': _choice('generator', 'noise', 'mislabelled', 'replayed'),
-  'sampler.truncation': st.floats(0, 3),
+  'filter.candidates': st.integers(0, 3),
+  'mix.classes': _choice('uniform', 'train', 'inverse', 'balance', 'feedback'),
+  'latents.interpolation': st.floats(0, 1),
+  'targets.kind': _choice('hard', 'smoothed', 'teacher'),
+  'latents.std': st.floats(0, 3),
+  'filter.min_confidence': st.floats(0, 1),
+  'cache.images_per_class': st.integers(0, 3),
+  'filter.on_reject': _choice('real', 'drop'),
+  'cache.refresh_steps': st.integers(0, 3),
+  'filter.score_by': _choice('teacher', 'discriminator', 'hard', 'random'),
+  'targets.smoothing': st.floats(0, 1),
+  'mix.source': _choice('generator', 'noise', 'mislabelled', 'train_copies'),
+  'latents.truncation': st.floats(0, 3),
 }
 
 
@@ -166,7 +166,7 @@ def _train(config, toy, workdir):
 
 
 @hypothesis.settings(max_examples=300, derandomize=True, deadline=None, database=None)
-@hypothesis.given(field=_choice(*rules.RULES), value=_ANYTHING)
+@hypothesis.given(field=_choice(*fields_lib.FIELDS), value=_ANYTHING)
 def test_any_value_of_a_field_is_taken_or_refused_by_a_sentence(field, value):
   """Through `validate` itself: a value of another type is no error of Python's."""
   config = config_lib.default()

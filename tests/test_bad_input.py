@@ -42,8 +42,8 @@ def get_config():
   config.gan.latent_dim, config.gan.width, config.gan.select = 4, 8, 'last'
   config.classifier.arch, config.classifier.hidden = 'mlp', (8,)
   config.classifier.num_steps, config.classifier.batch_size = 4, 8
-  config.mix.ratio, config.augment.crop, config.log.every_steps = 0.25, 1, 2
-  config.duration = '<i>for ever</i>'
+  config.mix.ratio, config.augment.crop_padding, config.log.every_steps = 0.25, 1, 2
+  config.expected_duration = '<i>for ever</i>'
   return config
 """
 
@@ -208,8 +208,8 @@ USAGE = {
   'steps a call that do not fit': (2, 'log.every_steps=2', _field('steps_per_call=3')),
   'warm-up without end': (
     2,
-    'mix.warmup=0.5 and mix.off=0.5',
-    _run('--config.mix.warmup=0.5', '--config.mix.off=0.5'),
+    'mix.start_fraction=0.5 and mix.stop_fraction=0.5',
+    _run('--config.mix.start_fraction=0.5', '--config.mix.stop_fraction=0.5'),
   ),
   'warm-up of more than the training': (
     2,
@@ -218,8 +218,8 @@ USAGE = {
   ),
   'pool of pools': (
     2,
-    'sampler.offline=9',
-    _run('--config.sampler.offline=9', '--config.sampler.refresh_every=2'),
+    'cache.images_per_class=9',
+    _run('--config.cache.images_per_class=9', '--config.cache.refresh_steps=2'),
   ),
   'batch of too many devices': (
     2,
@@ -241,8 +241,8 @@ USAGE = {
   ),
   'checkpoint that is not saved': (
     2,
-    'sampler.checkpoints names step 3',
-    _run("--config.sampler.checkpoints=('step:3',)", '--config.log.save_every_steps=2'),
+    'generator.checkpoints names step 3',
+    _run("--config.generator.checkpoints=('step:3',)", '--config.log.save_every_steps=2'),
   ),
   'seed of another command': (2, 'write --config.seed', _run('--seed=3')),
   'seed of text': (2, "--seed='x'", _given('sample', _DONE, '--seed=x')),
@@ -386,7 +386,7 @@ DATA = {
     'test images',
     _data(_npz(test_images=_IMAGES[:0], test_labels=_LABELS[:0])),
   ),
-  'more than there are': (3, 'data.per_class=1000', _field('data.per_class=1000')),
+  'more than there are': (3, 'data.label_budget=1000', _field('data.label_budget=1000')),
   'folder that is not': (3, 'does not exist', _run(
     '--config.data.name=folder', '--config.data.data_dir={place.root}/none')),
   'folder that is a file': (3, 'not a directory', _run(

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from gan_aug_jax import config
-from gan_aug_jax.config import rules, validation
+from gan_aug_jax.config import fields as fields_lib, validation
 from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.generators import selection
 from gan_aug_jax.models import classifiers, discriminators, generators, layers
@@ -62,7 +62,7 @@ BAD = {
   'precision': 'float16',
   'arms': ('real_only', 'augmentd'),
   'data.image_size': 4,
-  'data.per_class': 1,
+  'data.label_budget': 1,
   'data.val_fraction': 1.0,
   'data.on_corrupt': 'ignore',
   'data.placement': 'disk',
@@ -85,8 +85,8 @@ BAD = {
   'gan.lecam': -0.1,
   'gan.select': 'fid',
   'gan.select_steps': 0,
-  'sampler.generator': 'my_module',
-  'sampler.checkpoints': ('step:100', 'last'),
+  'generator.external': 'my_module',
+  'generator.checkpoints': ('step:100', 'last'),
   'score.width': 0,
   'score.extractor_steps': 0,
   'score.cas_steps': 0,
@@ -96,7 +96,7 @@ BAD = {
   'gan.beta2': -0.1,
   'gan.latent_dim': 0,
   'gan.width': 0,
-  'gan.real_label': 0.0,
+  'gan.label_smoothing': 1.0,
   'gan.ema_decay': 1.0,
   'classifier.arch': 'vit',
   'classifier.optimizer': 'lion',
@@ -116,32 +116,32 @@ BAD = {
   'mix.ratio': 1.5,
   'mix.mode': 'swap',
   'mix.ratio_schedule': 'exponential',
-  'mix.warmup': 1.0,
-  'mix.off': -0.1,
+  'mix.start_fraction': 1.0,
+  'mix.stop_fraction': 1.1,
   'mix.weight': 0.0,
   'mix.weight_schedule': 'step',
-  'augment.crop': -1,
-  'augment.on': 'none',
+  'augment.crop_padding': -1,
+  'augment.apply_to': 'none',
   'augment.color': 1.5,
   'augment.cutout': -1,
   'augment.mixup': -0.2,
   'augment.cutmix': float('nan'),
   'augment.partner': 'other',
-  'sampler.candidates': 0,
-  'sampler.score': 'best',
-  'sampler.min_confidence': 1.0,
-  'sampler.on_reject': 'retry',
-  'sampler.teacher_steps': 0,
-  'sampler.labels': 'soft',
-  'sampler.smoothing': 1.1,
-  'sampler.classes': 'balanced',
-  'sampler.latent_std': 0.0,
-  'sampler.truncation': -1.0,
-  'sampler.interpolation': 2.0,
-  'sampler.refresh_every': 0,
-  'sampler.offline': -1,
+  'filter.candidates': 0,
+  'filter.score_by': 'best',
+  'filter.min_confidence': 1.0,
+  'filter.on_reject': 'retry',
+  'filter.teacher_steps': 0,
+  'targets.kind': 'soft',
+  'targets.smoothing': 1.1,
+  'mix.classes': 'balanced',
+  'latents.std': 0.0,
+  'latents.truncation': -1.0,
+  'latents.interpolation': 2.0,
+  'cache.refresh_steps': 0,
+  'cache.images_per_class': -1,
   'gan.precision': 'int8',
-  'sampler.precision': 'half',
+  'generator.precision': 'half',
   'classifier.precision': 'f32',
   'distributed.num_processes': -1,
   'distributed.process_id': -2,
@@ -165,7 +165,7 @@ def test_bad_values_are_named(field, value):
   ('fields', 'named'),
   [
     ({'data.image_size': 28}, 'data.image_size=28'),  # the dcgan doubles from 4
-    ({'augment.crop': 32}, 'augment.crop=32'),
+    ({'augment.crop_padding': 32}, 'augment.crop_padding=32'),
     ({'classifier.features': (4,) * 6}, 'halves images 6 times'),
     ({'steps_per_call': 30}, 'log.every_steps=50'),
     ({'mix.ratio': 0.001}, 'mix.ratio=0.001'),  # no image of a batch of 128
@@ -173,51 +173,54 @@ def test_bad_values_are_named(field, value):
     ({'distributed.coordinator': 'a:1'}, 'distributed.num_processes=0'),
     ({'arms': ('augmented', 'augmented')}, 'each once'),
     ({'score.neighbours': 50, 'score.num_samples': 50}, 'score.neighbours=50'),
-    ({'sampler.checkpoints': ('seed:7', 'seed:07')}, 'seed:07'),
-    ({'sampler.checkpoints': ('step:0',)}, 'step:0'),
+    ({'generator.checkpoints': ('seed:7', 'seed:07')}, 'seed:07'),
+    ({'generator.checkpoints': ('step:0',)}, 'step:0'),
     ({'gan.arch': 'resnet', 'data.image_size': 28}, 'data.image_size=28'),
     ({'augment.cutout': 32}, 'augment.cutout=32'),
     ({'classifier.batch_norm': 'split'}, "batch_norm='split' is for"),
-    ({'mix.warmup': 0.5, 'mix.off': 0.5}, 'mix.warmup=0.5 and mix.off=0.5'),
     (
-      {'sampler.min_confidence': 0.5, 'sampler.score': 'random'},
+      {'mix.start_fraction': 0.5, 'mix.stop_fraction': 0.5},
+      'mix.start_fraction=0.5 and mix.stop_fraction=0.5',
+    ),
+    (
+      {'filter.min_confidence': 0.5, 'filter.score_by': 'random'},
       'min_confidence=0.5 needs a score',
     ),
     (
       {
-        'sampler.min_confidence': 0.5,
-        'sampler.score': 'discriminator',
+        'filter.min_confidence': 0.5,
+        'filter.score_by': 'discriminator',
         'gan.loss': 'relativistic',
       },
       "'relativistic' leaves it open",
     ),
-    ({'sampler.offline': 9, 'sampler.refresh_every': 2}, 'sampler.offline=9'),
+    ({'cache.images_per_class': 9, 'cache.refresh_steps': 2}, 'cache.images_per_class=9'),
     (
       {
-        'sampler.offline': 9,
-        'sampler.candidates': 2,
-        'sampler.score': 'discriminator',
-        'sampler.checkpoints': ('seed:1', 'seed:2'),
+        'cache.images_per_class': 9,
+        'filter.candidates': 2,
+        'filter.score_by': 'discriminator',
+        'generator.checkpoints': ('seed:1', 'seed:2'),
       },
-      'which drew an image',
+      'which one drew an image',
     ),
     (
-      {'classifier.budget': 'exposure', 'sampler.min_confidence': 0.5},
-      "choose sampler.on_reject='drop'",
+      {'classifier.budget': 'exposure', 'filter.min_confidence': 0.5},
+      "choose filter.on_reject='drop'",
     ),
     (
       {'mix.ratio': 1.0, 'classifier.arch': 'resnet', 'classifier.batch_norm': 'split'},
       "batch_norm='split' needs some",
     ),
     ({'mix.ratio': 1.0, 'classifier.budget': 'exposure'}, 'would never end'),
-    ({'mix.ratio': 1.0, 'sampler.classes': 'feedback'}, 'goes by their loss'),
+    ({'mix.ratio': 1.0, 'mix.classes': 'feedback'}, 'depends on their loss'),
     ({'classifier.budget': 'exposure', 'augment.cutmix': 1.0}, 'partners'),
-    ({'augment.on': 'synthetic'}, 'the same as real_only'),
+    ({'augment.apply_to': 'synthetic'}, 'the same as real_only'),
     (
-      {'mix.ratio': 1.0, 'sampler.min_confidence': 0.5, 'sampler.on_reject': 'drop'},
+      {'mix.ratio': 1.0, 'filter.min_confidence': 0.5, 'filter.on_reject': 'drop'},
       'no image at all',
     ),
-    ({'sampler.refresh_every': 16, 'log.save_every_steps': 50}, 'refresh_every=16'),
+    ({'cache.refresh_steps': 16, 'log.save_every_steps': 50}, 'refresh_steps=16'),
   ],
 )
 def test_bad_combinations_are_named(fields, named):
@@ -229,7 +232,11 @@ def test_bad_combinations_are_named(fields, named):
 
 def test_policies_of_arms_that_draw_nothing_are_not_checked():
   fields = config.default()
-  fields.mix.warmup, fields.mix.off, fields.arms = 0.6, 0.6, ('real_only',)
+  fields.mix.start_fraction, fields.mix.stop_fraction, fields.arms = (
+    0.6,
+    0.4,
+    ('real_only',),
+  )
   validation.validate(fields)
 
 
@@ -242,30 +249,61 @@ def test_a_gan_that_is_not_trained_is_not_checked():
 
 
 def test_every_field_is_checked_or_needs_no_check():
-  free = {'duration', 'data.name', 'data.data_dir', 'augment.flip', 'compilation_cache'}
-  free |= {'sampler.allow_foreign', 'distributed.auto', 'log.tensorboard'}
-  free |= {'data.train_on_val', 'classifier.nesterov'}
-  assert set(config.flatten(config.default())) == set(rules.RULES) | free
+  free = {'expected_duration', 'data.name', 'data.data_dir', 'compilation_cache'}
+  unchecked = {name for name, field in fields_lib.FIELDS.items() if not field.rule}
+  switches = {n for n in unchecked if isinstance(fields_lib.FIELDS[n].default, bool)}
+  assert unchecked - switches == free - switches
+
+
+def test_every_default_is_allowed_and_every_field_says_what_depends_on_it():
+  known = {'run', 'gan', 'synthesis', 'classifier', 'nothing'}
+  for name, field in fields_lib.FIELDS.items():
+    assert field.doc and field.affects in known, name
+    assert not field.rule or field.rule.allows(field.default), name
+
+
+def test_old_names_lead_to_fields_that_exist():
+  new = {*fields_lib.FIELDS, *(f'ablation.{n}' for n in fields_lib.ABLATION_FIELDS)}
+  for old, name in fields_lib._RENAMED.items():
+    assert name in new and old not in new
+    assert fields_lib.renamed(old).startswith(f'{old} is now {name}')
+
+
+def test_configs_of_older_versions_are_read_under_the_new_names():
+  saved = config.default().to_dict()
+  for name in ('latents', 'filter', 'targets', 'cache', 'generator'):
+    del saved[name]
+  for name in ('source', 'classes', 'start_fraction', 'stop_fraction'):
+    del saved['mix'][name]
+  del saved['gan']['label_smoothing']
+  saved['mix'] |= {'warmup': 0.1, 'off': 0.25}
+  saved['gan']['real_label'] = 0.8
+  saved['sampler'] = {'candidates': 4, 'source': 'replayed', 'checkpoints': ['step:20']}
+  read = config.from_dict(saved)
+  assert (read.mix.start_fraction, read.mix.stop_fraction) == (0.1, 0.75)
+  assert read.gan.label_smoothing == pytest.approx(0.2)
+  assert read.filter.candidates == 4 and read.mix.source == 'train_copies'
+  assert read.generator.checkpoints == ('step:20',)
 
 
 def test_choices_are_those_that_can_be_built():
   """A new architecture needs its entry in both places."""
 
   def allowed(field, names):
-    rule = rules.RULES[field][0]
-    assert all(rule(name) for name in names) and not rule('other')
+    allows = fields_lib.FIELDS[field].rule.allows
+    assert all(map(allows, names)) and not allows('other')
 
   allowed('gan.arch', generators.GENERATORS)
   assert set(generators.GENERATORS) == set(discriminators.DISCRIMINATORS)
   allowed('gan.loss', losses.GAN_LOSSES)
   allowed('gan.upsampling', layers.UPSAMPLINGS)
-  assert rules.RULES['gan.diffaug'][0](tuple(augment._DIFFERENTIABLE))
+  assert fields_lib.FIELDS['gan.diffaug'].rule.allows(tuple(augment._DIFFERENTIABLE))
   for select in selection._RANKS:
-    assert rules.RULES['gan.select'][0](select)
+    assert fields_lib.FIELDS['gan.select'].rule.allows(select)
   allowed('classifier.arch', classifiers.CLASSIFIERS)
   for shape in plans._SHAPES:
-    assert rules.RULES['mix.ratio_schedule'][0](shape)
-    assert rules.RULES['mix.weight_schedule'][0](shape)
+    assert fields_lib.FIELDS['mix.ratio_schedule'].rule.allows(shape)
+    assert fields_lib.FIELDS['mix.weight_schedule'].rule.allows(shape)
   for name in ('sgd', 'adam'):
     for schedule in ('constant', 'cosine'):
       classifier.make_optimizer(name, learning_rate=1, num_steps=9, schedule=schedule)
@@ -282,7 +320,7 @@ def test_members_are_the_best_of_the_own_gan_unless_named():
   fields = config.default()
   fields.seed = 4
   assert config.members_of(fields) == [(4, 0)]
-  fields.sampler.checkpoints = ('step:200', 'seed:7', 'step:100')
+  fields.generator.checkpoints = ('step:200', 'seed:7', 'step:100')
   assert config.members_of(fields) == [(4, 200), (7, 0), (4, 100)]
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.cli import parsing
-from gan_aug_jax.config import rules, validation
+from gan_aug_jax.config import fields as fields_lib, validation
 from gan_aug_jax.experiment import ablation
 from tests import test_ablation
 from tests.test_imports import FOLDERS
@@ -134,7 +134,7 @@ def _check_command(arguments):
     assert ablation.list_arms(values.config, test_ablation.Costs(1000, 4, 2, 1))
   elif command in parsing.TRAINING:
     validation.validate(values.config, trains_gan=command == 'train-gan' or None)
-    module, _, name = values.config.sampler.generator.partition(':')
+    module, _, name = values.config.generator.external.partition(':')
     if module.startswith('examples.'):
       assert name in _defined(ROOT / (module.replace('.', '/') + '.py'))
 
@@ -209,12 +209,11 @@ def test_fields_that_are_named_exist_and_take_the_value(path):
     field, value = match.groups()
     group = field.partition('.')[0]
     if field in FIELDS:
-      if value and field in rules.RULES:
-        allowed, description = rules.RULES[field]
-        assert allowed(_literal(value)), f'{span} must be {description}'
+      if value and (rule := getattr(fields_lib.FIELDS.get(field), 'rule', None)):
+        assert rule.allows(_literal(value)), f'{span} must be {rule.text}'
     elif '.' in field and group in GROUPS | {'ablation'}:
       rest = field.partition('.')[2]
-      assert rest in ('py', 'json') or rest in _defined(
+      assert rest in ('py', 'json', 'safetensors', 'stablehlo') or rest in _defined(
         ROOT / 'gan_aug_jax' / f'{group}.py'
       ), span
 

@@ -59,8 +59,8 @@ def trained(tmp_path_factory):
         'train-gan',
         f'--config={directory / "toy.py"}',
         f'--workdir={directory / "run"}',
-        "--config.sampler.checkpoints=('step:10','step:20')",
-        '--config.sampler.truncation=1.5',
+        "--config.generator.checkpoints=('step:10','step:20')",
+        '--config.latents.truncation=1.5',
         '--config.log.save_every_steps=10',
         '--config.gan.select=last',
       ]
@@ -104,7 +104,7 @@ def test_exported_generators_draw_what_the_run_draws(trained, tmp_path):
 def test_one_generator_goes_into_the_workdir(trained, tmp_path, capsys):
   shutil.copytree(trained, tmp_path / 'run')
   run = json.loads((trained / 'config.json').read_text())
-  run['config']['sampler']['checkpoints'] = ['step:20']
+  run['config']['generator']['checkpoints'] = ['step:20']
   (tmp_path / 'run' / 'config.json').write_text(json.dumps(run))
   assert _export(tmp_path / 'run') == 0
   path = tmp_path / 'run' / 'export' / 'generator.safetensors'

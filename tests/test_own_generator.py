@@ -58,7 +58,7 @@ def run(tmp_path, monkeypatch):
   file.write_text(CONFIG)
 
   def start(name, *fields, command='run', workdir=tmp_path / 'w'):
-    flags = [f'--config={file}', f'--config.sampler.generator=makers:{name}']
+    flags = [f'--config={file}', f'--config.generator.external=makers:{name}']
     flags += [f'--config.{field}' for field in fields]
     return cli.main(['gan_aug_jax', command, f'--workdir={workdir}', *flags])
 
@@ -73,21 +73,21 @@ ONE_ARM = "arms=('augmented_classical',)"
   'fields',
   [
     (
-      *('sampler.score=hard', 'sampler.candidates=2', 'sampler.min_confidence=0.1'),
-      *('sampler.labels=teacher', 'sampler.classes=feedback'),
+      *('filter.score_by=hard', 'filter.candidates=2', 'filter.min_confidence=0.1'),
+      *('targets.kind=teacher', 'mix.classes=feedback'),
     ),
     pytest.param(
-      ('sampler.refresh_every=5', 'sampler.source=mislabelled', 'mix.mode=add'),
+      ('cache.refresh_steps=5', 'mix.source=mislabelled', 'mix.mode=add'),
       marks=pytest.mark.slow,  # what the first one guards, of other policies
     ),
     pytest.param(
-      ('sampler.offline=6', 'sampler.score=random', 'sampler.candidates=2'),
+      ('cache.images_per_class=6', 'filter.score_by=random', 'filter.candidates=2'),
       marks=pytest.mark.slow,
     ),
   ],
 )
 def test_it_trains_an_arm_under_every_policy(run, fields):
-  teacher = 'sampler.teacher_steps=20'
+  teacher = 'filter.teacher_steps=20'
   assert run('own', ONE_ARM, teacher, *fields, 'num_cpu_devices=2') == 0
   results = json.loads((run.workdir / 'results.json').read_text())
   assert results['gan']['own'] == 'makers:own' and not results['gan']['foreign']
@@ -110,7 +110,7 @@ def test_a_foreign_one_needs_leave_and_is_reported(run, name, capsys):
   assert run(name, ONE_ARM) == 2
   error = capsys.readouterr().err
   assert 'allow_foreign' in error and error.count('\n') == 1
-  assert run(name, ONE_ARM, 'sampler.allow_foreign=True') == 0
+  assert run(name, ONE_ARM, 'generator.allow_foreign=True') == 0
   assert 'is foreign' in (run.workdir / 'report.html').read_text()
 
 
@@ -123,9 +123,9 @@ def test_a_foreign_one_needs_leave_and_is_reported(run, name, capsys):
     ('classes', (), 'of the classes 0, 1;'),
     ('nothing', (), 'returned NoneType'),
     ('broken', (), 'ZeroDivisionError'),
-    ('own', ('sampler.latent_std=1.5',), 'sampler.latent_std=1.5 is of the GAN'),
-    ('own', ("sampler.checkpoints=('seed:1',)",), 'sampler.checkpoints'),
-    ('own', ('sampler.score=discriminator',), "sampler.score='discriminator'"),
+    ('own', ('latents.std=1.5',), 'latents.std=1.5 is of the GAN'),
+    ('own', ("generator.checkpoints=('seed:1',)",), 'generator.checkpoints'),
+    ('own', ('filter.score_by=discriminator',), "filter.score_by='discriminator'"),
   ],
 )
 def test_what_cannot_be_is_one_sentence(run, name, fields, message, capsys):

@@ -345,7 +345,7 @@ def test_feedback_asks_for_the_classes_that_cost_most(toy):
 @pytest.mark.parametrize('shape', ['constant', 'linear', 'cosine'])
 def test_scheduled_counts_are_exact_and_no_real_example_is_lost(mode, shape):
   steps, ratio = 200, 0.3
-  ramp = plans.make_ramp(shape, steps, warmup=0.1, off=0.25)
+  ramp = plans.make_ramp(shape, steps, start=0.1, stop=0.75)
   assert (ramp.start, ramp.stop) == (20, 150)
   plan = plans.plan_batch(40, ratio=ratio, mode=mode, ramp=ramp)
   counts = jax.jit(lambda t: plan.synthetic_at(t))
@@ -618,7 +618,7 @@ def test_equal_exposure_takes_the_steps_that_show_as_many_real_images():
 
 def test_a_schedule_without_a_step_is_refused():
   config = config_lib.default()
-  config.mix.warmup, config.mix.off = 0.5, 0.49
+  config.mix.start_fraction, config.mix.stop_fraction = 0.5, 0.49
   with pytest.raises(ConfigError, match='of 20 steps leave no step'):
     schedule.plan_batches(config, 20, synthetic=True)
   plan = schedule.plan_batches(config, 100, synthetic=True)  # one step has all
@@ -635,7 +635,7 @@ def test_the_config_reaches_the_plan():
   weight = schedule.make_weight(config, 100)
   assert plan.rises is None and plan.num_synthetic == 10 and weight(7) == 1.0
   assert schedule.plan_batches(config, 100, synthetic=False).num_synthetic == 0
-  config.mix.warmup, config.mix.off = 0.1, 0.2
+  config.mix.start_fraction, config.mix.stop_fraction = 0.9, 0.2
   config.mix.weight, config.mix.weight_schedule = 2.0, 'linear'
   plan = schedule.plan_batches(config, 100, synthetic=True)
   weight = schedule.make_weight(config, 100)

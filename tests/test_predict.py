@@ -24,7 +24,7 @@ def get_config():
   config.arms = ('real_only', 'real_classical')
   config.classifier.num_steps, config.classifier.batch_size = 20, 8
   config.classifier.features, config.classifier.hidden = (4, 4), (8,)
-  config.classifier.learning_rate, config.augment.crop = 0.05, 1
+  config.classifier.learning_rate, config.augment.crop_padding = 0.05, 1
   config.log.every_steps = 5
   return config
 """

@@ -18,7 +18,7 @@ from tests.conftest import make_dataset
 def session(tmp_path_factory):
   config = config_lib.default()
   config.data.image_size, config.score.width = 8, 4
-  config.augment.crop, config.augment.flip = 1, False
+  config.augment.crop_padding, config.augment.flip = 1, False
   where = tiny.layout('jit', 2)
   return workdir.Session(config, tmp_path_factory.mktemp('probe'), where, quiet=True)
 

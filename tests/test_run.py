@@ -36,7 +36,7 @@ def get_config():
   config.classifier.num_steps, config.classifier.batch_size = 20, 8
   config.classifier.features, config.classifier.hidden = (4, 4), (8,)
   config.classifier.learning_rate, config.mix.ratio = 0.05, 0.25
-  config.augment.crop, config.log.every_steps = 1, 5
+  config.augment.crop_padding, config.log.every_steps = 1, 5
   config.gan.select_steps, config.score.width = 5, 4
   config.log.save_every_steps = 5
   config.score.extractor_steps, config.score.cas_steps = 40, 20
@@ -200,7 +200,7 @@ def test_report_is_one_self_contained_file(finished):
   Reader().feed(text)
   assert len(sources) == 4
   assert all(source.startswith('data:image/png;base64,iVBOR') for source in sources)
-  for word in ('augmented_classical', 'jaxlib', 'data.per_class', 'points (95 %'):
+  for word in ('augmented_classical', 'jaxlib', 'data.label_budget', 'points (95 %'):
     assert word in text
 
 
@@ -290,7 +290,7 @@ def test_several_generators_by_step_and_seed(config_file, tmp_path, monkeypatch,
   workdir = tmp_path / 'w'
   flags = [f'--config={config_file}', f'--workdir={workdir}']
   flags += ["--config.arms=('augmented',)", '--config.gan.select=frechet']
-  flags += ["--config.sampler.checkpoints=('step:10','step:20','seed:7')"]
+  flags += ["--config.generator.checkpoints=('step:10','step:20','seed:7')"]
   assert run('run', *flags) == 0
   results = json.loads((workdir / 'results.json').read_text())
   other = json.loads((workdir / 'gan-seed7' / 'result.json').read_text())
@@ -311,7 +311,7 @@ def test_several_generators_by_step_and_seed(config_file, tmp_path, monkeypatch,
   rows = json.loads((workdir / 'score' / 'scores.json').read_text())['rows']
   assert 'all together' in rows and len(rows) == 6
   assert run('sample', f'--workdir={workdir}') == 0
-  flags[-1] = "--config.sampler.checkpoints=('step:7',)"
+  flags[-1] = "--config.generator.checkpoints=('step:7',)"
   there = [f'--workdir={tmp_path / "v"}', *flags[2:]]
   assert 'names step 7, but' in _refused(capsys, 2, 'run', flags[0], *there)
 
@@ -341,16 +341,16 @@ def test_policies_through_a_whole_run(config_file, tmp_path, monkeypatch):
     'classifier.clip_norm': 1.0,
     'classifier.warmup_steps': 3,
     'classifier.label_smoothing': 0.1,
-    'mix.warmup': 0.2,
+    'mix.start_fraction': 0.2,
     'mix.weight': 0.5,
     'augment.cutout': 2,
-    'sampler.candidates': 2,
-    'sampler.score': 'hard',
-    'sampler.min_confidence': 0.3,
-    'sampler.on_reject': 'drop',
-    'sampler.teacher_steps': 20,
-    'sampler.classes': 'balance',
-    'sampler.offline': 6,
+    'filter.candidates': 2,
+    'filter.score_by': 'hard',
+    'filter.min_confidence': 0.3,
+    'filter.on_reject': 'drop',
+    'filter.teacher_steps': 20,
+    'mix.classes': 'balance',
+    'cache.images_per_class': 6,
   }
   flags += [f'--config.{name}={value}' for name, value in policies.items()]
   assert run('run', *flags) == 0
@@ -385,7 +385,7 @@ def test_a_search_of_a_bound_trains_no_gan_and_leaves_the_test_split_alone(
   real = sampling.group_by_class
   monkeypatch.setattr(sampling, 'group_by_class', group)
   monkeypatch.setattr(gan_training, 'GanTraining', None)  # to call it would raise
-  fields = {'data.per_class': 8, 'data.test_on': 'val', 'sampler.source': 'unseen'}
+  fields = {'data.label_budget': 8, 'data.test_on': 'val', 'mix.source': 'held_out'}
   flags = [f'--config.{field}={value}' for field, value in fields.items()]
   run(
     'run',
@@ -403,7 +403,7 @@ def test_a_search_of_a_bound_trains_no_gan_and_leaves_the_test_split_alone(
   used = {image.tobytes() for part in (toy.train, toy.val) for image in part.images}
   assert len(drawn_from) == 3 * 16 - 3 * 8 and not used & set(drawn_from)
   page = (tmp_path / 'report.html').read_text()
-  assert 'a bound, so no verdict' in page and 'helped' not in page
+  assert 'an oracle, so no verdict' in page and 'helped' not in page
   assert cli.main(['gan_aug_jax', 'evaluate', f'--workdir={tmp_path}']) == 0
   assert ' test ' not in capsys.readouterr().out
 
@@ -413,7 +413,7 @@ def test_images_drawn_beforehand_are_kept_and_made_again(
   config_file, tmp_path, monkeypatch
 ):
   flags = [f'--config={config_file}', f'--workdir={tmp_path / "run"}']
-  flags += ["--config.arms=('augmented',)", '--config.sampler.offline=4']
+  flags += ["--config.arms=('augmented',)", '--config.cache.images_per_class=4']
   assert run('run', *flags) == 0
   (path,) = (tmp_path / 'run' / 'gan').glob('offline-*.npz')
   images = np.load(path)['images']

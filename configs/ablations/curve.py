@@ -7,12 +7,7 @@ recipe, configs/recipes/low_data.py, is compared with two bounds: the training i
 shown again, and real images that nobody has seen.
 """
 
-import pathlib
-import runpy
-
 from gan_aug_jax import config as base
-
-_RECIPE = pathlib.Path(__file__).parent.parent / 'recipes' / 'low_data.py'
 
 
 def get_config(data='mnist5k,14,28,56'):
@@ -20,11 +15,12 @@ def get_config(data='mnist5k,14,28,56'):
   sizes = sizes or (10, 25, 100)
   # The recipe refuses an argument that is not a size.
   configs = [
-    runpy.run_path(str(_RECIPE))['get_config'](f'{name},{size}') for size in sizes
+    base.load_file('configs/recipes/low_data.py').get_config(f'{name},{size}')
+    for size in sizes
   ]
   return base.add_ablation(
     configs[0],
     arms={'low_data': {}},
-    grid={'data.per_class': tuple(config.data.per_class for config in configs)},
-    bounds=('replayed', 'unseen'),
+    grid={'data.label_budget': tuple(config.data.label_budget for config in configs)},
+    oracles=('train_copies', 'held_out'),
   )

@@ -3,18 +3,15 @@
 python -m gan_aug_jax ablate --config=configs/ablations/gan_quality.py --workdir=...
 """
 
-import pathlib
-import runpy
-
 from gan_aug_jax import config as base
 
-_SCARCE = runpy.run_path(str(pathlib.Path(__file__).parent.parent / 'scarce.py'))
+_SCARCE = base.load_file('configs/scarce.py')
 
 
 def get_config():
-  config = _SCARCE['get_config']()
+  config = _SCARCE.get_config()
   config.gan.select = 'last'
   lengths = (100, 300, 1000, 3000)
   arms = {f'gan={steps}': {'gan.num_steps': steps} for steps in lengths}
-  controls = _SCARCE['controls'](len(arms) - 2)
+  controls = _SCARCE.controls(len(arms) - 2)
   return base.add_ablation(config, arms=arms, controls=controls)

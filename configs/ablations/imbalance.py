@@ -3,22 +3,19 @@
 python -m gan_aug_jax ablate --config=configs/ablations/imbalance.py --workdir=...
 """
 
-import pathlib
-import runpy
-
 from gan_aug_jax import config as base
 
-_SCARCE = runpy.run_path(str(pathlib.Path(__file__).parent.parent / 'scarce.py'))
+_SCARCE = base.load_file('configs/scarce.py')
 
 
 def get_config():
-  config = _SCARCE['get_config']()
-  config.data.per_class = 100  # of the most common class
+  config = _SCARCE.get_config()
+  config.data.label_budget = 100  # of the most common class
   config.mix.ratio = 0.35
   arms = {
-    classes: {'sampler.classes': classes}
+    classes: {'mix.classes': classes}
     for classes in ('uniform', 'train', 'inverse', 'balance', 'feedback')
   }
-  controls = _SCARCE['controls'](len(arms) - 2)
+  controls = _SCARCE.controls(len(arms) - 2)
   grid = {'data.imbalance': (10.0, 50.0)}
   return base.add_ablation(config, arms=arms, controls=controls, grid=grid)

@@ -3,24 +3,21 @@
 python -m gan_aug_jax ablate --config=configs/ablations/mode.py --workdir=...
 """
 
-import pathlib
-import runpy
-
 from gan_aug_jax import config as base
 
-_SCARCE = runpy.run_path(str(pathlib.Path(__file__).parent.parent / 'scarce.py'))
+_SCARCE = base.load_file('configs/scarce.py')
 
 
 def get_config():
-  config = _SCARCE['get_config']()
+  config = _SCARCE.get_config()
   exposure = {'classifier.budget': 'exposure'}
   arms = {
     'replace': {},
     'replace+exposure': exposure,
     'add': {'mix.mode': 'add'},
     'ramp': {'mix.ratio_schedule': 'linear'},
-    'off_at_the_end': {'mix.off': 0.3},
+    'off_at_the_end': {'mix.stop_fraction': 0.7},
     'weight=0.3': {'mix.weight': 0.3},
   }
-  controls = _SCARCE['controls'](len(arms) - 2)
+  controls = _SCARCE.controls(len(arms) - 2)
   return base.add_ablation(config, arms=arms, controls=controls)

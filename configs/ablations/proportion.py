@@ -8,12 +8,8 @@ also an arm at 20 % that has it. Made for an accelerator: on a CPU set
 --config.gan.num_steps and --config.classifier.num_epochs.
 """
 
-import pathlib
-import runpy
-
 from gan_aug_jax import config as base
 
-_CONFIGS = pathlib.Path(__file__).parent.parent
 NAMES = ('cifar10', 'mnist', 'mlp-original', 'mlp-updated')
 
 
@@ -24,7 +20,7 @@ def get_config(name='cifar10'):
       f'{", ".join(NAMES)}.'
     )
   file, *version = name.split('-')
-  config = runpy.run_path(str(_CONFIGS / f'{file}.py'))['get_config'](*version)
+  config = base.load_file(f'configs/{file}.py').get_config(*version)
   arms = {
     f'ratio={ratio:g}': {'arms': ('augmented',), 'mix.ratio': ratio}
     for ratio in (0.1, 0.2, 0.35, 0.5)

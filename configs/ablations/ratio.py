@@ -7,16 +7,13 @@ The argument lists the ratios; 0 is the control, which is always there. Further 
 (cutout, mixup, ...) give real images alone as many trials.
 """
 
-import pathlib
-import runpy
-
 from gan_aug_jax import config as base
 
-_SCARCE = runpy.run_path(str(pathlib.Path(__file__).parent.parent / 'scarce.py'))
+_SCARCE = base.load_file('configs/scarce.py')
 
 
 def get_config(ratios='0.1,0.2,0.35,0.5'):
-  config = _SCARCE['get_config']()
+  config = _SCARCE.get_config()
   try:
     numbers = [float(ratio) for ratio in ratios.split(',')]
   except ValueError:
@@ -24,5 +21,5 @@ def get_config(ratios='0.1,0.2,0.35,0.5'):
       f'configs/ablations/ratio.py:{ratios} must list ratios, such as ratio.py:0.1,0.5.'
     ) from None
   arms = {f'ratio={ratio:g}': {'mix.ratio': ratio} for ratio in numbers}
-  controls = _SCARCE['controls'](len(arms) - 2)
+  controls = _SCARCE.controls(len(arms) - 2)
   return base.add_ablation(config, arms=arms, controls=controls)

@@ -8,7 +8,7 @@ The argument is the dataset's name and the images per class, validation included
 all). A few images do not train a useful GAN. So real images are shown instead, warped and
 recoloured the way two images of a class differ (examples/deformations.py), on top of the
 batch and more of the rarer classes. To train a GAN nevertheless, add
-`--config.sampler.generator=`. With 250 photographs per class or more the recipe gains
+`--config.generator.external=`. With 250 photographs per class or more the recipe gains
 nothing. How it was chosen and how much it helps: docs/results/evidence.md.
 """
 
@@ -24,24 +24,24 @@ def get_config(data='mnist5k,50'):
   config.augment.color = 0.3
   config.mix.mode = 'add'
   config.mix.ratio = 0.5
-  config.sampler.classes = 'balance'
-  config.sampler.generator = 'examples.deformations:train_colors'
+  config.mix.classes = 'balance'
+  config.generator.external = 'examples.deformations:train_colors'
   return config
 
 
 def of_first_search(data):
-  """The recipe that configs/ablations/confirm.py tests."""
+  """The recipe that configs/evidence/confirm.py tests."""
   config = before_search(data)
   config.augment.mixup = 0.2
   config.mix.mode = 'add'
   config.mix.ratio = 0.5
   config.mix.weight = 0.3
-  config.sampler.generator = 'examples.deformations:train'
+  config.generator.external = 'examples.deformations:train'
   return config
 
 
 def before_search(data):
-  """Where configs/ablations/search.py and bounds.py start: a GAN's images at 20 %."""
+  """Where configs/evidence/search.py and bounds.py start: a GAN's images at 20 %."""
   name, _, per_class = data.rpartition(',')
   if not name or not per_class.isdecimal():
     raise base.ConfigError(
@@ -49,7 +49,7 @@ def before_search(data):
       'low_data.py:cifar10,250; 0 images per class means all.'
     )
   config = base.default()
-  config.data.name, config.data.per_class = name, int(per_class)
+  config.data.name, config.data.label_budget = name, int(per_class)
   config.data.val_fraction = 0.2
   config.gan.arch = 'dcgan'
   config.gan.diffaug = ('translation', 'cutout')
@@ -63,9 +63,9 @@ def before_search(data):
   config.classifier.batch_size = 64
   config.classifier.learning_rate = 0.02
   config.classifier.schedule = 'cosine'
-  config.augment.crop = 2
+  config.augment.crop_padding = 2
   config.augment.cutout = 8
   config.augment.flip = name not in _DIGITS  # a mirrored digit is no digit
   config.mix.ratio = 0.2
-  config.sampler.refresh_every = 4
+  config.cache.refresh_steps = 4
   return config

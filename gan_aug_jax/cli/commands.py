@@ -54,9 +54,9 @@ def _reopen(flags):
 def _train(flags, *, gan, classifiers):
   """Trains what is not trained yet: the GAN, the arms, or both."""
   config = flags.config
-  if config.sampler.generator and not classifiers:
+  if config.generator.external and not classifiers:
     raise ConfigError(
-      f'sampler.generator={config.sampler.generator!r} takes the place of the GAN; use '
+      f'generator.external={config.generator.external!r} takes the place of the GAN; use '
       'run, or leave it out.'
     )
   session = _start(config, flags.workdir)

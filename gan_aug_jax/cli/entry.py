@@ -36,7 +36,7 @@ The commands from evaluate to report, and ablate --collect, need only --workdir.
 
   python -m gan_aug_jax run --config=configs/mnist5k.py --workdir=runs/first
   python -m gan_aug_jax run --config=configs/mnist5k.py --workdir=runs/half \\
-      --config.mix.ratio=0.5 --config.data.per_class=50
+      --config.mix.ratio=0.5 --config.data.label_budget=50
   python -m gan_aug_jax run --config=configs/mlp.py:updated --workdir=runs/mlp
   python -m gan_aug_jax sample --workdir=runs/first --seed=7
   python -m gan_aug_jax predict --workdir=runs/first --images=photos

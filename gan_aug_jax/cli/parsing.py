@@ -6,9 +6,7 @@ the config file in between, and words their errors.
 
 import difflib
 import inspect
-import pathlib
 import re
-import runpy
 import traceback
 
 from absl import flags
@@ -16,6 +14,8 @@ import ml_collections
 from ml_collections import config_flags
 
 from gan_aug_jax import config as config_lib
+from gan_aug_jax.config import files
+from gan_aug_jax.config.fields import find_renamed, renamed
 from gan_aug_jax.errors import ConfigError, UserError
 
 TRAINING = ('run', 'train-gan', 'train-classifier')
@@ -56,7 +56,7 @@ def parse(command: str, argv: list[str]) -> flags.FlagValues:
     _check_fields(fields, config)
     config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)
     if fields:
-      config.duration = ''  # it was of the config as it stands in the file
+      config.expected_duration = ''  # it was of the config as it stands in the file
   elif fields or config_flag.config:
     raise ConfigError(f'{command} takes its config from --workdir; leave --config out.')
   rest = _read(values, argv)[1:]
@@ -153,6 +153,8 @@ def _check_fields(fields, config):
         f'{field} is a group of fields; set one, as in --config.{field}.NAME.'
       )
     if field not in known:
+      if now := renamed(field):
+        raise ConfigError(now)
       close = difflib.get_close_matches(field, known, n=1)
       hint = f'did you mean {close[0]}?' if close else 'docs/config.md lists them.'
       raise ConfigError(f'There is no config field {field!r}; {hint}')
@@ -161,13 +163,9 @@ def _check_fields(fields, config):
 def _load_config(path):
   """The config that FILE or FILE:VARIANT names; FILE may be one that is shipped."""
   file, colon, variant = path.partition(':')
-  package = pathlib.Path(__file__).resolve().parents[1]
-  roots = (pathlib.Path(), package.parent, package)
-  found = next((root / file for root in roots if (root / file).is_file()), None)
-  if not found:
-    raise ConfigError(f'There is no config file {file!r}; configs/ has the shipped ones.')
+  found = files.find_file(file)
   try:
-    get_config = runpy.run_path(str(found)).get('get_config')
+    get_config = getattr(files.load_file(file), 'get_config', None)
     if not callable(get_config):
       raise ConfigError(f'{found} has no get_config(); see configs/ for examples.')
     if colon and not inspect.signature(get_config).parameters:
@@ -179,9 +177,11 @@ def _load_config(path):
     raise ConfigError(f'In {found}, line {error.lineno}: {error.msg}.') from None
   except (Exception, SystemExit) as error:
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(found)]
+    inside = [frame for frame in frames if frame.filename == str(found)]
+    lines = [frame.lineno for frame in inside]
     where = f'In {found}, line {lines[-1]}: ' if lines else f'In {found}: '
-    raise ConfigError(where + sentence(error)) from error
+    now = find_renamed(inside[-1].line) if inside else ''
+    raise ConfigError(where + (now or sentence(error))) from error
   if not isinstance(config, ml_collections.ConfigDict):
     raise ConfigError(
       f'get_config() of {found} returned {type(config).__name__}; it must return a '

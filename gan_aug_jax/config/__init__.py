@@ -1,21 +1,21 @@
 """Every field of a run, what it may be, and what goes together.
 
-Imports nothing of this package but its errors: what a field means is decided here, and
-every other folder takes plain arguments, but for those that turn fields into arguments
-(training, generators, experiment, cli). Start reading in `fields`.
+Imports nothing of this package but its errors: what a field means is decided here. Every
+other folder takes plain arguments, except those that turn fields into arguments
+(training, evaluation, generators, experiment, cli). Start reading in `fields`.
 """
 
-from gan_aug_jax.config.fields import (  # noqa: F401  what config files call
+from gan_aug_jax.config.configs import (
   ablation,
   add_ablation,
-  ARMS,
   base_of,
-  BOUNDS,
-  count_of,
   default,
-  draws_synthetic,
   flatten,
   from_dict,
+)
+from gan_aug_jax.config.derived import (
+  count_of,
+  draws_synthetic,
   is_augmented,
   members_of,
   needs_generator,
@@ -23,3 +23,28 @@ from gan_aug_jax.config.fields import (  # noqa: F401  what config files call
   precision_of,
   seed_of,
 )
+from gan_aug_jax.config.fields import ARMS, NEGATIVE_CONTROLS, ORACLES
+from gan_aug_jax.config.files import load_file
+from gan_aug_jax.errors import ConfigError
+
+__all__ = [
+  'ARMS',
+  'ConfigError',
+  'NEGATIVE_CONTROLS',
+  'ORACLES',
+  'ablation',
+  'add_ablation',
+  'base_of',
+  'count_of',
+  'default',
+  'draws_synthetic',
+  'flatten',
+  'from_dict',
+  'is_augmented',
+  'load_file',
+  'members_of',
+  'needs_generator',
+  'num_steps_of',
+  'precision_of',
+  'seed_of',
+]

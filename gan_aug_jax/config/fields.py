@@ -1,14 +1,14 @@
-"""Every field of a run with its default.
+"""Every field of a config, in one table: default, rule, meaning, and what depends on it.
 
-Experiments are files in `configs/` that start from `default()` and change a few fields.
-What values are allowed stands in `validation.py`; pure code never reads a config.
+A new field is one entry here. The defaults, the checks of single values, the page
+docs/config.md and the fields that may differ when a run goes on are all read from it.
 """
 
+from collections.abc import Callable
+import dataclasses
 import math
-
-import ml_collections
-
-from gan_aug_jax.errors import CheckpointError, ConfigError  # noqa: F401  of config files
+import re
+from typing import Any
 
 ARMS = {
   # name: (draws synthetic images, augments classically)
@@ -18,282 +18,583 @@ ARMS = {
   'augmented_classical': (True, True),
 }
 
-# What `sampler.source` shows of real images: those of the training set, and others.
-BOUNDS = ('replayed', 'unseen')
+# What `mix.source` can show that an oracle would: the training images once more, and
+# real images that no arm may train on.
+ORACLES = ('train_copies', 'held_out')
+# And what a skeptic asks for: images without content, and images that teach nonsense.
+NEGATIVE_CONTROLS = ('noise', 'mislabelled')
+
+# What has to be trained again when a field changes.
+RUN = 'run'  # everything
+GAN = 'gan'  # the generator, and the arms that draw from it
+SYNTHESIS = 'synthesis'  # the arms that draw synthetic images
+CLASSIFIER = 'classifier'  # every arm
+NOTHING = 'nothing'  # it says where or how a run happens, not what comes out
+OF_ARMS = {SYNTHESIS, CLASSIFIER}
+OF_GENERATORS = {GAN, SYNTHESIS}
+
+# Nobody means more than this: the machine would run out of memory without a message.
+_MOST_FEATURES, _MOST_IMAGES, _MOST = 100_000, 1_000_000, 2**31 - 1
+_PRECISIONS = ('float32', 'bfloat16', 'float64')
+_SHAPES = ('constant', 'linear', 'cosine')
 
 
-def default():
-  """Returns the config that every experiment starts from."""
-  config = ml_collections.ConfigDict()
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """Which values a field may have.
 
-  config.duration = ''  # how long it takes on what; shown at the start
-  config.seed = 0  # root of every seed below that is -1
-  config.backend = 'jit'  # 'jit' or 'pmap': the same numbers
-  config.platform = ''  # 'cpu', 'gpu' or 'tpu'; '' takes what JAX finds
-  config.num_cpu_devices = 0  # virtual devices on a CPU host; 0: one
-  config.steps_per_call = 0  # steps scanned in one call; 0: 1 on CPU, up to 50 elsewhere
-  config.compilation_cache = True  # keep compiled programs in the user's cache directory
-  config.precision = 'float32'  # to compute in, or 'bfloat16', 'float64'
-  config.arms = tuple(ARMS)  # what to compare: any of ARMS
-
-  config.data = data = ml_collections.ConfigDict()
-  data.name = 'mnist5k'  # embedded; 'folder', 'npz', 'huggingface:NAME'; or TFDS's name
-  data.data_dir = ''  # where it is; '' takes TFDS_DATA_DIR, or TFDS's own default
-  data.on_corrupt = 'refuse'  # image files that cannot be read; or 'skip' and count them
-  data.placement = 'device'  # all images at once; or 'host' streams what each step takes
-  data.image_size = 32  # side in pixels, padded or resized to
-  data.per_class = 0  # label budget: images a class, validation included; 0: all
-  data.val_fraction = 0.1  # of the training split (or the budget), stratified
-  data.imbalance = 1.0  # times fewer images of the rarest class, validation included
-  data.imbalance_shape = 'exponential'  # a long tail; or 'step', half of the classes rare
-  data.train_on_val = False  # train on validation images, too, which then say nothing
-  data.test_on = 'test'  # or, in a search, 'val': the test split is not looked at
-  data.seed = -1  # of the subset, the validation split and the order
-
-  config.gan = gan = ml_collections.ConfigDict()
-  gan.arch = 'dcgan'  # 'dcgan', 'mlp', 'sngan' or 'resnet'
-  gan.upsampling = 'transposed'  # 4x4, stride 2; or 'subpixel', 'nearest', each 3x3
-  gan.loss = 'non_saturating'  # or 'hinge', 'relativistic'
-  gan.seed = -1
-  gan.precision = ''  # '' follows the root's; parameters are never below float32
-  gan.num_epochs = 200
-  gan.num_steps = 0  # above 0 it overrides num_epochs
-  gan.batch_size = 64
-  gan.learning_rate = 2e-4  # Adam, of the generator
-  gan.discriminator_learning_rate = 0.0  # 0: the generator's
-  gan.d_steps = 1  # updates of the discriminator for one of the generator
-  gan.beta1 = 0.5
-  gan.beta2 = 0.999
-  gan.latent_dim = 100
-  gan.width = 64  # features at the image's end of both networks
-  gan.real_label = 0.9  # one-sided label smoothing; 1 for none
-  gan.diffaug = ()  # some of 'color', 'translation', 'cutout', 'flip', in training
-  gan.r1 = 0.0  # weight of the gradient penalty at real images
-  gan.r2 = 0.0  # and at synthetic ones
-  gan.lecam = 0.0  # weight of the LeCam regulariser
-  gan.ema_decay = 0.999  # moving average of the generator, which is what is sampled
-  gan.select = 'cas'  # freeze the best saved generator by 'cas', 'frechet'; or the 'last'
-  gan.select_steps = 200  # of a probe that 'cas' trains on each of them
-
-  config.classifier = classifier = ml_collections.ConfigDict()
-  classifier.arch = 'cnn'  # 'cnn', 'mlp' or 'resnet'
-  classifier.seed = -1
-  classifier.precision = ''
-  classifier.num_epochs = 50  # steps of num_epochs * N / batch_size for every arm
-  classifier.num_steps = 0  # above 0 it overrides num_epochs
-  classifier.budget = 'steps'  # equal for all arms; or real examples seen, 'exposure'
-  classifier.batch_size = 128
-  classifier.optimizer = 'sgd'  # with momentum, or 'adam'
-  classifier.learning_rate = 1e-3
-  classifier.momentum = 0.9  # of sgd
-  classifier.nesterov = False  # momentum that looks ahead; with adam, NAdam
-  classifier.weight_decay = 0.0
-  classifier.clip_norm = 0.0  # largest global norm of a gradient; 0: no clipping
-  classifier.schedule = 'constant'  # or 'cosine', to 0
-  classifier.warmup_steps = 0  # the learning rate rises from 0, before the schedule
-  classifier.label_smoothing = 0.0  # part of a real target spread over all classes
-  classifier.dropout = 0.0  # after each hidden layer, and the resnet's pooling
-  classifier.features = ()  # channels; (): (32, 64, 128) for cnn, (16, 32, 64) for resnet
-  classifier.hidden = ()  # fully connected layers; (): (128,) for cnn, (128, 64) for mlp
-  classifier.blocks = 1  # of the resnet, residual blocks for each of features
-  classifier.batch_norm = 'shared'  # of the resnet; or synthetic 'split' off, 'real_only'
-
-  config.mix = mix = ml_collections.ConfigDict()
-  mix.ratio = 0.2  # synthetic images / batch size, in the augmented arms
-  mix.mode = 'replace'  # 'replace' real ones, or 'add' to them
-  mix.ratio_schedule = 'constant'  # or rising to the ratio, 'linear' or 'cosine'
-  mix.warmup = 0.0  # share of the steps, the first ones, without synthetic images
-  mix.off = 0.0  # and the last ones
-  mix.weight = 1.0  # of a synthetic image in the loss, beside 1 of a real one
-  mix.weight_schedule = 'constant'  # or rising to the weight, 'linear' or 'cosine'
-
-  config.augment = augment = ml_collections.ConfigDict()
-  augment.on = 'both'  # in the classical arms: 'both', or 'real' or 'synthetic' images
-  augment.crop = 4  # largest shift in pixels
-  augment.flip = True  # mirror left to right
-  augment.color = 0.0  # largest change of brightness, saturation and contrast, up to 1
-  augment.cutout = 0  # side in pixels of a square that is blanked
-  augment.mixup = 0.0  # alpha; blends with a real training image
-  augment.cutmix = 0.0  # alpha; a rectangle from a real training image
-  augment.partner = 'any'  # real training image for these two; or of the 'same' class
-
-  config.sampler = sampler = ml_collections.ConfigDict()
-  sampler.generator = ''  # 'module:name' of a generator of one's own; '' trains the GAN
-  sampler.allow_foreign = False  # also one that saw other images, and say so
-  sampler.checkpoints = ()  # generators to draw from: 'step:N' and 'seed:N'; (): the best
-  sampler.source = 'generator'  # or, to compare, 'noise', 'mislabelled' or real images
-  sampler.precision = ''  # the frozen generator computes in; '' follows gan.precision
-  sampler.candidates = 1  # drawn for each synthetic position, the best of them kept
-  sampler.score = 'teacher'  # best by 'teacher', 'discriminator', 'hard' or 'random'
-  sampler.min_confidence = 0.0  # of an accepted image: the teacher's, or discriminator's
-  sampler.on_reject = 'real'  # a 'real' image of the class instead; or 'drop', weight 0
-  sampler.teacher_steps = 1000  # of the teacher, a probe trained on real images
-  sampler.labels = 'hard'  # targets; or 'smoothed', or the 'teacher' probabilities
-  sampler.smoothing = 0.1  # of 'smoothed'
-  sampler.classes = 'uniform'  # or 'train', 'inverse', 'balance', 'feedback'
-  sampler.latent_std = 1.0  # standard deviation of the latents
-  sampler.truncation = 0.0  # in standard deviations; 0 for none
-  sampler.interpolation = 0.0  # up to this part of the way from one latent to another
-  sampler.refresh_every = 1  # steps that a synthetic image is kept, augmented anew
-  sampler.offline = 0  # above 0: images a class, drawn once and written, to draw from
-
-  config.score = score = ml_collections.ConfigDict()
-  score.width = 24  # of the probes, the small CNNs that generators are judged by
-  score.extractor_steps = 2000  # of the one trained on real images
-  score.cas_steps = 600  # of those trained on synthetic images alone
-  score.num_samples = 5000  # synthetic images, and real ones at the most
-  score.neighbours = 5  # k of precision, recall, density and coverage
-
-  config.distributed = distributed = ml_collections.ConfigDict()
-  distributed.auto = False  # several processes, as the cluster's environment says
-  distributed.coordinator = ''  # host:port of process 0, where no environment says
-  distributed.num_processes = 0  # with coordinator
-  distributed.process_id = -1  # with coordinator, from 0
-
-  config.profile = profile = ml_collections.ConfigDict()
-  profile.steps = ''  # 'first:last': traces these steps of every training
-
-  config.log = log = ml_collections.ConfigDict()
-  log.every_steps = 50  # between lines of metrics.jsonl
-  log.eval_every_steps = 0  # classifier on validation data; 0: about 20 times a run
-  log.tensorboard = False  # event files beside metrics.jsonl; needs the extra tensorflow
-  log.save_every_steps = 0  # checkpoints, grids; 0: 5 times, a GAN's at most every 1,000
-  return config.lock()
-
-
-def ablation():
-  """Returns the group of fields `ablation` of a config in `configs/ablations/`.
-
-  Its `arms` and `grid` are plain dicts, as their keys are dotted fields.
+  Attributes:
+    allows: `value -> bool`; a TypeError counts as False.
+    text: completes the sentence "FIELD=VALUE must be ...".
   """
-  fields = {
-    'seeds': (0, 1, 2, 3, 4),  # of the subset, the GAN and the classifier together
-    'arms': {},  # name: {field: value}, what is compared; {}: augmented_classical alone
-    'grid': {},  # field: values; arms and controls are repeated at each point
-    'control': 'real_classical',  # or 'real_only', what the verdict compares with
-    'controls': {},  # name: {field: value}, further ones, which may be the best, too
-    'placebos': (),  # some of 'noise', 'mislabelled': images in place of the generator's
-    'bounds': (),  # some of 'replayed', 'unseen': real ones, the floor and the ceiling
-    'equal_compute': False,  # a control that has the GAN's operations to train on, too
-    'vmap_seeds': False,  # all seeds of an arm in one program
-  }
-  return ml_collections.ConfigDict(fields, convert_dict=False).lock()
+
+  allows: Callable[[Any], Any]
+  text: str
 
 
-def add_ablation(config, **fields):
-  """Returns a config with the group of fields `ablation`, some of them set."""
-  with config.unlocked():
-    config.ablation = ablation()
-  config.ablation.update(fields)
-  return config
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """One field.
 
-
-def base_of(config):
-  """The config without its ablation: what every cell of one starts from."""
-  base = config.copy_and_resolve_references()
-  if 'ablation' in base:
-    with base.unlocked():
-      del base['ablation']
-  return base
-
-
-def flatten(config):
-  """Returns {dotted field: value} of a config, sorted by field."""
-  flat = {}
-  for name, value in config.items():
-    if isinstance(value, ml_collections.ConfigDict):
-      flat.update({f'{name}.{inner}': v for inner, v in flatten(value).items()})
-    else:
-      flat[name] = value
-  return dict(sorted(flat.items()))
-
-
-def from_dict(values):
-  """Restores a config from `config.to_dict()` after JSON.
-
-  Raises:
-    CheckpointError: if it has other fields than `default()`, or other types.
+  Attributes:
+    default: its value, which also sets its type.
+    doc: what it means, with its unit.
+    rule: a `Rule`; None allows any value of the default's type.
+    affects: one of the constants above.
   """
-  config = default()
-  try:
-    unknown = set(_names(values)) - set(_names(config.to_dict()))
-    if unknown:
-      raise KeyError(f'it has a field {min(unknown)}')
-    config.update(_with_tuples(values))
-  except (KeyError, AttributeError, TypeError, ValueError) as error:
-    reason = ' '.join(map(str, error.args))
-    raise CheckpointError(
-      f'The saved config does not fit this version ({reason}); use the one that made it.'
-    ) from None
-  return config
+
+  default: Any
+  doc: str
+  rule: Rule | None = None
+  affects: str = RUN
 
 
-def _names(values, group=''):
-  """Dotted names of the fields and groups of a nested dict."""
-  for name, value in values.items():
-    yield group + name
-    if isinstance(value, dict):
-      yield from _names(value, f'{group}{name}.')
+def _one_of(*allowed):
+  return Rule(lambda value: value in allowed, 'one of ' + ', '.join(map(repr, allowed)))
 
 
-def _with_tuples(value):
-  if isinstance(value, dict):
-    return {name: _with_tuples(inner) for name, inner in value.items()}
-  return tuple(value) if isinstance(value, list) else value
+def _some_of(*allowed, least=0):
+  return Rule(
+    lambda values: (
+      least <= len(values) == len(set(values)) and set(values) <= set(allowed)
+    ),
+    f'some of {allowed}, each once',
+  )
 
 
-def members_of(config):
-  """The generators that are drawn from, [(seed, step)]; step 0 is the best one."""
-  own = seed_of(config, 'gan')
-  named = [name.split(':') for name in config.sampler.checkpoints]
-  members = [
-    (own, int(number)) if kind == 'step' else (int(number), 0) for kind, number in named
-  ]
-  return members or [(own, 0)]
+def _within(low, high, *, low_open=False, high_open=False):
+  def allows(value):
+    above = value > low if low_open else value >= low
+    below = value < high if high_open else value <= high
+    return math.isfinite(value) and above and below
+
+  brackets = '(['[not low_open], ')]'[not high_open]
+  return Rule(allows, f'in {brackets[0]}{low:g}, {high:g}{brackets[1]}')
 
 
-def is_augmented(config, arm):
-  """Whether an arm draws synthetic images."""
-  return config.mix.ratio > 0 and ARMS[arm][0]
+def _whole(low, high=_MOST):
+  shown = '2^31 - 1' if high == _MOST else f'{high:,}'
+  return Rule(lambda n: low <= n <= high, f'a whole number from {low} to {shown}')
 
 
-def draws_synthetic(config):
-  """Whether any arm draws synthetic images, or what a control has in their place."""
-  return any(is_augmented(config, arm) for arm in config.arms)
+def _matching(pattern, text):
+  return Rule(lambda value: not value or re.fullmatch(pattern, value), text)
 
 
-def needs_generator(config):
-  """Whether any arm draws from a generator, or asks its discriminator."""
-  sampler = config.sampler
-  judged = sampler.candidates > 1 or sampler.min_confidence > 0
-  asked = sampler.source in ('generator', 'mislabelled')
-  asked = asked or (judged and sampler.score == 'discriminator')
-  return asked and draws_synthetic(config)
+def _is_range(value):
+  match = re.fullmatch(r'(\d+):(\d+)', value)
+  return not value or (match and int(match[1]) <= int(match[2]))
 
 
-def seed_of(config, part):
-  """The seed of 'data', 'gan' or 'classifier': its own, or the root's where it is -1."""
-  return config.seed if config[part].seed == -1 else config[part].seed
+def _are_checkpoints(names):
+  named = [re.fullmatch(r'step:[1-9]\d{,8}|seed:(0|[1-9]\d{,8})', x) for x in names]
+  return all(named) and len(names) == len(set(names))
 
 
-def precision_of(config, part):
-  """What 'gan', 'sampler' or 'classifier' computes in: its own, or what it follows."""
-  followed = precision_of(config, 'gan') if part == 'sampler' else config.precision
-  return config[part].precision or followed
+def _are_sizes(sizes):
+  return all(isinstance(size, int) and 0 < size <= _MOST_FEATURES for size in sizes)
 
 
-def num_steps_of(config, part, num_examples):
-  """Optimizer steps of 'gan' or 'classifier' over a training set.
+_POSITIVE = Rule(lambda value: 0 < value < math.inf, 'a positive number')
+_NOT_NEGATIVE = Rule(lambda value: 0 <= value < math.inf, 'a number of at least 0')
+_FRACTION = _within(0, 1)
+_BELOW_1 = _within(0, 1, high_open=True)
+_SIZES = Rule(_are_sizes, f'whole numbers from 1 to {_MOST_FEATURES:,}')
+_PRECISION = _one_of('', *_PRECISIONS)
+_SEED = _whole(-1)
 
-  Epochs count batches of the asked size (`count_of`), whatever part of them is synthetic,
-  so that every arm takes the same number of steps.
-  """
-  examples = count_of(config, part)
-  part = config[part]
-  return part.num_steps or math.ceil(part.num_epochs * num_examples / examples)
+_OF_THE_RUN = {
+  'expected_duration': Field(
+    '', 'how long the run takes, and on what; printed at the start', affects=NOTHING
+  ),
+  'seed': Field(0, 'root of every seed below that is -1', _whole(0)),
+  'backend': Field(
+    'jit', "'jit' or 'pmap'; the numbers are the same", _one_of('jit', 'pmap')
+  ),
+  'platform': Field(
+    '',
+    "'cpu', 'gpu' or 'tpu'; '' takes what JAX finds",
+    _one_of('', 'cpu', 'gpu', 'tpu'),
+    NOTHING,
+  ),
+  'num_cpu_devices': Field(
+    0, 'virtual devices on a CPU host; 0: one', _whole(0, 256), NOTHING
+  ),
+  'steps_per_call': Field(
+    0, 'training steps scanned in one call; 0: 1 on a CPU, up to 50 elsewhere', _whole(0)
+  ),
+  'compilation_cache': Field(
+    True, "keep compiled programs in the user's cache directory", affects=NOTHING
+  ),
+  'precision': Field('float32', 'type to compute in', _one_of(*_PRECISIONS)),
+  'arms': Field(
+    tuple(ARMS), 'classifiers to compare', _some_of(*ARMS, least=1), CLASSIFIER
+  ),
+}
+
+_DATA = {
+  'name': Field(
+    'mnist5k', "embedded 'mnist5k', 'folder', 'npz', 'huggingface:NAME' or a TFDS name"
+  ),
+  'data_dir': Field(
+    '', "where it is; '' takes TFDS_DATA_DIR, or TFDS's own default", affects=NOTHING
+  ),
+  'on_corrupt': Field(
+    'refuse',
+    "for image files that cannot be read: 'refuse' the dataset, or 'skip' and count them",
+    _one_of('refuse', 'skip'),
+  ),
+  'placement': Field(
+    'device',
+    "keep all images on the 'device', or stream each step's images from the 'host'",
+    _one_of('device', 'host'),
+    NOTHING,
+  ),
+  'image_size': Field(
+    32, 'side in pixels; smaller images are padded, others resized', _whole(8, 4096)
+  ),
+  'label_budget': Field(
+    0,
+    'labelled images per class, validation included; 0: all',
+    Rule(lambda n: n == 0 or n >= 2, '0 (all), or at least 2'),
+  ),
+  'val_fraction': Field(
+    0.1,
+    'validation fraction of the training split (or of the budget), stratified',
+    _within(0, 1, low_open=True, high_open=True),
+  ),
+  'imbalance': Field(
+    1.0,
+    'how many times fewer images the rarest class has, validation included',
+    _within(1, 1e6),
+  ),
+  'imbalance_shape': Field(
+    'exponential',
+    "'exponential', a long tail; 'step', half of the classes are rare",
+    _one_of('exponential', 'step'),
+  ),
+  'train_on_val': Field(
+    False, 'also train on the validation images, which then measure nothing'
+  ),
+  'test_on': Field(
+    'test',
+    "final evaluation: the 'test' split, or 'val' in a search that must not see it",
+    _one_of('test', 'val'),
+  ),
+  'seed': Field(-1, 'of the subset, the validation split and the order', _SEED),
+}
+
+_GAN = {
+  'arch': Field('dcgan', 'both networks', _one_of('dcgan', 'mlp', 'sngan', 'resnet')),
+  'upsampling': Field(
+    'transposed',
+    "'transposed' convolutions (4x4, stride 2), 'subpixel' or 'nearest' (3x3)",
+    _one_of('transposed', 'subpixel', 'nearest'),
+  ),
+  'loss': Field(
+    'non_saturating',
+    'adversarial loss',
+    _one_of('non_saturating', 'hinge', 'relativistic'),
+  ),
+  'seed': Field(-1, 'of the GAN', _SEED),
+  'precision': Field(
+    '', "'' follows the root's; parameters are never below float32", _PRECISION
+  ),
+  'num_epochs': Field(200, 'length of training', _whole(1)),
+  'num_steps': Field(0, 'length in steps; above 0 it overrides num_epochs', _whole(0)),
+  'batch_size': Field(64, 'real images per update', _whole(1, _MOST_IMAGES)),
+  'learning_rate': Field(2e-4, "of the generator's Adam", _POSITIVE),
+  'discriminator_learning_rate': Field(0.0, "0: the generator's", _NOT_NEGATIVE),
+  'd_steps': Field(1, 'discriminator updates for each generator update', _whole(1, 1000)),
+  'beta1': Field(0.5, 'of Adam', _BELOW_1),
+  'beta2': Field(0.999, 'of Adam', _BELOW_1),
+  'latent_dim': Field(100, 'size of the latent', _whole(1, _MOST_FEATURES)),
+  'width': Field(
+    64, 'features next to the image, in both networks', _whole(8, _MOST_FEATURES)
+  ),
+  'label_smoothing': Field(
+    0.1, "one-sided: the discriminator's target for real images is 1 minus it", _BELOW_1
+  ),
+  'diffaug': Field(
+    (),
+    'DiffAugment operations in training',
+    _some_of('color', 'translation', 'cutout', 'flip'),
+  ),
+  'r1': Field(0.0, 'weight of the gradient penalty at real images', _NOT_NEGATIVE),
+  'r2': Field(0.0, 'weight of the gradient penalty at synthetic images', _NOT_NEGATIVE),
+  'lecam': Field(0.0, 'weight of the LeCam regularizer', _NOT_NEGATIVE),
+  'ema_decay': Field(
+    0.999, "moving average of the generator's weights, which is what is sampled", _BELOW_1
+  ),
+  'select': Field(
+    'cas',
+    "freeze the best saved generator by 'cas' or 'frechet', or the 'last' one",
+    _one_of('cas', 'frechet', 'last'),
+  ),
+  'select_steps': Field(200, "steps of the probe that 'cas' trains on each", _whole(1)),
+}
+
+_CLASSIFIER = {
+  'arch': Field('cnn', 'network', _one_of('cnn', 'mlp', 'resnet')),
+  'seed': Field(-1, 'of the classifier', _SEED),
+  'precision': Field(
+    '', "'' follows the root's; parameters are never below float32", _PRECISION
+  ),
+  'num_epochs': Field(
+    50, 'length of training: num_epochs * N / batch_size steps in every arm', _whole(1)
+  ),
+  'num_steps': Field(0, 'length in steps; above 0 it overrides num_epochs', _whole(0)),
+  'budget': Field(
+    'steps',
+    "what is equal in all arms: 'steps', or 'exposure' to real examples",
+    _one_of('steps', 'exposure'),
+  ),
+  'batch_size': Field(128, 'examples per step', _whole(1, _MOST_IMAGES)),
+  'optimizer': Field('sgd', "'sgd' with momentum, or 'adam'", _one_of('sgd', 'adam')),
+  'learning_rate': Field(1e-3, 'peak', _POSITIVE),
+  'momentum': Field(0.9, 'of sgd', _BELOW_1),
+  'nesterov': Field(False, 'momentum that looks ahead; with adam, NAdam'),
+  'weight_decay': Field(
+    0.0, 'added to the gradient of sgd; decoupled in adam', _NOT_NEGATIVE
+  ),
+  'clip_norm': Field(
+    0.0, 'largest global norm of the gradient; 0: no limit', _NOT_NEGATIVE
+  ),
+  'schedule': Field(
+    'constant', "'constant', or 'cosine' to 0", _one_of('constant', 'cosine')
+  ),
+  'warmup_steps': Field(
+    0, 'steps over which the learning rate rises linearly', _whole(0)
+  ),
+  'label_smoothing': Field(
+    0.0, "fraction of a real image's target that is spread over all classes", _BELOW_1
+  ),
+  'dropout': Field(0.0, "after each hidden layer, and the resnet's pooling", _BELOW_1),
+  'features': Field(
+    (), 'channels; (): (32, 64, 128) for cnn, (16, 32, 64) for resnet', _SIZES
+  ),
+  'hidden': Field((), 'dense layers; (): (128,) for cnn, (128, 64) for mlp', _SIZES),
+  'blocks': Field(
+    1, 'residual blocks of the resnet per entry of features', _whole(1, 1000)
+  ),
+  'batch_norm': Field(
+    'shared',
+    "statistics of the resnet: 'shared', synthetic images 'split' off, or 'real_only'",
+    _one_of('shared', 'split', 'real_only'),
+  ),
+}
+
+_MIX = {
+  'ratio': Field(
+    0.2, 'synthetic images divided by the batch size, in the augmented arms', _FRACTION
+  ),
+  'mode': Field(
+    'replace', "'replace' real images, or 'add' to them", _one_of('replace', 'add')
+  ),
+  'source': Field(
+    'generator',
+    "what the synthetic positions show: the 'generator', a negative control ('noise', "
+    "'mislabelled') or an oracle ('train_copies', 'held_out' real images)",
+    _one_of('generator', *NEGATIVE_CONTROLS, *ORACLES),
+  ),
+  'classes': Field(
+    'uniform',
+    "their classes: 'uniform', as in 'train', 'inverse' to it, what fills up the rare "
+    "ones ('balance'), or where the classifier errs ('feedback')",
+    _one_of('uniform', 'train', 'inverse', 'balance', 'feedback'),
+  ),
+  'ratio_schedule': Field(
+    'constant', "'constant', or rising to the ratio", _one_of(*_SHAPES)
+  ),
+  'start_fraction': Field(
+    0.0, 'fraction of the training after which synthetic images begin', _BELOW_1
+  ),
+  'stop_fraction': Field(
+    1.0,
+    'fraction of the training after which they stop',
+    _within(0, 1, low_open=True),
+  ),
+  'weight': Field(
+    1.0, 'of a synthetic image in the loss, compared with 1 of a real one', _POSITIVE
+  ),
+  'weight_schedule': Field(
+    'constant', "'constant', or rising to the weight", _one_of(*_SHAPES)
+  ),
+}
+
+_LATENTS = {
+  'std': Field(1.0, 'standard deviation of the latents', _POSITIVE),
+  'truncation': Field(
+    0.0, 'largest latent, in standard deviations; 0: no limit', _NOT_NEGATIVE
+  ),
+  'interpolation': Field(
+    0.0, 'draw on the line between two latents, up to this fraction of it', _FRACTION
+  ),
+}
+
+_FILTER = {
+  'candidates': Field(
+    1, 'images drawn per synthetic position, of which the best is kept', _whole(1, 64)
+  ),
+  'score_by': Field(
+    'teacher',
+    'what is best',
+    _one_of('teacher', 'discriminator', 'hard', 'random'),
+  ),
+  'min_confidence': Field(
+    0.0, "of an accepted image: the teacher's, or the discriminator's", _BELOW_1
+  ),
+  'on_reject': Field(
+    'real',
+    "show a 'real' image of the class instead, or 'drop' the position",
+    _one_of('real', 'drop'),
+  ),
+  'teacher_steps': Field(
+    1000, 'training steps of the teacher, a probe trained on real images', _whole(1)
+  ),
+}
+
+_TARGETS = {
+  'kind': Field(
+    'hard',
+    "targets of synthetic images: 'hard', 'smoothed', or the 'teacher' probabilities",
+    _one_of('hard', 'smoothed', 'teacher'),
+  ),
+  'smoothing': Field(0.1, "of 'smoothed'", _FRACTION),
+}
+
+_CACHE = {
+  'refresh_steps': Field(
+    1, 'steps for which a synthetic image is kept, augmented anew in each', _whole(1)
+  ),
+  'images_per_class': Field(
+    0,
+    'above 0: draw so many once, keep them in a file, and use only these',
+    _whole(0, _MOST_IMAGES),
+  ),
+}
+
+_GENERATOR = {
+  'external': Field(
+    '',
+    "'module:name' of your own generator; '' trains the GAN",
+    _matching(r'[A-Za-z_][\w.]*:[A-Za-z_]\w*', "empty, or 'module:name'"),
+  ),
+  'allow_foreign': Field(
+    False, 'accept a generator that saw other images, and say so in the report'
+  ),
+  'checkpoints': Field(
+    (),
+    "generators to draw from: 'step:N' and 'seed:N'; (): the chosen one",
+    Rule(_are_checkpoints, "of the form 'step:N' or 'seed:N', each once"),
+  ),
+  'precision': Field(
+    '', "the frozen generator computes in; '' follows gan.precision", _PRECISION
+  ),
+}
+
+_AUGMENT = {
+  'apply_to': Field(
+    'both',
+    "in the classical arms: 'both' kinds of images, 'real' or 'synthetic' ones",
+    _one_of('both', 'real', 'synthetic'),
+  ),
+  'crop_padding': Field(4, 'largest shift in pixels', _whole(0)),
+  'flip': Field(True, 'mirror left to right, half of the time'),
+  'color': Field(
+    0.0, 'largest change of brightness, saturation and contrast, up to 1', _FRACTION
+  ),
+  'cutout': Field(0, 'side in pixels of a square that is blanked', _whole(0)),
+  'mixup': Field(0.0, 'alpha; blends with a real training image', _NOT_NEGATIVE),
+  'cutmix': Field(0.0, 'alpha; pastes a part of a real training image', _NOT_NEGATIVE),
+  'partner': Field(
+    'any',
+    "training image for these two: 'any', or of the 'same' class",
+    _one_of('any', 'same'),
+  ),
+}
+
+_SCORE = {
+  'width': Field(
+    24,
+    'of the probes, small CNNs that generators are scored by',
+    _whole(1, _MOST_FEATURES),
+  ),
+  'extractor_steps': Field(2000, 'of the probe trained on real images', _whole(1)),
+  'cas_steps': Field(
+    600, 'of the probes trained on synthetic images', _whole(1), NOTHING
+  ),
+  'num_samples': Field(
+    5000, 'synthetic images, and at most so many real ones', _whole(10, _MOST_IMAGES)
+  ),
+  'neighbours': Field(
+    5, 'k of precision, recall, density and coverage', _whole(1), NOTHING
+  ),
+}
+
+_DISTRIBUTED = {
+  'auto': Field(False, "several processes, as the cluster's environment says"),
+  'coordinator': Field(
+    '',
+    'host:port of process 0, where no environment says',
+    _matching(
+      r'[^\s:]+:\d{1,5}|\[[^\s]+\]:\d{1,5}',
+      "empty, or 'host:port' such as '10.0.0.1:1234'",
+    ),
+  ),
+  'num_processes': Field(0, 'with coordinator', _whole(0)),
+  'process_id': Field(-1, 'with coordinator, from 0', _whole(-1)),
+}
+
+_PROFILE = {
+  'steps': Field(
+    '',
+    "'first:last': trace these steps of every training",
+    Rule(_is_range, "empty, or 'first:last' such as '100:110'"),
+  ),
+}
+
+_LOG = {
+  'every_steps': Field(50, 'steps between lines of metrics.jsonl', _whole(1)),
+  'eval_every_steps': Field(
+    0, 'of the classifier, on validation images; 0: about 20 times a run', _whole(0)
+  ),
+  'tensorboard': Field(
+    False, 'also write event files; needs the extra tensorflow', affects=NOTHING
+  ),
+  'save_every_steps': Field(
+    0, 'checkpoints, sample grids; 0: 5 times, a GAN at most every 1,000 steps', _whole(0)
+  ),
+}
+
+# group: (what its fields affect unless they say otherwise, its fields)
+_GROUPS = {
+  'data': (RUN, _DATA),
+  'gan': (GAN, _GAN),
+  'classifier': (CLASSIFIER, _CLASSIFIER),
+  'mix': (SYNTHESIS, _MIX),
+  'latents': (SYNTHESIS, _LATENTS),
+  'filter': (SYNTHESIS, _FILTER),
+  'targets': (SYNTHESIS, _TARGETS),
+  'cache': (SYNTHESIS, _CACHE),
+  'generator': (GAN, _GENERATOR),
+  'augment': (CLASSIFIER, _AUGMENT),
+  'score': (RUN, _SCORE),
+  'distributed': (NOTHING, _DISTRIBUTED),
+  'profile': (NOTHING, _PROFILE),
+  'log': (RUN, _LOG),
+}
 
 
-def count_of(config, part):
-  """Examples of the asked batches that a step of 'gan' or 'classifier' takes."""
-  times = config.gan.d_steps if part == 'gan' else 1
-  return times * config[part].batch_size
+def _flat_table():
+  table = dict(_OF_THE_RUN)
+  for group, (affects, fields) in _GROUPS.items():
+    for name, field in fields.items():
+      own = affects if field.affects == RUN else field.affects
+      table[f'{group}.{name}'] = dataclasses.replace(field, affects=own)
+  return table
+
+
+# {dotted name: Field}
+FIELDS = _flat_table()
+
+# Of `ablation`, in a config of `configs/ablations/`; checked by experiment/ablation.py.
+ABLATION_FIELDS = {
+  'seeds': Field(
+    (0, 1, 2, 3, 4), 'each sets the subset, the GAN and the classifier together'
+  ),
+  'arms': Field({}, '{name: {field: value}} to compare; {}: augmented_classical alone'),
+  'grid': Field({}, '{field: values}; arms and controls are repeated at each point'),
+  'control': Field('real_classical', "or 'real_only': what the verdict compares with"),
+  'controls': Field({}, '{name: {field: value}}, further ones, which may be the best'),
+  'negative_controls': Field((), "some of 'noise', 'mislabelled'"),
+  'oracles': Field(
+    (), "some of 'train_copies', 'held_out': real images, as floor and ceiling"
+  ),
+  'equal_compute': Field(
+    False, "a control that spends the GAN's operations on its own training, too"
+  ),
+  'vmap_seeds': Field(False, 'all seeds of an arm in one program'),
+}
+
+# {old name: new name}, of fields and groups; see `renamed`.
+_RENAMED = {
+  'duration': 'expected_duration',
+  'data.per_class': 'data.label_budget',
+  'gan.real_label': 'gan.label_smoothing',
+  'mix.warmup': 'mix.start_fraction',
+  'mix.off': 'mix.stop_fraction',
+  'augment.on': 'augment.apply_to',
+  'augment.crop': 'augment.crop_padding',
+  'sampler.source': 'mix.source',
+  'sampler.classes': 'mix.classes',
+  'sampler.latent_std': 'latents.std',
+  'sampler.truncation': 'latents.truncation',
+  'sampler.interpolation': 'latents.interpolation',
+  'sampler.candidates': 'filter.candidates',
+  'sampler.score': 'filter.score_by',
+  'sampler.min_confidence': 'filter.min_confidence',
+  'sampler.on_reject': 'filter.on_reject',
+  'sampler.teacher_steps': 'filter.teacher_steps',
+  'sampler.labels': 'targets.kind',
+  'sampler.smoothing': 'targets.smoothing',
+  'sampler.refresh_every': 'cache.refresh_steps',
+  'sampler.offline': 'cache.images_per_class',
+  'sampler.generator': 'generator.external',
+  'sampler.allow_foreign': 'generator.allow_foreign',
+  'sampler.checkpoints': 'generator.checkpoints',
+  'sampler.precision': 'generator.precision',
+  'ablation.placebos': 'ablation.negative_controls',
+  'ablation.bounds': 'ablation.oracles',
+}
+# Where the value changed with the name.
+_COMPLEMENT = ('gan.real_label', 'mix.off')
+
+
+def renamed(name: str) -> str:
+  """What became of an older version's field, as a sentence; '' for any other name."""
+  if name not in _RENAMED:
+    return ''
+  complement = ' (1 minus the old value)' if name in _COMPLEMENT else ''
+  return f'{name} is now {_RENAMED[name]}{complement}.'
+
+
+def find_renamed(text: str) -> str:
+  """The sentence of `renamed` for the first old name in a line of code, or ''."""
+  for name in sorted(_RENAMED, key=len, reverse=True):
+    if re.search(rf'(?<![\w.])(?:config\.|\w+\.config\.)?{re.escape(name)}\b', text):
+      return renamed(name)
+  return ''
+
+
+def translate(flat: dict[str, Any]) -> dict[str, Any]:
+  """The fields {dotted name: value} of an older version under their new names."""
+  values = {'replayed': 'train_copies', 'unseen': 'held_out'}
+  translated = {}
+  for name, value in flat.items():
+    if name in _COMPLEMENT:
+      value = 1 - value
+    if name == 'sampler.source':
+      value = values.get(value, value)
+    translated[_RENAMED.get(name, name)] = value
+  return translated

@@ -140,9 +140,9 @@ def _beyond_budget(title, found, pool, kept, per_class):
   counts = rest.class_counts(len(found.class_names))
   if counts.min() == 0:
     raise DataError(
-      "sampler.source='unseen' shows real images beyond the label budget, but "
-      f'data.per_class={per_class} leaves none of class '
-      f'{found.class_names[counts.argmin()]!r} of {title!r}; lower data.per_class, or '
+      "mix.source='held_out' shows real images beyond the label budget, but "
+      f'data.label_budget={per_class} leaves none of class '
+      f'{found.class_names[counts.argmin()]!r} of {title!r}; lower data.label_budget, or '
       'choose another source.'
     )
   return rest
@@ -151,13 +151,13 @@ def _beyond_budget(title, found, pool, kept, per_class):
 def _check_budget(title, found, pool, per_class):
   if found.val:
     raise DataError(
-      f'data.per_class={per_class} covers training and validation images together, but '
-      f'{title!r} has its own validation split; set it to 0, or remove that split.'
+      f'data.label_budget={per_class} covers training and validation images together, '
+      f'but {title!r} has its own validation split; set it to 0, or remove that split.'
     )
   counts = pool.class_counts(len(found.class_names))
   if counts.min() < per_class:
     raise DataError(
-      f'data.per_class={per_class} is more than the {counts.min()} training images of '
+      f'data.label_budget={per_class} is more than the {counts.min()} training images of '
       f'class {found.class_names[counts.argmin()]!r} of {title!r}; lower it.'
     )
 

@@ -162,7 +162,7 @@ def _make_step(session, dataset, plan, *, num_steps, sample):
   synthesize = sample and synthesis.make_synthesize(
     Networks(sampling.for_candidates(sample)), num_classes=num_classes, dtype=dtype
   )
-  transform = augment.make_augment(crop=augmentation.crop, flip=augmentation.flip)
+  transform = augment.make_augment(crop=augmentation.crop_padding, flip=augmentation.flip)
   compose = batches.make_compose(
     layout=layout,
     plan=plan,
@@ -212,7 +212,7 @@ def _fingerprint(session, dataset, model, num_steps):
     'seed': config_lib.seed_of(config, 'classifier'),
     'precision': config_lib.precision_of(config, 'classifier'),
     'model': repr(model),
-    'augment': (config.augment.crop, config.augment.flip),
+    'augment': (config.augment.crop_padding, config.augment.flip),
     'optimizer': _OPTIMIZER,
   }
   digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode())

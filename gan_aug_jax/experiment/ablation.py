@@ -11,18 +11,15 @@ import ml_collections
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.config import validation
+from gan_aug_jax.config.fields import CLASSIFIER, FIELDS, OF_GENERATORS, renamed
 from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.experiment import schedule
 
 CONTROLS = ('real_only', 'real_classical')
 TREATMENT = 'augmented_classical'
-PLACEBOS = ('noise', 'mislabelled')
-# What differs between an arm and its control must be synthesis, and nothing else.
-_OF_ARMS = ('arms', 'mix.', 'sampler.', 'gan.', 'augment.on')
-_OF_ARMS += ('classifier.budget', 'classifier.batch_norm')
-_OF_CONTROLS = ('arms', 'classifier.', 'augment.', 'data.train_on_val')
-# Fields that a real-only classifier does not hang on.
-_OF_SYNTHESIS = ('mix.', 'sampler.', 'gan.')
+# An arm and its control must differ only in synthesis: in what affects it alone, and in
+# what happens to the synthetic images of a batch.
+_IN_ARMS = ('arms', 'augment.apply_to', 'classifier.budget', 'classifier.batch_norm')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +29,13 @@ class Arm:
   Attributes:
     setting: the point of the grid, 'per_class=25', or '' without a grid.
     name: of the arm; unique in its setting.
-    role: 'treatment', 'placebo', 'bound' or 'control'; 'matched', a control added to take
-      as many steps, say, as one of the others; or 'all_labels', a control that also
-      trains on validation images, and so cannot be chosen by them.
+    role: 'treatment', 'negative_control', 'oracle' or 'control'; 'matched', a control
+      added to match the number of steps, say, of another arm; or 'all_labels', a
+      control that also trains on validation images, and so cannot be chosen by them.
     fields: {dotted field: value}, what differs from the ablation's base config.
     key: names what is trained. Settings that differ in nothing that a control depends on
       share it.
-    same_steps: of a treatment, placebo or bound, the control that takes as many steps.
+    same_steps: of an arm that is no control, the control that takes as many steps.
     same_exposure: the control that sees as many real images, or '' where that number is
       not known in advance.
     same_compute: the control that takes as many operations, the GAN's included; or ''.
@@ -62,7 +59,7 @@ def config_of(base, arm, seed) -> ml_collections.ConfigDict:
     arm: an `Arm`.
     seed: of the cell.
   """
-  return _with(base, {**arm.fields, 'seed': seed, 'duration': ''})
+  return _with(base, {**arm.fields, 'seed': seed, 'expected_duration': ''})
 
 
 def list_arms(config, costs) -> list[Arm]:
@@ -97,7 +94,7 @@ class _Setting:
   def __init__(self, base, spec, point, costs):
     self.base, self.spec, self.point, self.costs = base, spec, point, costs
     self.name = _name_of(point, spec.grid)
-    self.real = {f: v for f, v in point.items() if not f.startswith(_OF_SYNTHESIS)}
+    self.real = {f: v for f, v in point.items() if FIELDS[f].affects not in OF_GENERATORS}
     config = _valid(base, {**self.real, 'arms': (spec.control,)})
     self.num_train = costs.num_train(config)
     self.num_steps = schedule.num_steps_of_arm(config, self.num_train, synthetic=False)
@@ -108,8 +105,10 @@ class _Setting:
     usual = [self.control(kind, self.num_steps) for kind in CONTROLS]
     controls = {arm.name: arm for arm in (*usual, *self.further_controls())}
     wanted = [('treatment', *arm) for arm in (spec.arms or {TREATMENT: {}}).items()]
-    wanted += [('placebo', name, {'sampler.source': name}) for name in spec.placebos]
-    wanted += [('bound', name, {'sampler.source': name}) for name in spec.bounds]
+    wanted += [
+      ('negative_control', name, {'mix.source': name}) for name in spec.negative_controls
+    ]
+    wanted += [('oracle', name, {'mix.source': name}) for name in spec.oracles]
     for role, name, fields in wanted:
       fields = {'arms': (TREATMENT,), **self.point, **fields}
       matched = self.match(name, role, fields)
@@ -174,24 +173,24 @@ def _join(*names):
 
 
 def _shows_uncounted(config):
-  """Whether it shows real images outside the plan: substitutes, partners or bounds."""
-  sampler, augment = config.sampler, config.augment
-  if sampler.source in config_lib.BOUNDS:
+  """Whether it shows real images outside the plan: substitutes, partners, oracles."""
+  keep, augment = config.filter, config.augment
+  if config.mix.source in config_lib.ORACLES:
     return True
-  substitutes = sampler.min_confidence > 0 and sampler.on_reject == 'real'
+  substitutes = keep.min_confidence > 0 and keep.on_reject == 'real'
   return substitutes or augment.mixup > 0 or augment.cutmix > 0
 
 
 def _check_countable(name, config):
   """Refuses equal operations where other networks are trained or run, too."""
-  sampler = config.sampler
+  keep, generator = config.filter, config.generator
   others = {
-    'sampler.labels': sampler.labels == 'teacher',
-    'sampler.candidates': sampler.candidates > 1 and sampler.score in ('teacher', 'hard'),
-    'sampler.min_confidence': sampler.min_confidence > 0,
-    'sampler.offline': sampler.offline > 0,
-    'sampler.checkpoints': sampler.checkpoints,
-    'sampler.generator': sampler.generator,
+    'targets.kind': config.targets.kind == 'teacher',
+    'filter.candidates': keep.candidates > 1 and keep.score_by in ('teacher', 'hard'),
+    'filter.min_confidence': keep.min_confidence > 0,
+    'cache.images_per_class': config.cache.images_per_class > 0,
+    'generator.checkpoints': generator.checkpoints,
+    'generator.external': generator.external,
   }
   for field in filter(others.get, others):
     raise ConfigError(
@@ -203,8 +202,8 @@ def _check_countable(name, config):
 def _check_vmap_seeds(config):
   """Refuses what seeds in one program cannot do."""
   others = {
-    'sampler.refresh_every': config.sampler.refresh_every > 1,
-    'sampler.checkpoints': config.sampler.checkpoints,
+    'cache.refresh_steps': config.cache.refresh_steps > 1,
+    'generator.checkpoints': config.generator.checkpoints,
     "data.placement='host'": config.data.placement == 'host',
   }
   for field in filter(others.get, others):
@@ -233,11 +232,14 @@ def _validate(config):
   base, spec = config_lib.base_of(config), config.ablation
   unknown = set(spec) - set(config_lib.ablation())
   if unknown:
-    raise ConfigError(f'There is no config field ablation.{min(unknown)}.')
+    name = f'ablation.{min(unknown)}'
+    raise ConfigError(renamed(name) or f'There is no config field {name}.')
   _validate_seeds(base, spec.seeds)
   if spec.control not in CONTROLS:
     raise ConfigError(f'ablation.control={spec.control!r} must be one of {CONTROLS}.')
-  for field, known in (('placebos', PLACEBOS), ('bounds', config_lib.BOUNDS)):
+  kinds = {'negative_controls': config_lib.NEGATIVE_CONTROLS}
+  kinds |= {'oracles': config_lib.ORACLES}
+  for field, known in kinds.items():
     if not set(spec[field]) <= set(known):
       raise ConfigError(f'ablation.{field}={spec[field]!r} must be some of {known}.')
   _validate_elsewhere(base, spec)
@@ -262,13 +264,13 @@ def _validate_seeds(base, seeds):
 
 # Fields that decide what an arm or a control is, and where they are set.
 _ELSEWHERE = {
-  'sampler.source': 'ablation.placebos and ablation.bounds',
+  'mix.source': 'ablation.negative_controls and ablation.oracles',
   'data.train_on_val': 'ablation.controls',
 }
 
 
 def _validate_elsewhere(base, spec):
-  """Refuses bounds, and controls with more labels, that would pass as something else."""
+  """Refuses oracles, and controls with more labels, that would pass as something else."""
   here, default = config_lib.flatten(base), config_lib.flatten(config_lib.default())
   changed = [(spec.grid, 'ablation.grid')]
   changed += [(fields, f'ablation.arms[{name!r}]') for name, fields in spec.arms.items()]
@@ -296,9 +298,12 @@ def _validate_grid(base, grid):
 
 
 def _validate_arms(base, spec):
-  groups = (('arms', _OF_ARMS, 'augmented'), ('controls', _OF_CONTROLS, 'real'))
-  for group, allowed, kind in groups:
-    taken = {*CONTROLS, *spec.placebos, *spec.bounds}
+  groups = (
+    ('arms', _may_set_in_arms, 'augmented'),
+    ('controls', _may_set_in_controls, 'real'),
+  )
+  for group, may_set, kind in groups:
+    taken = {*CONTROLS, *spec.negative_controls, *spec.oracles}
     taken |= set(spec.arms) if group == 'controls' else set()
     for name, fields in spec[group].items():
       where = f'ablation.{group}[{name!r}]'
@@ -308,7 +313,7 @@ def _validate_arms(base, spec):
         raise ConfigError(f'{where}: there is another arm of that name; rename one.')
       for field, value in fields.items():
         _check_field(base, field, value, where)
-        if not field.startswith(allowed) or field.endswith('seed'):
+        if not may_set(field) or field.endswith('seed'):
           raise ConfigError(
             f'{where} changes {field}, so that it would differ from what it is compared '
             'with in more than synthesis; set that in the base config or ablation.grid.'
@@ -321,9 +326,18 @@ def _validate_arms(base, spec):
         )
 
 
+def _may_set_in_arms(field):
+  return FIELDS[field].affects in OF_GENERATORS or field in _IN_ARMS
+
+
+def _may_set_in_controls(field):
+  return FIELDS[field].affects == CLASSIFIER or field == 'data.train_on_val'
+
+
 def _check_field(base, field, value, where):
   if field not in config_lib.flatten(base):
-    raise ConfigError(f'{where}: there is no config field {field!r}.')
+    known = renamed(field) or f'there is no config field {field!r}.'
+    raise ConfigError(f'{where}: {known}')
   try:
     _with(base, {field: value})
   except (TypeError, ValueError) as error:

@@ -79,7 +79,7 @@ class Arm:
 
   def start(self) -> None:
     """Compiles the arm's programs in threads, unless it is finished."""
-    own = self.is_augmented and self.session.config.sampler.generator
+    own = self.is_augmented and self.session.config.generator.external
     if finished_result(self.directory) or own:
       return
     setup = self.setup()
@@ -178,7 +178,7 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
     augmentation=_make_augmentation(config.augment, name),
     num_classes=dataset.num_classes,
     weight=schedule.make_weight(config, num_steps),
-    on_reject=config.sampler.on_reject if config.sampler.min_confidence else 'drop',
+    on_reject=config.filter.on_reject if config.filter.min_confidence else 'drop',
     label_smoothing=config.classifier.label_smoothing,
     dtype=session.image_dtype('classifier'),
   )
@@ -186,7 +186,7 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
     model=model, optimizer=optimizer, layout=session.layout, plan=plan, compose=compose
   )
   init = _make_init(session, model, optimizer, dataset.image_shape, synthetic=synthetic)
-  cycle = config.sampler.refresh_every if synthetic else 1
+  cycle = config.cache.refresh_steps if synthetic else 1
   training = spec.make_training(
     session,
     step,
@@ -216,11 +216,11 @@ def _make_augmentation(config, arm):
     return batches.Augmentation()
   return batches.Augmentation(
     transform=augment.make_augment(
-      crop=config.crop, flip=config.flip, color=config.color, cutout=config.cutout
+      crop=config.crop_padding, flip=config.flip, color=config.color, cutout=config.cutout
     ),
     mix=augment.make_mix(mixup=config.mixup, cutmix=config.cutmix),
     partner=config.partner,
-    on=config.on,
+    on=config.apply_to,
   )
 
 

@@ -18,6 +18,7 @@ import re
 import ml_collections
 
 from gan_aug_jax import config as config_lib
+from gan_aug_jax.config.fields import FIELDS, OF_ARMS
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.experiment import ablation, dry_run, runs
 from gan_aug_jax.step import sharding
@@ -106,16 +107,13 @@ def _gan_of(base, config):
   """Name and config of a cell's GAN, with the base's values where arms may differ."""
   shared = config.copy_and_resolve_references()
   fields = config_lib.flatten(base)
-  of_arms = {f: v for f, v in fields.items() if f.startswith(workdir_lib.ARM_FIELDS)}
+  of_arms = {f: v for f, v in fields.items() if FIELDS[f].affects in OF_ARMS}
   seeds = {f'{part}.seed': config_lib.seed_of(config, part) for part in ('data', 'gan')}
   # The probes that choose a checkpoint belong to the GAN and take its seed.
   seeds |= {'classifier.seed': seeds['gan.seed'], 'seed': 0}
   shared.update_from_flattened_dict({**of_arms, **seeds})
   depends_on = workdir_lib.fixed_fields(shared)
-  # They do not change the GAN, and older ablations named theirs without them.
-  del depends_on['data.test_on']
-  if not depends_on['data.train_on_val']:
-    del depends_on['data.train_on_val']
+  del depends_on['data.test_on']  # which changes no GAN
   content = json.dumps(depends_on, sort_keys=True)
   return hashlib.sha256(content.encode()).hexdigest()[:16], shared
 
@@ -131,8 +129,8 @@ def load_data(config):
   """Returns the dataset as `runs.load_data` does, and caches the last eight."""
   fields = {f: v for f, v in config_lib.flatten(config).items() if f.startswith('data.')}
   fields['data.seed'] = config_lib.seed_of(config, 'data')
-  if config.sampler.source == 'unseen':  # which needs more images
-    fields |= {'sampler.source': 'unseen', 'arms': config.arms}
+  if config.mix.source == 'held_out':  # which needs more images
+    fields |= {'mix.source': 'held_out', 'arms': config.arms}
   return _load(tuple(fields.items()))
 
 
@@ -150,7 +148,7 @@ class _Costs:
     """Of the GAN's training, of a step of the arm and of a step of the control."""
     # As if every step drew new images, so that the control gets more, never less.
     config = config.copy_and_resolve_references()
-    config.sampler.refresh_every = 1
+    config.cache.refresh_steps = 1
     session, dataset = dataclasses.replace(self.session, config=config), load_data(config)
     length = 1000 + config.classifier.warmup_steps  # does not change the operations
     step, control_step = (
@@ -244,8 +242,8 @@ def make_plan(config, workdir, layout) -> Plan:
     )
   arms = ablation.list_arms(config, _Costs(Session(config, workdir, layout, quiet=True)))
   cells = list_cells(config, arms)
-  unseen = {c.arm.setting: c for c in cells if c.config.sampler.source == 'unseen'}
-  for cell in unseen.values():
+  oracles = {c.arm.setting: c for c in cells if c.config.mix.source == 'held_out'}
+  for cell in oracles.values():
     load_data(cell.config)  # if too few images are left, fail before anything is trained
   for cell in cells:
     workdir_lib.check_config(Session(cell.config, cell.directory(workdir), layout))

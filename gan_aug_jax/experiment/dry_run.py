@@ -109,7 +109,7 @@ def untrained_generator(session, dataset) -> frozen_lib.FrozenGenerator:
     session: of a run.
     dataset: the data.
   """
-  if session.config.sampler.generator:
+  if session.config.generator.external:
     return external.load(session, dataset)
   state = gan_training.GanTraining(session, dataset).training.init()
   networks = build.networks_of(state)

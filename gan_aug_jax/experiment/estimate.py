@@ -36,7 +36,7 @@ def estimate(plan) -> Estimate:
 
 def _lacks_gan(cell, workdir):
   result = workdir / 'gans' / cell.gan / 'gan' / 'result.json'
-  return cell.gan and not cell.gan_config.sampler.generator and not result.exists()
+  return cell.gan and not cell.gan_config.generator.external and not result.exists()
 
 
 def _arm_seconds(cells, session):
@@ -48,7 +48,7 @@ def _arm_seconds(cells, session):
     key = json.dumps({**cell.arm.fields, 'classifier.num_steps': 0}, sort_keys=True)
     if key not in step_seconds:
       config = config.copy_and_resolve_references()
-      config.sampler.teacher_steps = 1
+      config.filter.teacher_steps = 1
       session = dataclasses.replace(session, config=config)
       step = dry_run.arm_step(session, dataset, cell.kind, num_steps=total)
       step_seconds[key] = step.seconds()

@@ -23,8 +23,8 @@ _MEANS = (
   *('effective_ratio', 'asked_ratio', 'step_ms_median', 'train_seconds', 'num_steps'),
   'epoch',
 )
-_JUDGED, _CONTROLS = ('treatment', 'placebo'), ('control', 'matched')
-TREATED = (*_JUDGED, 'bound')
+_JUDGED, _CONTROLS = ('treatment', 'negative_control'), ('control', 'matched')
+TREATED = (*_JUDGED, 'oracle')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +81,9 @@ def read_cells(workdir) -> tuple[dict, list[Finished], dict[str, str]]:
     CheckpointError: if ablation.json or the files of a finished cell cannot be read.
   """
   plan = read_json(workdir / 'ablation.json', 'config', 'ablation', 'arms', 'cells')
+  older = {'placebo': 'negative_control', 'bound': 'oracle'}
+  for arm in plan['arms']:
+    arm['role'] = older.get(arm['role'], arm['role'])
   finished, failures = [], {}
   for about in plan['cells']:
     name = about['name']
@@ -119,7 +122,8 @@ def summarize(plan, finished, failures) -> dict:
     A JSON-serialisable dict: 'settings', a list of {'name', 'arms', 'best'}. An arm has
     the results of its seeds and, unless it is a control, one entry for each of
     `COMPARISONS`. 'best' compares the best arm with the best control, and in 'beside'
-    with controls that also train on validation images and with replayed training images.
+    with controls that also train on validation images and with training images that
+    are drawn again.
   """
   by_arm, settings = {}, {}
   for cell in finished:
@@ -231,7 +235,7 @@ def _best(rows, cells):
   beside = [
     compare(row)
     for row in rows
-    if row['role'] == 'all_labels' or row['name'] == 'replayed'
+    if row['role'] == 'all_labels' or row['name'] == 'train_copies'
   ]
   compared = compare(control)
   return compared and compared | {
@@ -289,7 +293,7 @@ def changed_fields(config, base) -> dict:
   """
   restore = lambda values: config_lib.flatten(config_lib.from_dict(values))
   mine, theirs = restore(config), restore(base)
-  return {f: v for f, v in mine.items() if v != theirs[f] and f != 'duration'}
+  return {f: v for f, v in mine.items() if v != theirs[f] and f != 'expected_duration'}
 
 
 def scores_of(workdir, name) -> dict:

@@ -19,13 +19,13 @@ from gan_aug_jax.training.workdir import describe_devices
 def load_data(config) -> datasets.Dataset:
   """Loads the dataset of a config; see `datasets.load_dataset`."""
   data = config.data
-  held_out = config.sampler.source == 'unseen' and config_lib.draws_synthetic(config)
+  held_out = config.mix.source == 'held_out' and config_lib.draws_synthetic(config)
   return datasets.load_dataset(
     data.name,
     image_size=data.image_size,
     seed=config_lib.seed_of(config, 'data'),
     val_fraction=data.val_fraction,
-    per_class=data.per_class,
+    per_class=data.label_budget,
     imbalance=data.imbalance,
     imbalance_shape=data.imbalance_shape,
     data_dir=data.data_dir,
@@ -62,7 +62,7 @@ class Run:
     self.session, self.dataset, self.gan = session, dataset, None
     self._gan_session = gan_session or session
     needs_gan = config_lib.needs_generator(config) or not arms
-    if needs_gan and not config.sampler.generator:
+    if needs_gan and not config.generator.external:
       self.gan = gan_training.GanTraining(self._gan_session, dataset)
     evaluator = arms_lib.make_evaluator(session, dataset.num_classes)
     names = config.arms if arms else ()
@@ -92,7 +92,7 @@ class Run:
       ConfigError, CheckpointError: see `external` and `gan_training`.
     """
     config, session = self.session.config, self._gan_session
-    if config.sampler.generator and config_lib.needs_generator(config):
+    if config.generator.external and config_lib.needs_generator(config):
       return external.load_and_keep(session, self.dataset)
     if not self.gan:
       return None
@@ -136,7 +136,7 @@ def describe(session, dataset, *, only_gan=False) -> str:
   """
   config, trained = session.config, []
   needs_generator = config_lib.needs_generator(config)
-  own = config.sampler.generator
+  own = config.generator.external
   if only_gan or (needs_generator and not own):
     steps = config_lib.num_steps_of(config, 'gan', len(dataset.train))
     number = len({seed for seed, _ in config_lib.members_of(config)})
@@ -151,7 +151,7 @@ def describe(session, dataset, *, only_gan=False) -> str:
   sizes = f'{len(dataset.train):,} / {len(dataset.val):,} / {len(dataset.test):,}'
   skipped = f' Files skipped: {len(dataset.skipped):,}.' if dataset.skipped else ''
   notes = f' Synthetic images come from {own}.' if own and needs_generator else ''
-  notes += f' Expect {config.duration}.' if config.duration else ''
+  notes += f' Expect {config.expected_duration}.' if config.expected_duration else ''
   if config.steps_per_call > 1 and session.layout.on_cpu:
     notes += ' On a CPU, several steps per call are slow: set steps_per_call=1.'
   return (

@@ -20,7 +20,8 @@ def plan_batches(config, num_steps: int, *, synthetic: bool) -> plans.BatchPlan:
     ConfigError: if the schedule leaves no step with synthetic images.
   """
   mix = config.mix
-  scheduled = mix.ratio_schedule != 'constant' or mix.warmup or mix.off
+  whole = mix.start_fraction == 0 and mix.stop_fraction == 1
+  scheduled = mix.ratio_schedule != 'constant' or not whole
   plan = plans.plan_batch(
     config.classifier.batch_size,
     ratio=mix.ratio if synthetic else 0.0,
@@ -29,8 +30,9 @@ def plan_batches(config, num_steps: int, *, synthetic: bool) -> plans.BatchPlan:
   )
   if plan.rises and plan.rises[0] >= plan.stop:
     raise ConfigError(
-      f'mix.warmup={mix.warmup} and mix.off={mix.off} of {num_steps} steps leave no step '
-      'with synthetic images; lower them.'
+      f'mix.start_fraction={mix.start_fraction} and mix.stop_fraction='
+      f'{mix.stop_fraction} of {num_steps} steps leave no step with synthetic images; '
+      'move them apart.'
     )
   return plan
 
@@ -51,7 +53,9 @@ def make_weight(config, num_steps: int) -> Callable:
 
 def _make_ramp(config, shape, num_steps):
   mix = config.mix
-  return plans.make_ramp(shape, num_steps, warmup=mix.warmup, off=mix.off)
+  return plans.make_ramp(
+    shape, num_steps, start=mix.start_fraction, stop=mix.stop_fraction
+  )
 
 
 def num_steps_of_arm(config, num_examples: int, *, synthetic: bool) -> int:

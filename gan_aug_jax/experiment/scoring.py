@@ -107,8 +107,8 @@ def score_generators(session, run: dict) -> dict:
 def _hold_out(session, dataset):
   """The dataset with all its labels, and its images that the run did not train on."""
   config = session.config.copy_and_resolve_references()
-  config.data.per_class, config.data.imbalance = 0, 1.0
-  config.data.train_on_val, config.sampler.source = False, 'generator'
+  config.data.label_budget, config.data.imbalance = 0, 1.0
+  config.data.train_on_val, config.mix.source = False, 'generator'
   limited = session.config.data != config.data
   whole = runs.load_data(config) if limited else dataset
   seen = {image.tobytes() for image in dataset.train.images}
@@ -244,7 +244,7 @@ def _interpolate(session, info, variables, count=10):
   num_classes = info.num_classes
   keys = rng.example_keys(rng.stream_key(0, 'show', step=1), jnp.arange(2))
   first, last = sampling.draw_latents(keys, session.config.gan.latent_dim)
-  generator = build.build_generator(session, info, part='sampler')
+  generator = build.build_generator(session, info, part='generator')
   # Along an arc, so that the latents between are as long as those of the training.
   angle = jnp.linspace(0, jnp.pi / 2, count)[:, None]
   latents = jnp.tile(jnp.cos(angle) * first + jnp.sin(angle) * last, (num_classes, 1))

@@ -1,4 +1,4 @@
-"""Turns the config's `gan` and `sampler` fields into networks, a training step, samplers.
+"""Turns the config's `gan` and `latents` fields into networks, a training step, samplers.
 
 Everywhere here, `session` is the run's, and `info` describes the images that a GAN is
 for: 'image_shape' (H, W, C) and 'class_names', of the data's `DataFacts`.
@@ -21,7 +21,7 @@ def build_generator(session, info, *, part='gan', axis_name=None) -> nn.Module:
 
   Args:
     session, info: see above.
-    part: 'gan' or 'sampler', in whose precision it computes.
+    part: 'gan' or 'generator', in whose precision it computes.
     axis_name: the mapped axis that its batch statistics are averaged over, or None.
   """
   config = session.config.gan
@@ -62,7 +62,7 @@ def make_step(session, info) -> tuple[Callable, Callable]:
   }
   gan_losses = gan.GanLosses(
     discriminator=discriminator,
-    loss=losses.make_gan_loss(config.loss, real_label=config.real_label),
+    loss=losses.make_gan_loss(config.loss, real_label=1 - config.label_smoothing),
     batch_size=config.batch_size,
     diffaug=augment.make_diffaug(config.diffaug) if config.diffaug else None,
     regularisation=gan.Regularisation(config.r1, config.r2, config.lecam),
@@ -101,12 +101,7 @@ def network_shapes(session, info, num_members=1) -> dict:
 
 def latent_options(config) -> dict:
   """The options of `sampling.draw_latents` that the arms draw with."""
-  fields = config.sampler
-  return {
-    'std': fields.latent_std,
-    'truncation': fields.truncation,
-    'interpolation': fields.interpolation,
-  }
+  return config.latents.to_dict()
 
 
 def make_sampler(session, info, num_members=1, **latents) -> Callable:
@@ -117,7 +112,7 @@ def make_sampler(session, info, num_members=1, **latents) -> Callable:
     num_members: number of generators; above 1, `variables` are theirs, stacked.
     **latents: see `sampling.draw_latents`; by default they are drawn as in training.
   """
-  generator = build_generator(session, info, part='sampler')
+  generator = build_generator(session, info, part='generator')
   sample = sampling.make_sampler(generator, session.config.gan.latent_dim, **latents)
   return _of_members(session, sample, num_members)
 
@@ -129,7 +124,7 @@ def make_discriminator_logits(session, info, num_members=1) -> Callable:
     session, info: see above.
     num_members: number of discriminators; above 1, `variables` are theirs, stacked.
   """
-  discriminator = _build_discriminator(session, info, 'sampler')
+  discriminator = _build_discriminator(session, info, 'generator')
   return _of_members(
     session, sampling.make_discriminator_logits(discriminator), num_members
   )

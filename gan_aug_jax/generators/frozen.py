@@ -116,7 +116,7 @@ def load_generator(session, info) -> FrozenGenerator:
     CheckpointError: if one is not finished or was trained on other images, or if the run
       drew from an external generator.
   """
-  if external := session.config.sampler.generator:
+  if external := session.config.generator.external:
     # A workdir's config must not make a later command import the module that it names.
     raise CheckpointError(
       f'The run in {str(session.workdir)!r} trained no GAN: it drew from the external '

@@ -36,7 +36,7 @@ class GanTraining:
       session, dataset: the run's; the test split is not read.
 
     Raises:
-      ConfigError: if `sampler.checkpoints` names a step at which nothing is saved.
+      ConfigError: if `generator.checkpoints` names a step at which nothing is saved.
     """
     self._session, self._dataset = session, dataset
     self._info, self._gans = dataset.facts, frozen.gans_of(session)
@@ -206,6 +206,6 @@ def _check_steps(config, cadence):
   for _, step in config_lib.members_of(config):
     if step > num_steps or (step % every and step != num_steps):
       raise ConfigError(
-        f'sampler.checkpoints names step {step}, but the GAN is saved at multiples of '
+        f'generator.checkpoints names step {step}, but the GAN is saved at multiples of '
         f'{every} (see log.save_every_steps) and at {num_steps}; name one of these.'
       )

@@ -16,7 +16,7 @@ from gan_aug_jax.training import files
 
 
 def draw_once(session, dataset, sample, variables, directory) -> np.ndarray:
-  """Draws `sampler.offline` images of each class, or reads those drawn before.
+  """Draws `cache.images_per_class` images of each class, or reads those drawn before.
 
   Args:
     session, dataset: the run's.
@@ -27,10 +27,10 @@ def draw_once(session, dataset, sample, variables, directory) -> np.ndarray:
   Returns:
     uint8 [num_classes, count, H, W, C].
   """
-  config, count = session.config, session.config.sampler.offline
+  config, count = session.config, session.config.cache.images_per_class
   seed = config_lib.seed_of(config, 'classifier') ^ 2**29
   depends = build.latent_options(config) | {'count': count}
-  depends |= {'source': config.sampler.source, 'seed': seed}
+  depends |= {'source': config.mix.source, 'seed': seed}
   digest = hashlib.sha256(json.dumps(depends).encode())
   for leaf in jax.tree.leaves(jax.device_get(variables)):
     digest.update(np.ascontiguousarray(leaf))

@@ -57,7 +57,7 @@ def build_source(session, dataset, generator=None) -> SyntheticSource:
   """
   config, info = session.config, dataset.facts
   sample, shapes = _build_sample(session, dataset, generator)
-  if count := config.sampler.offline:
+  if count := config.cache.images_per_class:
     sample = sampling.make_pool_sampler()
     shapes = _shapes_of_images(dataset, count * dataset.num_classes)
   networks, shapes = Networks(sample), FrozenModels(generator=shapes)
@@ -75,12 +75,12 @@ def build_source(session, dataset, generator=None) -> SyntheticSource:
 
 
 def _filter(config):
-  sampler = config.sampler
-  return synthesis.SampleFilter(sampler.candidates, sampler.score, sampler.min_confidence)
+  keep = config.filter
+  return synthesis.SampleFilter(keep.candidates, keep.score_by, keep.min_confidence)
 
 
 def _uses_teacher(config):
-  return config.sampler.labels == 'teacher' or _filter(config).needs_teacher
+  return config.targets.kind == 'teacher' or _filter(config).needs_teacher
 
 
 def _logits(model, variables, images):
@@ -90,26 +90,26 @@ def _logits(model, variables, images):
 def _build_sample(session, dataset, generator):
   """The `sample` that draws fresh images, and the shapes of its variables."""
   config = session.config
-  if config.sampler.source == 'noise':
+  if config.mix.source == 'noise':
     return sampling.make_noise_sampler(dataset.image_shape), {}
   if (real := _real_images(config, dataset)) is not None:
     return sampling.make_pool_sampler(), _shapes_of_images(dataset, len(real))
-  if config.sampler.generator:
+  if config.generator.external:
     sample, shapes = generator.sample, generator.variables
   else:
     info, number = dataset.facts, len(config_lib.members_of(config))
     options = build.latent_options(config)
     sample = build.make_sampler(session, info, number, **options)
     shapes = build.network_shapes(session, info, number)['generator']
-  if config.sampler.source == 'mislabelled':
+  if config.mix.source == 'mislabelled':
     sample = sampling.mislabel(sample, dataset.num_classes)
   return sample, shapes
 
 
 def _real_images(config, dataset):
-  """The real images of a bound, which are shown in the generator's place; or None."""
-  bounds = {'replayed': dataset.train, 'unseen': dataset.held_out_real}
-  return bounds.get(config.sampler.source)
+  """The real images that an oracle shows instead of generated ones; or None."""
+  oracles = {'train_copies': dataset.train, 'held_out': dataset.held_out_real}
+  return oracles.get(config.mix.source)
 
 
 def _shapes_of_images(dataset, count):
@@ -131,12 +131,12 @@ def load_variables(session, dataset, generator) -> SourceVariables:
   """
   began, config = time.perf_counter(), session.config
   directory = generator.directory if generator else session.path('gan')
-  info = {'shows': config.sampler.source}
+  info = {'shows': config.mix.source}
   with signals.deferred() as stopped:
     images = _load_images(session, dataset, generator, directory)
     frozen = FrozenModels(generator=images)
-    if config.sampler.offline:
-      info['offline'] = config.sampler.offline
+    if config.cache.images_per_class:
+      info['offline'] = config.cache.images_per_class
     if _filter(config).needs_discriminator:
       frozen = frozen.replace(discriminator=generator.discriminator)
     if _uses_teacher(config):
@@ -144,7 +144,7 @@ def load_variables(session, dataset, generator) -> SourceVariables:
         session,
         dataset,
         dataset.val,
-        num_steps=config.sampler.teacher_steps,
+        num_steps=config.filter.teacher_steps,
         directory=directory / 'teacher',
       )
       frozen = frozen.replace(teacher=teacher.variables)
@@ -168,8 +168,8 @@ def _load_images(session, dataset, generator, directory):
   if (real := _real_images(config, dataset)) is not None:
     variables = place(real.images, real.labels)
   else:
-    variables = {} if config.sampler.source == 'noise' else generator.variables
-  if count := config.sampler.offline:
+    variables = {} if config.mix.source == 'noise' else generator.variables
+  if count := config.cache.images_per_class:
     sample, _ = _build_sample(session, dataset, generator)
     images = offline.draw_once(session, dataset, sample, variables, directory)
     labels = np.repeat(np.arange(num_classes), count)
@@ -186,31 +186,31 @@ def make_synthesize(session, dataset, source, *, plan, model) -> Callable:
     plan: the arm's `BatchPlan`.
     model: the classifier, a linen module.
   """
-  config = session.config.sampler
+  config, classes = session.config, session.config.mix.classes
   class_probs = lambda state: None
-  if config.classes == 'feedback':
+  if classes == 'feedback':
     class_probs = lambda state: class_labels.feedback_distribution(
       state.class_stats['class_loss']
     )
-  elif config.classes != 'uniform':
+  elif classes != 'uniform':
     counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
-    fixed = class_labels.class_distribution(config.classes, counts, plan)
+    fixed = class_labels.class_distribution(classes, counts, plan)
     class_probs = lambda state: fixed
   synthesize = synthesis.make_synthesize(
     dataclasses.replace(source.networks, classifier=functools.partial(_logits, model)),
     num_classes=dataset.num_classes,
     class_probs=class_probs,
-    sample_filter=_filter(session.config),
-    targets=config.labels,
-    smoothing=config.smoothing,
+    sample_filter=_filter(config),
+    targets=config.targets.kind,
+    smoothing=config.targets.smoothing,
     dtype=session.image_dtype('classifier'),
   )
-  if config.refresh_every > 1:
-    synthesize = synthesis.make_pooled(synthesize, config.refresh_every, session.layout)
+  if (every := config.cache.refresh_steps) > 1:
+    synthesize = synthesis.make_pooled(synthesize, every, session.layout)
   return synthesize
 
 
 def class_stats_of(config) -> tuple[str, ...]:
   """What the state of an augmented arm gathers, see `ClassifierState.class_stats`."""
-  names = ('asked', 'accepted') if config.sampler.min_confidence else ()
-  return names + (('class_loss',) if config.sampler.classes == 'feedback' else ())
+  names = ('asked', 'accepted') if config.filter.min_confidence else ()
+  return names + (('class_loss',) if config.mix.classes == 'feedback' else ())

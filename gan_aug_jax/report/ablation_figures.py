@@ -96,7 +96,7 @@ def _along_ratio(treated, rows):
   """What to show: treatments along their ratios if only these differ, or all rows.
 
   Args:
-    treated: rows of treatments and placebos.
+    treated: rows of the arms that are no controls.
     rows: to show otherwise.
 
   Returns:

@@ -30,8 +30,8 @@ _FOREIGN = (
 _SHOWN = {
   'noise': 'noise',
   'mislabelled': 'images of another class',
-  'replayed': 'real training images, drawn again: a bound, not a result',
-  'unseen': 'real images beyond the label budget: a bound, not a result',
+  'train_copies': 'real training images, drawn again: an oracle, not a result',
+  'held_out': 'real images beyond the label budget: an oracle, not a result',
 }
 
 
@@ -50,8 +50,8 @@ def finding(
     (headline, detail).
   """
   before, after = arms[control], arms[treatment]
-  if after['source'].get('shows') in config_lib.BOUNDS:
-    verdict = 'a bound, so no verdict'
+  if after['source'].get('shows') in config_lib.ORACLES:
+    verdict = 'an oracle, so no verdict'
   elif paired['low'] > 0:
     verdict = 'helped'
   elif paired['high'] < 0:
@@ -86,7 +86,7 @@ def costs(results: Mapping) -> str:
 
 
 def caveats(results: Mapping) -> list[str]:
-  """Warnings that results.json is of a search or a bound, or has no real validation."""
+  """Warnings that results.json is of a search or an oracle, or has no real validation."""
   lines = [SEARCH] if results.get('test_on') == 'val' else []
   lines += [_TRAINED_ON_VAL] if results.get('train_on_val') else []
   for name, arm in results['arms'].items():
@@ -176,7 +176,7 @@ def verdicts(setting: Mapping, num_comparisons: int) -> list[tuple[str, str, str
     num_comparisons: that the p-values are adjusted for.
 
   Returns:
-    A (verdict, headline, detail) each; the verdict of a bound is 'bound'.
+    A (verdict, headline, detail) each; the verdict of an oracle is 'oracle'.
   """
   lines = []
   if best := setting['best']:
@@ -190,8 +190,8 @@ def verdicts(setting: Mapping, num_comparisons: int) -> list[tuple[str, str, str
       if (other := row.get(comparison.name)) and other['control'] != paired['control']
     ]
     details = [*_rare(paired), *others]
-    if row['role'] == 'bound':
-      kind, verdict = 'bound', 'a bound, so no verdict'
+    if row['role'] == 'oracle':
+      kind, verdict = 'oracle', 'an oracle, so no verdict'
     else:
       kind = verdict = paired['verdict']
       details += _power(paired, num_comparisons)

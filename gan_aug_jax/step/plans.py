@@ -50,22 +50,22 @@ class Ramp:
 
 
 def make_ramp(
-  shape: str, num_steps: int, *, warmup: float = 0.0, off: float = 0.0
+  shape: str, num_steps: int, *, start: float = 0.0, stop: float = 1.0
 ) -> Ramp:
   """Returns the `Ramp` of a training.
 
   Args:
     shape: 'constant', 'linear' or 'cosine'.
     num_steps: length of the training.
-    warmup: fraction of the steps before the ramp starts, in [0, 1).
-    off: fraction of the steps after it stops, in [0, 1).
+    start: fraction of the steps at which the ramp starts, in [0, 1).
+    stop: fraction of the steps at which it stops, in (0, 1].
 
   Raises:
     ValueError: if the shape is unknown.
   """
   if shape not in _SHAPES:
     raise ValueError(f'Schedule {shape!r} is unknown; known: {", ".join(_SHAPES)}.')
-  return Ramp(shape, round(warmup * num_steps), num_steps - round(off * num_steps))
+  return Ramp(shape, round(start * num_steps), round(stop * num_steps))
 
 
 @dataclasses.dataclass(frozen=True)

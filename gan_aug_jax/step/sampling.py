@@ -116,8 +116,8 @@ def _repeat(labels, shape):
 def make_pool_sampler() -> Sample:
   """Returns a `sample` that draws from existing images instead of a generator.
 
-  They were generated in advance, or they are real and bound what any generator can do,
-  whether it replays its training set or draws new images like it. Its variables are from
+  They were generated in advance; or they are real, as an oracle of a generator that
+  repeats its training set or draws new images like it. Its variables are from
   `group_by_class`.
   """
 

@@ -47,7 +47,7 @@ def start(config) -> list:
     platforms = {'gpu': 'cuda'}.get(config.platform, config.platform)
     jax.config.update('jax_platforms', platforms)
   if 'float64' in [
-    precision_of(config, part) for part in ('gan', 'sampler', 'classifier')
+    precision_of(config, part) for part in ('gan', 'generator', 'classifier')
   ]:
     jax.config.update('jax_enable_x64', True)
   if config.compilation_cache:

@@ -25,24 +25,12 @@ import ml_collections
 
 import gan_aug_jax
 from gan_aug_jax import config as config_lib
+from gan_aug_jax.config.fields import FIELDS, NOTHING, OF_ARMS
 from gan_aug_jax.data.datasets import Dataset
 from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.step import sharding
 from gan_aug_jax.training import files
-
-# Fields that change where a run is, not what it is; and those that only arms depend on.
-_MAY_DIFFER = ('platform', 'num_cpu_devices', 'data.data_dir', 'duration')
-_MAY_DIFFER += ('compilation_cache', 'distributed.', 'profile.')
-_MAY_DIFFER += ('score.neighbours', 'score.cas_steps', 'log.tensorboard')
-_MAY_DIFFER += ('data.placement',)  # the same numbers
-ARM_FIELDS = ('arms', 'classifier.', 'mix.', 'augment.')
-# Of the sampler's, `checkpoints` says which GANs there are.
-ARM_FIELDS += ('sampler.candidates', 'sampler.score', 'sampler.min_confidence')
-ARM_FIELDS += ('sampler.on_reject', 'sampler.teacher_steps', 'sampler.labels')
-ARM_FIELDS += ('sampler.smoothing', 'sampler.classes', 'sampler.latent_std')
-ARM_FIELDS += ('sampler.truncation', 'sampler.interpolation', 'sampler.refresh_every')
-ARM_FIELDS += ('sampler.offline', 'sampler.source')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +50,7 @@ class Session:
   quiet: bool = False
 
   def dtype(self, part: str) -> jnp.dtype:
-    """The type that 'gan', 'sampler' or 'classifier' computes in."""
+    """The type that 'gan', 'generator' or 'classifier' computes in."""
     return jnp.dtype(config_lib.precision_of(self.config, part))
 
   def image_dtype(self, part: str) -> jnp.dtype:
@@ -119,7 +107,7 @@ def check_config(session: Session) -> dict[str, Any] | None:
   fixed = [
     f'{name} ({before[name]!r} there, {fields[name]!r} now)'
     for name in fields
-    if fields[name] != before[name] and not name.startswith(may_differ)
+    if fields[name] != before[name] and FIELDS[name].affects not in may_differ
   ]
   if fixed:
     raise CheckpointError(
@@ -130,13 +118,13 @@ def check_config(session: Session) -> dict[str, Any] | None:
 
 
 def _may_differ(session):
-  """Prefixes of the fields that nothing trained in the workdir depends on."""
+  """What fields may affect that differ: what is not trained in the workdir yet."""
   gan_begun, arms_begun = (session.path(part).exists() for part in ('gan', 'arms'))
   if not (gan_begun or arms_begun):
-    return ('',)  # of every field
+    return {field.affects for field in FIELDS.values()}
   # The probes that choose a generator depend on some of the arms' fields, too.
   gan_finished = files.read_result(session.path('gan', 'result.json')) is not None
-  return _MAY_DIFFER + (ARM_FIELDS if gan_finished and not arms_begun else ())
+  return {NOTHING} | (OF_ARMS if gan_finished and not arms_begun else set())
 
 
 def write(path: pathlib.Path, content: str) -> None:
@@ -168,7 +156,7 @@ def _plain(config):
 def fixed_fields(config) -> dict[str, Any]:
   """Returns {field: value} of the fields that the trained models depend on."""
   fields = _plain(config).items()
-  return {name: value for name, value in fields if not name.startswith(_MAY_DIFFER)}
+  return {name: value for name, value in fields if FIELDS[name].affects != NOTHING}
 
 
 def check_data(session: Session, saved: dict[str, Any], dataset: Dataset) -> None:

@@ -1,35 +1,30 @@
 """Which recipe for scarce labels? By validation images alone.
 
-python -m gan_aug_jax ablate --config=configs/ablations/search.py:mnist,25 --workdir=...
+python -m gan_aug_jax ablate --config=configs/evidence/search.py:mnist,25 --workdir=...
 
 The argument is that of configs/recipes/low_data.py. This starts from what that was before
 the search. Real images alone have as many trials as synthesis. The test split is not
 looked at.
 """
 
-import pathlib
-import runpy
-
 from gan_aug_jax import config as base
-
-_RECIPE = pathlib.Path(__file__).parent.parent / 'recipes' / 'low_data.py'
 
 
 def get_config(data='mnist5k,50'):
-  config = runpy.run_path(str(_RECIPE))['before_search'](data)
+  config = base.load_file('configs/recipes/low_data.py').before_search(data)
   config.data.test_on = 'val'
   arms = {
     'gan': {},
     'light': {'mix.mode': 'add', 'mix.ratio': 0.5, 'mix.weight': 0.3},
-    'taught': {'sampler.labels': 'teacher', 'mix.ratio': 0.5},
-    'vae': {'sampler.generator': 'examples.vae:train'},
-    'warped': {'sampler.generator': 'examples.deformations:train'},
+    'taught': {'targets.kind': 'teacher', 'mix.ratio': 0.5},
+    'vae': {'generator.external': 'examples.vae:train'},
+    'warped': {'generator.external': 'examples.deformations:train'},
     'warped_half': {
-      'sampler.generator': 'examples.deformations:train',
+      'generator.external': 'examples.deformations:train',
       'mix.ratio': 0.5,
     },
     'untrained_half': {
-      'sampler.generator': 'examples.deformations:untrained',
+      'generator.external': 'examples.deformations:untrained',
       'mix.ratio': 0.5,
     },
   }

@@ -1,24 +1,19 @@
 """Which of the search's finalists? By validation, with the best control's augmentation.
 
-python -m gan_aug_jax ablate --workdir=W --config=configs/ablations/finalists.py:mnist,25
+python -m gan_aug_jax ablate --workdir=W --config=configs/evidence/finalists.py:mnist,25
 
 The argument is that of configs/recipes/low_data.py. MixUp was the search's best control,
 so both sides have it. Warped images were its best generator, and showing them on top of
 the real ones at a low weight was its best mixture. The test split is not looked at.
 """
 
-import pathlib
-import runpy
-
 from gan_aug_jax import config as base
-
-_SEARCH = pathlib.Path(__file__).parent / 'search.py'
 
 
 def get_config(data='mnist5k,50'):
-  config = base.base_of(runpy.run_path(str(_SEARCH))['get_config'](data))
+  config = base.base_of(base.load_file('configs/evidence/search.py').get_config(data))
   config.augment.mixup = 0.2
-  warped = {'sampler.generator': 'examples.deformations:train'}
+  warped = {'generator.external': 'examples.deformations:train'}
   more = {'mix.mode': 'add', 'mix.ratio': 0.5}
   arms = {
     'warped': warped,

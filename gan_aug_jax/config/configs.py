@@ -1,0 +1,96 @@
+"""Makes configs from the table of fields, and takes them apart again."""
+
+from typing import Any
+
+import ml_collections
+
+from gan_aug_jax.config import fields as fields_lib
+from gan_aug_jax.errors import CheckpointError
+
+
+def default() -> ml_collections.ConfigDict:
+  """Returns the config that every experiment starts from, with each field's default."""
+  config = ml_collections.ConfigDict()
+  for name, field in fields_lib.FIELDS.items():
+    group, _, last = name.rpartition('.')
+    if group and group not in config:
+      config[group] = ml_collections.ConfigDict()
+    (config[group] if group else config)[last] = field.default
+  return config.lock()
+
+
+def ablation() -> ml_collections.ConfigDict:
+  """Returns the group of fields `ablation` of a config in `configs/ablations/`.
+
+  Its `arms`, `grid` and `controls` are plain dicts, because their keys are dotted fields.
+  """
+  table = fields_lib.ABLATION_FIELDS
+  values = {name: field.default for name, field in table.items()}
+  copies = {k: dict(v) if isinstance(v, dict) else v for k, v in values.items()}
+  return ml_collections.ConfigDict(copies, convert_dict=False).lock()
+
+
+def add_ablation(
+  config: ml_collections.ConfigDict, **fields
+) -> ml_collections.ConfigDict:
+  """Adds the group `ablation` to a config.
+
+  Args:
+    config: from `default`; changed in place.
+    **fields: values of the group's fields.
+
+  Returns:
+    The config.
+  """
+  with config.unlocked():
+    config.ablation = ablation()
+  config.ablation.update(fields)
+  return config
+
+
+def base_of(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Returns a copy without `ablation`: what every cell of one starts from."""
+  base = config.copy_and_resolve_references()
+  if 'ablation' in base:
+    with base.unlocked():
+      del base['ablation']
+  return base
+
+
+def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Returns {dotted field: value}, sorted by field."""
+  flat = {}
+  for name, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      flat.update({f'{name}.{inner}': v for inner, v in flatten(value).items()})
+    else:
+      flat[name] = value
+  return dict(sorted(flat.items()))
+
+
+def from_dict(values: dict[str, Any]) -> ml_collections.ConfigDict:
+  """Restores a config from `config.to_dict()` after JSON.
+
+  Fields that were renamed since it was written get their new names.
+
+  Raises:
+    CheckpointError: if it has other fields than `default()`, or other types.
+  """
+  config = default()
+  try:
+    config.update_from_flattened_dict(fields_lib.translate(dict(_flat(values))))
+  except (KeyError, AttributeError, TypeError, ValueError) as error:
+    reason = ' '.join(' '.join(map(str, error.args)).split())
+    raise CheckpointError(
+      f'The saved config does not fit this version ({reason}); use the one that made it.'
+    ) from None
+  return config
+
+
+def _flat(values, group=''):
+  """(dotted name, value) of a nested dict; JSON's lists become tuples."""
+  for name, value in values.items():
+    if isinstance(value, dict):
+      yield from _flat(value, f'{group}{name}.')
+    else:
+      yield group + name, tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,71 @@
+"""What follows from a config's fields: seeds, precisions, lengths, what is drawn."""
+
+import math
+
+import ml_collections
+
+from gan_aug_jax.config import fields
+
+ConfigDict = ml_collections.ConfigDict
+
+
+def members_of(config: ConfigDict) -> list[tuple[int, int]]:
+  """The generators to draw from, [(seed, step)]; step 0 is the chosen one."""
+  own = seed_of(config, 'gan')
+  named = [name.split(':') for name in config.generator.checkpoints]
+  members = [
+    (own, int(number)) if kind == 'step' else (int(number), 0) for kind, number in named
+  ]
+  return members or [(own, 0)]
+
+
+def is_augmented(config: ConfigDict, arm: str) -> bool:
+  """Whether an arm draws synthetic images."""
+  return config.mix.ratio > 0 and fields.ARMS[arm][0]
+
+
+def draws_synthetic(config: ConfigDict) -> bool:
+  """Whether any arm draws synthetic images, or what a control has in their place."""
+  return any(is_augmented(config, arm) for arm in config.arms)
+
+
+def needs_generator(config: ConfigDict) -> bool:
+  """Whether any arm draws from a generator, or asks its discriminator."""
+  keep = config.filter
+  scored = keep.candidates > 1 or keep.min_confidence > 0
+  needed = config.mix.source in ('generator', 'mislabelled')
+  needed = needed or (scored and keep.score_by == 'discriminator')
+  return needed and draws_synthetic(config)
+
+
+def seed_of(config: ConfigDict, part: str) -> int:
+  """The seed of 'data', 'gan' or 'classifier': its own, or the root's where it is -1."""
+  return config.seed if config[part].seed == -1 else config[part].seed
+
+
+def precision_of(config: ConfigDict, part: str) -> str:
+  """What 'gan', 'generator' or 'classifier' computes in: its own, or what it follows."""
+  followed = precision_of(config, 'gan') if part == 'generator' else config.precision
+  return config[part].precision or followed
+
+
+def num_steps_of(config: ConfigDict, part: str, num_examples: int) -> int:
+  """Optimizer steps of a training.
+
+  Epochs count batches of the configured size (`count_of`), however many of their images
+  are synthetic, so that every arm takes the same number of steps.
+
+  Args:
+    config: the config.
+    part: 'gan' or 'classifier'.
+    num_examples: images of the training set.
+  """
+  examples = count_of(config, part)
+  part = config[part]
+  return part.num_steps or math.ceil(part.num_epochs * num_examples / examples)
+
+
+def count_of(config: ConfigDict, part: str) -> int:
+  """Examples that a step of 'gan' or 'classifier' takes."""
+  times = config.gan.d_steps if part == 'gan' else 1
+  return times * config[part].batch_size
