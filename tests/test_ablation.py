@@ -103,7 +103,7 @@ def test_grid_repeats_the_controls_but_not_for_what_they_do_not_depend_on():
   assert not any('mix.mode' in arm.fields for arm in controls)
   # Two of each control, and the same cells stand for both of its settings.
   keys = [cell.arm.key for cell in cells.list_cells(fields, arms) if cell.seed == 0]
-  assert keys.count('per_class=10,real_classical') == 1
+  assert keys.count('label_budget=10,real_classical') == 1
   assert len(keys) == len(set(keys)) == len({arm.key for arm in arms}) < len(arms)
 
 
@@ -186,12 +186,12 @@ def test_shipped_ablations_are_sound(file):
     ({'arms': {'a': {'gan.seed': 3}}}, 'gan.seed'),
     ({'arms': {'a': {'arms': ('real_only',)}}}, "'augmented'"),
     ({'controls': {'a': {'arms': ('augmented',)}}}, "'real'"),
-    ({'vmap_seeds': True, 'arms': {'a': {'cache.refresh_steps': 2}}}, 'refresh_every'),
+    ({'vmap_seeds': True, 'arms': {'a': {'cache.refresh_steps': 2}}}, 'refresh_steps'),
     (
       {'vmap_seeds': True, 'arms': {'a': {'generator.checkpoints': ('seed:1',)}}},
       'checkpoints',
     ),
-    ({'equal_compute': True, 'arms': {'a': {'targets.kind': 'teacher'}}}, 'labels'),
+    ({'equal_compute': True, 'arms': {'a': {'targets.kind': 'teacher'}}}, 'targets.kind'),
   ],
 )
 def test_what_cannot_work_is_refused_in_a_sentence(fields, named):

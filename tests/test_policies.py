@@ -618,7 +618,7 @@ def test_equal_exposure_takes_the_steps_that_show_as_many_real_images():
 
 def test_a_schedule_without_a_step_is_refused():
   config = config_lib.default()
-  config.mix.start_fraction, config.mix.stop_fraction = 0.5, 0.49
+  config.mix.start_fraction, config.mix.stop_fraction = 0.5, 0.51
   with pytest.raises(ConfigError, match='of 20 steps leave no step'):
     schedule.plan_batches(config, 20, synthetic=True)
   plan = schedule.plan_batches(config, 100, synthetic=True)  # one step has all
@@ -635,7 +635,7 @@ def test_the_config_reaches_the_plan():
   weight = schedule.make_weight(config, 100)
   assert plan.rises is None and plan.num_synthetic == 10 and weight(7) == 1.0
   assert schedule.plan_batches(config, 100, synthetic=False).num_synthetic == 0
-  config.mix.start_fraction, config.mix.stop_fraction = 0.9, 0.2
+  config.mix.start_fraction, config.mix.stop_fraction = 0.1, 0.8
   config.mix.weight, config.mix.weight_schedule = 2.0, 'linear'
   plan = schedule.plan_batches(config, 100, synthetic=True)
   weight = schedule.make_weight(config, 100)

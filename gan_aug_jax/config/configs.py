@@ -78,9 +78,12 @@ def from_dict(values: dict[str, Any]) -> ml_collections.ConfigDict:
   """
   config = default()
   try:
-    config.update_from_flattened_dict(fields_lib.translate(dict(_flat(values))))
+    flat = fields_lib.translate(dict(_flat(values)))
+    if unknown := set(flat) - set(fields_lib.FIELDS):
+      raise KeyError(f'it has a field {min(unknown)}')
+    config.update_from_flattened_dict(flat)
   except (KeyError, AttributeError, TypeError, ValueError) as error:
-    reason = ' '.join(' '.join(map(str, error.args)).split())
+    reason = ' '.join(map(str, error.args))
     raise CheckpointError(
       f'The saved config does not fit this version ({reason}); use the one that made it.'
     ) from None
