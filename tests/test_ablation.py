@@ -328,17 +328,18 @@ def test_a_failed_cell_is_noted_and_the_others_go_on(tmp_path, monkeypatch):
   assert set(failures.values()) == {'loss is nan at step 3'}
 
 
-def _finished(arm, kind, seed, *, val, right, counts):
+def _finished(arm, kind, seed, *, val, right, counts, support):
   scores = dict.fromkeys(findings._MEANS, 0.0)
   scores |= {'val_recall': val, 'eval_accuracy': float(np.mean(right))}
   recall = [0.9, float(np.mean(right))]  # of a common class and of a rare one
-  scores |= {'step_ms_median': 10.0, 'per_class': {'f1': [0.5, 0.5], 'recall': recall}}
+  per_class = {'f1': [0.5, 0.5], 'recall': recall, 'support': list(support)}
+  scores |= {'step_ms_median': 10.0, 'per_class': per_class}
   results = {'dataset': 'toy', 'gan': {}, 'train_counts': counts, 'arms': {kind: scores}}
   about = {'name': f'{arm},{seed}', 'arm': arm, 'seed': seed, 'kind': kind, 'gan': ''}
   return findings.Finished(about, results, right, 0.0)
 
 
-def _summary(accuracies, seeds, counts=(5, 5)):
+def _summary(accuracies, seeds, counts=(5, 5), support=(5, 5)):
   """Of arms {name: (role, validation accuracy, [test accuracy of each seed])}."""
   arms, finished = [], []
   for name, (role, val, tests) in accuracies.items():
@@ -349,9 +350,8 @@ def _summary(accuracies, seeds, counts=(5, 5)):
     kind = 'real_only' if is_control else 'augmented'
     for seed in range(min(seeds, len(tests))):
       right = np.arange(1000) < round(1000 * tests[seed])
-      finished.append(
-        _finished(name, kind, seed, val=val, right=right, counts=list(counts))
-      )
+      options = {'counts': list(counts), 'support': support}
+      finished.append(_finished(name, kind, seed, val=val, right=right, **options))
   plan = {'ablation': {'control': 'base'}, 'arms': arms}
   plan['cells'] = [cell.about for cell in finished] + [{'name': 'late', 'seed': 9}]
   return findings.summarize(plan, finished, {'broken': 'why'})
@@ -429,6 +429,8 @@ def test_recall_of_rare_classes_is_told_where_classes_are_unequal():
   (rare,) = _summary(arms, 3, counts=(50, 5))['settings']
   found = _named_rows(rare)['good']['difference']['rare_recall']
   assert found['mean'] == pytest.approx((0.011 + 0.01 + 0.01) / 3)
+  (untested,) = _summary(arms, 3, counts=(50, 5), support=(5, 0))['settings']
+  assert _named_rows(untested)['good']['difference']['rare_recall'] is None
   (common,) = _summary(arms, 3, counts=(5, 50))['settings']  # the other one is rare
   assert _named_rows(common)['good']['difference']['rare_recall']['mean'] == 0
 

@@ -161,6 +161,10 @@ def _class_rows(results, class_names):
   rows = []
   for i, name in enumerate(class_names):
     by_arm = [arm['per_class'] for arm in results['arms'].values()]
-    scores = [f'{per[metric][i]:.4f}' for per in by_arm for metric in ('recall', 'f1')]
+    scores = [
+      f'{per[metric][i]:.4f}' if per['support'][i] else 'n/a'
+      for per in by_arm
+      for metric in ('recall', 'f1')
+    ]
     rows.append((name, [f'{results["train_counts"][i]:,}', *scores]))
   return rows
