@@ -174,6 +174,23 @@ USAGE = {
     'did you mean mix.ratio?',
     _field('mix.rattio=0.5'),
   ),
+  'field by another name': (
+    2,
+    'did you mean classifier.learning_rate?',
+    _field('classifier.lr=0.1'),
+  ),
+  'field by another name as a flag': (
+    2,
+    'did you mean --config.gan.num_epochs or --config.classifier.num_epochs?',
+    _run('--epochs=3'),
+  ),
+  'field by another name in a file': (
+    2,
+    "line 2: There is no config field 'gan.bs'; did you mean gan.batch_size?",
+    _config_file(
+      'from gan_aug_jax import config as c; config = c.default()\nconfig.gan.bs = 3'
+    ),
+  ),
   'group as a field': (2, 'mix is a group of fields', _field('mix=0.5')),
   'field without value': (2, '--config.mix.ratio', _field('mix.ratio')),
   'float for int': (2, "seed='1.5' must be an integer", _field('seed=1.5')),

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from gan_aug_jax import config
-from gan_aug_jax.config import fields as fields_lib, validation
+from gan_aug_jax.config import fields as fields_lib, suggestions, validation
 from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.generators import selection
 from gan_aug_jax.models import classifiers, discriminators, generators, layers
@@ -286,6 +286,32 @@ def test_old_names_lead_to_fields_that_exist():
   for old, name in fields_lib._RENAMED.items():
     assert name in new and old not in new
     assert fields_lib.renamed(old).startswith(f'{old} is now {name}')
+
+
+@pytest.mark.parametrize(
+  ('name', 'meant'),
+  [
+    ('classifier.lr', ['classifier.learning_rate']),
+    ('lr', ['gan.learning_rate', 'classifier.learning_rate']),
+    ('batchsize', ['gan.batch_size', 'classifier.batch_size']),
+    ('gan.bs', ['gan.batch_size']),
+    ('epochs', ['gan.num_epochs', 'classifier.num_epochs']),
+    ('wd', ['classifier.weight_decay']),
+    ('gan.wd', ['classifier.weight_decay']),
+    ('classifier.steps', ['classifier.num_steps']),
+    ('data.path', ['data.data_dir']),
+    ('mix.rattio', ['mix.ratio']),
+  ],
+)
+def test_a_field_is_suggested_by_its_meaning_and_by_its_letters(name, meant):
+  text = suggestions.no_such_field(name)
+  assert text == f'There is no config field {name!r}; did you mean {" or ".join(meant)}?'
+
+
+def test_every_synonym_leads_to_a_field():
+  last = {name.rpartition('.')[2] for name in fields_lib.FIELDS}
+  for other, ours in suggestions._SYNONYMS.items():
+    assert ours in last and other.isalnum()
 
 
 def test_configs_of_older_versions_are_read_under_the_new_names():
