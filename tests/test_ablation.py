@@ -22,13 +22,14 @@ from gan_aug_jax.experiment import (
   ablation,
   cells,
   dry_run,
+  estimate,
   findings,
   runs,
   vmap_seeds,
   workers,
 )
-from gan_aug_jax.report import ablation_report
-from tests import test_run
+from gan_aug_jax.report import ablation_report, tables
+from tests import test_run, tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
 SIZE = 640
@@ -267,6 +268,25 @@ workers.workdir_lib.claim = lambda session, dataset: None
 workers.Worker._load_or_train_generator = lambda *_: object()
 workers.run(test_ablation.units_to_share(), workdir, None)
 """
+
+
+@pytest.mark.parametrize(
+  ('count', 'words'), [(1, ('1 cell,', '1 GAN;')), (4, ('4 cells,', '4 GANs;'))]
+)
+def test_one_of_a_thing_is_not_a_plural(count, words, tmp_path, capsys):
+  fields = _config(seeds=tuple(range(count)), arms={'few': {'mix.ratio': 0.1}})
+  several = [cell for cell in cells.list_cells(fields, _arms(fields)) if cell.gan]
+  plan = cells.Plan(fields, [], several, tmp_path, tiny.layout('jit', 1))
+  for text in words:
+    assert text in plan.describe()
+  seconds = estimate.Estimate(
+    {cell.name: 1.0 for cell in several}, {cell.gan: 1.0 for cell in several}
+  )
+  tables.print_plan(several, seconds)
+  end = '' if count == 1 else 's'
+  assert f'{count} classifier{end} {count} s and {count} GAN{end} {count} s' in (
+    capsys.readouterr().out
+  )
 
 
 def make_run(train):

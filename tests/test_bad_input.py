@@ -506,6 +506,10 @@ def _remove(name):
   return lambda place: shutil.rmtree(place.done / name)
 
 
+def _unlink(name):
+  return lambda place: (place.done / name).unlink()
+
+
 def _without_arms(place):
   """Leaves the GAN only, so that the arms are trained next."""
   shutil.rmtree(place.done / 'arms')
@@ -607,7 +611,17 @@ WORKDIR = {
     'generators of checkpoint 4',
     _harmed('sample', _remove('gan/checkpoints/4')),
   ),
-  'GAN that is not': (3, 'no trained generator', _harmed('sample', _remove('gan'))),
+  'GAN that is not': (3, 'train one first', _harmed('sample', _remove('gan'))),
+  'GAN that is not finished': (
+    3,
+    'finish it with run or train-gan',
+    _harmed('sample', _unlink('gan/result.json')),
+  ),
+  'results that are not': (
+    3,
+    'the run is not finished',
+    _harmed('report', _unlink('results.json')),
+  ),
   'arms that are not': (
     3,
     'no trained classifier',
@@ -720,7 +734,7 @@ FULL = {
     500, _harmed('sample', _nothing))),
 }  # fmt: skip
 # Of these something was begun, which is there in part.
-BEGUN = {*FULL, 'checkpoint that is not saved', 'arms before the GAN'}
+BEGUN = {*FULL, 'checkpoint that is not saved'}
 BEGUN |= {'warm-up of more than the training'}  # its steps depend on the data
 
 
@@ -761,6 +775,12 @@ def test_bad_input_is_refused_in_a_sentence(name, place, capfd):
 def test_the_table_is_long():
   assert len(TABLE) >= 60, len(TABLE)
   print(f'{len(TABLE)} bad inputs')
+
+
+def test_arms_before_the_gan_are_refused_before_they_are_announced(place, capfd):
+  arguments = _run(command='train-classifier')(place)
+  assert cli.main(['gan_aug_jax', *arguments]) == 3
+  assert capfd.readouterr().out == ''
 
 
 def test_debug_shows_the_traceback(place):

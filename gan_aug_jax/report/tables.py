@@ -8,7 +8,7 @@ import rich.table
 
 from gan_aug_jax.experiment.estimate import Estimate
 from gan_aug_jax.report import sentences
-from gan_aug_jax.training.progress import format_seconds
+from gan_aug_jax.training.progress import format_count, format_seconds
 
 # field: (heading, format)
 _COLUMNS = {
@@ -140,14 +140,15 @@ def print_plan(planned: Sequence, estimate: Estimate) -> None:
     texts = [arm.setting, arm.role, changes, seeds, str(len(left)), each]
     rows.append((arm.name, texts))
   columns = ('arm', 'setting', 'role', 'changes', 'seeds', 'left', 'time of each')
-  _print_table(f'{len(planned)} cells', columns, rows, justify='left')
+  _print_table(format_count(len(planned), 'cell'), columns, rows, justify='left')
   of_cells, of_gans = sum(seconds.values()), sum(gans.values())
   _print_lines(
     [
-      f'Left to train: {format_seconds(of_cells + of_gans)}, of which {len(seconds)} '
-      f'classifiers {format_seconds(of_cells)} and {len(gans)} GANs '
-      f'{format_seconds(of_gans)}. Extrapolated from a few steps of each; includes '
-      'choosing checkpoints, but not compilation and evaluation.'
+      f'Left to train: {format_seconds(of_cells + of_gans)}, of which '
+      f'{format_count(len(seconds), "classifier")} {format_seconds(of_cells)} and '
+      f'{format_count(len(gans), "GAN")} {format_seconds(of_gans)}. Extrapolated from a '
+      'few steps of each; includes choosing checkpoints, but not compilation and '
+      'evaluation.'
     ]
   )
 
