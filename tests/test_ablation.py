@@ -28,7 +28,7 @@ from gan_aug_jax.experiment import (
   vmap_seeds,
   workers,
 )
-from gan_aug_jax.report import ablation_report, tables
+from gan_aug_jax.report import ablation_report, sentences, tables
 from tests import test_run, tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -436,6 +436,19 @@ def test_bounds_and_controls_with_more_labels_are_neither_judged_nor_chosen():
   good, unseen = rows['good']['difference'], rows['held_out']['difference']
   assert good['adjusted_p'] == pytest.approx(2 * good['p'])  # of two, and not of three
   assert unseen['mean'] == pytest.approx(0.11) and 'verdict' not in unseen
+
+
+def test_gans_that_failed_are_named_first():
+  arms = {'base': ('control', 0.7, [0.8]), 'good': ('treatment', 0.9, [0.9])}
+  summary = _summary(arms, 1)
+  assert sentences.of_gans(summary) == [] == [*summary['gan_warnings']]
+  cell = lambda i: {'name': f'c{i}', 'gan': f'g{i % 7}'}
+  results = {'gan': {'warnings': ['it failed.']}}
+  finished = [findings.Finished(cell(i), results, np.array([]), 0.0) for i in range(9)]
+  lines = findings._gan_warnings(finished)
+  first, *_, last = sentences.of_gans({'gan_warnings': lines})
+  assert first == 'The training of the GAN g0 (first used by c0): it failed.'
+  assert last == '2 further GANs with warnings: see gans/NAME/gan/result.json.'
 
 
 def test_recall_of_rare_classes_is_told_where_classes_are_unequal():

@@ -25,7 +25,7 @@ from gan_aug_jax.experiment import (
   workers,
 )
 from gan_aug_jax.generators import export, frozen, samples
-from gan_aug_jax.report import ablation_report, run_report, tables
+from gan_aug_jax.report import ablation_report, run_report, sentences, tables
 from gan_aug_jax.step import programs, sharding
 from gan_aug_jax.training import devices, files, signals, workdir as workdir_lib
 from gan_aug_jax.training.progress import format_count
@@ -74,6 +74,7 @@ def _train(flags, *, gan, classifiers):
     results = run.train_arms(generator) if classifiers else None
   signals.check()
   if not classifiers:
+    tables.print_warnings(sentences.of_gan(generator.info))
     print(f'Samples: {session.path("gan", "samples.png")}')
   elif jax.process_index() == 0:
     tables.print_results(results)

@@ -152,9 +152,20 @@ def summarize(plan, finished, failures) -> dict:
     'missing': sorted(names - done - set(failures)),
     'failures': failures,
     'num_comparisons': num_comparisons,
+    'gan_warnings': _gan_warnings(finished),
     'foreign': sorted({gan['own'] for gan in gans if gan.get('foreign')}),
     'settings': found,
   }
+
+
+def _gan_warnings(finished):
+  """{GAN: {'cell': that uses it first, 'warnings': lines}} of those that have any."""
+  found = {}
+  for cell in finished:
+    if lines := cell.results['gan'].get('warnings'):
+      about = {'cell': cell.about['name'], 'warnings': lines}
+      found.setdefault(cell.about['gan'], about)
+  return found
 
 
 def _row(arm, cells):

@@ -52,6 +52,7 @@ def render(workdir: pathlib.Path, run: Mapping, results: Mapping) -> pathlib.Pat
     costs=sentences.costs(results),
     notes=sentences.policies(results),
     foreign=sentences.foreign(results['gan']),
+    gan_warnings=sentences.of_gan(results['gan']),
     checkpoints=_checkpoints(results['gan']),
     score_headings=tables.headings(tables.SCORES),
     score_rows=tables.score_rows(scores) if scores else [],

@@ -27,6 +27,7 @@ _FOREIGN = (
   'is a foreign generator, which may have seen test images, or more labels than the '
   'runs: the results of its arms are no evidence.'
 )
+_MOST_GANS = 5  # whose warnings are shown
 _SHOWN = {
   'noise': 'noise',
   'mislabelled': 'images of another class',
@@ -94,6 +95,11 @@ def caveats(results: Mapping) -> list[str]:
     if shown := _SHOWN.get(arm['source'].get('shows')):
       lines.append(f'{name}: “synthetic” here means {shown}.')
   return lines
+
+
+def of_gan(gan_info: Mapping) -> list[str]:
+  """What went wrong in the training of a run's GANs: to be read before its results."""
+  return [f"The GAN's training: {line}" for line in gan_info.get('warnings', [])]
 
 
 def foreign(gan_info: Mapping) -> list[str]:
@@ -224,6 +230,20 @@ def warnings(summary: Mapping) -> list[str]:
   """Why results of an ablation are no evidence."""
   lines = [f'{name} {_FOREIGN}' for name in summary['foreign']]
   return lines + ([SEARCH] if summary['test_on'] == 'val' else [])
+
+
+def of_gans(summary: Mapping) -> list[str]:
+  """What went wrong in the training of an ablation's GANs, of the first few."""
+  found = summary['gan_warnings']
+  lines = [
+    f'The training of the GAN {name} (first used by {gan["cell"]}): {line}'
+    for name, gan in [*found.items()][:_MOST_GANS]
+    for line in gan['warnings']
+  ]
+  if len(found) > _MOST_GANS:
+    more = format_count(len(found) - _MOST_GANS, 'further GAN')
+    lines.append(f'{more} with warnings: see gans/NAME/gan/result.json.')
+  return lines
 
 
 def _of_best(best, num_comparisons):

@@ -85,10 +85,16 @@ def score_rows(scores: Mapping) -> list[tuple[str, list[str]]]:
 
 def print_results(results: Mapping) -> None:
   """Prints the arms of results.json."""
+  print_warnings(sentences.of_gan(results['gan']))
   title = f'{results["dataset"]}, seed {results["seed"]}'
   _print_arms(title, results['arms'], RUN, _NARROW_RUN)
   notes = [sentences.costs(results), *sentences.caveats(results)]
   _print_lines([*notes, *sentences.foreign(results['gan'])])
+
+
+def print_warnings(lines: Sequence[str]) -> None:
+  """Prints lines that nobody should miss, in red on a terminal."""
+  _print_lines(lines, style='red')
 
 
 def print_evaluations(scores: Mapping[str, Mapping]) -> None:
@@ -111,6 +117,7 @@ def print_scores(scores: Mapping) -> None:
 
 def print_summary(summary: Mapping) -> None:
   """Prints the arms and verdicts of an ablation, from `findings.summarize`."""
+  print_warnings(sentences.of_gans(summary))
   for setting in summary['settings']:
     title = ', '.join(filter(None, (summary['dataset'], setting['name'])))
     arms = {row['name']: row for row in setting['arms']}
@@ -180,6 +187,6 @@ def _print_table(title, columns, rows, justify='right'):
   _console().print(table)
 
 
-def _print_lines(lines):
+def _print_lines(lines, style=None):
   for line in lines:
-    _console().print(line, highlight=False, soft_wrap=True)
+    _console().print(line, style=style, highlight=False, soft_wrap=True)
