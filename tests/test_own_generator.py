@@ -124,7 +124,7 @@ def test_a_foreign_one_needs_leave_and_is_reported(run, name, capsys):
     ('classes', (), 'of the classes 0, 1;'),
     ('nothing', (), 'returned NoneType'),
     ('broken', (), 'ZeroDivisionError'),
-    ('own', ('latents.std=1.5',), 'latents.std=1.5 is of the GAN'),
+    ('own', ('latents.std=1.5',), 'latents.std=1.5 needs a GAN'),
     ('own', ("generator.checkpoints=('seed:1',)",), 'generator.checkpoints'),
     ('own', ('filter.score_by=discriminator',), "filter.score_by='discriminator'"),
   ],
