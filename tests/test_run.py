@@ -569,7 +569,10 @@ def test_environment_errors_are_one_sentence(finished, config_file, tmp_path, ca
     (['run', config, here, '--config.mix.ratio=0.5'], 'mix.ratio (0.25 there, 0.5 now)'),
     (['evaluate', there.replace('/w', '/none')], '/none'),
     (['report', there.replace('/w', '/none')], '/none'),
-    (['run', config, there, '--config.data.name=My-Data'], 'no name of a dataset'),
+    (
+      ['run', config, there, '--config.data.name=My-Data'],
+      'is not the name of a dataset',
+    ),
     (['run', config, '--workdir=/proc/none'], 'cannot be written'),
   ]
   before = (workdir / 'results.json').read_text()
