@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gan_aug_jax.errors import ConfigError
+from gan_aug_jax.generators.generator import check_labels, is_concrete
 from gan_aug_jax.step import batches, class_labels, plans, rng
 
 Mix = Callable[[Any, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
@@ -62,9 +63,26 @@ def make_mixer(
     and labels [B], integers. Images keep their type.
 
   Raises:
-    ConfigError: if the arguments do not fit together, here or when `mix` is traced.
+    ConfigError: if the arguments do not fit together, here or when `mix` is traced; or
+      if arrays that are not traced have other labels, or images in [0, 1].
   """
-  plan = _plan(batch_size, ratio, mode)
+  mix_unchecked = _make_mix(
+    generator,
+    _plan(batch_size, ratio, mode),
+    class_shares=class_shares,
+    sharding=sharding,
+    axis_name=axis_name,
+  )
+
+  def mix(variables, key, images, labels):
+    _check_values(generator, images, labels)
+    return mix_unchecked(variables, key, images, labels)
+
+  return mix
+
+
+def _make_mix(generator, plan, *, class_shares, sharding, axis_name):
+  """`make_mixer` of a plan; does not look at the values of a batch."""
   if sharding is not None and axis_name:
     raise ConfigError('Give make_mixer a sharding or an axis_name, not both.')
   class_probs = _class_probs(class_shares, generator.num_classes)
@@ -185,3 +203,18 @@ def _check_batch(generator, count, images, labels):
       f'mix got labels {labels.dtype}{list(labels.shape)}; it takes integers [{count}] '
       '(make them one-hot afterwards).'
     )
+
+
+def _check_values(generator, images, labels):
+  """Checks the values of a batch, unless it is traced and has none."""
+  are_integers = labels.ndim == 1 and jnp.issubdtype(labels.dtype, jnp.integer)
+  if is_concrete(labels) and are_integers:
+    check_labels(labels, generator.num_classes, 'mix')
+  are_floats = images.size and jnp.issubdtype(images.dtype, jnp.floating)
+  if is_concrete(images) and are_floats:
+    low, high = float(jnp.min(images)), float(jnp.max(images))
+    if 0 <= low < high <= 1:
+      raise ConfigError(
+        f'mix got images from {low:.3g} to {high:.3g}, as if they were in [0, 1]; it '
+        'takes images in [-1, 1]: convert them with 2 * images - 1.'
+      )

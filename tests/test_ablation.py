@@ -22,13 +22,14 @@ from gan_aug_jax.experiment import (
   ablation,
   cells,
   dry_run,
+  estimate,
   findings,
   runs,
   vmap_seeds,
   workers,
 )
-from gan_aug_jax.report import ablation_report
-from tests import test_run
+from gan_aug_jax.report import ablation_report, sentences, tables
+from tests import test_run, tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
 SIZE = 640
@@ -269,6 +270,25 @@ workers.run(test_ablation.units_to_share(), workdir, None)
 """
 
 
+@pytest.mark.parametrize(
+  ('count', 'words'), [(1, ('1 cell,', '1 GAN;')), (4, ('4 cells,', '4 GANs;'))]
+)
+def test_one_of_a_thing_is_not_a_plural(count, words, tmp_path, capsys):
+  fields = _config(seeds=tuple(range(count)), arms={'few': {'mix.ratio': 0.1}})
+  several = [cell for cell in cells.list_cells(fields, _arms(fields)) if cell.gan]
+  plan = cells.Plan(fields, [], several, tmp_path, tiny.layout('jit', 1))
+  for text in words:
+    assert text in plan.describe()
+  seconds = estimate.Estimate(
+    {cell.name: 1.0 for cell in several}, {cell.gan: 1.0 for cell in several}
+  )
+  tables.print_plan(several, seconds)
+  end = '' if count == 1 else 's'
+  assert f'{count} classifier{end} {count} s and {count} GAN{end} {count} s' in (
+    capsys.readouterr().out
+  )
+
+
 def make_run(train):
   """A stand-in for `runs.Run` that calls `train(session)` and trains nothing."""
 
@@ -328,17 +348,18 @@ def test_a_failed_cell_is_noted_and_the_others_go_on(tmp_path, monkeypatch):
   assert set(failures.values()) == {'loss is nan at step 3'}
 
 
-def _finished(arm, kind, seed, *, val, right, counts):
+def _finished(arm, kind, seed, *, val, right, counts, support):
   scores = dict.fromkeys(findings._MEANS, 0.0)
   scores |= {'val_recall': val, 'eval_accuracy': float(np.mean(right))}
   recall = [0.9, float(np.mean(right))]  # of a common class and of a rare one
-  scores |= {'step_ms_median': 10.0, 'per_class': {'f1': [0.5, 0.5], 'recall': recall}}
+  per_class = {'f1': [0.5, 0.5], 'recall': recall, 'support': list(support)}
+  scores |= {'step_ms_median': 10.0, 'per_class': per_class}
   results = {'dataset': 'toy', 'gan': {}, 'train_counts': counts, 'arms': {kind: scores}}
   about = {'name': f'{arm},{seed}', 'arm': arm, 'seed': seed, 'kind': kind, 'gan': ''}
   return findings.Finished(about, results, right, 0.0)
 
 
-def _summary(accuracies, seeds, counts=(5, 5)):
+def _summary(accuracies, seeds, counts=(5, 5), support=(5, 5)):
   """Of arms {name: (role, validation accuracy, [test accuracy of each seed])}."""
   arms, finished = [], []
   for name, (role, val, tests) in accuracies.items():
@@ -349,9 +370,8 @@ def _summary(accuracies, seeds, counts=(5, 5)):
     kind = 'real_only' if is_control else 'augmented'
     for seed in range(min(seeds, len(tests))):
       right = np.arange(1000) < round(1000 * tests[seed])
-      finished.append(
-        _finished(name, kind, seed, val=val, right=right, counts=list(counts))
-      )
+      options = {'counts': list(counts), 'support': support}
+      finished.append(_finished(name, kind, seed, val=val, right=right, **options))
   plan = {'ablation': {'control': 'base'}, 'arms': arms}
   plan['cells'] = [cell.about for cell in finished] + [{'name': 'late', 'seed': 9}]
   return findings.summarize(plan, finished, {'broken': 'why'})
@@ -418,6 +438,19 @@ def test_bounds_and_controls_with_more_labels_are_neither_judged_nor_chosen():
   assert unseen['mean'] == pytest.approx(0.11) and 'verdict' not in unseen
 
 
+def test_gans_that_failed_are_named_first():
+  arms = {'base': ('control', 0.7, [0.8]), 'good': ('treatment', 0.9, [0.9])}
+  summary = _summary(arms, 1)
+  assert sentences.of_gans(summary) == [] == [*summary['gan_warnings']]
+  cell = lambda i: {'name': f'c{i}', 'gan': f'g{i % 7}'}
+  results = {'gan': {'warnings': ['it failed.']}}
+  finished = [findings.Finished(cell(i), results, np.array([]), 0.0) for i in range(9)]
+  lines = findings._gan_warnings(finished)
+  first, *_, last = sentences.of_gans({'gan_warnings': lines})
+  assert first == 'The training of the GAN g0 (first used by c0): it failed.'
+  assert last == '2 further GANs with warnings: see gans/NAME/gan/result.json.'
+
+
 def test_recall_of_rare_classes_is_told_where_classes_are_unequal():
   base = np.array([0.80, 0.84, 0.78])
   arms = {'base': ('control', 0.7, base), 'good': ('treatment', 0.9, base + 0.01)}
@@ -429,6 +462,8 @@ def test_recall_of_rare_classes_is_told_where_classes_are_unequal():
   (rare,) = _summary(arms, 3, counts=(50, 5))['settings']
   found = _named_rows(rare)['good']['difference']['rare_recall']
   assert found['mean'] == pytest.approx((0.011 + 0.01 + 0.01) / 3)
+  (untested,) = _summary(arms, 3, counts=(50, 5), support=(5, 0))['settings']
+  assert _named_rows(untested)['good']['difference']['rare_recall'] is None
   (common,) = _summary(arms, 3, counts=(5, 50))['settings']  # the other one is rare
   assert _named_rows(common)['good']['difference']['rare_recall']['mean'] == 0
 

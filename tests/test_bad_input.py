@@ -174,6 +174,23 @@ USAGE = {
     'did you mean mix.ratio?',
     _field('mix.rattio=0.5'),
   ),
+  'field by another name': (
+    2,
+    'did you mean classifier.learning_rate?',
+    _field('classifier.lr=0.1'),
+  ),
+  'field by another name as a flag': (
+    2,
+    'did you mean --config.gan.num_epochs or --config.classifier.num_epochs?',
+    _run('--epochs=3'),
+  ),
+  'field by another name in a file': (
+    2,
+    "line 2: There is no config field 'gan.bs'; did you mean gan.batch_size?",
+    _config_file(
+      'from gan_aug_jax import config as c; config = c.default()\nconfig.gan.bs = 3'
+    ),
+  ),
   'group as a field': (2, 'mix is a group of fields', _field('mix=0.5')),
   'field without value': (2, '--config.mix.ratio', _field('mix.ratio')),
   'float for int': (2, "seed='1.5' must be an integer", _field('seed=1.5')),
@@ -489,6 +506,10 @@ def _remove(name):
   return lambda place: shutil.rmtree(place.done / name)
 
 
+def _unlink(name):
+  return lambda place: (place.done / name).unlink()
+
+
 def _without_arms(place):
   """Leaves the GAN only, so that the arms are trained next."""
   shutil.rmtree(place.done / 'arms')
@@ -590,7 +611,17 @@ WORKDIR = {
     'generators of checkpoint 4',
     _harmed('sample', _remove('gan/checkpoints/4')),
   ),
-  'GAN that is not': (3, 'no trained generator', _harmed('sample', _remove('gan'))),
+  'GAN that is not': (3, 'train one first', _harmed('sample', _remove('gan'))),
+  'GAN that is not finished': (
+    3,
+    'finish it with run or train-gan',
+    _harmed('sample', _unlink('gan/result.json')),
+  ),
+  'results that are not': (
+    3,
+    'the run is not finished',
+    _harmed('report', _unlink('results.json')),
+  ),
   'arms that are not': (
     3,
     'no trained classifier',
@@ -703,7 +734,7 @@ FULL = {
     500, _harmed('sample', _nothing))),
 }  # fmt: skip
 # Of these something was begun, which is there in part.
-BEGUN = {*FULL, 'checkpoint that is not saved', 'arms before the GAN'}
+BEGUN = {*FULL, 'checkpoint that is not saved'}
 BEGUN |= {'warm-up of more than the training'}  # its steps depend on the data
 
 
@@ -744,6 +775,12 @@ def test_bad_input_is_refused_in_a_sentence(name, place, capfd):
 def test_the_table_is_long():
   assert len(TABLE) >= 60, len(TABLE)
   print(f'{len(TABLE)} bad inputs')
+
+
+def test_arms_before_the_gan_are_refused_before_they_are_announced(place, capfd):
+  arguments = _run(command='train-classifier')(place)
+  assert cli.main(['gan_aug_jax', *arguments]) == 3
+  assert capfd.readouterr().out == ''
 
 
 def test_debug_shows_the_traceback(place):

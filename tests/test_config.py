@@ -1,12 +1,15 @@
 """Every config is sound, and every wrong one is refused with one sentence."""
 
+import ast
+import importlib
 import importlib.util
 import pathlib
+import re
 
 import pytest
 
 from gan_aug_jax import config
-from gan_aug_jax.config import fields as fields_lib, validation
+from gan_aug_jax.config import fields as fields_lib, suggestions, validation
 from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.generators import selection
 from gan_aug_jax.models import classifiers, discriminators, generators, layers
@@ -34,6 +37,22 @@ def test_shipped_configs_are_valid_and_survive_json(name):
   validation.validate(shipped)
   again = config.from_dict(json.loads(json.dumps(shipped.to_dict())))
   assert config.flatten(again) == config.flatten(shipped)
+
+
+def test_shipped_configs_need_nothing_but_the_package():
+  """The wheel has no `examples`."""
+  named = set()
+  for path in (ROOT / 'configs').rglob('*.py'):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.ImportFrom):
+        assert node.module.startswith('gan_aug_jax'), path
+      if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        named.update(re.findall(r'^[a-z][\w.]*:[a-z]\w*$', node.value))
+  assert len(named) == 4  # each is a value of generator.external
+  for name in named:
+    module, _, function = name.partition(':')
+    assert module.startswith('gan_aug_jax.'), name
+    assert callable(getattr(importlib.import_module(module), function)), name
 
 
 def test_faithful_configs_say_what_the_experiment_asks_for():
@@ -269,6 +288,32 @@ def test_old_names_lead_to_fields_that_exist():
     assert fields_lib.renamed(old).startswith(f'{old} is now {name}')
 
 
+@pytest.mark.parametrize(
+  ('name', 'meant'),
+  [
+    ('classifier.lr', ['classifier.learning_rate']),
+    ('lr', ['gan.learning_rate', 'classifier.learning_rate']),
+    ('batchsize', ['gan.batch_size', 'classifier.batch_size']),
+    ('gan.bs', ['gan.batch_size']),
+    ('epochs', ['gan.num_epochs', 'classifier.num_epochs']),
+    ('wd', ['classifier.weight_decay']),
+    ('gan.wd', ['classifier.weight_decay']),
+    ('classifier.steps', ['classifier.num_steps']),
+    ('data.path', ['data.data_dir']),
+    ('mix.rattio', ['mix.ratio']),
+  ],
+)
+def test_a_field_is_suggested_by_its_meaning_and_by_its_letters(name, meant):
+  text = suggestions.no_such_field(name)
+  assert text == f'There is no config field {name!r}; did you mean {" or ".join(meant)}?'
+
+
+def test_every_synonym_leads_to_a_field():
+  last = {name.rpartition('.')[2] for name in fields_lib.FIELDS}
+  for other, ours in suggestions._SYNONYMS.items():
+    assert ours in last and other.isalnum()
+
+
 def test_configs_of_older_versions_are_read_under_the_new_names():
   saved = config.default().to_dict()
   for name in ('latents', 'filter', 'targets', 'cache', 'generator'):
@@ -278,12 +323,14 @@ def test_configs_of_older_versions_are_read_under_the_new_names():
   del saved['gan']['label_smoothing']
   saved['mix'] |= {'warmup': 0.1, 'off': 0.25}
   saved['gan']['real_label'] = 0.8
-  saved['sampler'] = {'candidates': 4, 'source': 'replayed', 'checkpoints': ['step:20']}
+  saved['sampler'] = {'generator': 'examples.deformations:train', 'candidates': 4}
+  saved['sampler'] |= {'source': 'replayed', 'checkpoints': ['step:20']}
   read = config.from_dict(saved)
   assert (read.mix.start_fraction, read.mix.stop_fraction) == (0.1, 0.75)
   assert read.gan.label_smoothing == pytest.approx(0.2)
   assert read.filter.candidates == 4 and read.mix.source == 'train_copies'
   assert read.generator.checkpoints == ('step:20',)
+  assert read.generator.external == 'gan_aug_jax.generators.warps:train'
 
 
 def test_choices_are_those_that_can_be_built():

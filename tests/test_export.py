@@ -16,7 +16,7 @@ import gan_aug_jax
 from gan_aug_jax import cli, config as config_lib
 from gan_aug_jax.data import datasets
 from gan_aug_jax.data.facts import DataFacts
-from gan_aug_jax.errors import CheckpointError
+from gan_aug_jax.errors import CheckpointError, ConfigError
 from gan_aug_jax.generators import build, export, frozen, portable
 from gan_aug_jax.generators.description import Description
 from gan_aug_jax.models import generators
@@ -135,6 +135,34 @@ def test_files_can_be_used_without_this_package(tiny_file):
   own = _draw(TINY.make_sampler(), tiny.frozen_generator()[1])
   np.testing.assert_allclose(images, own, atol=1e-5)
   assert program.call(jnp.int32(7), LABELS[:2]).shape == (2, *tiny.SHAPE)
+
+
+@pytest.mark.parametrize(
+  ('seed', 'labels', 'said'),
+  [
+    (0, [3], r'tiny.stablehlo got the label 3; they must be integers \[B\] from 0 to 2'),
+    (0, [-1], 'label -1'),
+    (0, [1.7], r'labels float64\[1\]'),
+    (1.5, [0], r'seed=1.5 must be an integer from 0 to 2\^31 - 1'),
+    (-1, [0], 'seed=-1'),
+    (2**31, [0], 'seed=2147483648'),
+    ([1], [0], r'seed=\[1\]'),
+  ],
+)
+def test_a_program_refuses_seeds_and_labels_that_it_has_not(
+  tiny_file, seed, labels, said
+):
+  draw = gan_aug_jax.load_program(tiny_file.with_suffix('.stablehlo'))
+  with pytest.raises(ConfigError, match=said):
+    draw(seed, labels)
+  traced = jax.eval_shape(draw, jnp.int32(0), jnp.int32([0, 3]))
+  assert traced.shape == (2, *tiny.SHAPE)
+  generator = gan_aug_jax.load_generator(tiny_file)
+  if seed == 0:
+    with pytest.raises(ConfigError, match="Generator 'tiny' got"):
+      generator.sample(
+        generator.variables, jax.random.split(jax.random.key(0), 1), labels
+      )
 
 
 @pytest.mark.parametrize('load', ['load_generator', 'load_program'])

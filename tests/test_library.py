@@ -183,9 +183,10 @@ def test_any_kind_of_key_will_do_and_no_gradient_reaches_the_generator():
   generator = _generator()
   mix = gan_aug_jax.make_mixer(generator, batch_size=B, ratio=0.5)
   old, new = jax.random.PRNGKey(3), jax.random.key(3)
-  first, second = (mix(generator.variables, key, *_batch()) for key in (old, new))
+  images, labels = _batch()[0], np.zeros(B, np.int32)
+  first, second = (mix(generator.variables, key, images, labels) for key in (old, new))
   np.testing.assert_array_equal(first[0], second[0])
-  total = lambda variables: jnp.sum(mix(variables, new, *_batch())[0] ** 2)
+  total = lambda variables: jnp.sum(mix(variables, new, images, labels)[0] ** 2)
   grads = jax.grad(total)(generator.variables)
   assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads))
 
@@ -262,6 +263,50 @@ def test_batches_that_do_not_fit_are_refused(change, said):
   mix = gan_aug_jax.make_mixer(generator, batch_size=B, ratio=0.5)
   with pytest.raises(ConfigError, match=said):
     jax.jit(mix)(generator.variables, jax.random.key(0), *change(*_batch()))
+
+
+@pytest.mark.parametrize(
+  ('labels', 'said'),
+  [
+    ([0, 1, 3], r'label 3; they must be integers \[B\] from 0 to 2'),
+    ([0, -1, 2], 'label -1'),
+    ([1, 2, 3], 'count from 1: subtract 1'),
+    ([0, 1.7, 2], r'float64\[3\]'),
+    ([[0], [1], [2]], r'int64\[3, 1\]'),
+    ([True, False, True], 'bool'),
+  ],
+)
+def test_labels_of_no_class_are_refused_unless_they_are_traced(labels, said):
+  variables, keys = {}, jax.random.split(jax.random.key(0), 3)
+  generator = gan_aug_jax.from_function(
+    lambda variables, key, labels: jnp.zeros((len(labels), 2, 2, 1)),
+    variables,
+    image_shape=(2, 2, 1),
+    num_classes=3,
+  )
+  for kind in (np.array, list):
+    with pytest.raises(ConfigError, match=f"Generator 'generator' got .*{said}"):
+      generator.sample(variables, keys, kind(labels))
+  assert generator.sample(variables, keys, [0, 1, 2]).shape == (3, 2, 2, 1)
+  traced = jnp.array([0, 1, 3])
+  assert jax.jit(generator.sample)(variables, keys, traced).shape == (3, 2, 2, 1)
+
+
+@pytest.mark.parametrize('ratio', [0.0, 0.5])
+def test_mix_refuses_images_from_0_to_1_and_labels_of_no_class(ratio):
+  generator, (images, _) = _generator(), _batch()
+  mix = gan_aug_jax.make_mixer(generator, batch_size=B, ratio=ratio)
+  try_mix = lambda *batch: mix(generator.variables, jax.random.key(0), *batch)
+  labels = np.arange(B, dtype=np.int32) % 3
+  from_0_to_1 = (images - 2).astype(np.float32)
+  with pytest.raises(ConfigError, match=r'convert them with 2 \* images - 1'):
+    try_mix(from_0_to_1, labels)
+  with pytest.raises(ConfigError, match=r'mix got the label 3; .*subtract 1'):
+    try_mix(2 * from_0_to_1 - 1, labels + 1)
+  for fine in (2 * from_0_to_1 - 1, np.full_like(images, 0.5), images):
+    assert len(try_mix(fine, labels)[0]) == B
+  # Traced, there is nothing to look at.
+  jax.jit(mix)(generator.variables, jax.random.key(0), from_0_to_1, labels + 1)
 
 
 def test_fingerprint_is_a_datasets_own(toy):

@@ -1,5 +1,7 @@
 """Metrics from a confusion matrix, in the graph and after it, against scikit-learn."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +33,32 @@ def test_scores_equal_scikit_learn(predicted_classes):
   there = np.unique(true)
   recalls = sklearn.metrics.recall_score(true, predicted, labels=there, average=None)
   assert ours['worst_recall'] == pytest.approx(recalls.min(), rel=1e-12)
+
+
+@pytest.mark.parametrize('is_predicted', [False, True])  # the class without examples
+def test_macro_scores_average_over_the_classes_that_have_examples(is_predicted):
+  rng = np.random.default_rng(1)
+  true = rng.integers(0, 3, 300)
+  predicted = np.where(
+    rng.random(300) < 0.6, true, rng.integers(0, 3 + is_predicted, 300)
+  )
+  confusion = sklearn.metrics.confusion_matrix(true, predicted, labels=range(4))
+  ours = metrics.summarize(confusion)
+  balanced = lambda: sklearn.metrics.balanced_accuracy_score(true, predicted)
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # that a class is predicted which is not in y_true
+    assert ours['recall'] == pytest.approx(balanced(), rel=1e-12)
+  labels = np.unique(true) if is_predicted else None  # None: its default
+  theirs = sklearn.metrics.precision_recall_fscore_support(
+    true, predicted, labels=labels, average='macro', zero_division=0
+  )
+  mine = [ours[name] for name in ('precision', 'recall', 'f1')]
+  np.testing.assert_allclose(mine, theirs[:3], rtol=1e-12)
+
+
+def test_no_examples_score_zero():
+  ours = metrics.summarize(np.zeros((3, 3), int))
+  assert (ours['accuracy'], ours['recall'], ours['f1']) == (0, 0, 0)
 
 
 @pytest.mark.parametrize('backend', ['jit', 'pmap'])

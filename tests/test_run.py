@@ -540,7 +540,8 @@ def test_damaged_generator_is_made_again_from_the_checkpoint_before(
   with monkeypatch.context() as patch:
     patch.setattr(loop, 'train', _interrupt)
     _refused(capsys, 75, 'run', *flags)
-  assert 'no trained generator' in _refused(capsys, 3, 'sample', f'--workdir={workdir}')
+  said = _refused(capsys, 3, 'sample', f'--workdir={workdir}')
+  assert 'no trained generator' in said and 'finish it with run or train-gan' in said
   assert run('run', *flags) == 0
   assert (workdir / 'gan' / 'checkpoints' / '20.damaged').exists() == (damage == 'damage')
   before, after = (

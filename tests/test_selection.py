@@ -68,12 +68,13 @@ def test_a_discriminator_that_wins_for_long_and_a_collapse_are_reported():
     ]
 
   def warnings(found, diversity=1.0, step=100):
-    return candidates.warnings(found, {'step': step, 'diversity': diversity}, 100)
+    return candidates.warnings(found, [{'step': step, 'diversity': diversity}], 100)
 
   wins, balanced = (1.0, 0.995), (1.0, 0.9)
   (warning,) = warnings(rows(balanced, wins, wins, wins))
   assert 'won outright since step 20' in warning
-  assert not warnings(rows(wins, wins, wins, balanced))  # it has recovered
+  (warning,) = warnings(rows(wins, wins, wins, balanced))  # it has recovered
+  assert 'won outright from step 10 to step 30' in warning
   assert not warnings(rows(balanced, balanced, wins, wins))  # not for a fifth of the run
   between = [{'step': 15, 'cas': 0.5}]  # a line of scores alone is no defeat
   lines = rows(balanced, wins, wins, wins)
@@ -81,6 +82,23 @@ def test_a_discriminator_that_wins_for_long_and_a_collapse_are_reported():
   (warning,) = warnings([], diversity=0.1)
   assert 'at step 100 the images of a class differ 0.10 times' in warning
   assert not warnings([], diversity=0.1, step=20)  # early images are all alike
+
+
+def test_a_collapse_after_the_chosen_checkpoint_is_reported():
+  def warnings(*diversities, chosen_step):
+    history = [
+      {'step': 25 * (i + 1), 'diversity': diversity}
+      for i, diversity in enumerate(diversities)
+    ]
+    return candidates.warnings([], history, 100, chosen_step=chosen_step)
+
+  (warning,) = warnings(0.9, 0.8, 0.2, 0.1, chosen_step=25)
+  assert 'at 2 checkpoints from step 75 to 100' in warning and 'differ 0.10' in warning
+  assert warning.endswith('may have collapsed (chosen: step 25).')
+  (warning,) = warnings(0.1, 0.8, 0.9, 0.9, chosen_step=25)  # early, but it was chosen
+  assert warning.startswith('at step 25 ') and 'chosen:' not in warning
+  assert not warnings(0.1, 0.8, 0.9, 0.9, chosen_step=50)
+  assert not warnings(0.9, 0.9, 0.9, 0.9, chosen_step=50)
 
 
 def _members(count):

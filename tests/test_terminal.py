@@ -17,6 +17,7 @@ import warnings
 import pytest
 
 from gan_aug_jax import cli, logs
+from gan_aug_jax.generators import candidates
 from gan_aug_jax.report import tables
 from tests.test_bad_input import CONFIG, original  # noqa: F401  a fixture
 
@@ -35,6 +36,43 @@ def test_the_last_line_says_where_the_report_is(original, copy, capfd):  # noqa:
     captured = capfd.readouterr()
     assert captured.out.splitlines()[-1] == f'Report: {copy / "report.html"}'
     assert captured.err == ''
+
+
+def test_what_went_wrong_in_the_gan_is_said_first(original, copy, capfd):  # noqa: F811
+  path = copy / 'gan' / 'result.json'
+  result = json.loads(path.read_text())
+  path.write_text(json.dumps(result | {'warnings': ['it <collapsed>.']}))
+  (copy / 'results.json').unlink()
+  flags = [f'--config={original.config}', f'--workdir={copy}']
+  assert cli.main(['gan_aug_jax', 'run', *flags]) == 0
+  described, rest = capfd.readouterr().out.split("The GAN's training: it <collapsed>.\n")
+  assert len(described.splitlines()) == 2 and 'test accuracy' in rest
+  page = (copy / 'report.html').read_text()
+  warning = page.index(
+    '<p class="finding hurts">The GAN&#39;s training: it &lt;collapsed'
+  )
+  assert page.index('</style>') < warning < page.index('augmented vs. real_only')
+
+
+def test_a_gan_that_collapses_after_the_chosen_checkpoint_is_reported(
+  original,  # noqa: F811
+  tmp_path,
+  monkeypatch,
+  capfd,
+):
+  scores = iter(
+    {'diversity': diversity, 'cas': cas, 'cas_loss': 1.0}
+    for diversity, cas in ((0.9, 0.8), (0.1, 0.5), (0.2, 0.5), (0.05, 0.5))
+  )
+  monkeypatch.setattr(candidates.Scores, '__call__', lambda *_, **__: next(scores))
+  flags = [f'--config={original.config}', f'--workdir={tmp_path / "w"}']
+  flags += ['--config.gan.select=cas', '--config.log.save_every_steps=1']
+  assert cli.main(['gan_aug_jax', 'train-gan', *flags]) == 0
+  result = json.loads((tmp_path / 'w' / 'gan' / 'result.json').read_text())
+  (warning,) = result['warnings']
+  assert result['chosen_step'] == 1
+  assert warning.startswith('at 3 checkpoints from step 2 to 4 the images of a class')
+  assert f"The GAN's training: {warning}\nSamples: " in capfd.readouterr().out
 
 
 def _start(file, workdir, *flags):

@@ -283,6 +283,7 @@ def _summary(name):
     'failures': {'few': f'ValueError: {name}'},
     'num_comparisons': 1,
     'foreign': [name],
+    'gan_warnings': {name: {'cell': name, 'warnings': [name]}},
     'settings': [setting],
   }
 

@@ -6,8 +6,8 @@
 
 The argument is the dataset's name and the images per class, validation included (0 for
 all). A few images do not train a useful GAN. So real images are shown instead, warped and
-recoloured the way two images of a class differ (examples/deformations.py), on top of the
-batch and more of the rarer classes. To train a GAN nevertheless, add
+recoloured the way two images of a class differ (gan_aug_jax.generators.warps), on top of
+the batch and more of the rarer classes. To train a GAN nevertheless, add
 `--config.generator.external=`. With 250 photographs per class or more the recipe gains
 nothing. How it was chosen and how much it helps: docs/results/evidence.md.
 """
@@ -25,7 +25,7 @@ def get_config(data='mnist5k,50'):
   config.mix.mode = 'add'
   config.mix.ratio = 0.5
   config.mix.classes = 'balance'
-  config.generator.external = 'examples.deformations:train_colors'
+  config.generator.external = 'gan_aug_jax.generators.warps:train_colors'
   return config
 
 
@@ -36,7 +36,7 @@ def of_first_search(data):
   config.mix.mode = 'add'
   config.mix.ratio = 0.5
   config.mix.weight = 0.3
-  config.generator.external = 'examples.deformations:train'
+  config.generator.external = 'gan_aug_jax.generators.warps:train'
   return config
 
 

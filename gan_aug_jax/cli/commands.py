@@ -24,10 +24,11 @@ from gan_aug_jax.experiment import (
   scoring,
   workers,
 )
-from gan_aug_jax.generators import export, samples
-from gan_aug_jax.report import ablation_report, run_report, tables
+from gan_aug_jax.generators import export, frozen, samples
+from gan_aug_jax.report import ablation_report, run_report, sentences, tables
 from gan_aug_jax.step import programs, sharding
 from gan_aug_jax.training import devices, files, signals, workdir as workdir_lib
+from gan_aug_jax.training.progress import format_count
 
 
 def _start(config, workdir):
@@ -60,6 +61,8 @@ def _train(flags, *, gan, classifiers):
       'run, or leave it out.'
     )
   session = _start(config, flags.workdir)
+  if not gan and config_lib.needs_generator(config) and not config.generator.external:
+    frozen.check_trained(session)
   dataset = runs.load_data(config)
   signals.check()
   workdir_lib.claim(session, dataset)
@@ -71,6 +74,7 @@ def _train(flags, *, gan, classifiers):
     results = run.train_arms(generator) if classifiers else None
   signals.check()
   if not classifiers:
+    tables.print_warnings(sentences.of_gan(generator.info))
     print(f'Samples: {session.path("gan", "samples.png")}')
   elif jax.process_index() == 0:
     tables.print_results(results)
@@ -112,8 +116,8 @@ def _predict(flags):
   )
   best = '' if flags.arm else f', the best of {count}'
   print(
-    f'Classified {labelled:,} images with {arm!r}{best} ({accuracy:.2%} accuracy on '
-    f'validation images): {output}'
+    f'Classified {format_count(labelled, "image")} with {arm!r}{best} ({accuracy:.2%} '
+    f'accuracy on validation images): {output}'
   )
   if bad:
     print(f'Skipped: {image_files.describe_bad(bad, labelled + len(bad))}.')

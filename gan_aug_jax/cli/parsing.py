@@ -14,8 +14,8 @@ import ml_collections
 from ml_collections import config_flags
 
 from gan_aug_jax import config as config_lib
-from gan_aug_jax.config import files
-from gan_aug_jax.config.fields import find_renamed, renamed
+from gan_aug_jax.config import files, suggestions
+from gan_aug_jax.config.fields import FIELDS, find_renamed
 from gan_aug_jax.errors import ConfigError, UserError
 
 TRAINING = ('run', 'train-gan', 'train-classifier')
@@ -120,6 +120,8 @@ def _describe_unknown(error, values):
   hint = f'the flags are --{", --".join(known)}.'
   if close := difflib.get_close_matches(name, known, n=1):
     hint = f'did you mean --{close[0]}?'
+  elif 'config' in values and (fields := suggestions.of_meaning(name)):
+    hint = f'did you mean --config.{" or --config.".join(fields)}?'
   return f'There is no flag --{name}; {hint}'
 
 
@@ -153,11 +155,7 @@ def _check_fields(fields, config):
         f'{field} is a group of fields; set one, as in --config.{field}.NAME.'
       )
     if field not in known:
-      if now := renamed(field):
-        raise ConfigError(now)
-      close = difflib.get_close_matches(field, known, n=1)
-      hint = f'did you mean {close[0]}?' if close else 'docs/config.md lists them.'
-      raise ConfigError(f'There is no config field {field!r}; {hint}')
+      raise ConfigError(suggestions.no_such_field(field, known))
 
 
 def _load_config(path):
@@ -180,14 +178,24 @@ def _load_config(path):
     inside = [frame for frame in frames if frame.filename == str(found)]
     lines = [frame.lineno for frame in inside]
     where = f'In {found}, line {lines[-1]}: ' if lines else f'In {found}: '
-    now = find_renamed(inside[-1].line) if inside else ''
-    raise ConfigError(where + (now or sentence(error))) from error
+    better = _describe_line(inside[-1].line) if inside else ''
+    raise ConfigError(where + (better or sentence(error))) from error
   if not isinstance(config, ml_collections.ConfigDict):
     raise ConfigError(
       f'get_config() of {found} returned {type(config).__name__}; it must return a '
       'config that starts from gan_aug_jax.config.default().'
     )
   return config
+
+
+def _describe_line(line):
+  """What is wrong with the fields in a line of a config file that failed, or ''."""
+  if now := find_renamed(line):
+    return now
+  (name, *_) = re.findall(r'\bconfig\.(\w+(?:\.\w+)?) *=(?!=)', line) or ['']
+  groups = {field.partition('.')[0] for field in FIELDS}
+  is_unknown = name and name not in FIELDS and name not in {*groups, 'ablation'}
+  return suggestions.no_such_field(name) if is_unknown else ''
 
 
 def sentence(error: BaseException) -> str:

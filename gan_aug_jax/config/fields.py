@@ -567,6 +567,16 @@ _RENAMED = {
   'ablation.placebos': 'ablation.negative_controls',
   'ablation.bounds': 'ablation.oracles',
 }
+# {field: {old value: new value}}
+_RENAMED_VALUES = {
+  'mix.source': {'replayed': 'train_copies', 'unseen': 'held_out'},
+  'generator.external': {
+    'examples.vae:train': 'gan_aug_jax.generators.vae:train',
+    'examples.deformations:train': 'gan_aug_jax.generators.warps:train',
+    'examples.deformations:train_colors': 'gan_aug_jax.generators.warps:train_colors',
+    'examples.deformations:untrained': 'gan_aug_jax.generators.warps:untrained',
+  },
+}
 # Where the value changed with the name.
 _COMPLEMENT = ('gan.real_label', 'mix.off')
 
@@ -589,12 +599,10 @@ def find_renamed(text: str) -> str:
 
 def translate(flat: dict[str, Any]) -> dict[str, Any]:
   """The fields {dotted name: value} of an older version under their new names."""
-  values = {'replayed': 'train_copies', 'unseen': 'held_out'}
   translated = {}
   for name, value in flat.items():
     if name in _COMPLEMENT:
       value = 1 - value
-    if name == 'sampler.source':
-      value = values.get(value, value)
-    translated[_RENAMED.get(name, name)] = value
+    name, values = _RENAMED.get(name, name), _RENAMED_VALUES
+    translated[name] = values[name].get(value, value) if name in values else value
   return translated

@@ -7,7 +7,7 @@ import importlib.util
 
 import ml_collections
 
-from gan_aug_jax.config import configs, derived
+from gan_aug_jax.config import configs, derived, suggestions
 from gan_aug_jax.config.fields import FIELDS, ORACLES
 from gan_aug_jax.errors import ConfigError
 
@@ -38,7 +38,7 @@ def validate(config: ConfigDict, *, trains_gan: bool | None = None) -> None:
 
 def _check_fields(values):
   for name in sorted(set(values) - set(FIELDS)):
-    raise ConfigError(f'There is no config field {name!r}; docs/config.md lists them.')
+    raise ConfigError(suggestions.no_such_field(name))
   for name, field in FIELDS.items():
     if name not in values:
       raise ConfigError(f'The config lacks the field {name}; start from default().')

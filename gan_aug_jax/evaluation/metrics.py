@@ -1,7 +1,10 @@
 """Classification metrics, all derived from one confusion matrix.
 
 A score that would divide by zero, because a class has no example or is never predicted,
-is 0: scikit-learn's `zero_division=0`, without scikit-learn at run time.
+is 0: scikit-learn's `zero_division=0`, without scikit-learn at run time. Macro scores
+average over the classes that have examples. So macro recall is scikit-learn's
+`balanced_accuracy_score`, and the others are its scores with `labels=np.unique(y_true)`;
+its default also counts a class that is only predicted, as a 0.
 """
 
 import numpy as np
@@ -38,16 +41,16 @@ def summarize(confusion) -> dict[str, float]:
     confusion: counts [true, predicted].
 
   Returns:
-    'accuracy'; 'precision', 'recall' and 'f1' (macro: the plain mean over the classes);
-    'precision_weighted', 'recall_weighted' and 'f1_weighted' (by support); and
-    'worst_recall', the lowest recall of a class that has examples.
+    'accuracy'; 'precision', 'recall' and 'f1' (macro: the plain mean over the classes
+    that have examples); 'precision_weighted', 'recall_weighted' and 'f1_weighted' (by
+    support); and 'worst_recall', the lowest recall of a class that has examples.
   """
   scores = per_class(confusion)
   support = scores.pop('support')
-  total = support.sum()
+  has_examples, total = support > 0, support.sum()
   summary = {'accuracy': float(_divide(np.trace(confusion), total))}
   for name, values in scores.items():
-    summary[name] = float(values.mean())
+    summary[name] = float(_divide(values[has_examples].sum(), has_examples.sum()))
     summary[f'{name}_weighted'] = float(_divide(values @ support, total))
-  summary['worst_recall'] = float(scores['recall'][support > 0].min(initial=1))
+  summary['worst_recall'] = float(scores['recall'][has_examples].min(initial=1))
   return summary

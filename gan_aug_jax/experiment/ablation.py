@@ -11,7 +11,8 @@ import ml_collections
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.config import validation
-from gan_aug_jax.config.fields import CLASSIFIER, FIELDS, OF_GENERATORS, renamed
+from gan_aug_jax.config.fields import CLASSIFIER, FIELDS, OF_GENERATORS
+from gan_aug_jax.config.suggestions import no_such_field
 from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.experiment import schedule
 
@@ -232,8 +233,8 @@ def _validate(config):
   base, spec = config_lib.base_of(config), config.ablation
   unknown = set(spec) - set(config_lib.ablation())
   if unknown:
-    name = f'ablation.{min(unknown)}'
-    raise ConfigError(renamed(name) or f'There is no config field {name}.')
+    known = [f'ablation.{name}' for name in config_lib.ablation()]
+    raise ConfigError(no_such_field(f'ablation.{min(unknown)}', known))
   _validate_seeds(base, spec.seeds)
   if spec.control not in CONTROLS:
     raise ConfigError(f'ablation.control={spec.control!r} must be one of {CONTROLS}.')
@@ -336,8 +337,7 @@ def _may_set_in_controls(field):
 
 def _check_field(base, field, value, where):
   if field not in config_lib.flatten(base):
-    known = renamed(field) or f'there is no config field {field!r}.'
-    raise ConfigError(f'{where}: {known}')
+    raise ConfigError(f'{where}: {no_such_field(field)}')
   try:
     _with(base, {field: value})
   except (TypeError, ValueError) as error:

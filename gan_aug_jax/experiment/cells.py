@@ -24,6 +24,7 @@ from gan_aug_jax.experiment import ablation, dry_run, runs
 from gan_aug_jax.step import sharding
 from gan_aug_jax.training import workdir as workdir_lib
 from gan_aug_jax.training.files import read_result
+from gan_aug_jax.training.progress import format_count
 from gan_aug_jax.training.workdir import Session
 
 
@@ -213,8 +214,8 @@ class Plan:
     finished = sum(cell.is_finished(self.workdir) for cell in self.cells)
     gans = len({cell.gan for cell in self.cells if cell.gan})
     text = (
-      f'{len(self.cells)} cells, {finished} of them finished, and {gans} GANs; on '
-      f'{workdir_lib.describe_devices(self.layout)}.'
+      f'{format_count(len(self.cells), "cell")}, {finished} of them finished, and '
+      f'{format_count(gans, "GAN")}; on {workdir_lib.describe_devices(self.layout)}.'
     )
     if self.config.ablation.vmap_seeds and self.layout.on_cpu:
       text += (

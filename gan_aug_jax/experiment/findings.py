@@ -152,9 +152,20 @@ def summarize(plan, finished, failures) -> dict:
     'missing': sorted(names - done - set(failures)),
     'failures': failures,
     'num_comparisons': num_comparisons,
+    'gan_warnings': _gan_warnings(finished),
     'foreign': sorted({gan['own'] for gan in gans if gan.get('foreign')}),
     'settings': found,
   }
+
+
+def _gan_warnings(finished):
+  """{GAN: {'cell': that uses it first, 'warnings': lines}} of those that have any."""
+  found = {}
+  for cell in finished:
+    if lines := cell.results['gan'].get('warnings'):
+      about = {'cell': cell.about['name'], 'warnings': lines}
+      found.setdefault(cell.about['gan'], about)
+  return found
 
 
 def _row(arm, cells):
@@ -209,7 +220,8 @@ def _compare(treatment, control, name):
 def _compare_rare(treatment, control, seeds):
   """Differences of the mean recall of the rarer half of the training set's classes.
 
-  None where the rarest class has more than half the images of the most common one.
+  Classes without test images do not count. None where none of the rarer ones has any, or
+  where the rarest class has more than half the images of the most common one.
   """
   differences = []
   for seed in seeds:
@@ -217,6 +229,9 @@ def _compare_rare(treatment, control, seeds):
     if 2 * counts.min() > counts.max():
       return None
     rare = np.argsort(counts, kind='stable')[: len(counts) // 2]
+    rare = rare[np.asarray(control[seed].arm['per_class']['support'])[rare] > 0]
+    if not len(rare):
+      return None
     mine, other = (
       np.mean(np.asarray(cells[seed].arm['per_class']['recall'])[rare])
       for cells in (treatment, control)

@@ -13,6 +13,7 @@ from gan_aug_jax.data import datasets
 from gan_aug_jax.experiment import arms as arms_lib, schedule
 from gan_aug_jax.generators import external, frozen, gan_training, synthetic_source
 from gan_aug_jax.training import files
+from gan_aug_jax.training.progress import format_count
 from gan_aug_jax.training.workdir import describe_devices
 
 
@@ -142,7 +143,9 @@ def describe(session, dataset, *, only_gan=False) -> str:
     number = len({seed for seed, _ in config_lib.members_of(config)})
     choice = gan_training.num_candidates(session, steps)
     chosen = f', the best of {choice} checkpoints' if choice > 1 else ''
-    trained.append(f'{number} x a {config.gan.arch} GAN, {steps:,} steps{chosen}')
+    trained.append(
+      f'{number} x a {config.gan.arch} GAN, {format_count(steps, "step")}{chosen}'
+    )
   if not only_gan:
     steps = sorted({num_steps_of(config, dataset, name) for name in config.arms})
     each = ' or '.join(f'{number:,}' for number in steps)

@@ -122,8 +122,8 @@ def _hold_out(session, dataset):
   least = max(config.score.neighbours + 1, dataset.num_classes)
   if len(held_out) < least:
     raise DataError(
-      f'Only {len(held_out)} images of {dataset.name!r} are left that the generators did '
-      f'not train on, and scoring needs {least}: raise data.val_fraction, or lower '
+      f'Scoring needs {least} images of {dataset.name!r} that the generators did not '
+      f'train on, and there are {len(held_out)}: raise data.val_fraction, or lower '
       'score.neighbours.'
     )
   return whole, held_out

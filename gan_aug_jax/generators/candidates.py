@@ -102,28 +102,55 @@ class Scores:
     return embed, embed(dataset.train.some(score.num_samples, 0)).features
 
 
-def warnings(rows, last, num_steps) -> list[str]:
-  """Sentences on what goes wrong in a GAN's training.
+def warnings(rows, candidates, num_steps, *, chosen_step=None) -> list[str]:
+  """Sentences on what went wrong in a GAN's training, at any time of it.
 
   Args:
     rows: lines of its metrics.jsonl.
-    last: 'step' and scores of the last candidate.
+    candidates: 'step' and scores of each.
     num_steps: length of the training.
+    chosen_step: of the candidate that was chosen, when the training is over.
   """
-  found, won_since = [], None
-  rows = [row for row in rows if 'real_accuracy' in row]
+  return _defeat(rows, num_steps) + _collapse(candidates, num_steps, chosen_step)
+
+
+def _defeat(rows, num_steps):
+  """The longest time for which the discriminator won, if it was long."""
+  rows, first, longest = [row for row in rows if 'real_accuracy' in row], None, (0, 0)
   for row in rows:
     wins = min(row['real_accuracy'], row['fake_accuracy']) > 0.99
-    won_since = (won_since or row['step']) if wins else None
-  if won_since and rows[-1]['step'] - won_since >= num_steps / 5:
-    found.append(
-      f'the discriminator has won outright since step {won_since} (right on more than '
-      '99 % of real and of synthetic images): the generator gets little to learn from; '
-      'try gan.diffaug, a lower gan.discriminator_learning_rate, or fewer steps.'
-    )
-  if last['step'] >= num_steps / 2 and last.get('diversity', 1) < 0.3:
-    found.append(
-      f'at step {last["step"]} the images of a class differ {last["diversity"]:.2f} '
-      'times as much as real ones: the generator may have collapsed.'
-    )
-  return found
+    first = (first or row['step']) if wins else None
+    if first:
+      longest = max(
+        longest, (first, row['step']), key=lambda streak: streak[1] - streak[0]
+      )
+  start, end = longest
+  if not start or end - start < num_steps / 5:
+    return []
+  won = f'has won outright since step {start:,}'
+  if end != rows[-1]['step']:
+    won = f'won outright from step {start:,} to step {end:,}'
+  return [
+    f'the discriminator {won} (right on more than 99 % of real and of synthetic images): '
+    'the generator gets little to learn from; try gan.diffaug, a lower '
+    'gan.discriminator_learning_rate, or fewer steps.'
+  ]
+
+
+def _collapse(candidates, num_steps, chosen_step):
+  """The candidates whose images are all alike, except for early ones."""
+  late = [row for row in candidates if row['step'] >= num_steps / 2]
+  late += [row for row in candidates if row['step'] == chosen_step and row not in late]
+  alike = [row for row in late if row.get('diversity', 1) < 0.3]
+  if not alike:
+    return []
+  steps = [row['step'] for row in alike]
+  where = f'at step {steps[0]:,}'
+  if len(steps) > 1:
+    where = f'at {len(steps)} checkpoints from step {min(steps):,} to {max(steps):,}'
+  chosen = '' if chosen_step in (None, *steps) else f' (chosen: step {chosen_step:,})'
+  least = min(row['diversity'] for row in alike)
+  return [
+    f'{where} the images of a class differ {least:.2f} times as much as real ones: the '
+    f'generator may have collapsed{chosen}.'
+  ]

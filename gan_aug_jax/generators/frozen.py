@@ -156,6 +156,29 @@ def _summary(results, members):
   return results[0] | seconds | {'members': names, 'warnings': warnings}
 
 
+def check_trained(session) -> None:
+  """Checks that the GANs of a run are trained, before anything else is done.
+
+  Raises:
+    CheckpointError: if one is not finished.
+  """
+  for gan in gans_of(session):
+    _trained_result(gan)
+
+
+def _trained_result(gan):
+  """The result.json of a GAN that is trained."""
+  if result := gan.read_result():
+    return result
+  todo = '; train one first, with'
+  if gan.directory.exists():
+    todo = ' yet: the training of the GAN is not finished; finish it with run or'
+  raise CheckpointError(
+    f'There is no trained generator in {str(gan.directory)!r}{todo} train-gan and the '
+    'same --config and --workdir.'
+  )
+
+
 def load_networks(gan: Gan, info) -> tuple[dict, dict]:
   """Loads what is kept of one GAN.
 
@@ -170,12 +193,7 @@ def load_networks(gan: Gan, info) -> tuple[dict, dict]:
     CheckpointError: if it is not finished, or was trained on other images.
     UnreadableGenerator: if its last checkpoint is missing or damaged.
   """
-  result = gan.read_result()
-  if not result:
-    raise CheckpointError(
-      f'There is no trained generator in {str(gan.directory)!r}; run train-gan with the '
-      'same --config and --workdir first, or set --config.mix.ratio=0.'
-    )
+  result = _trained_result(gan)
   if result['fingerprint'] != info.fingerprint:
     raise CheckpointError(
       f'The generator in {str(gan.directory)!r} was trained on other images and may have '

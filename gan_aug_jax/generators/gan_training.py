@@ -46,6 +46,7 @@ class GanTraining:
     self._freeze = Freeze(session, self._info)
     self._sample = build.make_sampler(session, self._info)
     self._draw = ImageSampler(session, self._sample, dataset.num_classes)
+    self._said = set()  # warnings, each said once
 
   @functools.cached_property
   def training(self) -> spec.Training:
@@ -140,7 +141,12 @@ class GanTraining:
       'candidates': selection.history,
       'kept': sorted(selection.kept),
       'networks': ['generator', 'discriminator'],  # of each that is kept
-      'warnings': candidates.warnings(trained.rows, selection.chosen, self._num_steps),
+      'warnings': candidates.warnings(
+        trained.rows,
+        selection.history,
+        self._num_steps,
+        chosen_step=selection.chosen['step'],
+      ),
       **{name: getattr(trained.progress, name) for name in _KEPT},
       'step_ms_median': files.median_step_ms(trained.rows),
     }
@@ -159,8 +165,10 @@ class GanTraining:
       picture = figures.grid(names, {'generated': images})
       files.write_atomically(directory / 'samples' / f'{step:07d}.png', picture)
     rows, last = files.read_metrics(directory / 'metrics.jsonl'), {'step': step, **scores}
-    for warning in candidates.warnings(rows, last, self._num_steps):
-      _LOG.warning('%s: %s', directory.name, warning)
+    for warning in candidates.warnings(rows, [last], self._num_steps):
+      if (directory, warning) not in self._said:
+        _LOG.warning('%s: %s', directory.name, warning)
+      self._said.add((directory, warning))
     return scores
 
   def rehearse_choice(self, state: gan_lib.GanState) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -19,7 +20,8 @@ class Generator:
 
   Attributes:
     sample: `(variables, keys [B], labels [B]) -> images [B, H, W, C]`, float in [-1, 1]:
-      a pure function whose image i depends on key i and label i alone.
+      a pure function whose image i depends on key i and label i alone. Unless they are
+      traced, those of `from_function` and `load_generator` check the labels.
     variables: pytree of arrays. `sample` takes them as an argument so that they are no
       constant in a compiled program.
     image_shape: (H, W, C).
@@ -83,9 +85,60 @@ def from_function(
     return jax.lax.stop_gradient(sample(variables, key, label[None])[0])
 
   mapped = sampling.for_candidates(jax.vmap(draw, (None, 0, 0)))
+  mapped = with_checked_labels(mapped, num_classes, f'Generator {name!r}')
   generator = Generator(mapped, variables, tuple(image_shape), names, trained_on, name)
   check_sample(generator)
   return generator
+
+
+def is_concrete(array: Any) -> bool:
+  """Whether the values of an array can be looked at: not traced, and on this process."""
+  traced = isinstance(array, jax.core.Tracer)
+  return not traced and getattr(array, 'is_fully_addressable', True)
+
+
+def check_labels(labels: Any, num_classes: int, whose: str) -> Any:
+  """Checks labels, unless they are traced, and makes an array of a list.
+
+  Args:
+    labels: integers [B], from 0 to num_classes - 1.
+    num_classes: number of classes.
+    whose: that got them, for the message.
+
+  Raises:
+    ConfigError: if they are anything else, saying what was found and what is allowed.
+  """
+  if not is_concrete(labels):
+    return labels
+  labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
+  allowed = f'they must be integers [B] from 0 to {num_classes - 1}, one a class'
+  if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
+    raise ConfigError(
+      f'{whose} got labels {labels.dtype}{list(labels.shape)}; {allowed}.'
+    )
+  values = np.asarray(labels)
+  wrong = values[(values < 0) | (values >= num_classes)]
+  if len(wrong):
+    counts_from_1 = values.min() == 1 and values.max() == num_classes
+    hint = ' (these count from 1: subtract 1)' if counts_from_1 else ''
+    raise ConfigError(f'{whose} got the label {wrong[0]}; {allowed}{hint}.')
+  return labels
+
+
+def with_checked_labels(sample: Callable, num_classes: int, whose: str) -> Callable:
+  """Makes a `sample` check its labels; see `check_labels`.
+
+  Args:
+    sample: see `Generator`.
+    num_classes: number of classes.
+    whose: what messages call the generator.
+  """
+
+  @functools.wraps(sample)
+  def checked(variables, keys, labels):
+    return sample(variables, keys, check_labels(labels, num_classes, whose))
+
+  return checked
 
 
 def check_sample(generator: Generator) -> None:

@@ -14,10 +14,14 @@ import pathlib
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 import safetensors
 
-from gan_aug_jax.errors import CheckpointError
-from gan_aug_jax.generators import description as description_lib
+from gan_aug_jax.errors import CheckpointError, ConfigError
+from gan_aug_jax.generators import (
+  description as description_lib,
+  generator as generator_lib,
+)
 from gan_aug_jax.generators.generator import Generator
 
 FORMAT = 'gan_aug_jax generator'
@@ -63,7 +67,11 @@ def load_generator(
     raise _refusal(path, error) from error
   _check_trained_on(path, description, trained_on)
   return Generator(
-    sample=description.make_sampler(),
+    sample=generator_lib.with_checked_labels(
+      description.make_sampler(),
+      len(description.class_names),
+      f'Generator {description.name!r}',
+    ),
     variables=traverse_util.unflatten_dict(jax.tree.map(jnp.asarray, arrays), sep='/'),
     image_shape=description.image_shape,
     class_names=description.class_names,
@@ -139,8 +147,9 @@ def load_program(path: str | os.PathLike, *, trained_on: str | None = None) -> C
     trained_on: see `load_generator`.
 
   Returns:
-    `draw(seed, labels) -> images`: seed an integer, labels [B], images float32
-    [B, H, W, C] in [-1, 1]. Image i depends on the seed, i and label i alone.
+    `draw(seed, labels) -> images`: seed an integer in [0, 2^31), labels integers [B],
+    images float32 [B, H, W, C] in [-1, 1]. Image i depends on the seed, i and label i
+    alone. Unless they are traced, `draw` refuses any other seed or label (ConfigError).
 
   Raises:
     CheckpointError: see `load_generator`.
@@ -151,8 +160,23 @@ def load_program(path: str | os.PathLike, *, trained_on: str | None = None) -> C
   except (OSError, ValueError) as error:
     raise _refusal(path, error) from error
   _check_trained_on(path, description, trained_on)
-  call = jax.jit(exported.call)
-  return lambda seed, labels: call(jnp.int32(seed), jnp.asarray(labels, jnp.int32))
+  call, num_classes = jax.jit(exported.call), len(description.class_names)
+
+  def draw(seed, labels):
+    _check_seed(seed)
+    labels = generator_lib.check_labels(labels, num_classes, path.name)
+    return call(jnp.int32(seed), jnp.asarray(labels, jnp.int32))
+
+  return draw
+
+
+def _check_seed(seed):
+  if not generator_lib.is_concrete(seed):
+    return
+  value = np.asarray(seed)
+  is_integer = value.ndim == 0 and np.issubdtype(value.dtype, np.integer)
+  if not is_integer or not 0 <= value < 2**31:
+    raise ConfigError(f'seed={seed!r} must be an integer from 0 to 2^31 - 1.')
 
 
 def _read_program(path):

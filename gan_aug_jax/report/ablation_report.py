@@ -131,6 +131,7 @@ def _render(workdir, plan, finished, summary, rows):
     summary=summary,
     plan=plan,
     warnings=sentences.warnings(summary),
+    gan_warnings=sentences.of_gans(summary),
     intervals=sentences.INTERVALS,
     settings=settings,
     headings=tables.headings(tables.ABLATION),

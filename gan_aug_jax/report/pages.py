@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 
 from gan_aug_jax import config as config_lib
+from gan_aug_jax.training.progress import format_count
 
 
 def render(
@@ -28,6 +29,7 @@ def render(
     autoescape=True,
     undefined=jinja2.StrictUndefined,
   )
+  environment.filters['counted'] = format_count
   embedded = {name: base64.b64encode(png).decode() for name, png in images.items()}
   return environment.get_template(template).render(
     images=embedded, fields=_fields(config), **values

@@ -52,6 +52,7 @@ def render(workdir: pathlib.Path, run: Mapping, results: Mapping) -> pathlib.Pat
     costs=sentences.costs(results),
     notes=sentences.policies(results),
     foreign=sentences.foreign(results['gan']),
+    gan_warnings=sentences.of_gan(results['gan']),
     checkpoints=_checkpoints(results['gan']),
     score_headings=tables.headings(tables.SCORES),
     score_rows=tables.score_rows(scores) if scores else [],
@@ -161,6 +162,10 @@ def _class_rows(results, class_names):
   rows = []
   for i, name in enumerate(class_names):
     by_arm = [arm['per_class'] for arm in results['arms'].values()]
-    scores = [f'{per[metric][i]:.4f}' for per in by_arm for metric in ('recall', 'f1')]
+    scores = [
+      f'{per[metric][i]:.4f}' if per['support'][i] else 'n/a'
+      for per in by_arm
+      for metric in ('recall', 'f1')
+    ]
     rows.append((name, [f'{results["train_counts"][i]:,}', *scores]))
   return rows

@@ -5,7 +5,7 @@ import math
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.experiment import findings
-from gan_aug_jax.training.progress import format_seconds
+from gan_aug_jax.training.progress import format_count, format_seconds
 
 SEARCH = (
   'This is a search: “test” here means the validation images, and the test split was not '
@@ -27,6 +27,7 @@ _FOREIGN = (
   'is a foreign generator, which may have seen test images, or more labels than the '
   'runs: the results of its arms are no evidence.'
 )
+_MOST_GANS = 5  # whose warnings are shown
 _SHOWN = {
   'noise': 'noise',
   'mislabelled': 'images of another class',
@@ -58,18 +59,19 @@ def finding(
     verdict = 'hurt'
   else:
     verdict = 'no difference shown'
-  steps = f'Both arms took {after["num_steps"]:,} steps.'
+  steps = f'Both arms took {format_count(after["num_steps"], "step")}.'
   if before['num_steps'] != after['num_steps']:
     steps = (
       'Both arms saw the same number of real images, in '
-      f'{after["num_steps"]:,} and {before["num_steps"]:,} steps.'
+      f'{after["num_steps"]:,} and {format_count(before["num_steps"], "step")}.'
     )
   points = _points(paired | {'mean': paired['difference']})
   headline = f'{treatment} vs. {control}: {verdict}, {points}.'
   detail = (
     f'Test accuracy is {after["eval_accuracy"]:.2%} with '
     f'{after["effective_ratio"]:.0%} synthetic images and {before["eval_accuracy"]:.2%} '
-    f'without: {paired["gained"]:,} test images gained, {paired["lost"]:,} lost. {steps}'
+    f'without: {format_count(paired["gained"], "test image")} gained, '
+    f'{paired["lost"]:,} lost. {steps}'
   )
   return headline, detail
 
@@ -95,6 +97,11 @@ def caveats(results: Mapping) -> list[str]:
   return lines
 
 
+def of_gan(gan_info: Mapping) -> list[str]:
+  """What went wrong in the training of a run's GANs: to be read before its results."""
+  return [f"The GAN's training: {line}" for line in gan_info.get('warnings', [])]
+
+
 def foreign(gan_info: Mapping) -> list[str]:
   """A warning about a generator that saw other images than the run."""
   if not gan_info.get('foreign'):
@@ -113,7 +120,7 @@ def policies(results: Mapping) -> list[str]:
   """What the policies of each arm in results.json did, and the caveats."""
   lines = caveats(results)
   if skipped := results.get('num_skipped'):
-    lines.append(f'{skipped:,} unreadable image files were skipped.')
+    lines.append(f'Skipped: {format_count(skipped, "unreadable image file")}.')
   for name, arm in results['arms'].items():
     source, rates = arm['source'], arm['acceptance']
     if 'teacher_val_accuracy' in source:
@@ -129,8 +136,8 @@ def policies(results: Mapping) -> list[str]:
       )
     if 'offline' in source:
       lines.append(
-        f'{name}: draws from {source["offline"]:,} images per class that were generated '
-        'beforehand.'
+        f'{name}: draws from images that were generated beforehand, '
+        f'{source["offline"]:,} per class.'
       )
   return lines
 
@@ -211,7 +218,8 @@ def difference(row: Mapping | None) -> str:
 
 def status(summary: Mapping) -> list[str]:
   """What of an ablation is finished, failed or no evidence."""
-  finished = f'{summary["num_finished"]} of {summary["num_cells"]} cells are finished.'
+  finished = f'Finished: {summary["num_finished"]} of '
+  finished += f'{format_count(summary["num_cells"], "cell")}.'
   if summary['missing']:
     finished += ' The verdicts are provisional.'
   failed = [f'Failed: {name}: {why}' for name, why in summary['failures'].items()]
@@ -222,6 +230,20 @@ def warnings(summary: Mapping) -> list[str]:
   """Why results of an ablation are no evidence."""
   lines = [f'{name} {_FOREIGN}' for name in summary['foreign']]
   return lines + ([SEARCH] if summary['test_on'] == 'val' else [])
+
+
+def of_gans(summary: Mapping) -> list[str]:
+  """What went wrong in the training of an ablation's GANs, of the first few."""
+  found = summary['gan_warnings']
+  lines = [
+    f'The training of the GAN {name} (first used by {gan["cell"]}): {line}'
+    for name, gan in [*found.items()][:_MOST_GANS]
+    for line in gan['warnings']
+  ]
+  if len(found) > _MOST_GANS:
+    more = format_count(len(found) - _MOST_GANS, 'further GAN')
+    lines.append(f'{more} with warnings: see gans/NAME/gan/result.json.')
+  return lines
 
 
 def _of_best(best, num_comparisons):
@@ -265,6 +287,6 @@ def _power(row, num_comparisons):
   if row['detectable'] is not None and not math.isnan(row['detectable']):
     detectable = f'; smallest detectable effect {100 * row["detectable"]:.2f} points'
   return [
-    f'Adjusted p {row["adjusted_p"]:.2g} ({num_comparisons} comparisons, '
-    f'{len(row["seeds"])} seeds){detectable}.'
+    f'Adjusted p {row["adjusted_p"]:.2g} ({format_count(num_comparisons, "comparison")}, '
+    f'{format_count(len(row["seeds"]), "seed")}){detectable}.'
   ]

@@ -8,7 +8,7 @@ import rich.table
 
 from gan_aug_jax.experiment.estimate import Estimate
 from gan_aug_jax.report import sentences
-from gan_aug_jax.training.progress import format_seconds
+from gan_aug_jax.training.progress import format_count, format_seconds
 
 # field: (heading, format)
 _COLUMNS = {
@@ -85,10 +85,16 @@ def score_rows(scores: Mapping) -> list[tuple[str, list[str]]]:
 
 def print_results(results: Mapping) -> None:
   """Prints the arms of results.json."""
+  print_warnings(sentences.of_gan(results['gan']))
   title = f'{results["dataset"]}, seed {results["seed"]}'
   _print_arms(title, results['arms'], RUN, _NARROW_RUN)
   notes = [sentences.costs(results), *sentences.caveats(results)]
   _print_lines([*notes, *sentences.foreign(results['gan'])])
+
+
+def print_warnings(lines: Sequence[str]) -> None:
+  """Prints lines that nobody should miss, in red on a terminal."""
+  _print_lines(lines, style='red')
 
 
 def print_evaluations(scores: Mapping[str, Mapping]) -> None:
@@ -111,6 +117,7 @@ def print_scores(scores: Mapping) -> None:
 
 def print_summary(summary: Mapping) -> None:
   """Prints the arms and verdicts of an ablation, from `findings.summarize`."""
+  print_warnings(sentences.of_gans(summary))
   for setting in summary['settings']:
     title = ', '.join(filter(None, (summary['dataset'], setting['name'])))
     arms = {row['name']: row for row in setting['arms']}
@@ -140,14 +147,15 @@ def print_plan(planned: Sequence, estimate: Estimate) -> None:
     texts = [arm.setting, arm.role, changes, seeds, str(len(left)), each]
     rows.append((arm.name, texts))
   columns = ('arm', 'setting', 'role', 'changes', 'seeds', 'left', 'time of each')
-  _print_table(f'{len(planned)} cells', columns, rows, justify='left')
+  _print_table(format_count(len(planned), 'cell'), columns, rows, justify='left')
   of_cells, of_gans = sum(seconds.values()), sum(gans.values())
   _print_lines(
     [
-      f'Left to train: {format_seconds(of_cells + of_gans)}, of which {len(seconds)} '
-      f'classifiers {format_seconds(of_cells)} and {len(gans)} GANs '
-      f'{format_seconds(of_gans)}. Extrapolated from a few steps of each; includes '
-      'choosing checkpoints, but not compilation and evaluation.'
+      f'Left to train: {format_seconds(of_cells + of_gans)}, of which '
+      f'{format_count(len(seconds), "classifier")} {format_seconds(of_cells)} and '
+      f'{format_count(len(gans), "GAN")} {format_seconds(of_gans)}. Extrapolated from a '
+      'few steps of each; includes choosing checkpoints, but not compilation and '
+      'evaluation.'
     ]
   )
 
@@ -179,6 +187,6 @@ def _print_table(title, columns, rows, justify='right'):
   _console().print(table)
 
 
-def _print_lines(lines):
+def _print_lines(lines, style=None):
   for line in lines:
-    _console().print(line, highlight=False, soft_wrap=True)
+    _console().print(line, style=style, highlight=False, soft_wrap=True)

@@ -95,7 +95,8 @@ def read_json(path, *keys: str) -> dict[str, Any]:
     *keys: that it must have.
 
   Raises:
-    CheckpointError: if it is missing, not JSON, or lacks a key.
+    CheckpointError: if it is missing (then the run is not finished), not JSON, or lacks
+      a key.
   """
   path = pathlib.Path(path)
   if not path.parent.exists():
@@ -107,11 +108,16 @@ def read_json(path, *keys: str) -> dict[str, Any]:
       f'{str(path.parent)!r} holds an ablation: use ablate --collect, or name one of its '
       'cells/NAME or gans/NAME.'
     )
+  if not path.exists():
+    raise CheckpointError(
+      f'There is no {path.name} in {str(path.parent)!r}: either this is no --workdir of '
+      'a run, or the run is not finished; the command that started it finishes it.'
+    )
   content = read_result(path)
   if content is None or not set(keys) <= set(content):
     raise CheckpointError(
-      f'{str(path)!r} is missing or damaged; if this is the --workdir of a run, move '
-      'that file away and run again: it makes a new one from what is there.'
+      f'{str(path)!r} is damaged; move that file away and run again: it makes a new one '
+      'from what is there.'
     )
   return content
 

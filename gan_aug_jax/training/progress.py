@@ -81,6 +81,16 @@ class ProgressBar:
       )
 
 
+def format_count(count: int, noun: str) -> str:
+  """Formats a number of things as '1 image' or '1,500 images'.
+
+  Args:
+    count: how many.
+    noun: one of them.
+  """
+  return f'{count:,} {noun}{"" if count == 1 else "s"}'
+
+
 def format_seconds(seconds: float) -> str:
   """Formats seconds as '48 s', '3 min 20 s' or '2 h 05 min'."""
   seconds = round(seconds)

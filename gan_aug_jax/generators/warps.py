@@ -1,7 +1,7 @@
 """A generator without a network: real images, warped the way images of a class differ.
 
-    python -m gan_aug_jax run --config=configs/mnist5k.py --workdir=runs/deformations \\
-        --config.generator.external=examples.deformations:train
+    python -m gan_aug_jax run --config=configs/mnist5k.py --workdir=runs/warps \\
+        --config.generator.external=gan_aug_jax.generators.warps:train
 
 After Hauberg et al. 2016 (Dreaming more data, arXiv 1510.02795): training images of a
 class are registered to one another, and new warps are drawn from a Gaussian fitted to
@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-import gan_aug_jax
 from gan_aug_jax.data import datasets
+from gan_aug_jax.generators.generator import from_function, Generator
 from gan_aug_jax.step import sampling
 
 KNOTS = 5  # per side
@@ -92,23 +92,23 @@ def register(moving: jax.Array, fixed: jax.Array) -> jax.Array:
   return jax.lax.fori_loop(0, STEPS, step, (start, optimizer.init(start)))[0]
 
 
-def train(dataset: datasets.Dataset) -> gan_aug_jax.Generator:
+def train(dataset: datasets.Dataset) -> Generator:
   """Returns a generator whose warps are learned on `dataset.train` only."""
   variables = _learn(dataset)
-  return _generator(dataset, {'warps': variables['warps']}, 'learned deformations')
+  return _generator(dataset, {'warps': variables['warps']}, 'learned warps')
 
 
-def train_colors(dataset: datasets.Dataset) -> gan_aug_jax.Generator:
+def train_colors(dataset: datasets.Dataset) -> Generator:
   """As `train`, with changes of brightness and contrast learned like the warps."""
-  return _generator(dataset, _learn(dataset), 'learned deformations and colours')
+  return _generator(dataset, _learn(dataset), 'learned warps and colours')
 
 
-def untrained(dataset: datasets.Dataset) -> gan_aug_jax.Generator:
+def untrained(dataset: datasets.Dataset) -> Generator:
   """Returns a generator with warps whose knots are independent normals."""
   knots = KNOTS * KNOTS * 2
   one = np.eye(knots, dtype=np.float32).reshape(1, knots, KNOTS, KNOTS, 2)
   warps = np.repeat(UNTRAINED_STD * np.sqrt(2 * knots) * one, dataset.num_classes, 0)
-  return _generator(dataset, {'warps': warps}, 'untrained deformations')
+  return _generator(dataset, {'warps': warps}, 'untrained warps')
 
 
 def _learn(dataset):
@@ -177,7 +177,7 @@ def _generator(dataset, changes, name):
       image = jnp.clip(recolor(image, change['colors']), -1, 1)
     return image[None]
 
-  return gan_aug_jax.from_function(
+  return from_function(
     sample,
     variables,
     image_shape=dataset.image_shape,

@@ -1,7 +1,7 @@
 """A generator other than a GAN: a small class-conditional variational autoencoder.
 
     python -m gan_aug_jax run --config=configs/mnist5k.py --workdir=runs/vae \\
-        --config.generator.external=examples.vae:train
+        --config.generator.external=gan_aug_jax.generators.vae:train
 
 Kingma & Welling 2013 (arXiv 1312.6114), with the label as an input of both networks
 (Sohn et al. 2015). It trains in seconds, on the run's own training images only, and
@@ -14,13 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-import gan_aug_jax
 from gan_aug_jax.data import datasets
+from gan_aug_jax.generators.generator import from_function, Generator
 
 LATENT, WIDTH, BATCH_SIZE = 8, 256, 128
 
 
 class Encoder(nn.Module):
+  """(images [B, H, W, C], one-hot labels [B, K]) to mean and log variance [B, LATENT]."""
+
   @nn.compact
   def __call__(self, images, one_hot):
     x = jnp.concatenate([images.reshape(len(images), -1), one_hot], -1)
@@ -28,6 +30,8 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
+  """(latents [B, LATENT], one-hot labels [B, K]) to images [B, H, W, C] in [-1, 1]."""
+
   image_shape: tuple[int, int, int]
 
   @nn.compact
@@ -37,7 +41,7 @@ class Decoder(nn.Module):
     return x.reshape(-1, *self.image_shape)
 
 
-def train(dataset: datasets.Dataset, num_steps: int = 2000) -> gan_aug_jax.Generator:
+def train(dataset: datasets.Dataset, num_steps: int = 2000) -> Generator:
   """Trains a VAE and returns its decoder as a generator.
 
   Args:
@@ -45,7 +49,7 @@ def train(dataset: datasets.Dataset, num_steps: int = 2000) -> gan_aug_jax.Gener
     num_steps: steps of Adam.
 
   Returns:
-    A `gan_aug_jax.Generator`.
+    A `Generator`.
   """
   images, labels = dataset.train.images, dataset.train.labels
   encoder, decoder = Encoder(), Decoder(dataset.image_shape)
@@ -84,7 +88,7 @@ def train(dataset: datasets.Dataset, num_steps: int = 2000) -> gan_aug_jax.Gener
     latent = jax.random.normal(key, (len(labels), LATENT))
     return decoder.apply(variables, latent, one_hot(labels))
 
-  return gan_aug_jax.from_function(
+  return from_function(
     sample,
     params['decoder'],
     image_shape=dataset.image_shape,
