@@ -152,9 +152,16 @@ def summarize(plan, finished, failures) -> dict:
     'missing': sorted(names - done - set(failures)),
     'failures': failures,
     'num_comparisons': num_comparisons,
+    'data_notes': _data_notes(finished),
     'foreign': sorted({gan['own'] for gan in gans if gan.get('foreign')}),
     'settings': found,
   }
+
+
+def _data_notes(finished):
+  """Those of the cell with the most: counts in them differ with the seed."""
+  notes = (cell.results.get('data_notes', []) for cell in finished)
+  return max(notes, key=len, default=[])
 
 
 def _row(arm, cells):
