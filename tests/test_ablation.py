@@ -27,7 +27,7 @@ from gan_aug_jax.experiment import (
   vmap_seeds,
   workers,
 )
-from gan_aug_jax.report import ablation_report
+from gan_aug_jax.report import ablation_report, sentences
 from tests import test_run
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -380,6 +380,19 @@ def test_findings_choose_by_validation_and_decide_by_paired_differences():
   assert (best['trials'], best['control_trials']) == (2, 2)
   assert summary['num_comparisons'] == 3
   assert summary['missing'] == ['late'] and summary['failures'] == {'broken': 'why'}
+
+
+def test_notes_on_the_data_are_those_of_the_cell_that_has_the_most():
+  parts = {'val': 0.5, 'right': np.ones(10, bool), 'counts': [5, 5]}
+  cells = [_finished('base', 'real_only', seed, **parts) for seed in range(3)]
+  cells[1].results['data_notes'] = ['one', 'two']
+  cells[2].results['data_notes'] = ['other']
+  arm = {'setting': '', 'name': 'base', 'role': 'control', 'fields': {}, 'key': 'base'}
+  plan = {'ablation': {'control': 'base'}, 'arms': [arm]}
+  plan['cells'] = [cell.about for cell in cells]
+  summary = findings.summarize(plan, cells, {})
+  assert summary['data_notes'] == ['one', 'two']
+  assert sentences.status(summary)[-2:] == ['one', 'two']
 
 
 def test_of_equal_recall_the_lower_validation_loss_is_chosen(monkeypatch):

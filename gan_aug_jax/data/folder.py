@@ -132,7 +132,7 @@ def _check_classes(root, found):
   for split, by_class in found.items():
     differing = by_class.keys() ^ found['train'].keys()
     if differing:
-      name = min(differing)
+      name = min(differing, key=lambda name: (name.isascii(), name))
       where, other = (split, 'train') if name in by_class else ('train', split)
       # Letters of two alphabets may look the same.
       spelt = '' if name.isascii() else f' ({name!a})'

@@ -70,7 +70,7 @@ def of_splits(title: str, names: Sequence[str], splits: Mapping[str, Split]) -> 
     originals = ((hashes[first] == hashes[second][i]).argmax() for i in copies)
     if len(copies):
       pairs = (
-        f'{splits[second].names[i]} = {splits[first].names[j]}'
+        f'{splits[second].names[i]!r} = {splits[first].names[j]!r}'
         for i, j in zip(copies, originals, strict=True)
       )
       found.append(
