@@ -193,6 +193,7 @@ def test_what_a_split_lacks_is_noted_once(monkeypatch, caplog):
     "There are no test images of classes 'c', 'e', 'f' and 2 more in 'odd', so test "
     'scores say nothing about them.',
   )
+  _load_collection(monkeypatch, *parts, _rows_of(2, [*range(7)]))
   assert [record.getMessage() for record in caplog.records] == [*loaded.notes]
   loaded = _load_collection(monkeypatch, *parts, test_on='val')
   assert not loaded.notes  # nobody looks at the test split

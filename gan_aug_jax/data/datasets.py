@@ -6,6 +6,7 @@ here are common to all. A new source needs a function `load(Request) -> Collecti
 """
 
 import dataclasses
+import functools
 import logging
 import unicodedata
 
@@ -136,10 +137,10 @@ def _with_names(found):
   given = {split: getattr(found, split) for split in ('train', 'val', 'test')}
   named = {
     split: dataclasses.replace(
-      images, names=np.array([f'{split}[{i}]' for i in range(len(images))], object)
+      rows, names=np.array([f'{split}[{i}]' for i in range(len(rows))], object)
     )
-    for split, images in given.items()
-    if images is not None and images.names is None
+    for split, rows in given.items()
+    if rows is not None and rows.names is None
   }
   return dataclasses.replace(found, class_names=class_names, **named)
 
@@ -150,8 +151,13 @@ def _describe(title, found, train, val, test):
   splits = {where: split for where, split in splits.items() if split is not None}
   remarks = (*found.notes, *notes.of_splits(title, found.class_names, splits))
   for remark in remarks:
-    logging.getLogger('gan_aug_jax').warning('%s', remark)
+    _warn(remark)
   return remarks
+
+
+@functools.cache  # an ablation loads its data many times
+def _warn(remark):
+  logging.getLogger('gan_aug_jax').warning('%s', remark)
 
 
 def _with_one_shape(splits, size):

@@ -52,12 +52,14 @@ def _find_splits(root):
       f'The directory {name!r} in data.data_dir={root!r} looks like a split, but there '
       f"is no 'train' next to it; add that, or rename {name!r} if it is a class."
     )
+  if len(found) > 1:
+    return places
   others = [
     repr(name)
     for name in names
-    if name not in found.values() and image_files.find(os.path.join(root, name), root)
+    if name != found['train'] and image_files.find(os.path.join(root, name), root)
   ]
-  if len(found) > 1 or not others:
+  if not others:
     return places
   if not _subdirectories(places['train']):
     return {'train': root}  # images lie in it as in the classes next to it
@@ -84,8 +86,8 @@ def _find_classes(place, root):
     class_name = composed(name)
     if class_name in found:
       raise DataError(
-        f'The directories {spelt[class_name]!a} and {name!a} in {place!r} both read '
-        f'{class_name!r}, in two Unicode spellings; put their images into one.'
+        f'The directories {spelt[class_name]!a} and {name!a} in {place!r} are two '
+        f'Unicode spellings of {class_name!r}; put their images into one.'
       )
     spelt[class_name] = name
     found[class_name] = image_files.find(os.path.join(place, name), root)
@@ -99,7 +101,7 @@ def _refuse_inner_splits(class_name, files, place):
   inner = {name.split('/')[depth] for name in files if name.count('/') > depth}
   if len({split_names.split_of(name) for name in inner} - {None}) > 1:
     raise DataError(
-      f'Class {class_name!r} has the splits inside ({", ".join(sorted(inner))}); put the '
+      f'Class {class_name!r} contains splits ({", ".join(sorted(inner))}); put the '
       f'classes into the splits instead, as in train/{class_name}.'
     )
 
