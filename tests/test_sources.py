@@ -301,7 +301,7 @@ def test_colour_of_16_bits_is_read_where_it_uses_them_all_or_refused(tmp_path, c
 
 def test_a_value_above_the_depth_of_a_run_is_no_image():
   picture = Image.fromarray(np.full((16, 16), 4096, np.uint16))
-  with pytest.raises(image_files.BadImage, match='to 4096, not from 0 to 4095'):
+  with pytest.raises(image_files.BadImage, match='to 4096, not 12 bits from 0'):
     image_files.read(_encoded(picture, 'PNG'), 16, 12)
 
 

@@ -216,7 +216,7 @@ def _to_array(picture, bit_depth):
     pixels, white = np.asarray(picture), 2**bit_depth - 1
     low, high = pixels.min(), pixels.max()
     if low < 0 or high > white:
-      raise BadImage(f'values from {low} to {high}, not from 0 to {white}')
+      raise BadImage(f'values from {low} to {high}, not {bit_depth} bits from 0')
     return np.rint(pixels / (white / 255)).astype(np.uint8)[..., None]
   mode = 'L' if picture.mode in ('1', 'L', 'LA') else 'RGB'
   if picture.has_transparency_data:
