@@ -169,8 +169,8 @@ def test_what_of_a_folder_is_not_used_is_noted(tmp_path, caplog):
   loaded = _load('folder', tmp_path / 'x')
   assert loaded.notes == (
     "Of 'x', these directories are not used: 'unlabelled'.",
-    "1 images directly in 'x' are in no class, and are not used.",
-    "2 images directly in 'x/train' are in no class, and are not used.",
+    "In 'x', 1 image is outside the class directories and not used.",
+    "In 'x/train', 2 images are outside the class directories and not used.",
   )
   assert len(caplog.records) == 3
   assert _pixels(loaded.train, loaded.val) == _make_folder(tmp_path / 'y')['train']

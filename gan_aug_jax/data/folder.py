@@ -117,8 +117,9 @@ def _unused(title, root, places):
     _, _, files = next(os.walk(place, onerror=image_files.refuse_directory))
     if count := sum(map(image_files.is_image, files)):
       where = os.path.join(title, os.path.relpath(place, root)).removesuffix('/.')
+      images = 'image is' if count == 1 else 'images are'
       found.append(
-        f'{count:,} images directly in {where!r} are in no class, and are not used.'
+        f'In {where!r}, {count:,} {images} outside the class directories and not used.'
       )
   return found
 
