@@ -103,5 +103,5 @@ def _lacking(title, names, where, split):
 def _hashes(images):
   """A hash of the pixels of each image: uint64 [N]."""
   images = np.ascontiguousarray(images)
-  digests = [hashlib.blake2b(image, digest_size=8).digest() for image in images]
+  digests = [hashlib.sha256(image).digest()[:8] for image in images]
   return np.frombuffer(b''.join(digests), np.uint64)
