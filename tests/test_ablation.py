@@ -402,6 +402,19 @@ def test_findings_choose_by_validation_and_decide_by_paired_differences():
   assert summary['missing'] == ['late'] and summary['failures'] == {'broken': 'why'}
 
 
+def test_notes_on_the_data_are_those_of_the_cell_that_has_the_most():
+  parts = {'val': 0.5, 'right': np.ones(10, bool), 'counts': [5, 5]}
+  cells = [_finished('base', 'real_only', seed, **parts) for seed in range(3)]
+  cells[1].results['data_notes'] = ['one', 'two']
+  cells[2].results['data_notes'] = ['other']
+  arm = {'setting': '', 'name': 'base', 'role': 'control', 'fields': {}, 'key': 'base'}
+  plan = {'ablation': {'control': 'base'}, 'arms': [arm]}
+  plan['cells'] = [cell.about for cell in cells]
+  summary = findings.summarize(plan, cells, {})
+  assert summary['data_notes'] == ['one', 'two']
+  assert sentences.status(summary)[-2:] == ['one', 'two']
+
+
 def test_of_equal_recall_the_lower_validation_loss_is_chosen(monkeypatch):
   losses = {'base': 0.9, 'other': 0.2, 'third': 0.5, 'x': 0.1}
   real = _finished

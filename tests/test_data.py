@@ -1,11 +1,12 @@
 """Splits are disjoint, stratified and within the budget; what is missing is named."""
 
 import os
+import types
 
 import numpy as np
 import pytest
 
-from gan_aug_jax.data import datasets, image_files, splits
+from gan_aug_jax.data import datasets, image_files, splits, tfds
 from gan_aug_jax.errors import DataError
 
 OPTIONS = {'image_size': 32, 'seed': 0, 'val_fraction': 1 / 7}
@@ -129,6 +130,20 @@ def _source(images, labels, class_names=('a', 'b')):
   return lambda _: splits.Collection(class_names, split, split)
 
 
+def _rows_of(number, labels):
+  """Images that no other number has, and labels: a `Split`."""
+  pixels = np.random.default_rng(number).integers(
+    0, 256, (len(labels), 8, 8, 1), np.uint8
+  )
+  return datasets.Split(pixels, np.asarray(labels))
+
+
+def _load_collection(monkeypatch, *parts, **options):
+  """Loads a `Collection` of these parts."""
+  monkeypatch.setitem(datasets._SOURCES, 'odd', lambda _: splits.Collection(*parts))
+  return datasets.load_dataset('odd', **{**OPTIONS, 'image_size': 8, **options})
+
+
 @pytest.mark.parametrize(
   ('images', 'labels', 'message'),
   [
@@ -136,6 +151,12 @@ def _source(images, labels, class_names=('a', 'b')):
     (np.zeros((4, 8, 8, 4), np.uint8), [0, 1, 0, 1], r'shape \(4, 8, 8, 4\)'),
     (np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, -1], 'from -1 to 1'),
     (np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, 2], 'from 0 to 2'),
+    (
+      np.zeros((4, 8, 8, 3), np.uint8),
+      [1, 2, 1, 2],
+      r'from 0, but .* 1 here \(1 to 2',
+    ),
+    (np.zeros((4, 8, 8, 3), np.uint16), [0, 1, 0, 1], 'uint16 .*12 bits with .* / 4095'),
     (np.zeros((4, 8, 8, 3), np.uint8), [0, 0, 0, 1], "'b' .* has 1 training images"),
   ],
 )
@@ -143,6 +164,113 @@ def test_what_is_no_labelled_image_is_refused(images, labels, message, monkeypat
   monkeypatch.setitem(datasets._SOURCES, 'odd', _source(images, labels))
   with pytest.raises(DataError, match=message):
     datasets.load_dataset('odd', **OPTIONS)
+
+
+def test_labels_from_one_are_refused_in_any_split(monkeypatch):
+  train, test = _rows_of(0, [0, 1, 2] * 4), _rows_of(1, [1, 2, 3])
+  with pytest.raises(DataError, match=r'The test labels .* start from 1 here'):
+    _load_collection(monkeypatch, tuple('abc'), train, test)
+
+
+@pytest.mark.parametrize('names', [('\xe9', 'e\u0301'), ('\u212b', 'x', 'A\u030a')])
+def test_class_names_in_two_unicode_spellings_are_told_apart(monkeypatch, names):
+  with pytest.raises(DataError, match='two Unicode spellings') as caught:
+    _load_collection(monkeypatch, names, _rows_of(0, [0, 1, 2] * 4))
+  assert ascii(names[0]) in str(caught.value) and ascii(names[-1]) in str(caught.value)
+
+
+def test_class_names_are_composed(monkeypatch):
+  loaded = _load_collection(monkeypatch, ('a', 'e\u0301'), _rows_of(0, [0, 1] * 6))
+  assert loaded.class_names == ('a', '\xe9') and not loaded.notes
+
+
+def test_what_a_split_lacks_is_noted_once(monkeypatch, caplog):
+  parts = tuple('abcdefgh'), _rows_of(0, [*range(8)] * 4), _rows_of(1, [0, 1, 3])
+  loaded = _load_collection(monkeypatch, *parts, _rows_of(2, [*range(7)]))
+  assert loaded.notes == (
+    "There are no validation images of class 'h' in 'odd', so validation scores say "
+    'nothing about it.',
+    "There are no test images of classes 'c', 'e', 'f' and 2 more in 'odd', so test "
+    'scores say nothing about them.',
+  )
+  _load_collection(monkeypatch, *parts, _rows_of(2, [*range(7)]))
+  assert [record.getMessage() for record in caplog.records] == [*loaded.notes]
+  loaded = _load_collection(monkeypatch, *parts, test_on='val')
+  assert not loaded.notes  # nobody looks at the test split
+
+
+def test_copies_across_splits_are_counted_and_named(monkeypatch):
+  train, test = _rows_of(0, [0, 1] * 10), _rows_of(1, [0, 1, 0, 1])
+  val = datasets.Split(train.images[[3, 4]], train.labels[[4, 3]])  # labels do not matter
+  test.images[1], test.images[2] = train.images[7], val.images[0]
+  loaded = _load_collection(monkeypatch, ('a', 'b'), train, test, val)
+  first, second, third = loaded.notes
+  assert first.startswith(
+    "2 of 2 validation images of 'odd' are also training images ('va"
+  )
+  assert '2 of 4 test images' in second and "'test[1]' = 'train[7]'" in second
+  assert "1 of 4 test images of 'odd' are also validation images" in third
+  # Of a set that is divided here; names are those in the source.
+  train.images[::2] = train.images[0]
+  loaded = _load_collection(monkeypatch, ('a', 'b'), train)
+  first, second, third = loaded.notes
+  assert '1 of 2 validation' in first and '2 of 4 test' in second and '2 of 4' in third
+  assert set(loaded.test.names) < {f'train[{i}]' for i in range(20)}
+  # Training on the validation images is the user's choice.
+  train, options = _rows_of(0, [0, 1] * 10), {'train_on_val': True, 'test_on': 'val'}
+  assert not _load_collection(monkeypatch, ('a', 'b'), train, **options).notes
+
+
+def test_images_of_far_fewer_than_8_bits_are_noted(monkeypatch):
+  split = _rows_of(0, [0, 1] * 10)
+  dark = datasets.Split(split.images // 16, split.labels)
+  (note,) = _load_collection(monkeypatch, ('a', 'b'), dark).notes
+  assert "No pixel of 'odd' is above 15" in note
+
+
+class _Builder:
+  """What `tfds` asks of a prepared TFDS dataset, with splits of any names."""
+
+  data_dir, name = '', 'made'
+
+  def __init__(self, **parts):
+    self.parts, self.info = parts, self
+    self.splits, self.supervised_keys = list(parts), ('image', 'label')
+    image = types.SimpleNamespace(shape=(None, None, 1), np_dtype=np.uint8)
+    self.features = {'image': image, 'label': types.SimpleNamespace(names=['a', 'b'])}
+
+  def as_data_source(self, split):
+    return _Rows(self.parts[split])
+
+
+class _Rows:
+  def __init__(self, split):
+    self.split = split
+
+  def __len__(self):
+    return len(self.split)
+
+  def __getitems__(self, index):
+    images, labels = self.split.images, self.split.labels
+    return [{'image': images[i], 'label': labels[i]} for i in index]
+
+
+def test_splits_of_tfds_are_found_by_their_usual_names(monkeypatch):
+  labels = [0, 1] * 10
+
+  def load(**parts):
+    monkeypatch.setattr(tfds, '_make_builder', lambda *_: _Builder(**parts))
+    return datasets.load_dataset('made', **{**OPTIONS, 'image_size': 8})
+
+  train, val, test = (_rows_of(i, labels) for i in range(3))
+  loaded = load(train=train, validation=val, test=test, test_hard=test)
+  for split, rows in (('train', train), ('val', val), ('test', test)):
+    np.testing.assert_array_equal(getattr(loaded, split).images, rows.images)
+  assert loaded.notes == ("Of 'made', these splits are not used: 'test_hard'.",)
+  alone = load(train=train)
+  assert [len(alone.train), len(alone.val), len(alone.test)] == [14, 2, 4]
+  with pytest.raises(DataError, match=r"no split 'train' \(it has test\)"):
+    load(test=test)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import html
 import io
 import json
 import os
@@ -45,6 +46,7 @@ def finished(tmp_path_factory):
       path.parent.mkdir(parents=True, exist_ok=True)
       Image.fromarray(image[..., 0]).save(path)
   (root / 'before' / 'train' / 'a' / 'bad.png').write_bytes(b'')
+  (root / 'before' / 'spare').mkdir()
   (root / 'config.py').write_text(CONFIG)
   flags = [f'--config={root / "config.py"}', f'--workdir={root / "run"}']
   with contextlib.redirect_stdout(io.StringIO()) as said:
@@ -72,6 +74,14 @@ def test_skipped_files_are_counted_where_a_run_is_described(finished):
   assert 'Files skipped: 1.' in said
   for name, of in (('results.json', lambda x: x), ('config.json', lambda x: x['data'])):
     assert of(json.loads((workdir / name).read_text()))['num_skipped'] == 1
+
+
+def test_notes_on_the_data_are_in_the_results_the_report_and_the_terminal(finished):
+  workdir, _, said = finished
+  note = "Of 'before', these directories are not used: 'spare'."
+  assert json.loads((workdir / 'results.json').read_text())['data_notes'] == [note]
+  assert note in ' '.join(said.split())
+  assert note in html.unescape((workdir / 'report.html').read_text())
 
 
 @pytest.mark.parametrize('arm', ['real_only', 'real_classical'])
@@ -107,6 +117,38 @@ def test_colour_and_backend_change_nothing(finished, tmp_path):
   for one, other in zip(grey, coloured, strict=True):
     assert one['label'] == other['label']
     assert float(one['p:b']) == pytest.approx(float(other['p:b']), abs=1e-5)
+
+
+def _set_bit_depth(workdir, depth):
+  """Changes what a run says of its 16-bit files; `...`: nothing, as older ones."""
+  run_info = json.loads((workdir / 'config.json').read_text())
+  run_info['data'].pop('bit_depth', None)
+  run_info['data'] |= {} if depth is ... else {'bit_depth': depth}
+  (workdir / 'config.json').write_text(json.dumps(run_info))
+
+
+def test_files_of_16_bits_are_scaled_as_in_the_run(finished, tmp_path, capsys):
+  workdir = shutil.copytree(finished[0], tmp_path / 'run')
+  (tmp_path / 'x').mkdir()
+  for path in (finished[1] / 'test').rglob('*.png'):
+    pixels = np.rint(np.asarray(Image.open(path)) * (4095 / 255)).astype(np.uint16)
+    name = f'{path.parent.name}{path.stem}.tif'
+    Image.fromarray(pixels).save(tmp_path / 'x' / name)
+
+  def predict(depth):
+    _set_bit_depth(workdir, depth)
+    rows = _predict(workdir, tmp_path / 'x')
+    said = capsys.readouterr()
+    return [float(row['p:a']) for row in rows], said.out + said.err
+
+  eight = [float(row['p:a']) for row in _predict(workdir, finished[1] / 'test')]
+  found, said = predict(None)  # the first of 16 bits that this run sees
+  assert found == eight and '4095 is taken for white' in said
+  assert predict(12)[0] == eight
+  assert predict(...)[0] != eight  # a run of an older version: 16 bits
+  _set_bit_depth(workdir, 8)
+  flags = [f'--workdir={workdir}', f'--images={tmp_path / "x"}']
+  assert 'not 8 bits' in _refused(capsys, 3, 'predict', *flags)
 
 
 def test_the_best_arm_on_validation_images_is_taken(finished, tmp_path, capsys):

@@ -3,14 +3,18 @@
 import io
 import logging
 import os
+import re
+import struct
 import sys
 import zipfile
+import zlib
 
 import numpy as np
 from PIL import Image, PngImagePlugin
 import pytest
 
 from gan_aug_jax.data import datasets, image_files, npz
+from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import DataError
 from gan_aug_jax.evaluation import figures
 
@@ -131,6 +135,176 @@ def test_any_colour_makes_all_colour_and_other_files_are_passed_over(tmp_path):
   )
 
 
+def _stray(root, *names):
+  for name in names:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    _picture(zlib.crc32(name.encode())).save(root / name)
+
+
+@pytest.mark.parametrize(
+  'names', [('training', 'Valid', 'testing'), ('Train', 'dev', 'TEST'), ('train', 'eval')]
+)
+def test_directories_are_splits_by_any_usual_name(tmp_path, names):
+  made = _make_folder(tmp_path, names)
+  loaded = _load('folder', tmp_path)
+  for split, name in zip(('train', 'val', 'test'), names, strict=False):
+    if len(names) == 3 or split == 'val':
+      assert _pixels(getattr(loaded, split)) == made[name]
+  assert not loaded.notes
+
+
+def test_a_directory_called_train_next_to_classes_is_one_or_is_refused(tmp_path):
+  for name in ('bus/1.png', 'bus/2.png', 'car/1.png', 'car/2.png', 'train/1.png'):
+    for i in range(5):
+      _stray(tmp_path, f'flat/{name}{i}.png', f'deep/{name.replace("/", "/x/")}{i}.png')
+  loaded = _load('folder', tmp_path / 'flat')
+  assert loaded.class_names == ('bus', 'car', 'train') and not loaded.notes
+  with pytest.raises(DataError, match=r"'train' .* images in 'bus', 'car' next to it"):
+    _load('folder', tmp_path / 'deep')
+
+
+def test_what_of_a_folder_is_not_used_is_noted(tmp_path, caplog):
+  _make_folder(tmp_path / 'x')
+  _stray(tmp_path / 'x', 'unlabelled/1.png', 'train/1.png', 'train/2.png', '3.png')
+  loaded = _load('folder', tmp_path / 'x')
+  assert loaded.notes == (
+    "Of 'x', these directories are not used: 'unlabelled'.",
+    "In 'x', 1 image is outside the class directories and not used.",
+    "In 'x/train', 2 images are outside the class directories and not used.",
+  )
+  assert len(caplog.records) == 3
+  assert _pixels(loaded.train, loaded.val) == _make_folder(tmp_path / 'y')['train']
+
+
+def test_splits_inside_classes_are_refused(tmp_path):
+  _make_folder(tmp_path, splits=('a', 'b'), classes=('train', 'test'))
+  with pytest.raises(DataError, match=r"'a' contains splits \(test, train\)"):
+    _load('folder', tmp_path)
+
+
+def test_what_systems_add_to_a_folder_is_passed_over(tmp_path):
+  _make_folder(tmp_path, ('.',), count=10)
+  whole = _load('folder', tmp_path)
+  places = ('a/@eaDir/0.png', 'b/.AppleDouble', '__MACOSX/a', '#recycle/a', '.@__thumb')
+  _stray(tmp_path, *(f'{place}/0.png' for place in places))
+  loaded = _load('folder', tmp_path)
+  assert loaded.fingerprint == whole.fingerprint and not loaded.notes
+  names = image_files.find(str(tmp_path), str(tmp_path))
+  assert len(names) == 20
+
+
+@pytest.mark.parametrize('kind', ['png', 'bmp', 'colour'])
+def test_copies_of_training_images_are_found_in_any_format(tmp_path, kind):
+  _make_folder(tmp_path)
+  for i in (2, 5):
+    picture = Image.open(tmp_path / 'train' / 'a' / f'{i}.png')
+    picture = picture.convert('RGB') if kind == 'colour' else picture
+    picture.save(tmp_path / 'test' / 'b' / f'x{i}.{"bmp" if kind == "bmp" else "png"}')
+  notes = ' '.join(_load('folder', tmp_path).notes)
+  for i in (2, 5):
+    assert re.search(rf"'test/b/x{i}\.\w+' = 'train/a/{i}\.png'", notes)
+
+
+COMPOSED, DECOMPOSED = 'caf\xe9', 'cafe\u0301'
+
+
+def test_one_class_in_two_unicode_forms_is_one(tmp_path):
+  _make_folder(tmp_path / 'linux', ('train',), ('a', COMPOSED))
+  made = _make_folder(tmp_path / 'mac', ('train', 'test'), ('a', DECOMPOSED))
+  (tmp_path / 'mac' / 'test').rename(tmp_path / 'linux' / 'test')
+  loaded = _load('folder', tmp_path / 'linux')
+  assert loaded.class_names == ('a', COMPOSED) and _pixels(loaded.test) == made['test']
+  _make_folder(tmp_path / 'both', ('.',), ('a', COMPOSED, DECOMPOSED))
+  with pytest.raises(DataError, match='Unicode spellings') as caught:
+    _load('folder', tmp_path / 'both')
+  for name in (COMPOSED, DECOMPOSED):
+    assert ascii(name) in str(caught.value)
+
+
+def test_classes_that_look_the_same_are_told_apart(tmp_path):
+  _make_folder(tmp_path, ('train',), ('a', 'b'))
+  _make_folder(tmp_path, ('test',), ('\u0430', 'b'))  # Cyrillic
+  with pytest.raises(DataError, match=r"\('\\u0430'\) is a directory in 'test' but not"):
+    _load('folder', tmp_path)
+
+
+def _deep_png(pixels):
+  """A PNG of 16 bits per channel, which Pillow cannot write: bytes."""
+  height, width, channels = pixels.shape
+
+  def chunk(kind, content):
+    check = struct.pack('>I', zlib.crc32(kind + content))
+    return struct.pack('>I', len(content)) + kind + content + check
+
+  kind = {3: 2, 4: 6}[channels]
+  header = chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 16, kind, 0, 0, 0))
+  rows = b''.join(b'\0' + row.astype('>u2').tobytes() for row in pixels)
+  body = chunk(b'IDAT', zlib.compress(rows)) + chunk(b'IEND', b'')
+  return b'\x89PNG\r\n\x1a\n' + header + body
+
+
+def _make_deep(root, top, write, count=8):
+  """A folder whose values go up to `top`: all of them in the last file."""
+  rng = np.random.default_rng(0)
+  for k, name in enumerate('ab'):
+    (root / name).mkdir(parents=True)
+    for i in range(count):
+      pixels = rng.integers(0, top // 3, (16, 16)) + k * (top // 3)
+      pixels[0, 0] = top if (k, i) == (1, count - 1) else 0
+      write(root / name / f'{i}.tif', pixels)
+
+
+def _as(dtype, kind='TIFF'):
+  return lambda path, pixels: Image.fromarray(pixels.astype(dtype)).save(path, kind)
+
+
+@pytest.mark.parametrize('write', [_as(np.uint16), _as(np.int32), _as(np.uint16, 'PNG')])
+@pytest.mark.parametrize(
+  ('top', 'bits'), [(255, 8), (1000, 10), (4095, 12), (10_000, 14), (65535, 16)]
+)
+def test_files_of_16_bits_are_scaled_by_what_all_of_them_use(tmp_path, top, bits, write):
+  _make_deep(tmp_path / 'x', top, write)
+  loaded = _load('folder', tmp_path / 'x')
+  assert loaded.bit_depth == loaded.facts.bit_depth == bits
+  assert max(s.images.max() for s in (loaded.train, loaded.val, loaded.test)) == round(
+    255 * top / (2**bits - 1)
+  )
+  assert len(np.unique(loaded.train.images)) > 100
+  assert [f'{2**bits - 1} is taken for white' in note for note in loaded.notes] == (
+    [True] if bits < 16 else []
+  )
+
+
+def test_files_of_8_bits_have_no_other_depth(tmp_path):
+  _make_folder(tmp_path)
+  assert _load('folder', tmp_path).facts.bit_depth is None
+  facts = _load('folder', tmp_path).facts.to_json()
+  facts.pop('bit_depth')
+  assert DataFacts.from_json(facts).bit_depth == 16  # of a run before it was kept
+
+
+@pytest.mark.parametrize('channels', [3, 4])
+def test_colour_of_16_bits_is_read_where_it_uses_them_all_or_refused(tmp_path, channels):
+  """Pillow keeps the upper 8 bits only."""
+
+  def write(path, pixels):
+    colour = np.repeat(pixels[..., None], channels, -1)
+    colour[..., 3:] = 65535
+    path.with_suffix('.png').write_bytes(_deep_png(colour))
+
+  _make_deep(tmp_path / 'full', 65535, write)
+  assert len(np.unique(_load('folder', tmp_path / 'full').train.images)) > 100
+  _make_deep(tmp_path / 'some', 4095, write)
+  with pytest.raises(DataError, match=r'16 of 16 .*\(16-bit colour that uses only 12'):
+    _load('folder', tmp_path / 'some')
+
+
+def test_a_value_above_the_depth_of_a_run_is_no_image():
+  picture = Image.fromarray(np.full((16, 16), 4096, np.uint16))
+  with pytest.raises(image_files.BadImage, match='to 4096, not 12 bits from 0'):
+    image_files.read(_encoded(picture, 'PNG'), 16, 12)
+
+
 def _encoded(picture, kind, **options):
   content = io.BytesIO()
   picture.save(content, kind, **options)
@@ -163,7 +337,7 @@ def test_every_kind_of_pixels_becomes_what_a_viewer_shows():
   photo = image_files.read(_encoded(red.convert('CMYK'), 'JPEG'), 16)
   assert np.abs(photo.astype(int) - (255, 0, 0)).max() < 8
   for picture in (wide, Image.fromarray(np.zeros((16, 16), np.float32))):
-    with pytest.raises(image_files.BadImage, match='32-bit'):
+    with pytest.raises(image_files.BadImage, match=r'32-bit|from 70000 to 70000'):
       image_files.read(_encoded(picture, 'TIFF'), 16)
 
 
@@ -284,8 +458,8 @@ def _remove(root, *names):
       lambda root: (root / 'train' / 'c').mkdir(),
       "'c' is a directory in 'train' but not",
     ),
-    (lambda root: (root / 'valid').mkdir(), "'valid' .* looks like a split"),
-    (lambda root: (root / 'train').rename(root / 'Train'), 'looks like a split'),
+    (lambda root: (root / 'valid').mkdir(), "in 'train' but not in 'val'"),
+    (lambda root: (root / 'Testing').mkdir(), "'Testing' and 'test' .* both look like"),
     (lambda root: (root / 'train').rename(root / 'c'), "'test' .* looks like a split"),
   ],
 )
@@ -364,14 +538,29 @@ def test_npz_keeps_its_splits_and_names(tmp_path):
   arrays = {f'{split}_images': images for split, (images, _) in parts.items()}
   arrays |= {f'{split}_labels': labels for split, (_, labels) in parts.items()}
   arrays['train_labels'] = arrays['train_labels'][:, None].astype(np.uint64)
-  arrays['other'] = np.array([{}], object)  # which is not looked at
+  arrays['other'] = np.array([{}], object)  # which is not opened
   path = _save(tmp_path / 'x.npz', class_names=['cat', 'dog'], **arrays)
   loaded = _load('npz', path)
   assert loaded.class_names == ('cat', 'dog') and loaded.image_shape == (16, 16, 1)
+  assert loaded.notes == ("Of 'x.npz', these arrays are not used: 'other'.",)
   for split, (images, labels) in parts.items():
     rows = getattr(loaded, split)
     np.testing.assert_array_equal(rows.images[..., 0], images)
     np.testing.assert_array_equal(rows.labels, labels)
+
+
+def test_arrays_are_of_a_split_by_any_usual_name(tmp_path):
+  names = {'Training': 'train', 'valid': 'val', 'testing': 'test', 'extra': None}
+  parts = {name: _arrays(seed=i) for i, name in enumerate(names)}
+  arrays = {f'{name}_images': images for name, (images, _) in parts.items()}
+  arrays |= {f'{name}_labels': labels for name, (_, labels) in parts.items()}
+  loaded = _load('npz', _save(tmp_path / 'x.npz', **arrays))
+  for name, split in names.items():
+    if split:
+      found = getattr(loaded, split).images[..., 0]
+      np.testing.assert_array_equal(found, parts[name][0])
+  (note,) = loaded.notes
+  assert "'extra_images', 'extra_labels'" in note
 
 
 def test_npz_of_one_split_is_divided(tmp_path):
@@ -405,7 +594,9 @@ IMAGES, LABELS = _arrays()
      'from 0 to 2'),
     ({'images': IMAGES, 'labels': LABELS.astype(object)}, 'Python objects'),
     ({'images': IMAGES}, "no array 'labels'"),
-    ({'x_train': IMAGES}, 'none of the known'),
+    ({'x_train': IMAGES}, r"no array 'train_images' \(it has x_train\)"),
+    ({'images': IMAGES, 'labels': LABELS + 1}, r'start from 1 here \(1 to 2\)'),
+    ({'train_images': IMAGES, 'training_images': IMAGES}, 'both look like'),
     ({'images': IMAGES, 'labels': LABELS, 'test_images': IMAGES},
      "no array 'test_labels'"),
   ],
@@ -476,6 +667,17 @@ def test_saved_huggingface_dataset_is_read(tmp_path):
     images, labels = _arrays(seed=seed)
     np.testing.assert_array_equal(getattr(loaded, split).images[..., 0], images)
     np.testing.assert_array_equal(getattr(loaded, split).labels, labels)
+
+
+@pytest.mark.parametrize(('val', 'test'), [('valid', 'testing'), ('dev', 'test')])
+def test_splits_of_huggingface_are_found_by_their_usual_names(tmp_path, val, test):
+  _save_huggingface(tmp_path, splits=('train', val, 'extra', test))
+  loaded = _load('huggingface:local', tmp_path)
+  for seed, split in enumerate(('train', 'val', None, 'test')):
+    if split:
+      found = getattr(loaded, split).images[..., 0]
+      np.testing.assert_array_equal(found, _arrays(seed=seed)[0])
+  assert loaded.notes == ("Of 'huggingface:local', these splits are not used: 'extra'.",)
 
 
 def test_unreadable_images_of_huggingface_are_named(tmp_path):

@@ -5,13 +5,15 @@ here are common to all. A new source needs a function `load(Request) -> Collecti
 `splits`, and an entry in `_SOURCES`.
 """
 
-import pathlib
+import dataclasses
+import functools
+import logging
 import unicodedata
 
 import numpy as np
 
-from gan_aug_jax.data import folder, huggingface, image_files, mnist5k, npz, tfds
-from gan_aug_jax.data.splits import Dataset, draw_per_class, Request, Split
+from gan_aug_jax.data import folder, huggingface, image_files, mnist5k, notes, npz, tfds
+from gan_aug_jax.data.splits import composed, Dataset, draw_per_class, Request, Split
 from gan_aug_jax.errors import DataError
 
 _SOURCES = {
@@ -44,7 +46,8 @@ def load_dataset(
   If the source has no test split, a fifth of each class is held out for it, the same
   images for every seed. If it has a validation split, that is kept whole: `val_fraction`
   is ignored, `imbalance` applies to the training split only, and `per_class` is refused,
-  since it covers training and validation together.
+  since it covers training and validation together. `Dataset.notes` are logged as
+  warnings.
 
   Args:
     name: 'mnist5k', 'folder', 'npz', 'huggingface:NAME' or the name of a TFDS dataset.
@@ -69,9 +72,10 @@ def load_dataset(
     DataError: if something is missing or wrong; one sentence that says what to do.
   """
   key = 'huggingface' if name.startswith('huggingface:') else name
-  found = _SOURCES.get(key, tfds.load)(Request(name, data_dir, image_size, on_corrupt))
-  title = _title(name, data_dir)
+  request = Request(name, data_dir, image_size, on_corrupt)
+  title, found = request.title, _SOURCES.get(key, tfds.load)(request)
   _check(title, found)
+  found = _with_names(found)
   pool, val, test = found.train, found.val, found.test
   if test is None:
     pool, test = pool.hold_out(_TEST_FRACTION, np.random.default_rng(_TEST_SEED))
@@ -91,11 +95,21 @@ def load_dataset(
     train, val = train.hold_out(val_fraction, rng)
   splits = (train, val, val if test_on == 'val' else test, held_out)
   train, val, test, held_out = _with_one_shape(splits, image_size)
+  remarks = _describe(title, found, train, val, None if test_on == 'val' else test)
   if train_on_val:
     images = np.concatenate([train.images, val.images])
     train = Split(images, np.concatenate([train.labels, val.labels]))
-  names, skipped = tuple(found.class_names), tuple(found.skipped)
-  return Dataset(title, names, train, val, test, skipped, held_out)
+  return Dataset(
+    title,
+    found.class_names,
+    train,
+    val,
+    test,
+    skipped=found.skipped,
+    held_out_real=held_out,
+    notes=remarks,
+    bit_depth=found.bit_depth,
+  )
 
 
 def imbalanced(counts: np.ndarray, imbalance: float, shape: str) -> np.ndarray:
@@ -117,10 +131,33 @@ def imbalanced(counts: np.ndarray, imbalance: float, shape: str) -> np.ndarray:
   return np.maximum(np.rint(counts / imbalance**rarity), 2).astype(int)
 
 
-def _title(name, data_dir):
-  """What reports call the dataset."""
-  title = pathlib.Path(data_dir).resolve().name if name in ('folder', 'npz') else name
-  return ''.join(c if c.isprintable() else '?' for c in title) or name
+def _with_names(found):
+  """The same with names of all images, and those of the classes composed (NFC)."""
+  class_names = tuple(map(composed, found.class_names))
+  given = {split: getattr(found, split) for split in ('train', 'val', 'test')}
+  named = {
+    split: dataclasses.replace(
+      rows, names=np.array([f'{split}[{i}]' for i in range(len(rows))], object)
+    )
+    for split, rows in given.items()
+    if rows is not None and rows.names is None
+  }
+  return dataclasses.replace(found, class_names=class_names, **named)
+
+
+def _describe(title, found, train, val, test):
+  """The notes on a source and its final splits, which are logged."""
+  splits = {'training': train, 'validation': val, 'test': test}
+  splits = {where: split for where, split in splits.items() if split is not None}
+  remarks = (*found.notes, *notes.of_splits(title, found.class_names, splits))
+  for remark in remarks:
+    _warn(remark)
+  return remarks
+
+
+@functools.cache  # an ablation loads its data many times
+def _warn(remark):
+  logging.getLogger('gan_aug_jax').warning('%s', remark)
 
 
 def _with_one_shape(splits, size):
@@ -129,7 +166,7 @@ def _with_one_shape(splits, size):
 
   def convert(split):
     images = image_files.with_channels(image_files.resize(split.images, size), channels)
-    return Split(images, split.labels.astype(np.int32))
+    return Split(images, split.labels.astype(np.int32), split.names)
 
   return [split and convert(split) for split in splits]
 
@@ -184,9 +221,11 @@ def _check(title, found):
 def _check_images(which, images):
   shape, dtype = images.shape, images.dtype
   if dtype != np.uint8 or len(shape) != 4 or 0 in shape or shape[-1] not in (1, 3):
+    whole = dtype.kind in 'iu' and dtype != np.uint8
+    kind, scale = ('12 bits', ' / 4095') if whole else ('floats in [0, 1]', '')
     raise DataError(
       f'{which} must be uint8 [N, H, W, C] with C = 1 or 3, but are {dtype} of shape '
-      f'{shape}; convert floats in [0, 1] with np.rint(255 * images).astype(np.uint8).'
+      f'{shape}; convert {kind} with np.rint(255 * images{scale}).astype(np.uint8).'
     )
 
 
@@ -197,11 +236,17 @@ def _check_labels(which, split, num_classes):
       f'{which} must be {len(split.images)} whole numbers, one per image, but are '
       f'{labels.dtype} of shape {labels.shape}.'
     )
-  if labels.min() < 0 or labels.max() >= num_classes:
+  low, high = labels.min(), labels.max()
+  if low == 1 and high >= num_classes:
+    raise DataError(
+      f'{which} must start from 0, but start from 1 here (1 to {high}); subtract 1 from '
+      'each label.'
+    )
+  if low < 0 or high >= num_classes:
     raise DataError(
       f'{which} must be class numbers from 0 to {num_classes - 1} without a gap, but are '
-      f'from {labels.min()} to {labels.max()} (-1 often means unlabelled); choose images '
-      'that are all labelled.'
+      f'from {low} to {high} (-1 often means unlabelled); choose images that are all '
+      'labelled.'
     )
 
 
@@ -218,5 +263,9 @@ def _check_class_names(title, class_names):
         f'The class name {name!r} of {title!r} is empty or cannot be shown; rename the '
         'class.'
       )
-    if class_names.count(name) > 1:
-      raise DataError(f'Two classes of {title!r} are called {name!r}; rename one.')
+    same = [other for other in class_names if composed(other) == composed(name)]
+    if len(same) > 1:
+      spelt = ''
+      if same[0] != same[1]:
+        spelt = f' in two Unicode spellings, {same[0]!a} and {same[1]!a}'
+      raise DataError(f'Two classes of {title!r} are called {name!r}{spelt}; rename one.')

@@ -15,6 +15,8 @@ class DataFacts:
     num_train, num_val, num_test: images of each split.
     num_skipped: image files that could not be read.
     val_fingerprint, test_fingerprint: of the other splits; None in a file without them.
+    bit_depth: bits that 16-bit image files use: 8, 10, 12, 14 or 16, as in older runs;
+      None if there were no such files.
   """
 
   fingerprint: str
@@ -26,6 +28,7 @@ class DataFacts:
   num_skipped: int = 0
   val_fingerprint: str | None = None
   test_fingerprint: str | None = None
+  bit_depth: int | None = 16
 
   @property
   def num_classes(self) -> int:

@@ -4,35 +4,33 @@ import os
 
 import numpy as np
 
-from gan_aug_jax.data import image_files
-from gan_aug_jax.data.splits import Collection, Request
+from gan_aug_jax.data import image_files, notes, split_names
+from gan_aug_jax.data.splits import Collection, composed, Request
 from gan_aug_jax.errors import DataError
-
-_SPLITS = ('train', 'val', 'test')
-# Directories with these names are taken for splits, never for classes.
-_OTHER_SPLITS = ('training', 'valid', 'validation', 'dev', 'eval', 'testing')
 
 
 def load(request: Request) -> Collection:
   """Loads `train/CLASS/` and, where they exist, `val/CLASS/` and `test/CLASS/`.
 
   If the classes are at the top (`CLASS/`), all images are training images. Classes are
-  named after their directories, in sorted order; images may lie deeper inside. Hidden
-  files and files that are not images are ignored.
+  named after their directories, see `composed`, and sorted; images may lie deeper inside.
+  Files of other kinds are ignored, see `image_files.is_image`.
 
   Raises:
     DataError: if the folder looks different, or if an image cannot be read and
       `on_corrupt` is 'refuse'.
   """
-  root, files = request.data_dir, {}
+  root, splits = request.data_dir, {}
   places = _find_splits(root)
   found = {split: _find_classes(place, root) for split, place in places.items()}
   _check_classes(root, found)
   for split, by_class in found.items():
     names = [name for of_class in by_class.values() for name in of_class]
     labels = np.repeat(np.arange(len(by_class)), [*map(len, by_class.values())])
-    files[split] = [(name, os.path.join(root, name)) for name in names], labels
-  return image_files.read_collection(request, list(found['train']), files)
+    paths = [os.path.join(root, name) for name in names]
+    splits[split] = image_files.ImageFiles(names, paths, labels)
+  unused = _unused(request.title, root, places)
+  return image_files.read_collection(request, list(found['train']), splits, unused)
 
 
 def _find_splits(root):
@@ -44,22 +42,38 @@ def _find_splits(root):
       'images (if it was moved, start the run again with the new --config.data.data_dir).'
     )
   names = _subdirectories(root)
-  for name in names:
-    is_split = name.lower() in (*_SPLITS, *_OTHER_SPLITS)
-    if is_split and (name not in _SPLITS or 'train' not in names):
-      raise DataError(
-        f'The directory {name!r} in data.data_dir={root!r} looks like a split; name the '
-        "splits 'train' and, optionally, 'val' and 'test'."
-      )
-  if 'train' not in names:
+  found = split_names.match(names, root)
+  places = {split: os.path.join(root, name) for split, name in found.items()}
+  if not found:
     return {'train': root}
-  return {name: os.path.join(root, name) for name in _SPLITS if name in names}
+  if 'train' not in found:
+    name = next(iter(found.values()))
+    raise DataError(
+      f'The directory {name!r} in data.data_dir={root!r} looks like a split, but there '
+      f"is no 'train' next to it; add that, or rename {name!r} if it is a class."
+    )
+  if len(found) > 1:
+    return places
+  others = [
+    repr(name)
+    for name in names
+    if name != found['train'] and image_files.find(os.path.join(root, name), root)
+  ]
+  if not others:
+    return places
+  if not _subdirectories(places['train']):
+    return {'train': root}  # images lie in it as in the classes next to it
+  raise DataError(
+    f'The directory {found["train"]!r} in data.data_dir={root!r} looks like a split, but '
+    f'there are images in {notes.list_some(others, len(others))} next to it, too; rename '
+    'it if it is a class, or move the others away.'
+  )
 
 
 def _subdirectories(place):
-  """Names of the directories in a directory, sorted; hidden ones are left out."""
+  """Names of the directories in a directory, sorted; see `image_files.is_ignored`."""
   _, names, _ = next(os.walk(place, onerror=image_files.refuse_directory))
-  names = sorted(name for name in names if not name.startswith('.'))
+  names = sorted(name for name in names if not image_files.is_ignored(name))
   for name in names:
     image_files.refuse_link(os.path.join(place, name))
   return names
@@ -67,8 +81,47 @@ def _subdirectories(place):
 
 def _find_classes(place, root):
   """{class: names of its image files, relative to the root} in a split's directory."""
-  classes = _subdirectories(place)
-  return {name: image_files.find(os.path.join(place, name), root) for name in classes}
+  found, spelt = {}, {}
+  for name in _subdirectories(place):
+    class_name = composed(name)
+    if class_name in found:
+      raise DataError(
+        f'The directories {spelt[class_name]!a} and {name!a} in {place!r} are two '
+        f'Unicode spellings of {class_name!r}; put their images into one.'
+      )
+    spelt[class_name] = name
+    found[class_name] = image_files.find(os.path.join(place, name), root)
+    _refuse_inner_splits(name, found[class_name], os.path.relpath(place, root))
+  return {name: found[name] for name in sorted(found)}
+
+
+def _refuse_inner_splits(class_name, files, place):
+  """Refuses CLASS/train/ and CLASS/test/, whose images would be thrown together."""
+  depth = 1 if place == '.' else 2
+  inner = {name.split('/')[depth] for name in files if name.count('/') > depth}
+  if len({split_names.split_of(name) for name in inner} - {None}) > 1:
+    raise DataError(
+      f'Class {class_name!r} contains splits ({", ".join(sorted(inner))}); put the '
+      f'classes into the splits instead, as in train/{class_name}.'
+    )
+
+
+def _unused(title, root, places):
+  """Sentences about directories that are no split, and images that are in no class."""
+  found = []
+  if places != {'train': root}:
+    used = {os.path.basename(place) for place in places.values()}
+    others = [name for name in _subdirectories(root) if name not in used]
+    found += notes.unused('directories', title, others)
+  for place in dict.fromkeys([root, *places.values()]):
+    _, _, files = next(os.walk(place, onerror=image_files.refuse_directory))
+    if count := sum(map(image_files.is_image, files)):
+      where = os.path.join(title, os.path.relpath(place, root)).removesuffix('/.')
+      images = 'image is' if count == 1 else 'images are'
+      found.append(
+        f'In {where!r}, {count:,} {images} outside the class directories and not used.'
+      )
+  return found
 
 
 def _check_classes(root, found):
@@ -82,11 +135,13 @@ def _check_classes(root, found):
   for split, by_class in found.items():
     differing = by_class.keys() ^ found['train'].keys()
     if differing:
-      name = min(differing)
+      name = min(differing, key=lambda name: (name.isascii(), name))
       where, other = (split, 'train') if name in by_class else ('train', split)
+      # Letters of two alphabets may look the same.
+      spelt = '' if name.isascii() else f' ({name!a})'
       raise DataError(
-        f'Class {name!r} is a directory in {where!r} but not in {other!r}; all splits '
-        'must have the same classes.'
+        f'Class {name!r}{spelt} is a directory in {where!r} but not in {other!r}; all '
+        'splits must have the same classes, spelt the same.'
       )
   for split, by_class in found.items():
     empty = [name for name, files in by_class.items() if not files]

@@ -3,18 +3,17 @@
 TFDS's `huggingface:` builders need that package as well, and a second preparation.
 """
 
+import dataclasses
 import io
 import logging
 import re
+from typing import Any
 
 import numpy as np
 
-from gan_aug_jax.data import image_files
-from gan_aug_jax.data.splits import Collection, Request
+from gan_aug_jax.data import image_files, notes, split_names
+from gan_aug_jax.data.splits import Collection, composed, Request
 from gan_aug_jax.errors import DataError, UserError
-
-# What they are called here, and on the hub.
-_SPLITS = {'train': 'train', 'val': 'validation', 'test': 'test'}
 
 
 def load(request: Request) -> Collection:
@@ -22,8 +21,7 @@ def load(request: Request) -> Collection:
 
   If `data_dir` is set, it is read instead, as a directory that `save_to_disk` wrote; NAME
   is then only a name. Columns are found by their type, `Image` and `ClassLabel`; splits
-  by their names, 'train' and optionally 'validation' and 'test'. A dataset's own code is
-  never run.
+  by their names, see `split_names`. A dataset's own code is never run.
 
   Raises:
     DataError: if the dataset cannot be loaded or has no such columns or splits, or if an
@@ -41,27 +39,32 @@ def load(request: Request) -> Collection:
   found = _load(request)
   if not isinstance(found, dict):
     found = {'train': found}
-  if 'train' not in found:
+  given = split_names.match(found, request.name)
+  if 'train' not in given:
     raise DataError(
       f"{request.name!r} has no split 'train' (it has {', '.join(found)}); choose a "
       'dataset with one.'
     )
-  features = found['train'].features
+  features = found[given['train']].features
   image = _column(request.name, features, datasets.Image, 'image')
   label = _column(request.name, features, datasets.ClassLabel, 'label')
-  class_names, files = features[label].names, {}
-  for split, name in _SPLITS.items():
-    if name not in found:
-      continue
-    names = getattr(found[name].features.get(label), 'names', None)
-    if image not in found[name].features or names != class_names:
+  kinds = (datasets.Image, datasets.ClassLabel)
+  columns = {name for name, kind in features.items() if isinstance(kind, kinds)}
+  remarks = notes.unused('columns', request.title, columns - {image, label})
+  remarks += notes.unused('splits', request.title, set(found) - set(given.values()))
+  class_names, files = tuple(map(composed, features[label].names)), {}
+  for split, name in given.items():
+    names = map(composed, getattr(found[name].features.get(label), 'names', ()))
+    if image not in found[name].features or tuple(names) != class_names:
       raise DataError(
         f'Split {name!r} of {request.name!r} does not have the columns and classes of '
         f"'train' ({image}, {label}: {', '.join(class_names)}); choose another dataset."
       )
-    labels = [-1 if x is None else x for x in found[name][label]]
-    files[split] = _encoded(split, found[name], image), np.array(labels, int)
-  return image_files.read_collection(request, class_names, files)
+    labels = np.array([-1 if x is None else x for x in found[name][label]], int)
+    rows = [f'{split}[{i}]' for i in range(len(labels))]
+    encoded = _Encoded(found[name], image)
+    files[split] = image_files.ImageFiles(rows, encoded, labels)
+  return image_files.read_collection(request, class_names, files, remarks)
 
 
 def _load(request):
@@ -91,28 +94,29 @@ def _load(request):
 
 
 def _column(name, features, kind, usual):
-  """The column of a type: the one with the usual name, or else the first."""
+  """The column of a type, the one with the usual name or else the first."""
   columns = [column for column, feature in features.items() if isinstance(feature, kind)]
   if not columns:
     raise DataError(
       f'{name!r} is not an image-classification dataset: none of its columns '
       f'({", ".join(features)}) has type {kind.__name__}; choose another.'
     )
-  chosen = usual if usual in columns else columns[0]
-  if len(columns) > 1:
-    logging.getLogger('gan_aug_jax').warning(
-      'Of the columns %s of %r, %r is used.', ', '.join(columns), name, chosen
-    )
-  return chosen
+  return usual if usual in columns else columns[0]
 
 
-def _encoded(split, rows, image):
-  """Yields pairs (name, file) for `image_files`; an empty file for a missing image."""
-  import datasets
+@dataclasses.dataclass(frozen=True)
+class _Encoded:
+  """The files in a column of images, however often; an empty one for a missing image."""
 
-  # Not decoded by `datasets`, which does not have our limits.
-  rows = rows.cast_column(image, datasets.Image(decode=False))
-  for i, content in enumerate(rows[image]):
-    content = content or {'bytes': b'', 'path': None}
-    path, data = content['path'], content['bytes']
-    yield f'{split}[{i}]', path if data is None else io.BytesIO(data)
+  rows: Any
+  image: str
+
+  def __iter__(self):
+    import datasets
+
+    # Not decoded by `datasets`, which does not have our limits.
+    rows = self.rows.cast_column(self.image, datasets.Image(decode=False))
+    for content in rows[self.image]:
+      content = content or {'bytes': b'', 'path': None}
+      data = content['bytes']
+      yield content['path'] if data is None else io.BytesIO(data)

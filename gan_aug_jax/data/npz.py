@@ -2,25 +2,25 @@
 
 import math
 import os
+import re
 import zipfile
 
 import numpy as np
 
-from gan_aug_jax.data import image_files
+from gan_aug_jax.data import image_files, notes, split_names
 from gan_aug_jax.data.splits import Collection, Request, Split
 from gan_aug_jax.errors import DataError, UserError
 
-_PREFIXES = ('', 'train_', 'val_', 'test_')
-_ARRAYS = {f'{prefix}{part}' for prefix in _PREFIXES for part in ('images', 'labels')}
-_ARRAYS |= {'class_names'}
+_PARTS = ('images', 'labels')
+_ARRAY = re.compile(r'(?:(\w+)_)?(images|labels)')
 
 
 def load(request: Request) -> Collection:
   """Loads `train_images` and `train_labels`, and those of `val` and `test` if there.
 
-  The first two may also be called `images` and `labels`. Images are uint8 [N, H, W] or
-  [N, H, W, 1 or 3], labels whole numbers [N] or [N, 1] from 0 on, and the optional
-  `class_names` are strings [num_classes]. Other arrays are ignored.
+  The first two may also be called `images` and `labels`; of other names of a split, see
+  `split_names`. Images are uint8 [N, H, W] or [N, H, W, 1 or 3], labels whole numbers [N]
+  or [N, 1] from 0 on, and the optional `class_names` are strings [num_classes].
 
   Raises:
     DataError: if the file or an array is missing or damaged, holds Python objects, or is
@@ -33,30 +33,32 @@ def load(request: Request) -> Collection:
       f'data.data_dir={path!r} {problem}; data.name={request.name!r} needs an .npz file '
       '(if it was moved, start the run again with the new --config.data.data_dir).'
     )
-  arrays = _read(path)
-  prefix = '' if 'images' in arrays and 'train_images' not in arrays else 'train_'
-  splits = {'train': _split(path, arrays, prefix)}
-  for split in ('val', 'test'):
-    if any(name.startswith(f'{split}_') for name in arrays):
-      splits[split] = _split(path, arrays, f'{split}_')
+  names, prefixes, arrays = _read(path)
+  splits = {split: _split(path, names, arrays, p) for split, p in prefixes.items()}
   # Without names, a class is called by its number.
   numbers = np.arange(len(np.unique(splits['train'].labels)))
-  names = arrays.get('class_names', numbers.astype(str))
-  if names.ndim != 1 or names.dtype.kind != 'U':
+  class_names = arrays.get('class_names', numbers.astype(str))
+  if class_names.ndim != 1 or class_names.dtype.kind != 'U':
     raise DataError(
-      f'class_names in {path!r} must be strings, one per class, not {names.dtype} of '
-      f'shape {names.shape}.'
+      f'class_names in {path!r} must be strings, one per class, not {class_names.dtype} '
+      f'of shape {class_names.shape}.'
     )
-  return Collection(tuple(names.tolist()), **splits)
+  unused = notes.unused('arrays', request.title, [x for x in names if x not in arrays])
+  return Collection(tuple(class_names.tolist()), **splits, notes=tuple(unused))
 
 
 def _read(path):
-  """{name: array} of those named in `_ARRAYS`."""
+  """All names in the file, {split: prefix}, and {name: array} of those that are used."""
   try:
-    _check_size(path)
+    with zipfile.ZipFile(path) as file:
+      sizes = {x.filename.removesuffix('.npy'): x.file_size for x in file.infolist()}
+    prefixes = _find_splits(path, sizes)
+    used = {f'{prefix}{part}' for prefix in prefixes.values() for part in _PARTS}
+    used = (used | {'class_names'}) & set(sizes)
+    _check_size(path, sum(sizes[name] for name in used))
     with np.load(path, allow_pickle=False) as file:
       # NumPy returns bytes for what is not an array; as an array they fail every check.
-      return {name: np.asarray(file[name]) for name in _ARRAYS if name in file}
+      return list(sizes), prefixes, {name: np.asarray(file[name]) for name in used}
   except UserError:
     raise
   except Exception as error:  # zipfile, zlib and numpy raise many kinds
@@ -67,11 +69,18 @@ def _read(path):
     ) from None
 
 
-def _check_size(path):
+def _find_splits(path, names):
+  """{split: prefix of its arrays}, such as 'test_', with 'train' first."""
+  matches = [match for name in names if (match := _ARRAY.fullmatch(name))]
+  named = dict.fromkeys(match[1] for match in matches if match[1])
+  prefixes = {s: f'{name}_' for s, name in split_names.match(named, path).items()}
+  bare = '' if 'images' in names else 'train_'
+  return {'train': bare} | prefixes
+
+
+def _check_size(path, size):
   """Checks that the arrays fit in memory, before any of them is unpacked."""
-  with zipfile.ZipFile(path) as file:
-    members = [x for x in file.infolist() if x.filename.removesuffix('.npy') in _ARRAYS]
-  size, memory = sum(x.file_size for x in members), _memory_bytes()
+  memory = _memory_bytes()
   if size > memory:
     raise DataError(
       f'The arrays in {path!r} take {size / 2**30:,.1f} GiB, but this machine has '
@@ -87,11 +96,11 @@ def _memory_bytes():
     return math.inf
 
 
-def _split(path, arrays, prefix):
+def _split(path, names, arrays, prefix):
   """The `Split` of the arrays with a prefix, which `datasets` checks further."""
-  for part in ('images', 'labels'):
+  for part in _PARTS:
     if prefix + part not in arrays:
-      have = ', '.join(sorted(arrays)) or 'none of the known ones'
+      have = ', '.join(sorted(names)) or 'none'
       raise DataError(
         f'{path!r} has no array {prefix + part!r} (it has {have}); name the arrays '
         'train_images, train_labels, test_images and test_labels, or images and labels.'

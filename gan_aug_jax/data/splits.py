@@ -9,6 +9,8 @@ resizes the images. The result is a `Dataset` of three disjoint `Split`s.
 import dataclasses
 import functools
 import hashlib
+import pathlib
+import unicodedata
 
 import numpy as np
 
@@ -24,16 +26,25 @@ class Request:
   image_size: int
   on_corrupt: str
 
+  @property
+  def title(self) -> str:
+    """What reports call the dataset."""
+    by_place = self.name in ('folder', 'npz')
+    title = pathlib.Path(self.data_dir).resolve().name if by_place else self.name
+    return ''.join(c if c.isprintable() else '?' for c in title) or self.name
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
   """Images uint8 [N, H, W, C] with C = 1 or 3, and labels [N], whole numbers from 0 on.
 
-  A split is equal only to itself.
+  The names [N] say where in its source each image is from; None if that is not known. A
+  split is equal only to itself.
   """
 
   images: np.ndarray
   labels: np.ndarray
+  names: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.labels)
@@ -48,7 +59,8 @@ class Split:
 
   def rows(self, index) -> 'Split':
     """The examples at a NumPy index (a slice, a mask or integers)."""
-    return Split(self.images[index], self.labels[index])
+    names = None if self.names is None else self.names[index]
+    return Split(self.images[index], self.labels[index], names)
 
   def some(self, count: int, seed: int) -> 'Split':
     """Up to `count` examples, drawn at random with `seed` and kept in order."""
@@ -87,6 +99,8 @@ class Collection:
     test: None if it is to be held out of `train`.
     val: None if it is to be held out of `train`.
     skipped: names of the image files that could not be read.
+    notes: what a user should know, such as what was not used: a sentence each.
+    bit_depth: see `DataFacts`.
   """
 
   class_names: tuple[str, ...]
@@ -94,6 +108,8 @@ class Collection:
   test: Split | None = None
   val: Split | None = None
   skipped: tuple[str, ...] = ()
+  notes: tuple[str, ...] = ()
+  bit_depth: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +125,8 @@ class Dataset:
     skipped: names of the image files that could not be read.
     held_out_real: the training images beyond the label budget, which an upper bound
       shows in place of synthetic ones; None unless requested.
+    notes: what reports should say of the data, a sentence each.
+    bit_depth: see `DataFacts`.
   """
 
   name: str
@@ -118,6 +136,8 @@ class Dataset:
   test: Split
   skipped: tuple[str, ...] = ()
   held_out_real: Split | None = None
+  notes: tuple[str, ...] = ()
+  bit_depth: int | None = None
 
   @functools.cached_property
   def facts(self) -> DataFacts:
@@ -132,6 +152,7 @@ class Dataset:
       num_skipped=len(self.skipped),
       val_fingerprint=self.val.fingerprint,
       test_fingerprint=self.test.fingerprint,
+      bit_depth=self.bit_depth,
     )
 
   @property
@@ -147,6 +168,11 @@ class Dataset:
   def fingerprint(self) -> str:
     """Hash of the training images and labels: 16 hex digits."""
     return self.train.fingerprint
+
+
+def composed(name: str) -> str:
+  """A class name in Unicode's composed form (NFC): macOS spells é with two characters."""
+  return unicodedata.normalize('NFC', name)
 
 
 def draw_per_class(labels: np.ndarray, counts, rng: np.random.Generator) -> np.ndarray:

@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from gan_aug_jax import logs
-from gan_aug_jax.data import image_files
+from gan_aug_jax.data import image_files, notes, split_names
 from gan_aug_jax.data.splits import Collection, Request, Split
 from gan_aug_jax.errors import DataError, UserError
 
@@ -38,17 +38,18 @@ def load(request: Request) -> Collection:
       f'{name!r} is not an image-classification dataset: it has no uint8 image of 1 or 3 '
       'channels with a single class label; choose another.'
     )
-  missing = {'train', 'test'} - set(builder.info.splits)
-  if missing:
-    have = ', '.join(builder.info.splits)
+  names = list(builder.info.splits)
+  given = split_names.match(names, name)
+  if 'train' not in given:
     raise DataError(
-      f'{name!r} has no split {missing.pop()!r} (it has {have}); choose a dataset with '
-      "'train' and 'test'."
+      f"{name!r} has no split 'train' (it has {', '.join(names)}); choose a dataset with "
+      'one.'
     )
-  train, test = (
-    _read(builder, split, *keys, request.image_size) for split in ('train', 'test')
-  )
-  return Collection(tuple(class_names), train, test)
+  splits = {
+    split: _read(builder, given[split], *keys, request.image_size) for split in given
+  }
+  unused = notes.unused('splits', request.title, set(names) - set(given.values()))
+  return Collection(tuple(class_names), **splits, notes=tuple(unused))
 
 
 def _is_image(feature):

@@ -153,6 +153,7 @@ def summarize(plan, finished, failures) -> dict:
     'failures': failures,
     'num_comparisons': num_comparisons,
     'gan_warnings': _gan_warnings(finished),
+    'data_notes': _data_notes(finished),
     'foreign': sorted({gan['own'] for gan in gans if gan.get('foreign')}),
     'settings': found,
   }
@@ -166,6 +167,12 @@ def _gan_warnings(finished):
       about = {'cell': cell.about['name'], 'warnings': lines}
       found.setdefault(cell.about['gan'], about)
   return found
+
+
+def _data_notes(finished):
+  """Those of the cell with the most: counts in them differ with the seed."""
+  notes = (cell.results.get('data_notes', []) for cell in finished)
+  return max(notes, key=len, default=[])
 
 
 def _row(arm, cells):

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 import os
 import pathlib
 
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 import scipy.special
 
-from gan_aug_jax.data import image_files
+from gan_aug_jax.data import image_files, notes
 from gan_aug_jax.errors import CheckpointError, ConfigError, DataError
 from gan_aug_jax.evaluation import evaluators
 from gan_aug_jax.experiment import arms
@@ -75,6 +76,7 @@ def label_images(session, info, images, *, arm, output) -> tuple[int, dict[str, 
     raise ConfigError(f'--output={output} must be a .csv file.')
   root, names = _find_images(images)
   class_names, (size, _, channels) = info.class_names, info.image_shape
+  depth = info.bit_depth or _find_bit_depth(images, root, names)
   state = arms.restore_arm(session, arm, info)
   batch_size = min(evaluators.BATCH, len(names))
   classify = _make_classify(session, len(class_names), batch_size)
@@ -83,8 +85,8 @@ def label_images(session, info, images, *, arm, output) -> tuple[int, dict[str, 
   table.writerow(['file', 'label', 'probability', *(f'p:{name}' for name in class_names)])
   for start in range(0, len(names), batch_size):
     chunk = names[start : start + batch_size]
-    paths = ((name, os.path.join(root, name)) for name in chunk)
-    pixels, kept, unread = image_files.read_all(paths, len(chunk), size)
+    paths = [os.path.join(root, name) for name in chunk]
+    pixels, kept, unread = image_files.read_all(chunk, paths, size, depth)
     unreadable |= unread
     probabilities = classify(state.variables, image_files.with_channels(pixels, channels))
     for i, shares in zip(kept, probabilities, strict=True):
@@ -130,6 +132,14 @@ def _find_images(images):
   if not names:
     raise DataError(f'--images={images} holds no images, such as .png or .jpg.')
   return images, names
+
+
+def _find_bit_depth(images, root, names):
+  """How many bits the images use if they are the first of 16 bits that the run sees."""
+  depth = image_files.find_bit_depth(os.path.join(root, name) for name in names)
+  for note in notes.bit_depth(images, depth):
+    logging.getLogger('gan_aug_jax').warning('%s', note)
+  return depth or 16
 
 
 def _write(output, text):

@@ -197,6 +197,7 @@ def _results(session, dataset, generator, trained):
   return {
     'dataset': dataset.name,
     'num_skipped': len(dataset.skipped),
+    'data_notes': list(dataset.notes),
     'test_on': session.config.data.test_on,
     'train_on_val': session.config.data.train_on_val,
     'seed': session.config.seed,

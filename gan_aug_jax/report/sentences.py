@@ -88,9 +88,10 @@ def costs(results: Mapping) -> str:
 
 
 def caveats(results: Mapping) -> list[str]:
-  """Warnings that results.json is of a search or an oracle, or has no real validation."""
+  """Warnings of the data, a search, an oracle or no real validation in results.json."""
   lines = [SEARCH] if results.get('test_on') == 'val' else []
   lines += [_TRAINED_ON_VAL] if results.get('train_on_val') else []
+  lines += results.get('data_notes', [])
   for name, arm in results['arms'].items():
     if shown := _SHOWN.get(arm['source'].get('shows')):
       lines.append(f'{name}: “synthetic” here means {shown}.')
@@ -227,9 +228,10 @@ def status(summary: Mapping) -> list[str]:
 
 
 def warnings(summary: Mapping) -> list[str]:
-  """Why results of an ablation are no evidence."""
+  """Why results of an ablation are no evidence, or less."""
   lines = [f'{name} {_FOREIGN}' for name in summary['foreign']]
-  return lines + ([SEARCH] if summary['test_on'] == 'val' else [])
+  lines += [SEARCH] if summary['test_on'] == 'val' else []
+  return lines + summary.get('data_notes', [])
 
 
 def of_gans(summary: Mapping) -> list[str]:
