@@ -6,7 +6,7 @@ import numpy as np
 
 from gan_aug_jax.data import image_files
 from gan_aug_jax.data.splits import Collection, Request
-from gan_aug_jax.errors import DataError
+from gan_aug_jax.errors import ConfigError, DataError
 
 _SPLITS = ('train', 'val', 'test')
 # Directories with these names are taken for splits, never for classes.
@@ -33,6 +33,30 @@ def load(request: Request) -> Collection:
     labels = np.repeat(np.arange(len(by_class)), [*map(len, by_class.values())])
     files[split] = [(name, os.path.join(root, name)) for name in names], labels
   return image_files.read_collection(request, list(found['train']), files)
+
+
+def refuse_inside(root: str, path: str) -> None:
+  """Refuses to write where `load` would read the output as classes or images.
+
+  Args:
+    root: the folder of images.
+    path: of the directory to write to.
+
+  Raises:
+    ConfigError: if it is read with the folder; hidden directories and, next to train/,
+      those of no split are not.
+  """
+  root, path = os.path.realpath(root), os.path.realpath(path)
+  if os.path.commonpath([root, path]) != root:
+    return
+  parts = os.path.relpath(path, root).split(os.sep)
+  has_splits = os.path.isdir(os.path.join(root, 'train'))
+  is_hidden = any(part.startswith('.') for part in parts if part != '.')
+  if not is_hidden and not (has_splits and parts[0] not in _SPLITS):
+    raise ConfigError(
+      f'{path!r} is inside data.data_dir={root!r}, so what is written there would be '
+      'read as images; write to a directory outside of it.'
+    )
 
 
 def _find_splits(root):

@@ -32,6 +32,13 @@ from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.step import sharding
 from gan_aug_jax.training import files
 
+# {field of `DataFacts`: which images it is the hash of}
+SPLITS = {
+  'fingerprint': 'training',
+  'val_fingerprint': 'validation',
+  'test_fingerprint': 'test',
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Session:
@@ -173,9 +180,7 @@ def check_data(session: Session, saved: dict[str, Any], dataset: Dataset) -> Non
   with files.reading(session.path('config.json')):
     before, now = DataFacts.from_json(saved['data']), dataset.facts
   begun = any(session.path(part).exists() for part in ('gan', 'arms'))
-  kinds = {'fingerprint': 'training', 'val_fingerprint': 'validation'}
-  kinds |= {'test_fingerprint': 'test', 'class_names': 'classes of'}
-  for field, kind in kinds.items():
+  for field, kind in (SPLITS | {'class_names': 'classes of'}).items():
     if begun and getattr(before, field) not in (None, getattr(now, field)):
       raise CheckpointError(
         f'{str(session.workdir)!r} holds a run on other {kind} images of '
