@@ -5,6 +5,7 @@ here are common to all. A new source needs a function `load(Request) -> Collecti
 `splits`, and an entry in `_SOURCES`.
 """
 
+import os
 import pathlib
 import unicodedata
 
@@ -68,7 +69,10 @@ def load_dataset(
   Raises:
     DataError: if something is missing or wrong; one sentence that says what to do.
   """
-  key = 'huggingface' if name.startswith('huggingface:') else name
+  key, data_dir = name.partition(':')[0], os.path.expanduser(data_dir)
+  if key not in ('mnist5k', 'folder', 'npz') and not data_dir:
+    _check_home(name, 'HF_HOME' if key == 'huggingface' else 'TFDS_DATA_DIR')
+  key = key if key == 'huggingface' else name
   found = _SOURCES.get(key, tfds.load)(Request(name, data_dir, image_size, on_corrupt))
   title = _title(name, data_dir)
   _check(title, found)
@@ -96,6 +100,15 @@ def load_dataset(
     train = Split(images, np.concatenate([train.labels, val.labels]))
   names, skipped = tuple(found.class_names), tuple(found.skipped)
   return Dataset(title, names, train, val, test, skipped, held_out)
+
+
+def _check_home(name, variable):
+  """Refuses to keep a dataset in a user's cache where there is no home directory."""
+  if not os.environ.get(variable) and not os.path.isabs(os.path.expanduser('~')):
+    raise DataError(
+      f'{name!r} would be kept in the home directory, and this user has none; set '
+      f'data.data_dir, {variable} or HOME to a directory.'
+    )
 
 
 def imbalanced(counts: np.ndarray, imbalance: float, shape: str) -> np.ndarray:

@@ -31,11 +31,16 @@ def load(request: Request) -> Collection:
   """
   try:
     import datasets
+
+    is_installed = hasattr(datasets, 'load_from_disk')
   except ImportError:
+    is_installed = False
+  if not is_installed:  # or a folder or file of that name passes for it
     raise DataError(
-      f"data.name={request.name!r} needs the package 'datasets'; install it with "
-      "pip install -e '.[huggingface]'."
-    ) from None
+      f"data.name={request.name!r} needs the package 'datasets', of this package's extra "
+      "'huggingface': pip install -e '.[huggingface]', and run where no datasets.py "
+      'takes its place.'
+    )
   datasets.disable_progress_bars()
   datasets.logging.set_verbosity_error()
   found = _load(request)
