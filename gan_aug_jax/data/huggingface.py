@@ -29,18 +29,9 @@ def load(request: Request) -> Collection:
     DataError: if the dataset cannot be loaded or has no such columns or splits, or if an
       image cannot be read and `on_corrupt` is 'refuse'.
   """
-  try:
-    import datasets
+  _check_package(request.name)
+  import datasets
 
-    is_installed = hasattr(datasets, 'load_from_disk')
-  except ImportError:
-    is_installed = False
-  if not is_installed:  # or a folder or file of that name passes for it
-    raise DataError(
-      f"data.name={request.name!r} needs the package 'datasets', of this package's extra "
-      "'huggingface': pip install -e '.[huggingface]', and run where no datasets.py "
-      'takes its place.'
-    )
   datasets.disable_progress_bars()
   datasets.logging.set_verbosity_error()
   found = _load(request)
@@ -67,6 +58,23 @@ def load(request: Request) -> Collection:
     labels = [-1 if x is None else x for x in found[name][label]]
     files[split] = _encoded(split, found[name], image), np.array(labels, int)
   return image_files.read_collection(request, class_names, files)
+
+
+def _check_package(name):
+  """Refuses to go on without the package, or with a folder of its name in its place."""
+  try:
+    import datasets
+  except ImportError:
+    found = ''
+  else:
+    if hasattr(datasets, 'load_from_disk'):
+      return
+    place = datasets.__file__ or next(iter(datasets.__path__))
+    found = f', which {place!r} is not'
+  raise DataError(
+    f"data.name={name!r} needs the package 'datasets'{found}; install the extra: pip "
+    "install -e '.[huggingface]'."
+  )
 
 
 def _load(request):
