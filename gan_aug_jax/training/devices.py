@@ -136,8 +136,10 @@ def cache_directory() -> str | None:
 
 def _keep_compiled_programs(jax):
   """Persistent compilation cache, unless JAX_COMPILATION_CACHE_DIR names one already."""
-  home = cache_directory()
-  if jax.config.jax_compilation_cache_dir or not home:
+  if named := jax.config.jax_compilation_cache_dir:
+    jax.config.update('jax_compilation_cache_dir', os.path.expanduser(named))
+    return
+  if not (home := cache_directory()):
     return
   # A program compiled for one kind of CPU may use instructions that another lacks.
   kind = platform.machine() + platform.processor()
