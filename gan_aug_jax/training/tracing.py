@@ -33,7 +33,7 @@ class Tracer:
       self._tracing = False
       print(
         f'Trace: {self._directory}; open it with tensorboard --logdir={self._directory} '
-        '(after pip install tensorboard xprof), or its *.trace.json.gz at ui.perfetto.dev.',
+        '(pip install tensorboard xprof), or its .trace.json.gz at ui.perfetto.dev.',
         flush=True,
       )
 
