@@ -294,7 +294,8 @@ def make_run(train):
 
   class Run:
     def __init__(self, session, dataset, gan_session=None):
-      self.session, self.arms = session, [self]
+      self.session, self.dataset, self.arms = session, dataset, [self]
+      self.gan = gan_session
       self.directory = session.path('arms', session.config.arms[0])
 
     def train_arms(self, generator):
@@ -346,6 +347,42 @@ def test_a_failed_cell_is_noted_and_the_others_go_on(tmp_path, monkeypatch):
   assert len(trained) == len(units)
   assert set(failures) == {cell.name for (cell,) in units if cell.seed == 1}
   assert set(failures.values()) == {'loss is nan at step 3'}
+
+
+def test_a_failed_cell_is_tried_once_a_command_whatever_the_number_of_workers(
+  tmp_path, monkeypatch
+):
+  trained = []
+
+  def train(session):
+    trained.append(session.workdir.name)
+    raise NonFiniteError('loss is nan at step 3')
+
+  def fail(self, session):
+    trained.append(session.workdir.name)
+    raise DataError('no images')
+
+  monkeypatch.setattr(runs, 'Run', make_run(train))
+  monkeypatch.setattr(runs.Run, 'start', lambda _: None, raising=False)
+  monkeypatch.setattr(
+    runs.Run, 'load_or_train_generator', lambda run: fail(run, run.gan), raising=False
+  )
+  monkeypatch.setattr(cells, 'load_data', lambda _: type('Data', (), {'train': [0]}))
+  monkeypatch.setattr(workers.workdir_lib, 'claim', lambda *_: None)
+  units = units_to_share()
+  gans = {cell.gan for (cell,) in units if cell.gan}
+  tried = sorted([*gans, *(cell.name for (cell,) in units if not cell.gan)])
+  for command in range(2):
+    trained.clear()
+    begun = [workers.Worker(tmp_path, None) for _ in range(3)]  # all at the same time
+    for unit in units:
+      assert all(worker.train(unit) for worker in begun), command
+    assert sorted(trained) == tried
+  whys = [cells.failure(tmp_path, cell.name) for (cell,) in units]
+  assert {why.partition(' (')[0] for why in whys} == {
+    'loss is nan at step 3',
+    'Its generator',
+  }
 
 
 def _finished(arm, kind, seed, *, val, right, counts, support):

@@ -6,8 +6,10 @@ existed before is there unchanged. `test_config.py` has every rule of validation
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import hashlib
+import importlib.machinery
 import json
 import os
 import pathlib
@@ -20,11 +22,16 @@ import subprocess
 import sys
 import zlib
 
+import jax
 import numpy as np
 from PIL import Image
 import pytest
 
-from gan_aug_jax import cli
+from gan_aug_jax import cli, config as config_lib
+from gan_aug_jax.config import validation
+from gan_aug_jax.data import datasets
+from gan_aug_jax.errors import ConfigError, DataError
+from gan_aug_jax.training import devices, locks
 from tests.conftest import make_dataset
 
 # Of the classes of the dataset; what becomes of them is in `test_trust.py`.
@@ -271,6 +278,31 @@ USAGE = {
     _given('sample', _DONE, '--config.gan.width=3'),
   ),
   'ablation of nothing': (2, 'has no ablation', _run(command='ablate')),
+  'number of seeds': (
+    2,
+    'seeds="(2,)" for seed 2, or "(0,1)" for 2 seeds',
+    lambda place: _ablate(place, '--config.ablation.seeds=2'),
+  ),
+  'number of seeds, apart': (
+    2,
+    'seeds="(1,)" for seed 1, or "(0,)" for one seed',
+    lambda place: _ablate(place, '--config.ablation.seeds', '1'),
+  ),
+  'home of nobody': (
+    2,
+    '--workdir=~nobody-here/x: there is no such home directory',
+    _given('run', _CONFIG, '--workdir=~nobody-here/x'),
+  ),
+  'data at home of nobody': (
+    2,
+    'data.data_dir=~nobody-here/x',
+    _field('data.data_dir=~nobody-here/x'),
+  ),
+  'images that hold the workdir': (
+    2,
+    'contains the workdir',
+    _given('predict', _DONE, '--images={place.root}'),
+  ),
   'shard of nonsense': (2, '--shard=x must be i/n', _run('--shard=x', command='ablate')),
   'shard that is not': (2, '--shard=2/2', _run('--shard=2/2', command='ablate')),
   'config that is not': (2, "'none.py'", _given('run', '--config=none.py', _NEW)),
@@ -408,6 +440,21 @@ DATA = {
     '--config.data.name=folder', '--config.data.data_dir={place.root}/none')),
   'folder that is a file': (3, 'not a directory', _run(
     '--config.data.name=folder', '--config.data.data_dir={place.npz}')),
+  'workdir inside the folder': (
+    2,
+    "folder/runs/x' is inside data.data_dir=",
+    lambda place: _inside(place, 'runs/x'),
+  ),
+  'workdir that is the folder': (
+    2,
+    "folder' is inside data.data_dir=",
+    lambda place: _inside(place, ''),
+  ),
+  'ablation inside the folder': (
+    2,
+    "folder/cat/x' is inside data.data_dir=",
+    lambda place: _inside(place, 'cat/x', 'ablate'),
+  ),
   'folder of nothing': (3, 'found 0 (none)', _data(_folder(classes=()))),
   'folder of one class': (3, "found 1 ('cat')", _data(_folder(classes=('cat',)))),
   'folder with an empty class': (
@@ -453,6 +500,14 @@ DATA = {
     _data(_folder(classes=('a', os.fsdecode(b'b\xff')))),
   ),
 }  # fmt: skip
+
+
+def _inside(place, workdir, command='run'):
+  """A command whose workdir is inside its folder of images."""
+  name, root = _folder()(place)
+  config = _ablation(place) if command == 'ablate' else place.config
+  fields = [f'--config.data.name={name}', f'--config.data.data_dir={root}']
+  return [command, f'--config={config}', f'--workdir={root / workdir}', *fields]
 
 
 def _cut(path):
@@ -508,6 +563,12 @@ def _remove(name):
 
 def _unlink(name):
   return lambda place: (place.done / name).unlink()
+
+
+def _of_folder(place):
+  """Turns the finished run into one of a folder, which holds it."""
+  data = {'name': 'folder', 'data_dir': str(place.root)}
+  _edit('config.json', **{f'config__data__{name}': x for name, x in data.items()})(place)
 
 
 def _without_arms(place):
@@ -570,6 +631,30 @@ WORKDIR = {
     3,
     'other training images',
     _harmed('run', _edit('config.json', data__fingerprint='0')),
+  ),
+  'evaluation of other validation images': (
+    3,
+    'other validation images',
+    _harmed('evaluate', _edit('arms/augmented/result.json', val_fingerprint='0')),
+  ),
+  'arm of other test images': (
+    3,
+    'other test images',
+    _harmed('run', _edit('arms/augmented/result.json', test_fingerprint='0')),
+  ),
+  'prediction by a classifier of other images': (
+    3,
+    'other training images',
+    _harmed(
+      'predict',
+      _edit('config.json', data__fingerprint='0'),
+      '--images={place.root}/toy.npz',
+    ),
+  ),
+  'export into the images': (
+    2,
+    "/new' is inside data.data_dir=",
+    _harmed('export', lambda place: _of_folder(place), '--output={place.new}'),
   ),
   'checkpoint of another model': (
     3,
@@ -696,6 +781,10 @@ WORKDIR = {
       '--collect'),
   ),
 }  # fmt: skip
+
+
+def _ablate(place, *flags):
+  return ['ablate', f'--config={_ablation(place)}', f'--workdir={place.new}', *flags]
 
 
 def _ablation(place):
@@ -831,6 +920,132 @@ def test_a_workdir_without_permission_is_named(place, capfd):
   place.new.mkdir(mode=0o500)
   assert cli.main(['gan_aug_jax', *_run()(place)]) == 3
   assert 'Permission denied' in capfd.readouterr().err
+
+
+@pytest.mark.parametrize('command', ['run', 'train-gan', 'sample', 'report'])
+def test_a_workdir_in_use_is_refused_and_its_owner_named(place, capfd, command):
+  arguments = _harmed(command, _nothing)(place)
+  with locks.owned(place.done):
+    assert cli.main(['gan_aug_jax', *arguments]) == 3
+  said = capfd.readouterr().err
+  assert f'is in use by process {os.getpid()} on {socket.gethostname()}' in said
+  assert said.count('\n') == 1
+  assert not list(place.done.glob('run.*'))
+
+
+def test_a_workdir_on_a_file_system_without_locks_can_be_used(
+  tmp_path, monkeypatch, caplog
+):
+  def refuse(*_, **__):
+    raise OSError(errno.ENOLCK, 'No locks available')
+
+  monkeypatch.setattr(locks.filelock.FileLock, 'acquire', refuse)
+  with locks.owned(tmp_path):
+    assert 'without locks' in caplog.text
+  with pytest.raises(locks.NoLocksError), locks.try_lock(tmp_path):
+    pass
+
+
+# Read by a run before it does anything, as when they are set in the environment.
+SWITCHES = {
+  'jax_enable_x64': True,
+  'jax_default_prng_impl': 'rbg',
+  'jax_threefry_partitionable': False,
+  'jax_disable_jit': True,
+  'jax_numpy_dtype_promotion': 'strict',
+  'jax_numpy_rank_promotion': 'raise',
+  'jax_transfer_guard': 'disallow',
+  'jax_default_matmul_precision': 'bfloat16',
+  'jax_random_seed_offset': 7,
+  'jax_debug_nans': True,
+}
+
+
+@pytest.mark.parametrize('name', SWITCHES)
+def test_switches_of_jax_do_not_reach_a_run(name):
+  before = jax.config.values[name]
+  jax.config.update(name, SWITCHES[name])
+  try:
+    devices.start(config_lib.default())
+    assert jax.config.values[name] in (before, 'allow')
+  finally:
+    jax.config.update(name, before)
+
+
+@pytest.mark.slow  # a process each: JAX reads them once
+@pytest.mark.parametrize(
+  ('name', 'value', 'code'),
+  [
+    ('JAX_ENABLE_X64', 'maybe', 2),
+    ('JAX_NUMPY_RANK_PROMOTION', 'never', 2),
+    ('JAX_PLATFORMS', 'cuda', 3),
+    ('JAX_PLATFORMS', 'none', 3),
+  ],
+)
+def test_switches_that_cannot_work_are_named(place, name, value, code):
+  command = [sys.executable, '-m', 'gan_aug_jax', *_run()(place)]
+  environment = os.environ | {name: value}
+  process = subprocess.run(
+    command, capture_output=True, text=True, cwd=ROOT, env=environment
+  )
+  assert process.returncode == code, process.stderr
+  assert name.lower() in process.stderr.lower() and process.stderr.count('\n') == 1
+  assert not place.new.exists()
+
+
+def test_without_a_home_there_is_no_cache(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(os.path, 'expanduser', lambda path: path)
+  for name in ('XDG_CACHE_HOME', 'HF_HOME', 'TFDS_DATA_DIR'):
+    monkeypatch.delenv(name, raising=False)
+  assert devices.cache_directory() is None
+  monkeypatch.setenv('XDG_CACHE_HOME', 'relative')  # to be ignored, as its rules say
+  assert devices.cache_directory() is None
+  options = {'image_size': 8, 'seed': 0, 'val_fraction': 0.1}
+  for name, variable in (('huggingface:x/y', 'HF_HOME'), ('cifar10', 'TFDS_DATA_DIR')):
+    with pytest.raises(DataError, match=f'data.data_dir, {variable} or HOME'):
+      datasets.load_dataset(name, **options)
+  assert not list(tmp_path.iterdir())
+
+
+def test_paths_are_expanded_and_the_data_are_found_from_anywhere(
+  place, tmp_path, monkeypatch, capfd
+):
+  monkeypatch.setenv('HOME', str(place.root))
+  monkeypatch.chdir(place.root)
+  fields = ['--config.data.data_dir=toy.npz']
+  arguments = ['run', '--config=~/toy.py', '--workdir=~/runs/x', *fields]
+  assert cli.main(['gan_aug_jax', *arguments]) == 0
+  saved = json.loads((place.root / 'runs' / 'x' / 'config.json').read_text())
+  assert saved['config']['data']['data_dir'] == str(place.npz)
+  monkeypatch.chdir(tmp_path)
+  assert cli.main(['gan_aug_jax', 'evaluate', '--workdir=~/runs/x']) == 0
+  # An older version kept the path as it was written.
+  _edit('config.json', config__data__data_dir='toy.npz')(place)
+  monkeypatch.chdir(place.root)
+  assert cli.main(['gan_aug_jax', 'evaluate', f'--workdir={place.done}']) == 0
+  assert not list(place.root.rglob('~'))
+
+
+def test_a_folder_of_its_name_is_no_package(tmp_path, monkeypatch):
+  for name in ('tensorboard', 'datasets'):
+    (tmp_path / name).mkdir()
+  monkeypatch.syspath_prepend(tmp_path)
+  for name in ('tensorboard', 'tensorflow', 'datasets'):
+    monkeypatch.delitem(sys.modules, name, raising=False)
+  find = importlib.machinery.PathFinder.find_spec
+
+  def find_here(name, path=None, target=None):
+    hidden = name in ('tensorboard', 'tensorflow', 'datasets')
+    return find(name, [str(tmp_path)] if hidden else path, target)
+
+  monkeypatch.setattr(importlib.machinery.PathFinder, 'find_spec', find_here)
+  fields = config_lib.default()
+  fields.log.tensorboard = True
+  with pytest.raises(ConfigError, match='install the extra'):
+    validation.validate(fields)
+  with pytest.raises(DataError, match=r"datasets' is not; .*\[huggingface\]"):
+    datasets.load_dataset('huggingface:x/y', image_size=8, seed=0, val_fraction=0.1)
 
 
 def test_a_port_that_is_taken_is_named(place):

@@ -275,7 +275,7 @@ def test_every_field_is_checked_or_needs_no_check():
 
 
 def test_every_default_is_allowed_and_every_field_says_what_depends_on_it():
-  known = {'run', 'gan', 'synthesis', 'classifier', 'nothing'}
+  known = {'run', 'gan', 'synthesis', 'classifier', 'cadence', 'nothing'}
   for name, field in fields_lib.FIELDS.items():
     assert field.doc and field.affects in known, name
     assert not field.rule or field.rule.allows(field.default), name

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 
 import jax
@@ -201,6 +202,48 @@ def test_signal_whose_raise_was_lost_still_stops():
   assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
   with signals.deferred() as stopped:  # by itself, as in a notebook
     assert stopped(True) is None
+
+
+_FIXED = {'log.save_every_steps': 100}
+
+
+@pytest.mark.parametrize(
+  ('trained', 'before', 'change', 'allowed'),
+  [
+    ((), {}, {'gan.width': 8}, True),
+    (('gan',), {}, {'log.every_steps': 10}, False),  # checkpoints would move, too
+    (('gan',), _FIXED, {'log.every_steps': 10}, True),
+    (('gan',), {}, {'log.save_every_steps': 100}, False),
+    (('gan',), {}, {'log.eval_every_steps': 10}, True),
+    (('gan', 'result', 'gan-seed1'), {}, {'log.save_every_steps': 100}, False),
+    (('gan', 'result', 'arms'), {}, {'log.save_every_steps': 100}, True),
+    (('gan', 'result', 'arms'), {}, {'log.every_steps': 10}, True),
+    (('gan', 'result', 'arms'), {}, {'classifier.learning_rate': 1.0}, False),
+    (('arms',), {'arms': ('real_only',)}, {'arms': ('augmented', 'real_only')}, True),
+    (('arms',), {'arms': ('real_only',)}, {'arms': ('augmented',)}, False),
+  ],
+)
+def test_a_workdir_takes_harmless_changes(tmp_path, trained, before, change, allowed):
+  for part in trained:
+    if part == 'result':
+      (tmp_path / 'gan' / 'result.json').write_text('{}')
+    else:
+      (tmp_path / part).mkdir()
+  fields = config.default()
+  fields.update_from_flattened_dict(before)
+  saved = json.dumps({'config': fields.to_dict(), 'data': {}})
+  (tmp_path / 'config.json').write_text(saved)
+  fields.update_from_flattened_dict(change)
+  session = workdir.Session(fields, tmp_path, WHERE)
+  with (
+    contextlib.nullcontext()
+    if allowed
+    else pytest.raises(CheckpointError, match=re.escape(next(iter(change))))
+  ):
+    workdir.check_config(session)
+  if trained:  # the names of cells and GANs depend on these
+    with pytest.raises(CheckpointError):
+      workdir.check_config(session, grows=False)
 
 
 def test_writing_is_atomic(tmp_path, monkeypatch):

@@ -178,6 +178,26 @@ def test_preempted_saves_exits_75_and_goes_on(launch, uninterrupted, tmp_path):
   _assert_same_run(workdir, uninterrupted)
 
 
+def test_a_second_run_is_refused_until_the_first_ends(launch, tmp_path):
+  workdir = tmp_path / 'run'
+  first = launch(workdir)
+  while first.poll() is None and not (workdir / 'config.json').exists():
+    time.sleep(0.01)
+  config = (workdir / 'config.json').read_bytes()
+  (said,) = _finish(launch(workdir, '--config.seed=1'), code=3)
+  assert f'is in use by process {first.pid} on {socket.gethostname()}, since' in said
+  assert (workdir / 'config.json').read_bytes() == config
+  first.kill()  # which takes the lock with it
+  first.communicate()
+  third = launch(workdir)
+  reached = _lines('gan', 2)
+  while third.poll() is None and not reached(workdir):
+    time.sleep(0.01)
+  third.send_signal(signal.SIGTERM)
+  (said,) = _finish(third, code=75)
+  assert 'SIGTERM: waiting for the step in progress' in said
+
+
 def _free_port():
   with socket.socket() as probe:
     probe.bind(('127.0.0.1', 0))

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pathlib
+import pty
 import re
 import shutil
 import signal
@@ -19,6 +20,7 @@ import pytest
 from gan_aug_jax import cli, logs
 from gan_aug_jax.generators import candidates
 from gan_aug_jax.report import tables
+from gan_aug_jax.training import tracing
 from tests.test_bad_input import CONFIG, original  # noqa: F401  a fixture
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -107,8 +109,12 @@ def test_a_run_under_nohup_is_quiet_stops_by_ctrl_c_and_goes_on(
   process.send_signal(signal.SIGINT)
   said = process.communicate(timeout=120)[1]
   assert process.returncode == 75, said
-  assert said.startswith('gan_aug_jax: Stopped at step') and said.count('\n') == 1
-  assert 'by SIGINT' in said and 'run the same command to continue' in said
+  waits, stopped = said.splitlines()
+  assert waits == (
+    'gan_aug_jax: SIGINT: waiting for the step in progress, to save the state.'
+  )
+  assert stopped.startswith('gan_aug_jax: Stopped at step') and 'by SIGINT' in stopped
+  assert 'run the same command to continue' in stopped
   process = _start(file, workdir, *flags, '--verbose')
   said = process.communicate(timeout=120)[1]
   assert process.returncode == 0, said
@@ -116,6 +122,41 @@ def test_a_run_under_nohup_is_quiet_stops_by_ctrl_c_and_goes_on(
   shown = workdir.with_suffix('.log').read_text()
   assert 'resumed at step' in shown and '\r' not in shown and '\x1b' not in shown
   assert shown.splitlines()[-1] == f'Report: {workdir / "report.html"}'
+
+
+@pytest.mark.slow
+def test_a_terminal_that_closes_saves(original, tmp_path):  # noqa: F811
+  file, workdir = tmp_path / 'long.py', tmp_path / 'run'
+  file.write_text(CONFIG.format(npz=str(original.npz)))
+  flags = ["--config.arms=('real_only',)", '--config.classifier.num_steps=300000']
+  flags += ['--config.log.every_steps=50', '--config.log.save_every_steps=300000']
+  command = [sys.executable, '-m', 'gan_aug_jax', 'run', f'--config={file}']
+  terminal, inside = pty.openpty()
+  process = subprocess.Popen(
+    ['setsid', '--ctty', *command, f'--workdir={workdir}', *flags],
+    cwd=ROOT,
+    stdin=inside,
+    stdout=inside,
+    stderr=inside,
+  )
+  os.close(inside)
+  lines = workdir / 'arms' / 'real_only' / 'metrics.jsonl'
+  while process.poll() is None and not (lines.exists() and lines.stat().st_size):
+    time.sleep(0.01)
+  os.close(terminal)
+  assert process.wait(timeout=120) == 75
+  saved = list(lines.with_name('checkpoints').iterdir())
+  assert len(saved) == 1 and 0 < int(saved[0].name) < 300000
+
+
+def test_a_trace_says_where_it_is(tmp_path, capsys):
+  with tracing.Tracer('1:2', tmp_path / 'profile') as tracer:
+    for step in range(4):
+      with tracer.annotate(step, step + 1, ()):
+        pass
+  said = capsys.readouterr().out
+  assert said.startswith(f'Trace: {tmp_path / "profile"}; open it with tensorboard')
+  assert list((tmp_path / 'profile').rglob('*.trace.json.gz'))
 
 
 def test_a_reader_that_leaves_is_no_traceback(copy):

@@ -12,7 +12,7 @@ import jax
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.config import validation
-from gan_aug_jax.data import image_files
+from gan_aug_jax.data import folder, image_files
 from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import AblationError, ConfigError
 from gan_aug_jax.experiment import (
@@ -27,7 +27,13 @@ from gan_aug_jax.experiment import (
 from gan_aug_jax.generators import export, frozen, samples
 from gan_aug_jax.report import ablation_report, run_report, sentences, tables
 from gan_aug_jax.step import programs, sharding
-from gan_aug_jax.training import devices, files, signals, workdir as workdir_lib
+from gan_aug_jax.training import (
+  devices,
+  files,
+  locks,
+  signals,
+  workdir as workdir_lib,
+)
 from gan_aug_jax.training.progress import format_count
 
 
@@ -37,8 +43,21 @@ def _start(config, workdir):
   return workdir_lib.Session(config, pathlib.Path(workdir), layout)
 
 
+def _refuse_inside_data(config, path):
+  """Refuses output that the next run would read as images."""
+  if config.data.name == 'folder' and config.data.data_dir:
+    folder.refuse_inside(config.data.data_dir, path)
+
+
+def _check_new_directory(config, path):
+  """Refuses a new directory that the next run would take for a class without images."""
+  if path and not os.path.isdir(path):
+    _refuse_inside_data(config, path)
+
+
 def _reopen(flags):
-  """The session and config.json of a finished run."""
+  """The session and config.json of a run that nobody is training."""
+  locks.check_idle(pathlib.Path(flags.workdir))
   run = workdir_lib.read_run(flags.workdir)
   config, here = config_lib.from_dict(run['config']), config_lib.default()
   # It may have been trained on another machine.
@@ -60,26 +79,28 @@ def _train(flags, *, gan, classifiers):
       f'generator.external={config.generator.external!r} takes the place of the GAN; use '
       'run, or leave it out.'
     )
+  _refuse_inside_data(config, flags.workdir)
   session = _start(config, flags.workdir)
   if not gan and config_lib.needs_generator(config) and not config.generator.external:
     frozen.check_trained(session)
   dataset = runs.load_data(config)
   signals.check()
-  workdir_lib.claim(session, dataset)
-  print(runs.describe(session, dataset, only_gan=not classifiers), flush=True)
-  run = runs.Run(session, dataset, arms=classifiers)
-  with programs.ahead():
-    run.start(gan=gan)
-    generator = run.load_or_train_generator(train=gan)
-    results = run.train_arms(generator) if classifiers else None
-  signals.check()
-  if not classifiers:
-    tables.print_warnings(sentences.of_gan(generator.info))
-    print(f'Samples: {session.path("gan", "samples.png")}')
-  elif jax.process_index() == 0:
-    tables.print_results(results)
-    about = files.read_json(session.path('config.json'))
-    print(f'Report: {run_report.render(session.workdir, about, results)}')
+  with locks.owned(session.workdir):
+    workdir_lib.claim(session, dataset)
+    print(runs.describe(session, dataset, only_gan=not classifiers), flush=True)
+    run = runs.Run(session, dataset, arms=classifiers)
+    with programs.ahead():
+      run.start(gan=gan)
+      generator = run.load_or_train_generator(train=gan)
+      results = run.train_arms(generator) if classifiers else None
+    signals.check()
+    if not classifiers:
+      tables.print_warnings(sentences.of_gan(generator.info))
+      print(f'Samples: {session.path("gan", "samples.png")}')
+    elif jax.process_index() == 0:
+      tables.print_results(results)
+      about = files.read_json(session.path('config.json'))
+      print(f'Report: {run_report.render(session.workdir, about, results)}')
 
 
 def _evaluate(flags):
@@ -111,6 +132,7 @@ def _predict(flags):
   session, run = _reopen(flags)
   arm, accuracy, count = predict.choose_arm(session, flags.arm)
   output = flags.output or session.path('predictions.csv')
+  _check_new_directory(session.config, os.path.dirname(output))
   labelled, bad = predict.label_images(
     session, DataFacts.from_json(run['data']), flags.images, arm=arm, output=output
   )
@@ -125,12 +147,14 @@ def _predict(flags):
 
 def _export(flags):
   session, run = _reopen(flags)
+  _check_new_directory(session.config, flags.output)
   for path in export.export(session, DataFacts.from_json(run['data']), flags.output):
     print(f'Exported: {path} (and the .stablehlo and .json files next to it)')
 
 
 def _report(flags):
   directory = pathlib.Path(flags.workdir)
+  locks.check_idle(directory)
   run, path = workdir_lib.read_run(directory), directory / 'results.json'
   results = files.read_json(path, 'arms', 'gan', 'versions')
   with files.reading(path):
@@ -145,6 +169,7 @@ def _ablate(flags):
   part, num_parts = _parse_shard(flags.shard)
   config = flags.config
   base = config_lib.base_of(config)
+  _refuse_inside_data(base, directory)
   if base.distributed.auto or base.distributed.coordinator:
     raise ConfigError(
       'ablate runs each cell in one process; give each process a part with --shard=i/n.'

@@ -123,6 +123,10 @@ def _dispatch(argv):
     trains_gan = True if command in ('train-gan', 'ablate') else None
     validation.validate(config_lib.base_of(flags.config), trains_gan=trains_gan)
   # Imported late: what is wrong with the usage must not wait for JAX.
+  try:
+    import jax  # noqa: F401  it reads its switches
+  except ValueError as error:
+    raise ConfigError(f'JAX refuses its environment: {parsing.sentence(error)}') from None
   from gan_aug_jax.cli import commands
 
   commands.COMMANDS[command](flags)

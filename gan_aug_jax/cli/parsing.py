@@ -6,6 +6,7 @@ the config file in between, and words their errors.
 
 import difflib
 import inspect
+import os
 import re
 import traceback
 
@@ -50,10 +51,11 @@ def parse(command: str, argv: list[str]) -> flags.FlagValues:
       raise ConfigError(
         f'--config is missing; name a file, such as configs/{example}.py.'
       )
-    config = _load_config(config_flag.config)
+    config = _load_config(_expand('--config', config_flag.config))
     if 'ablation' in config and command != 'ablate':
       raise ConfigError(f'The config is of an ablation, not of {command}; use ablate.')
     _check_fields(fields, config)
+    _check_seeds(argv)
     config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)
     if fields:
       config.expected_duration = ''  # it was of the config as it stands in the file
@@ -64,7 +66,42 @@ def parse(command: str, argv: list[str]) -> flags.FlagValues:
     raise ConfigError(f'{rest[0]!r} is not a flag; write flags as --name=value.')
   if not values.workdir:
     raise ConfigError('--workdir is missing; name a directory, such as runs/first.')
+  for name in {'workdir', 'images', 'output'} & set(values):
+    values[name].value = _expand(f'--{name}', values[name].value)
+  if 'config' in values:
+    _make_absolute(values.config)
   return values
+
+
+def _expand(name, path):
+  """A path with ~ and ~user replaced, as the shell does only at the start of a word."""
+  expanded = os.path.expanduser(path)
+  if expanded.startswith('~'):
+    raise ConfigError(
+      f'{name}={path}: there is no such home directory; write the path in full, or ./~ '
+      'for a file of that name.'
+    )
+  return expanded
+
+
+def _make_absolute(config):
+  """Makes data.data_dir a path that means the same from any directory."""
+  place = config_lib.flatten(config).get('data.data_dir')
+  if place and '://' not in place:
+    config.data.data_dir = os.path.abspath(_expand('data.data_dir', place))
+
+
+def _check_seeds(argv):
+  """Refuses a number for ablation.seeds: it means one seed and looks like a count."""
+  text = ' '.join(argv)
+  if match := re.search(r'--?config\.ablation\.seeds[= ](\d+)(?= |$)', text):
+    count = int(match[1])
+    shown = ','.join(map(str, range(count))) if count <= 10 else f'0,1,...,{count - 1}'
+    several = f'"({shown})" for {count} seeds' if count > 1 else '"(0,)" for one seed'
+    raise ConfigError(
+      f'--config.ablation.seeds={count} is a number and must be a tuple: write '
+      f'--config.ablation.seeds="({count},)" for seed {count}, or {several}.'
+    )
 
 
 def _define(command):

@@ -29,6 +29,7 @@ RUN = 'run'  # everything
 GAN = 'gan'  # the generator, and the arms that draw from it
 SYNTHESIS = 'synthesis'  # the arms that draw synthetic images
 CLASSIFIER = 'classifier'  # every arm
+CADENCE = 'cadence'  # a GAN that is not finished, which chooses from its checkpoints
 NOTHING = 'nothing'  # it says where or how a run happens, not what comes out
 OF_ARMS = {SYNTHESIS, CLASSIFIER}
 OF_GENERATORS = {GAN, SYNTHESIS}
@@ -502,7 +503,7 @@ _GROUPS = {
   'score': (RUN, _SCORE),
   'distributed': (NOTHING, _DISTRIBUTED),
   'profile': (NOTHING, _PROFILE),
-  'log': (RUN, _LOG),
+  'log': (CADENCE, _LOG),
 }
 
 

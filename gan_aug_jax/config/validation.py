@@ -246,7 +246,7 @@ def _run(config):
     )
   needed = ('tensorflow', 'tensorboard')
   yield (
-    log.tensorboard and not all(map(importlib.util.find_spec, needed)),
+    log.tensorboard and not all(map(_is_installed, needed)),
     'log.tensorboard=True needs TensorFlow and TensorBoard; install the extra: pip '
     "install -e '.[tensorflow]'",
   )
@@ -257,3 +257,9 @@ def _run(config):
     f'{distributed.num_processes} of at least 1, and distributed.process_id='
     f'{distributed.process_id} from 0 to one less',
   )
+
+
+def _is_installed(package):
+  """Whether a package can be imported; a folder of that name does not count."""
+  spec = importlib.util.find_spec(package)
+  return bool(spec and spec.origin)

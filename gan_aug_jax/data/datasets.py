@@ -8,6 +8,7 @@ here are common to all. A new source needs a function `load(Request) -> Collecti
 import dataclasses
 import functools
 import logging
+import os
 import unicodedata
 
 import numpy as np
@@ -71,7 +72,10 @@ def load_dataset(
   Raises:
     DataError: if something is missing or wrong; one sentence that says what to do.
   """
-  key = 'huggingface' if name.startswith('huggingface:') else name
+  key, data_dir = name.partition(':')[0], os.path.expanduser(data_dir)
+  if key not in ('mnist5k', 'folder', 'npz') and not data_dir:
+    _check_home(name, 'HF_HOME' if key == 'huggingface' else 'TFDS_DATA_DIR')
+  key = key if key == 'huggingface' else name
   request = Request(name, data_dir, image_size, on_corrupt)
   title, found = request.title, _SOURCES.get(key, tfds.load)(request)
   _check(title, found)
@@ -110,6 +114,15 @@ def load_dataset(
     notes=remarks,
     bit_depth=found.bit_depth,
   )
+
+
+def _check_home(name, variable):
+  """Refuses to keep a dataset in a user's cache where there is no home directory."""
+  if not os.environ.get(variable) and not os.path.isabs(os.path.expanduser('~')):
+    raise DataError(
+      f'{name!r} would be kept in the home directory, and this user has none; set '
+      f'data.data_dir, {variable} or HOME to a directory.'
+    )
 
 
 def imbalanced(counts: np.ndarray, imbalance: float, shape: str) -> np.ndarray:

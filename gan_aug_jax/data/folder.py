@@ -6,7 +6,7 @@ import numpy as np
 
 from gan_aug_jax.data import image_files, notes, split_names
 from gan_aug_jax.data.splits import Collection, composed, Request
-from gan_aug_jax.errors import DataError
+from gan_aug_jax.errors import ConfigError, DataError
 
 
 def load(request: Request) -> Collection:
@@ -31,6 +31,31 @@ def load(request: Request) -> Collection:
     splits[split] = image_files.ImageFiles(names, paths, labels)
   unused = _unused(request.title, root, places)
   return image_files.read_collection(request, list(found['train']), splits, unused)
+
+
+def refuse_inside(root: str, path: str) -> None:
+  """Refuses to write where `load` would read the output as classes or images.
+
+  Args:
+    root: the folder of images.
+    path: of the directory to write to.
+
+  Raises:
+    ConfigError: if it is read with the folder. Hidden directories are not, nor, next to
+      two splits, those that are none.
+  """
+  root, path = os.path.realpath(root), os.path.realpath(path)
+  if os.path.commonpath([root, path]) != root:
+    return
+  parts = os.path.relpath(path, root).split(os.sep)
+  is_hidden = any(part.startswith('.') for part in parts if part != '.')
+  splits = {split_names.split_of(name) for name in os.listdir(root)} - {None}
+  is_unused = len(splits) > 1 and split_names.split_of(parts[0]) is None
+  if not (is_hidden or is_unused):
+    raise ConfigError(
+      f'{path!r} is inside data.data_dir={root!r}, so what is written there would be '
+      'read as images; write to a directory outside of it.'
+    )
 
 
 def _find_splits(root):

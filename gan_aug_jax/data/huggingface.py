@@ -27,13 +27,9 @@ def load(request: Request) -> Collection:
     DataError: if the dataset cannot be loaded or has no such columns or splits, or if an
       image cannot be read and `on_corrupt` is 'refuse'.
   """
-  try:
-    import datasets
-  except ImportError:
-    raise DataError(
-      f"data.name={request.name!r} needs the package 'datasets'; install it with "
-      "pip install -e '.[huggingface]'."
-    ) from None
+  _check_package(request.name)
+  import datasets
+
   datasets.disable_progress_bars()
   datasets.logging.set_verbosity_error()
   found = _load(request)
@@ -65,6 +61,23 @@ def load(request: Request) -> Collection:
     encoded = _Encoded(found[name], image)
     files[split] = image_files.ImageFiles(rows, encoded, labels)
   return image_files.read_collection(request, class_names, files, remarks)
+
+
+def _check_package(name):
+  """Refuses to go on without the package, or with a folder of its name in its place."""
+  try:
+    import datasets
+  except ImportError:
+    found = ''
+  else:
+    if hasattr(datasets, 'load_from_disk'):
+      return
+    place = datasets.__file__ or next(iter(datasets.__path__))
+    found = f', which {place!r} is not'
+  raise DataError(
+    f"data.name={name!r} needs the package 'datasets'{found}; install the extra: pip "
+    "install -e '.[huggingface]'."
+  )
 
 
 def _load(request):

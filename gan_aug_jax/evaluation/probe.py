@@ -185,17 +185,21 @@ def train_extractor(session, dataset, held_out, *, num_steps, directory) -> Prob
     dataset: the extractor learns from its training split.
     held_out: real images to measure its accuracy on, or None.
     num_steps: optimizer steps.
-    directory: of kept extractors, each named by a hash of everything it depends on.
+    directory: of kept extractors, each named by a hash of everything it depends on;
+      None to keep none.
   """
   model = build_probe(session, dataset.num_classes)
-  path = directory / f'{_fingerprint(session, dataset, model, num_steps)}.msgpack'
-  variables = _read(path, shapes_of(model, dataset.image_shape))
+  name, variables = f'{_fingerprint(session, dataset, model, num_steps)}.msgpack', None
+  if directory:
+    variables = _read(directory / name, shapes_of(model, dataset.image_shape))
   # Training takes all processes, so if one cannot read the file, all train.
   if not np.all(multihost_utils.process_allgather(np.int32(variables is not None))):
     variables = jax.device_get(Trainer(session, dataset, num_steps=num_steps)())
-    if jax.process_index() == 0:
+    if directory and jax.process_index() == 0:
       with contextlib.suppress(OSError):  # next time it is trained again
-        files.write_atomically(path, flax.serialization.msgpack_serialize(variables))
+        files.write_atomically(
+          directory / name, flax.serialization.msgpack_serialize(variables)
+        )
   variables, accuracy = session.layout.place(variables), None
   if held_out is not None:
     evaluate = evaluators.Evaluator(session, model, dataset.num_classes)

@@ -27,7 +27,7 @@ from gan_aug_jax.step import (
 )
 from gan_aug_jax.training import checkpoint, files, loop, spec, tensorboard
 from gan_aug_jax.training.files import read_result
-from gan_aug_jax.training.workdir import describe_devices, versions
+from gan_aug_jax.training.workdir import describe_devices, SPLITS, versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +147,26 @@ def finished_result(directory) -> dict | None:
   # Older versions wrote no source.
   finished = result and 'source' in result and (directory / 'predictions.npz').exists()
   return result if finished else None
+
+
+def check_images(directory, record, facts: DataFacts) -> None:
+  """Checks that an arm was trained, and evaluated, on these images.
+
+  Args:
+    directory: of the arm.
+    record: its result.json, or what was saved with its checkpoint.
+    facts: of the images.
+
+  Raises:
+    CheckpointError: if one of the fingerprints in the record is another.
+  """
+  for field, kind in SPLITS.items():
+    if record.get(field) not in (None, '', getattr(facts, field)):
+      raise CheckpointError(
+        f'The classifier in {str(directory)!r} belongs to other {kind} images than the '
+        'ones that are read now; move it away to train it anew, or give another '
+        '--workdir.'
+      )
 
 
 def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
@@ -330,6 +350,7 @@ def _arm_result(session, scores, dataset, plan, trained):
     'eval_seconds': progress.eval_seconds + train['seconds'] + val['seconds'],
     'versions': versions(),
     'device': describe_devices(session.layout),
+    **{field: getattr(dataset.facts, field) for field in SPLITS},
     'steps_per_call': progress.steps_per_call,
     'peak_bytes': progress.peak_bytes,
     'step_ms_median': files.median_step_ms(rows),
@@ -392,7 +413,7 @@ def restore_arm(session, name, info: DataFacts) -> classifier_state.ClassifierSt
     info: the `DataFacts` of the run.
 
   Raises:
-    CheckpointError: if the checkpoint cannot be read.
+    CheckpointError: if the checkpoint cannot be read, or is of other images.
   """
   config = session.config
   synthetic = config_lib.is_augmented(config, name)
@@ -402,7 +423,9 @@ def restore_arm(session, name, info: DataFacts) -> classifier_state.ClassifierSt
   init = _make_init(session, model, optimizer, image_shape, synthetic=synthetic)
   state = session.layout.shapes(jax.eval_shape(init, np.int32(0)))
   with checkpoint.Checkpoints(session.path('arms', name, 'checkpoints')) as checkpoints:
-    return checkpoints.restore_step(num_steps, state)
+    restored, record = checkpoints.restore_step(num_steps, state)
+  check_images(session.path('arms', name), record, info)
+  return restored
 
 
 def evaluate_arms(session, dataset) -> dict:
@@ -417,7 +440,8 @@ def evaluate_arms(session, dataset) -> dict:
     splits are 'val' and, except in a search, 'test'.
 
   Raises:
-    CheckpointError: if no arm is finished, or a checkpoint cannot be read.
+    CheckpointError: if no arm is finished, or if a checkpoint cannot be read or is of
+      other images.
   """
   evaluate = make_evaluator(session, dataset.num_classes)
   splits = {'val': dataset.val}
@@ -425,8 +449,10 @@ def evaluate_arms(session, dataset) -> dict:
     splits['test'] = dataset.test
   scores = {}
   for name in session.config.arms:
-    if not read_result(session.path('arms', name, 'result.json')):
+    result = read_result(session.path('arms', name, 'result.json'))
+    if not result:
       continue
+    check_images(session.path('arms', name), result, dataset.facts)
     state = restore_arm(session, name, dataset.facts)
     scores[name] = {
       split: evaluate(state.variables, rows) for split, rows in splits.items()

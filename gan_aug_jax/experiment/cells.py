@@ -4,7 +4,6 @@ WORKDIR/
   ablation.json       the config, the arms and the seeds
   cells/NAME/         a run of one arm: config.json, arms/, results.json; or failed.json
   gans/FINGERPRINT/   the GANs that cells share: config.json, gan/
-  locks/              what each worker is training, see `workers`
   together/           checkpoints of seeds that train in one program
 """
 
@@ -247,5 +246,6 @@ def make_plan(config, workdir, layout) -> Plan:
   for cell in oracles.values():
     load_data(cell.config)  # if too few images are left, fail before anything is trained
   for cell in cells:
-    workdir_lib.check_config(Session(cell.config, cell.directory(workdir), layout))
+    session = Session(cell.config, cell.directory(workdir), layout)
+    workdir_lib.check_config(session, grows=False)
   return Plan(config, arms, cells, workdir, layout)

@@ -67,13 +67,14 @@ def label_images(session, info, images, *, arm, output) -> tuple[int, dict[str, 
     `(number of labelled images, {name: why} of those that cannot be read)`.
 
   Raises:
-    ConfigError: if `output` is not a .csv file.
+    ConfigError: if `output` is not a .csv file, or `images` holds the workdir.
     DataError: if there are no readable images, or `output` cannot be written.
     CheckpointError: if the classifier cannot be read.
   """
   # A typo must not replace an image with a table.
   if pathlib.Path(output).suffix.lower() != '.csv' or os.path.isdir(output):
     raise ConfigError(f'--output={output} must be a .csv file.')
+  _refuse_own_pictures(session.workdir, images)
   root, names = _find_images(images)
   class_names, (size, _, channels) = info.class_names, info.image_shape
   depth = info.bit_depth or _find_bit_depth(images, root, names)
@@ -120,6 +121,15 @@ def _make_classify(session, num_classes, batch_size):
     return scipy.special.softmax(logits, axis=-1)
 
   return classify
+
+
+def _refuse_own_pictures(workdir, images):
+  """Refuses a folder that holds the workdir, whose grids of samples are no input."""
+  if os.path.realpath(images) in map(str, pathlib.Path(workdir).resolve().parents):
+    raise ConfigError(
+      f'--images={images} contains the workdir, whose own pictures would be classified, '
+      'too; name a folder without it.'
+    )
 
 
 def _find_images(images):

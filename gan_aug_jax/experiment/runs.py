@@ -114,7 +114,9 @@ class Run:
     trained, shared = {}, None
     for arm in self.arms:
       result = arms_lib.finished_result(arm.directory)
-      if not result:
+      if result:
+        arms_lib.check_images(arm.directory, result, dataset.facts)
+      else:
         prepared = synthetic_source.SourceVariables()
         if arm.is_augmented:
           shared = shared or synthetic_source.load_variables(session, dataset, generator)

@@ -60,7 +60,7 @@ def score_generators(session, run: dict) -> dict:
   Raises:
     CheckpointError, DataError: if the generators or the data are not there.
   """
-  began, config = time.perf_counter(), session.config
+  began, config, cache = time.perf_counter(), session.config, devices.cache_directory()
   dataset = runs.load_data(config)
   workdir.check_data(session, run, dataset)
   generator = frozen.load_generator(session, dataset.facts)
@@ -70,7 +70,7 @@ def score_generators(session, run: dict) -> dict:
     whole,
     whole.val,
     num_steps=config.score.extractor_steps,
-    directory=pathlib.Path(devices.cache_directory(), 'extractors'),
+    directory=cache and pathlib.Path(cache, 'extractors'),
   )
   embed = functools.partial(
     probe.make_embed(session, dataset.num_classes), extractor.variables

@@ -1,21 +1,19 @@
 """Trains the cells of an ablation, each once, however many workers share the workdir.
 
-A worker locks the files locks/NAME.lock of what it trains. The system releases a lock
-when its process ends, even if it is killed.
+A worker locks the directory of each cell and GAN that it trains, see `training.locks`.
 """
 
 import collections
 import contextlib
 import hashlib
 import json
+import os
 import time
-
-import filelock
 
 from gan_aug_jax.errors import CheckpointError, UserError
 from gan_aug_jax.experiment import arms as arms_lib, cells as cells_lib, runs, vmap_seeds
 from gan_aug_jax.step import programs
-from gan_aug_jax.training import files, signals, workdir as workdir_lib
+from gan_aug_jax.training import files, locks, signals, workdir as workdir_lib
 from gan_aug_jax.training.workdir import Session
 
 _WAIT_SECONDS = 2.0
@@ -57,7 +55,10 @@ class Worker:
 
   def __init__(self, workdir, layout):
     self._workdir, self._layout = workdir, layout
-    self._failed_gans = {}  # {name: why}; the cells that draw from one fail, too
+    # Failures of earlier commands, which this one tries again. Those of other workers
+    # that run at the same time are left alone.
+    failed = workdir.glob('*/*/failed.json')
+    self._failed_before = {path.parent: _stamp(path.parent) for path in failed}
 
   def train(self, unit) -> bool:
     """Trains what is left of a unit.
@@ -65,15 +66,16 @@ class Worker:
     Returns:
       Whether it is done. If not, another worker holds one of its cells or GANs.
     """
-    with contextlib.ExitStack() as locks:
+    with contextlib.ExitStack() as stack:
       for cell in self._unfinished(unit):
-        if not locks.enter_context(self._lock(cell.name)):
+        if not stack.enter_context(locks.try_lock(cell.directory(self._workdir))):
           return False
       ready = []
       # Looked up again: others may have finished some before the locks were ours.
       for cell in self._unfinished(unit):
-        self._failed_json(cell).unlink(missing_ok=True)
-        with self._failure_written(cell):
+        directory = cell.directory(self._workdir)
+        (directory / 'failed.json').unlink(missing_ok=True)
+        with _failure_written(directory):
           ready.append((cell, self._prepare(cell)))
       if any(seed_run is None for _, seed_run in ready):
         return False
@@ -81,10 +83,17 @@ class Worker:
       return True
 
   def _unfinished(self, unit):
-    return [cell for cell in unit if not cell.is_finished(self._workdir)]
+    """The cells that are neither finished nor tried in vain since this command began."""
+    return [
+      cell
+      for cell in unit
+      if not cell.is_finished(self._workdir)
+      and not self._has_failed(cell.directory(self._workdir))
+    ]
 
-  def _failed_json(self, cell):
-    return cell.directory(self._workdir) / 'failed.json'
+  def _has_failed(self, directory):
+    """Whether a cell or GAN has failed since this command began."""
+    return _stamp(directory) not in (None, self._failed_before.get(directory))
 
   def _prepare(self, cell):
     """The `SeedRun` of a cell, or None while another worker trains its GAN."""
@@ -101,25 +110,21 @@ class Worker:
 
   def _load_or_train_generator(self, name, session, run):
     """The generator of a cell, or None while another worker trains it."""
-    if name in self._failed_gans:
-      raise CheckpointError(self._failed_gans[name])
     if session.path('gan', 'result.json').exists():
       with contextlib.suppress(CheckpointError):
         return run.load_or_train_generator(train=False)
-    with self._lock(f'gan-{name}') as is_ours:
+    with locks.try_lock(session.workdir) as is_ours:
       if not is_ours:
         return None
-      workdir_lib.claim(session, run.dataset)
-      try:
-        with programs.ahead():
-          run.start()
-          return run.load_or_train_generator()
-      except signals.Interrupted:
-        raise
-      except Exception as error:
-        signals.check()
-        self._failed_gans[name] = f'Its generator ({name}) failed: {error}'
-        raise CheckpointError(self._failed_gans[name]) from error
+      if not self._has_failed(session.workdir):
+        session.path('failed.json').unlink(missing_ok=True)
+        with _failure_written(session.workdir):
+          workdir_lib.claim(session, run.dataset)
+          with programs.ahead():
+            run.start()
+            return run.load_or_train_generator()
+      why = (files.read_result(session.path('failed.json')) or {}).get('why', 'unknown')
+      raise CheckpointError(f'Its generator ({name}) failed: {why}')
 
   def _train_ready(self, ready):
     """Trains pairs of a cell and its `SeedRun`, in one program if there are several."""
@@ -143,39 +148,28 @@ class Worker:
         signals.check()
         print(f'The seeds failed in one program ({error}); training them one by one.')
     for cell, seed_run in ready:
-      with self._failure_written(cell):
+      with _failure_written(cell.directory(self._workdir)):
         seed_run.run.train_arms(seed_run.generator)
 
-  @contextlib.contextmanager
-  def _failure_written(self, cell):
-    """Writes why a cell failed, so that the others can continue."""
-    try:
-      yield
-    except signals.Interrupted:
-      raise
-    except Exception as error:
-      signals.check()  # a signal may come as another exception
-      kind = '' if isinstance(error, UserError) else f'{type(error).__name__}: '
-      content = json.dumps({'why': f'{kind}{error}'})
-      files.write_atomically(self._failed_json(cell), content)
 
-  @contextlib.contextmanager
-  def _lock(self, name):
-    """Locks locks/NAME.lock; yields whether the lock is ours."""
-    path = self._workdir / 'locks' / f'{name}.lock'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(path, fallback_to_soft=False)
-    try:
-      lock.acquire(blocking=False)
-    except filelock.Timeout:
-      yield False
-      return
-    except (OSError, NotImplementedError) as error:
-      raise CheckpointError(
-        f'{str(path.parent)!r} is on a file system without locks ({error}); choose '
-        'another --workdir.'
-      ) from None
-    try:
-      yield True
-    finally:
-      lock.release()
+def _stamp(directory):
+  """Tells one failed.json from the next one; None where there is none."""
+  try:
+    status = os.stat(directory / 'failed.json')
+  except OSError:
+    return None
+  return status.st_mtime_ns, status.st_ino
+
+
+@contextlib.contextmanager
+def _failure_written(directory):
+  """Writes why a cell or GAN failed, so that the others can continue."""
+  try:
+    yield
+  except signals.Interrupted:
+    raise
+  except Exception as error:
+    signals.check()  # a signal may come as another exception
+    kind = '' if isinstance(error, UserError) else f'{type(error).__name__}: '
+    content = json.dumps({'why': f'{kind}{error}'})
+    files.write_atomically(directory / 'failed.json', content)

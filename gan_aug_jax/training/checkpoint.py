@@ -141,8 +141,8 @@ class Checkpoints:
       )
     return None
 
-  def restore_step(self, step: int, state: Any) -> Any:
-    """Restores the state of one step.
+  def restore_step(self, step: int, state: Any) -> tuple[Any, dict[str, Any]]:
+    """Restores `(state, host)` of one step.
 
     Args:
       step: of the checkpoint.
@@ -157,7 +157,7 @@ class Checkpoints:
         f'Checkpoint {step} in {str(self.directory)!r} is missing or damaged; move '
         f'{str(self.directory.parent)!r} away and run again.'
       )
-    return restored[0]
+    return restored[:2]
 
   def _read(self, step, state, generators=None):
     """What `restore` returns, or None unless every process can read it."""

@@ -14,6 +14,26 @@ from gan_aug_jax.errors import ConfigError, UserError
 _MOST_CACHE_BYTES = 2**31
 
 
+# JAX's own switches, from its environment, that change numbers or what a program may do.
+_PINNED = {
+  'jax_default_prng_impl': 'threefry2x32',
+  'jax_threefry_partitionable': True,
+  'jax_enable_custom_prng': False,
+  'jax_legacy_prng_key': 'allow',
+  'jax_random_seed_offset': 0,
+  'jax_default_matmul_precision': None,
+  'jax_default_device': None,
+  'jax_numpy_dtype_promotion': 'standard',
+  'jax_numpy_rank_promotion': 'allow',
+  'jax_transfer_guard': 'allow',
+  'jax_disable_jit': False,
+  'jax_debug_nans': False,
+  'jax_debug_infs': False,
+  'jax_debug_key_reuse': False,
+  'jax_check_tracer_leaks': False,
+}
+
+
 class DeviceError(UserError):
   """A platform or a number of devices that this machine does not have."""
 
@@ -46,10 +66,10 @@ def start(config) -> list:
   if config.platform:
     platforms = {'gpu': 'cuda'}.get(config.platform, config.platform)
     jax.config.update('jax_platforms', platforms)
-  if 'float64' in [
-    precision_of(config, part) for part in ('gan', 'generator', 'classifier')
-  ]:
-    jax.config.update('jax_enable_x64', True)
+  for name, value in _PINNED.items():
+    jax.config.update(name, value)
+  precisions = [precision_of(config, part) for part in ('gan', 'generator', 'classifier')]
+  jax.config.update('jax_enable_x64', 'float64' in precisions)
   if config.compilation_cache:
     _keep_compiled_programs(jax)
   # Too late where JAX runs already, as in a test or a notebook.
@@ -92,9 +112,10 @@ def _find(jax, asked):
   except (RuntimeError, AssertionError) as error:  # it asserts without CUDA's plugin
     lines = str(error).strip().splitlines()
     if not asked:
-      raise DeviceError(
-        f'JAX finds no device: {lines[0] if lines else error!r}.'
-      ) from None
+      reason = f': {lines[0].removesuffix(".")}' if lines else ''
+      if platforms := jax.config.jax_platforms:
+        reason = f' of JAX_PLATFORMS={platforms}; unset it to use what there is'
+      raise DeviceError(f'JAX finds no device{reason}.') from None
     devices = []
   if not devices or (asked and devices[0].platform != asked):
     raise DeviceError(
@@ -104,24 +125,32 @@ def _find(jax, asked):
   return devices
 
 
-def cache_directory() -> str:
-  """Returns the folder of the user's cache for what other runs can reuse."""
-  home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-  return os.path.join(home, 'gan_aug_jax')
+def cache_directory() -> str | None:
+  """The folder of the user's cache for what other runs can reuse; None without a home."""
+  for place in (os.environ.get('XDG_CACHE_HOME', ''), '~/.cache'):
+    place = os.path.expanduser(place)
+    if os.path.isabs(place):  # the XDG specification has others ignored
+      return os.path.join(place, 'gan_aug_jax')
+  return None
 
 
 def _keep_compiled_programs(jax):
   """Persistent compilation cache, unless JAX_COMPILATION_CACHE_DIR names one already."""
-  if jax.config.jax_compilation_cache_dir:
+  if named := jax.config.jax_compilation_cache_dir:
+    jax.config.update('jax_compilation_cache_dir', os.path.expanduser(named))
+    return
+  if not (home := cache_directory()):
     return
   # A program compiled for one kind of CPU may use instructions that another lacks.
   kind = platform.machine() + platform.processor()
   with contextlib.suppress(OSError), open('/proc/cpuinfo') as file:
     kind += next((line for line in file if line.startswith('flags')), '')
   kind = hashlib.sha256(kind.encode()).hexdigest()[:8]
-  directory = os.path.join(cache_directory(), f'programs-{kind}')
+  directory = os.path.join(home, f'programs-{kind}')
   with contextlib.suppress(OSError):
     os.makedirs(directory, exist_ok=True)
+    if not os.access(directory, os.W_OK):
+      return
     jax.config.update('jax_compilation_cache_dir', directory)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
     jax.config.update('jax_compilation_cache_max_size', _MOST_CACHE_BYTES)

@@ -140,7 +140,7 @@ def train(
   directory.mkdir(parents=True, exist_ok=True)
   with (
     Checkpoints(directory / 'checkpoints') as checkpoints,
-    signals.deferred() as stopped,
+    signals.deferred(_awaited(cadence)) as stopped,
   ):
     state, progress = _restore(training, directory, checkpoints, monitor)
     writers = make_writers(training.session, directory, after_step=progress.step)
@@ -193,6 +193,15 @@ def train(
         'continue.'
       )
   return Trained(state, progress, files.read_metrics(directory / 'metrics.jsonl'))
+
+
+def _awaited(cadence):
+  """What a signal waits for; completes "waiting for ..."."""
+  if jax.process_count() > 1:
+    return 'the next line of metrics, at which all processes save their state'
+  if cadence.cycle > 1:
+    return f'the next multiple of {cadence.cycle} steps, to save the state'
+  return 'the step in progress, to save the state'
 
 
 def _restore(training, directory, checkpoints, monitor):

@@ -1,19 +1,27 @@
-"""SIGTERM and Ctrl-C: noticed, and acted on where the state can be saved.
+"""SIGTERM, Ctrl-C and a closed terminal: noticed, and acted on where the state is saved.
 
 A signal is recorded first. Outside a training it then raises at once, and, since a raise
 can get lost (Python drops one in a callback of the garbage collector), again at the next
-`check`. Inside a training the loop asks for it.
+`check`. Inside a training the loop asks for it. Python only gets to handle a signal once
+a computation returns, so a thread acknowledges it in the meantime.
 """
 
 from collections.abc import Callable, Iterator
 import contextlib
+import os
 import signal
+import threading
 
 from gan_aug_jax.errors import UserError
 
-_NUMBERS = (signal.SIGTERM, signal.SIGINT)
+_STOP = (signal.SIGTERM, signal.SIGINT)
+# Windows has no terminals that hang up.
+_NUMBERS = (*_STOP, signal.SIGHUP) if hasattr(signal, 'SIGHUP') else _STOP
+_TERMINALS = [fd for fd in (1, 2) if os.isatty(fd)]
 _caught = []
 _watching = _training = False
+_COMPUTATION = 'the computation in progress'
+_awaited = _COMPUTATION
 
 
 class Interrupted(UserError):
@@ -24,16 +32,22 @@ class Interrupted(UserError):
 
 def _handle(number, _):
   _caught.append(number)
+  if number not in _STOP:  # the terminal is gone, and every line to it would raise
+    for fd in _TERMINALS:
+      os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
   if not _training:
     check()
 
 
 @contextlib.contextmanager
 def _installed():
-  """Handles the two signals for as long as it lasts."""
+  """Handles the signals for as long as it lasts."""
   handlers = {}
   with contextlib.suppress(ValueError):  # not the main thread: leave them alone
-    handlers = {number: signal.signal(number, _handle) for number in _NUMBERS}
+    for number in _NUMBERS:
+      # Under nohup SIGHUP is ignored, and must stay so.
+      if number in _STOP or signal.getsignal(number) != signal.SIG_IGN:
+        handlers[number] = signal.signal(number, _handle)
   try:
     yield
   finally:
@@ -42,11 +56,39 @@ def _installed():
 
 
 @contextlib.contextmanager
+def _acknowledged():
+  """Says at once, on stderr, that a signal came and what it waits for."""
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  read, write = os.pipe()
+  os.set_blocking(write, False)
+  thread = threading.Thread(target=_acknowledge, args=(read,), daemon=True)
+  before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+  thread.start()
+  try:
+    yield
+  finally:
+    signal.set_wakeup_fd(before)
+    os.close(write)
+    thread.join()
+    os.close(read)
+
+
+def _acknowledge(read):
+  while received := os.read(read, 1):
+    if received[0] in _NUMBERS:
+      name = signal.Signals(received[0]).name
+      with contextlib.suppress(OSError):
+        os.write(2, f'gan_aug_jax: {name}: waiting for {_awaited}.\n'.encode())
+
+
+@contextlib.contextmanager
 def watched() -> Iterator[None]:
-  """Turns the two signals into `Interrupted` for as long as it lasts."""
+  """Turns the signals into `Interrupted` for as long as it lasts."""
   global _watching
   _caught.clear()
-  with _installed():
+  with _acknowledged(), _installed():
     _watching = True
     try:
       yield
@@ -62,25 +104,28 @@ def check() -> None:
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[Callable[[bool], str | None]]:
+def deferred(awaited: str = _COMPUTATION) -> Iterator[Callable[[bool], str | None]]:
   """Lets a training ask for signals instead of being interrupted by them.
+
+  Args:
+    awaited: completes "waiting for ...", which the user is told when a signal comes.
 
   Yields:
     `stopped(agree) -> name of a signal, or None`. A signal to one of several processes
     must stop them all at the same step, so it is reported only if all of them call with
     `agree`, which costs a little communication.
   """
-  global _training
+  global _awaited, _training
   if _watching:
     check()
   else:  # a training by itself, in a notebook say, where earlier signals do not count
     _caught.clear()
   with _installed():  # again: joining other processes takes SIGTERM over
-    _training = True
+    _awaited, _training = awaited, True
     try:
       yield _stopped
     finally:
-      _training = False
+      _awaited, _training = _COMPUTATION, False
 
 
 def _stopped(agree):

@@ -31,6 +31,11 @@ class Tracer:
     if self._tracing:
       jax.profiler.stop_trace()
       self._tracing = False
+      print(
+        f'Trace: {self._directory}; open it with tensorboard --logdir={self._directory} '
+        '(pip install tensorboard xprof), or its .trace.json.gz at ui.perfetto.dev.',
+        flush=True,
+      )
 
   def annotate(self, step: int, stop: int, state) -> contextlib.AbstractContextManager:
     """A context for the call that takes steps `step` to `stop - 1` from `state`."""

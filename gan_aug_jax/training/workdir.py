@@ -25,12 +25,19 @@ import ml_collections
 
 import gan_aug_jax
 from gan_aug_jax import config as config_lib
-from gan_aug_jax.config.fields import FIELDS, NOTHING, OF_ARMS
+from gan_aug_jax.config.fields import CADENCE, FIELDS, NOTHING, OF_ARMS
 from gan_aug_jax.data.datasets import Dataset
 from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.step import sharding
 from gan_aug_jax.training import files
+
+# {field of `DataFacts`: which images it is the hash of}
+SPLITS = {
+  'fingerprint': 'training',
+  'val_fingerprint': 'validation',
+  'test_fingerprint': 'test',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +97,13 @@ def claim(session: Session, dataset: Dataset) -> None:
     write(session.path('config.json'), json.dumps(content, indent=1))
 
 
-def check_config(session: Session) -> dict[str, Any] | None:
+def check_config(session: Session, *, grows: bool = True) -> dict[str, Any] | None:
   """Returns the config.json that is there, or None.
+
+  Args:
+    session: the run's.
+    grows: whether arms may be added and cadences may change; the names of an ablation's
+      cells and GANs depend on both.
 
   Raises:
     CheckpointError: naming the fields that differ, if something was trained there with
@@ -103,11 +115,13 @@ def check_config(session: Session) -> dict[str, Any] | None:
   saved = files.read_json(path, 'config', 'data')
   with files.reading(path):
     fields, before = _plain(session.config), _plain(saved['config'])
-  may_differ = _may_differ(session)
+  may_differ = _may_differ(session, grows)
   fixed = [
     f'{name} ({before[name]!r} there, {fields[name]!r} now)'
     for name in fields
-    if fields[name] != before[name] and FIELDS[name].affects not in may_differ
+    if fields[name] != before[name]
+    and FIELDS[name].affects not in may_differ
+    and not (grows and _grows(name, fields, before))
   ]
   if fixed:
     raise CheckpointError(
@@ -117,14 +131,27 @@ def check_config(session: Session) -> dict[str, Any] | None:
   return saved
 
 
-def _may_differ(session):
+def _grows(name, fields, before):
+  """Whether a change adds arms, or lines without other checkpoints."""
+  if name == 'arms':
+    return set(before['arms']) <= set(fields['arms'])
+  # The automatic cadence of checkpoints is a multiple of that of lines.
+  every_save = [values['log.save_every_steps'] for values in (fields, before)]
+  is_fixed = all(every_save) and len(set(every_save)) == 1
+  return name == 'log.eval_every_steps' or (name == 'log.every_steps' and is_fixed)
+
+
+def _may_differ(session, grows):
   """What fields may affect that differ: what is not trained in the workdir yet."""
   gan_begun, arms_begun = (session.path(part).exists() for part in ('gan', 'arms'))
   if not (gan_begun or arms_begun):
     return {field.affects for field in FIELDS.values()}
   # The probes that choose a generator depend on some of the arms' fields, too.
-  gan_finished = files.read_result(session.path('gan', 'result.json')) is not None
-  return {NOTHING} | (OF_ARMS if gan_finished and not arms_begun else set())
+  gans = session.workdir.glob('gan*')
+  finished = all(files.read_result(gan / 'result.json') is not None for gan in gans)
+  cadence = {CADENCE} if finished and grows else set()
+  of_arms = OF_ARMS if finished and gan_begun and not arms_begun else set()
+  return {NOTHING} | cadence | of_arms
 
 
 def write(path: pathlib.Path, content: str) -> None:
@@ -173,9 +200,7 @@ def check_data(session: Session, saved: dict[str, Any], dataset: Dataset) -> Non
   with files.reading(session.path('config.json')):
     before, now = DataFacts.from_json(saved['data']), dataset.facts
   begun = any(session.path(part).exists() for part in ('gan', 'arms'))
-  kinds = {'fingerprint': 'training', 'val_fingerprint': 'validation'}
-  kinds |= {'test_fingerprint': 'test', 'class_names': 'classes of'}
-  for field, kind in kinds.items():
+  for field, kind in (SPLITS | {'class_names': 'classes of'}).items():
     if begun and getattr(before, field) not in (None, getattr(now, field)):
       raise CheckpointError(
         f'{str(session.workdir)!r} holds a run on other {kind} images of '
