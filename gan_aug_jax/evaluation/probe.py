@@ -133,7 +133,8 @@ class Trainer:
 
   def start(self, generator=None) -> None:
     """Compiles in threads, for a generator's variables or their shapes."""
-    self._training.with_frozen(FrozenModels(generator=generator)).start()
+    training = self._training.with_frozen(FrozenModels(generator=generator))
+    training.start(saves=False)
 
   def __call__(self, generator=None) -> dict:
     """Trains a probe, on what a generator draws where there is a `sample`.

@@ -124,13 +124,18 @@ class Training:
     """The same training with these inputs; it shares the programs."""
     return dataclasses.replace(self, frozen=frozen)
 
-  def start(self) -> None:
-    """Compiles in threads."""
+  def start(self, *, saves: bool = True) -> None:
+    """Compiles in threads.
+
+    Args:
+      saves: whether states will be saved, and so checked.
+    """
     self.init_program.start(self._placed_seed())
     data = self.batches.shapes(self.steps_per_call)
     state = self.with_pool(self.state)
     self.step_program.start(state, self.layout.scalar(0), data, *self.frozen)
-    self.finite_program.start(self.state)
+    if saves:
+      self.finite_program.start(self.state)
 
   def init(self):
     """Returns a new state, placed."""
