@@ -89,7 +89,7 @@ class Bench:
     source = synthetic_source.build_source(session, dataset, generator)
     frozen = synthetic_source.load_variables(session, dataset, generator).frozen
     plan = schedule.plan_batches(config, 10_000, synthetic=True)
-    synthesize = synthetic_source.make_synthesize(
+    synthesize = synthetic_source.build_synthesis(
       session, dataset, source, plan=plan, model=None
     )
 

@@ -94,6 +94,7 @@ FIELDS = {
   'cache.images_per_class': st.integers(0, 3),
   'filter.on_reject': _choice('real', 'drop'),
   'cache.refresh_steps': st.integers(0, 3),
+  'mix.draw_ahead_mib': _choice(-1, 0, 1),
   'filter.score_by': _choice('teacher', 'discriminator', 'hard', 'random'),
   'targets.smoothing': st.floats(0, 1),
   'mix.source': _choice('generator', 'noise', 'mislabelled', 'train_copies'),

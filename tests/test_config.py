@@ -139,6 +139,7 @@ BAD = {
   'mix.stop_fraction': 1.1,
   'mix.weight': 0.0,
   'mix.weight_schedule': 'step',
+  'mix.draw_ahead_mib': -2,
   'augment.crop_padding': -1,
   'augment.apply_to': 'none',
   'augment.color': 1.5,

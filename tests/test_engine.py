@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gan_aug_jax.experiment import vmap_seeds
 from gan_aug_jax.models import classifiers
 from gan_aug_jax.step import (
   augment,
@@ -17,10 +18,11 @@ from gan_aug_jax.step import (
   plans,
   programs,
   rng,
+  sampling,
   synthesis,
 )
 from gan_aug_jax.step.plans import Ramp
-from gan_aug_jax.step.synthesis import FrozenModels
+from gan_aug_jax.step.synthesis import FrozenModels, SampleFilter
 from tests import tiny
 
 STEPS = 10  # over three epochs
@@ -117,6 +119,175 @@ def test_gradient_norms_are_those_of_the_gradients(toy):
   for name in ('generator', 'discriminator'):
     mean = getattr(state, f'{name}_opt')[0].mu  # (1 - beta1) of the gradient
     assert metrics[f'{name}_grad_norm'][0] == pytest.approx(2 * _norm(mean), rel=1e-4)
+
+
+# Bytes that let a call of 8 steps be drawn ahead at once, or, under these policies, of 4.
+ALL, SOME = 2**28, 2**13
+POLICIES = {
+  'refresh_every': 3,
+  'num_members': 3,
+  'ramp': Ramp('linear', 0, 9),
+  'sample_filter': SampleFilter(2, 'teacher', 0.4),
+  'on_reject': 'real',
+}
+
+
+@pytest.mark.parametrize(
+  ('backend', 'num_devices', 'max_bytes', 'options'),
+  [
+    pytest.param('jit', 1, ALL, {}, id='plain'),
+    pytest.param('jit', 4, ALL, POLICIES, id='policies-on-4-devices'),
+    pytest.param('pmap', 4, SOME, POLICIES, id='chunks-under-pmap'),
+    pytest.param('jit', 4, SOME, POLICIES, id='chunks', marks=SLOW),
+    pytest.param('pmap', 1, ALL, POLICIES, id='pmap-of-one', marks=SLOW),
+    pytest.param('pmap', 4, ALL, {'mode': 'add'}, id='pmap-add', marks=SLOW),
+    pytest.param('jit', 2, 1, POLICIES, id='nothing-fits', marks=SLOW),
+  ],
+)
+def test_drawing_ahead_gives_the_numbers_of_single_steps(
+  toy, backend, num_devices, max_bytes, options
+):
+  """10 steps as 8 and 2 of a program of 8; calls and chunks begin amid draws for 3."""
+  where, options = tiny.layout(backend, num_devices), {'ratio': 0.4, **options}
+  with jax.enable_x64(True):
+    step, state, plan, frozen = tiny.fused(where, dtype=jnp.float64, **options)
+    usual = {'count': plan.num_real, 'num_steps': 10, 'extra': (frozen,)}
+    usual['place'] = plan.real_before
+    single, rows = tiny.run(where, step, state, toy, **usual)
+    step, state, _, _, ahead = tiny.fused_ahead(
+      where, dtype=jnp.float64, max_bytes=max_bytes, **options
+    )
+    assert state.pool == ()  # it is a function of the step, and need not be kept
+    usual |= {'per_call': 8, 'draw_ahead': ahead}
+    scanned, others = tiny.run(where, step, state, toy, **usual)
+  assert np.ptp(rows['loss']) > 0.01  # it did train
+  # To rounding: a forward pass of more images may add in another order.
+  assert tiny.difference((single.replace(pool=()), rows), (scanned, others)) < 1e-9
+
+
+@pytest.mark.parametrize(('backend', 'num_devices'), [('jit', 1), ('jit', 4)])
+def test_images_drawn_ahead_are_those_of_their_steps(backend, num_devices):
+  """Steps 7 to 12 of draws that last for 3: the first is in the middle of one."""
+  where = tiny.layout(backend, num_devices)
+  sample, variables = tiny.frozen_generator()
+  if num_devices > 1:
+    variables = jax.tree.map(lambda x: jnp.stack([x, 2 * x, 3 * x]), variables)
+    sample = sampling.make_ensemble(sample, 3, where)
+  made = synthesis.Synthesis(synthesis.Networks(sample), tiny.CLASSES)
+  plan = plans.plan_batch(12, ratio=0.75, mode='replace')
+  ahead = synthesis.make_draw_ahead(
+    made, layout=where, plan=plan, max_bytes=ALL, refresh_steps=3
+  )
+  slots = where.positions(9)
+
+  class State:
+    seed, step = jnp.int32(5), jnp.int32(7)
+
+  frozen = FrozenModels(generator=variables)
+  drawn = jax.jit(lambda frozen: ahead.draw(State, 6, None, frozen))(frozen)
+  draw = jax.jit(lambda frozen, at: made(rng.step_keys(5, at), slots, None, frozen))
+  for step in range(7, 13):
+    expected, found = draw(frozen, jnp.int32(step // 3 * 3)), drawn.at(jnp.int32(step))
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    # Float32 to rounding: the sums of a larger product may be in another order.
+    assert tiny.difference(found, expected) < 1e-5
+
+
+def test_what_depends_on_the_classifier_is_not_drawn_ahead():
+  where = tiny.layout('jit', 1)
+  ahead = lambda **options: tiny.fused_ahead(where, **options)[-1]
+  assert ahead(sample_filter=SampleFilter(2, 'teacher')) and ahead(classes='balance')
+  assert ahead(sample_filter=SampleFilter(1, 'hard'))  # nothing to choose from
+  assert ahead(sample_filter=SampleFilter(2, 'hard')) is None
+  assert ahead(classes='feedback') is None
+  assert ahead(ratio=0.0) is None and ahead(max_bytes=0) is None
+
+
+def _compile_call(where, toy, per_call, *, batch_size=12, **options):
+  """The compiled call of several steps."""
+  options = {'batch_size': batch_size, **options}
+  step, state, _, frozen, ahead = tiny.fused_ahead(where, **options)
+  data = tiny.feed(where.place, toy)(0, per_call * batch_size)
+  args = tiny.put(where, state), where.scalar(per_call), data, where.place(frozen)
+  repeated = programs.repeat_step(step, per_call, ahead)
+  return programs.compile_step(repeated, where, *args).compiled
+
+
+def _convolutions(text):
+  """How many convolutions of a compiled program are inside of loops, and how many not."""
+  blocks = re.findall(r'^(?:ENTRY )?%?([\w.-]+) \(.*?\{\n(.*?)^\}', text, re.M | re.S)
+  bodies = dict(blocks)
+  called = {
+    name: set(re.findall(r'[=,{ ]%([\w.-]+)', body)) & set(bodies)
+    for name, body in blocks
+  }
+  inside = set(re.findall(r'body=%([\w.-]+)', text))
+  while more := set().union(*(called[name] for name in inside)) - inside:
+    inside |= more
+  count = lambda names: sum(len(re.findall(r' convolution\(', bodies[n])) for n in names)
+  return count(inside), count(set(bodies) - inside)
+
+
+@pytest.mark.parametrize(
+  ('backend', 'options'),
+  [('jit', {}), pytest.param('pmap', POLICIES, marks=SLOW)],
+)
+def test_what_is_drawn_ahead_is_outside_of_the_loop(toy, backend, options):
+  where = tiny.layout(backend)
+  text = lambda ratio: _compile_call(where, toy, 4, ratio=ratio, **options).as_text()
+  ahead = text(0.4)
+  assert set(COLLECTIVE.findall(ahead)) == {'all-reduce'}
+  classifier_only, none = _convolutions(text(0.0))
+  inside, outside = _convolutions(ahead)
+  assert inside == classifier_only > 0 and outside > 0 == none
+
+
+def test_seeds_in_one_program_draw_ahead(toy):
+  where, count = tiny.layout('jit', 4), 2
+  with jax.enable_x64(True):
+    # Under `vmap` a CNN's convolutions become grouped ones, which XLA gathers for.
+    options = {'dtype': jnp.float64, 'ratio': 0.4, 'arch': 'mlp'}
+    step, state, plan, frozen, ahead = tiny.fused_ahead(where, **options)
+    states = [state.replace(seed=np.int32(seed)) for seed in (3, 4)]
+    usual = {'count': plan.num_real, 'num_steps': 4}
+    alone = [
+      tiny.run(where, step, one, toy, extra=(frozen,), **usual)[0] for one in states
+    ]
+    stack = lambda *trees: where.place(jax.tree.map(lambda *x: np.stack(x), *trees))
+    data = tiny.feed(where.place, toy)(0, 4 * plan.num_real)
+    data = stack(*[jax.device_get(data)] * count)
+    call = programs.repeat_step(
+      vmap_seeds.vmap_step(step, count), 4, vmap_seeds.vmap_draw_ahead(ahead)
+    )
+    args = stack(*states), where.scalar(4), data, stack(*[frozen] * count)
+    program = programs.compile_step(call, where, *args)
+    joint, _ = program(*args)
+  assert set(COLLECTIVE.findall(program.compiled.as_text())) == {'all-reduce'}
+  for i, one in enumerate(alone):
+    mine = jax.tree.map(lambda x, i=i: x[i], jax.device_get(joint))
+    assert tiny.difference(one, mine) < 1e-9
+
+
+def test_the_largest_array_of_drawing_ahead_is_bounded(toy):
+  """Of 16 steps of 32 images; the rest of a call's memory does not depend on that."""
+  where = tiny.layout('jit', 1)
+  temporary = lambda most: (
+    _compile_call(
+      where, toy, 16, batch_size=64, ratio=0.5, arch='mlp', crop=0, max_bytes=most
+    )
+    .memory_analysis()
+    .temp_size_in_bytes
+  )
+  limit = 2**16
+  # The largest array and what it is made of, or the images.
+  assert temporary(limit) < temporary(0) + 2 * limit < temporary(ALL)
+
+
+@pytest.mark.parametrize(('most', 'length'), [(1200, 12), (1199, 6), (250, 2), (99, 1)])
+def test_chunks_divide_a_call(most, length):
+  draw = lambda state, num_steps, data: state + jnp.zeros((num_steps, 25))  # 100 bytes
+  ahead = programs.DrawAhead(draw, most)
+  assert ahead.chunk_length(jnp.float32(0), 12, None) == length
 
 
 def _norm(tree):
@@ -248,7 +419,7 @@ def test_ratio_zero_is_the_real_only_program(toy):
 
 
 def _synthesize(sample):
-  return synthesis.make_synthesize(synthesis.Networks(sample), num_classes=tiny.CLASSES)
+  return synthesis.Synthesis(synthesis.Networks(sample), tiny.CLASSES)
 
 
 def _keys():

@@ -51,7 +51,14 @@ class _Monitor(loop.Monitor):
 
 
 def _train(
-  directory, *, num_steps=100, stop=None, bad_at=None, log_every=10, save_every=7
+  directory,
+  *,
+  step=_step,
+  num_steps=100,
+  stop=None,
+  bad_at=None,
+  log_every=10,
+  save_every=7,
 ):
   """Returns the last state and the step that training began or resumed at.
 
@@ -59,7 +66,7 @@ def _train(
   """
   training = spec.make_training(
     workdir.Session(config.default(), directory, WHERE, quiet=True),
-    _step,
+    step,
     init=_init,
     seed=0,
     batches=_Scales(stop, bad_at),
@@ -151,6 +158,20 @@ def test_non_finite_state_is_never_saved(tmp_path):
     template = WHERE.place({'x': np.float32(0), 'step': np.int32(0)})
     _, host, _ = checkpoints.restore(template)
   assert host['step'] == 7
+
+
+def test_state_with_nan_is_never_saved_even_if_its_metrics_are_finite(tmp_path):
+  """As after the last step of a call, whose metrics are those of the state before."""
+
+  def step(state, scale):
+    return {'x': state['x'] * scale, 'step': state['step'] + 1}, {'loss': jnp.float32(1)}
+
+  with pytest.raises(NonFiniteError, match=r'NaN or infinite numbers at step 14'):
+    _train(tmp_path, step=step, bad_at=13)
+  with checkpoint.Checkpoints(tmp_path / 'checkpoints') as checkpoints:
+    template = WHERE.place({'x': np.float32(0), 'step': np.int32(0)})
+    state, host, _ = checkpoints.restore(template)
+  assert host['step'] == 7 and np.isfinite(state['x'])
 
 
 def test_checkpoints_of_another_model_are_kept_and_named(tmp_path):

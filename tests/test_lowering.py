@@ -11,9 +11,9 @@ from tests import tiny
 from tests.test_engine import RESNET, SNGAN
 
 
-def _export(step, where, per_call, platform, *args):
+def _export(step, where, per_call, platform, *args, draw_ahead=None):
   jitted = jax.jit(
-    programs.repeat_step(step, per_call),
+    programs.repeat_step(step, per_call, draw_ahead),
     donate_argnums=0,
     out_shardings=where.replicated,
   )
@@ -29,18 +29,21 @@ def _export(step, where, per_call, platform, *args):
 def test_steps_lower_for(toy, platform, num_devices, per_call):
   where = tiny.layout('jit', num_devices)
   assert where.num_devices == num_devices
-  step, state, plan, generator = tiny.fused(
+  step, state, plan, generator, draw_ahead = tiny.fused_ahead(
     where,
     ratio=0.4,
     mode='add',
     batch_size=16,
     arch='resnet',
     batch_norm='split',
-    sample_filter=SampleFilter(2, 'hard', 0.3),
+    # Scanned steps draw ahead what does not depend on the classifier.
+    sample_filter=SampleFilter(2, 'hard' if per_call == 1 else 'teacher', 0.3),
     on_reject='real',
   )
   data = tiny.feed(lambda tree: tree, toy)(0, plan.num_real * per_call)
-  fused = _export(step, where, per_call, platform, state, data, generator)
+  assert bool(draw_ahead) == (per_call > 1)
+  args = state, data, generator
+  fused = _export(step, where, per_call, platform, *args, draw_ahead=draw_ahead)
   options = SNGAN if per_call == 1 else RESNET
   step, state = tiny.gan_step(where, batch_size=16, **options)
   data = tiny.feed(lambda tree: tree, toy)(0, 32 * per_call)

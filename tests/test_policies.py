@@ -151,6 +151,35 @@ def test_every_pair_of_policies_keeps_the_invariants(toy, number):
     assert filtered or round(given) == asked
 
 
+def _is_ahead(number):
+  options = _options(_rows()[number])
+  hard = getattr(options.get('sample_filter'), 'score', '') == 'hard'
+  return not hard and options['classes'] != 'feedback'
+
+
+_AHEAD = [number for number in range(len(_rows())) if _is_ahead(number)]
+
+
+@pytest.mark.parametrize(
+  'number',
+  [pytest.param(i, marks=[] if i == _AHEAD[0] else [pytest.mark.slow]) for i in _AHEAD],
+)
+def test_every_pair_of_policies_can_be_drawn_ahead(toy, number):
+  """As one by one, to rounding: 7 steps in calls of 4."""
+  options, where = _options(_rows()[number]), tiny.layout(('jit', 'pmap')[number % 2], 4)
+  with jax.enable_x64(True):
+    options = {'dtype': jnp.float64, **options}
+    step, state, plan, frozen = tiny.fused(where, **options)
+    usual = {'count': plan.num_real, 'num_steps': 7, 'extra': (frozen,)}
+    usual['place'] = plan.real_before
+    single, rows = tiny.run(where, step, state, toy, **usual)
+    step, state, _, _, ahead = tiny.fused_ahead(where, **options)
+    usual |= {'per_call': 4, 'draw_ahead': ahead}
+    scanned, others = tiny.run(where, step, state, toy, **usual)
+  assert ahead and not jax.tree.leaves(state.pool)
+  assert tiny.difference((single.replace(pool=()), rows), (scanned, others)) < 1e-9
+
+
 def test_rows_cover_every_pair():
   rows = _rows()
   for (a, one), (b, other) in itertools.combinations(enumerate(FACTORS.values()), 2):
@@ -179,7 +208,7 @@ def _synthesize(sample_filter, **options):
   logits_of, discriminator = tiny.frozen_discriminator()
   ask, teacher = tiny.teacher(scale=3)
   frozen = FrozenModels(discriminator, generator, teacher)
-  synthesize = synthesis.make_synthesize(
+  synthesize = synthesis.Synthesis(
     synthesis.Networks(sample, ask, logits_of, ask),
     num_classes=tiny.CLASSES,
     sample_filter=sample_filter,

@@ -161,6 +161,7 @@ def test_each_program_is_compiled_once(finished):
   assert counts['jit(fused_step)'] == 5  # of each arm, and of the probe that chooses
   # Of the arms and of the probe.
   assert counts['jit(eval_step)'] == counts['jit(init_classifier)'] == 2
+  assert counts['jit(all_finite)'] == 2  # of the GAN's state, and of the arms'
   assert counts['jit(measure)'] == 1  # the statistics of the frozen generator
   assert counts['jit(draw_step)'] == 1
   # Nothing runs op by op, but for the odd one.
@@ -168,7 +169,7 @@ def test_each_program_is_compiled_once(finished):
 
 
 _PROGRAMS = ('gan_step', 'init_gan', 'fused_step', 'eval_step', 'init_classifier')
-_PROGRAMS += ('measure', 'draw_step')
+_PROGRAMS += ('all_finite', 'measure', 'draw_step')
 
 
 def test_a_run_as_on_an_accelerator_compiles_as_little_and_gives_the_numbers(

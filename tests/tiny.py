@@ -114,9 +114,15 @@ def feed(place, toy, seed=0):
   return device_data.make_feed(examples, seed=seed, place=place)
 
 
-def fused(
+def fused(where, **options):
+  """The fused step, its initial state, its plan and what is frozen; see `fused_ahead`."""
+  return fused_ahead(where, max_bytes=0, **options)[:4]
+
+
+def fused_ahead(
   where,
   *,
+  max_bytes=2**28,
   ratio=0.25,
   mode='replace',
   batch_size=12,
@@ -143,8 +149,10 @@ def fused(
   on='both',
   refresh_every=1,
 ):
-  """The fused step, its initial state, its plan and what is frozen; all unplaced.
+  """The fused step, its initial state, its plan, what is frozen, and what draws ahead.
 
+  All unplaced. Nothing is drawn ahead if `max_bytes` is 0, or where the images depend on
+  the classifier.
   Parameters and images are of `dtype`, the models compute in `compute` (default: it).
   Classes are drawn as if the training set had 6, 3 and 1 of them.
   """
@@ -178,16 +186,15 @@ def fused(
     batch_norm=batch_norm,
   )
   optimizer = _SGD
-  class_probs = lambda state: None
+  class_probs = None
   if classes == 'feedback':
     class_probs = lambda state: class_labels.feedback_distribution(
       state.class_stats['class_loss']
     )
   elif classes != 'uniform':
-    probs = class_labels.class_distribution(classes, [6, 3, 1], plan)
-    class_probs = lambda state: probs
+    class_probs = class_labels.class_distribution(classes, [6, 3, 1], plan)
   classify = lambda variables, images: model.apply(variables, images, train=False)
-  synthesize = synthesis.make_synthesize(
+  synthesize = synthesis.Synthesis(
     synthesis.Networks(sample, ask, logits_of, classify),
     num_classes=CLASSES,
     class_probs=class_probs,
@@ -196,7 +203,11 @@ def fused(
     smoothing=0.1,
     dtype=dtype,
   )
-  if refresh_every > 1:
+  draw_ahead = synthesis.make_draw_ahead(
+    synthesize, layout=where, plan=plan, max_bytes=max_bytes, refresh_steps=refresh_every
+  )
+  has_pool = refresh_every > 1 and not draw_ahead
+  if has_pool:
     synthesize = synthesis.make_pooled(synthesize, refresh_every, where)
   compose = batches.make_compose(
     layout=where,
@@ -220,13 +231,13 @@ def fused(
   if sample_filter and sample_filter.min_confidence:
     class_stats += ('asked', 'accepted')
   state = cast(_init_classifier(model, class_stats), dtype)
-  if refresh_every > 1:
+  if has_pool:
     pool = synthesis.init_pool(
       where, plan, image_shape=SHAPE, num_classes=CLASSES, dtype=dtype
     )
     state = state.replace(pool=pool)
   frozen = synthesis.FrozenModels(discriminator, variables, teacher_variables)
-  return step, state, plan, frozen
+  return step, state, plan, frozen, draw_ahead
 
 
 def gan_step(
@@ -275,13 +286,26 @@ def gan_step(
   return step, cast(_init_gan(generator, discriminator), dtype)
 
 
-def run(where, step, state, toy, *, count, num_steps, extra=(), per_call=1, place=None):
+def run(
+  where,
+  step,
+  state,
+  toy,
+  *,
+  count,
+  num_steps,
+  extra=(),
+  per_call=1,
+  place=None,
+  draw_ahead=None,
+):
   """Takes steps; returns the state on the host and metrics as {name: [num_steps]}."""
   take, place = feed(where.place, toy), place or (lambda step: step * count)
   state, extra = put(where, state), where.place(extra)
   inputs = lambda at: (take(int(place(at)), max(1, count * per_call)), *extra)
+  repeated = programs.repeat_step(step, per_call, draw_ahead)
   program = programs.compile_step(
-    programs.repeat_step(step, per_call), where, state, where.scalar(per_call), *inputs(0)
+    repeated, where, state, where.scalar(per_call), *inputs(0)
   )
   rows = []
   for at in range(0, num_steps, per_call):

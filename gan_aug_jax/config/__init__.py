@@ -15,6 +15,7 @@ from gan_aug_jax.config.configs import (
 )
 from gan_aug_jax.config.derived import (
   count_of,
+  draw_ahead_bytes,
   draws_synthetic,
   is_augmented,
   members_of,
@@ -37,6 +38,7 @@ __all__ = [
   'base_of',
   'count_of',
   'default',
+  'draw_ahead_bytes',
   'draws_synthetic',
   'flatten',
   'from_dict',

@@ -8,6 +8,9 @@ from gan_aug_jax.config import fields
 
 ConfigDict = ml_collections.ConfigDict
 
+# 50 steps of 26 images by the widest layer of the default GAN are about 80 MiB.
+_DRAW_AHEAD_MIB = 256
+
 
 def members_of(config: ConfigDict) -> list[tuple[int, int]]:
   """The generators to draw from, [(seed, step)]; step 0 is the chosen one."""
@@ -47,6 +50,12 @@ def precision_of(config: ConfigDict, part: str) -> str:
   """What 'gan', 'generator' or 'classifier' computes in: its own, or what it follows."""
   followed = precision_of(config, 'gan') if part == 'generator' else config.precision
   return config[part].precision or followed
+
+
+def draw_ahead_bytes(config: ConfigDict) -> int:
+  """The largest array that drawing ahead may make on each device; 0 for none."""
+  mib = config.mix.draw_ahead_mib
+  return 2**20 * (_DRAW_AHEAD_MIB if mib == -1 else mib)
 
 
 def num_steps_of(config: ConfigDict, part: str, num_examples: int) -> int:

@@ -341,6 +341,13 @@ _MIX = {
   'weight_schedule': Field(
     'constant', "'constant', or rising to the weight", _one_of(*_SHAPES)
   ),
+  'draw_ahead_mib': Field(
+    -1,
+    'memory for drawing the images of several steps in one forward pass: its largest '
+    'array on each device, in MiB; -1: 256; 0: draw in each step',
+    _whole(-1, 2**20),
+    NOTHING,
+  ),
 }
 
 _LATENTS = {

@@ -116,7 +116,9 @@ class Trainer:
         another variant than what chooses a checkpoint.
     """
     plan = plans.plan_batch(_BATCH, ratio=1.0 if sample else 0.0, mode='replace')
-    step, init = _make_step(session, dataset, plan, num_steps=num_steps, sample=sample)
+    step, init, draw_ahead = _make_step(
+      session, dataset, plan, num_steps=num_steps, sample=sample
+    )
     # If all images are synthetic, no real one is looked at, but the step takes some.
     real = dataset.train.rows(slice(0, 1)) if sample else dataset.train
     self._training = spec.make_training(
@@ -126,11 +128,13 @@ class Trainer:
       seed=config_lib.seed_of(session.config, 'classifier') ^ (2**30 >> variant),
       batches=spec.make_batches(session, real, plan),
       cadence=spec.Cadence(num_steps, num_steps, num_steps, num_steps),
+      draw_ahead=draw_ahead,
     )
 
   def start(self, generator=None) -> None:
     """Compiles in threads, for a generator's variables or their shapes."""
-    self._training.with_frozen(FrozenModels(generator=generator)).start()
+    training = self._training.with_frozen(FrozenModels(generator=generator))
+    training.start(saves=False)
 
   def __call__(self, generator=None) -> dict:
     """Trains a probe, on what a generator draws where there is a `sample`.
@@ -148,7 +152,7 @@ class Trainer:
 
 
 def _make_step(session, dataset, plan, *, num_steps, sample):
-  """The fused step of a probe, and `init(seed) -> state`."""
+  """The fused step of a probe, `init(seed) -> state`, and what draws ahead or None."""
   layout, augmentation = session.layout, session.config.augment
   num_classes, dtype = dataset.num_classes, session.image_dtype('classifier')
   model = build_probe(session, num_classes)
@@ -159,9 +163,16 @@ def _make_step(session, dataset, plan, *, num_steps, sample):
     optimizer=optimizer,
     image_shape=dataset.image_shape,
   )
-  synthesize = sample and synthesis.make_synthesize(
-    Networks(sampling.for_candidates(sample)), num_classes=num_classes, dtype=dtype
-  )
+  synthesize = draw_ahead = None
+  if sample:
+    networks = Networks(sampling.for_candidates(sample))
+    synthesize = synthesis.Synthesis(networks, num_classes, dtype=dtype)
+    draw_ahead = synthesis.make_draw_ahead(
+      synthesize,
+      layout=layout,
+      plan=plan,
+      max_bytes=config_lib.draw_ahead_bytes(session.config),
+    )
   transform = augment.make_augment(crop=augmentation.crop_padding, flip=augmentation.flip)
   compose = batches.make_compose(
     layout=layout,
@@ -174,7 +185,7 @@ def _make_step(session, dataset, plan, *, num_steps, sample):
   step = classifier.make_fused_step(
     model=model, optimizer=optimizer, layout=layout, plan=plan, compose=compose
   )
-  return step, init
+  return step, init, draw_ahead
 
 
 def train_extractor(session, dataset, held_out, *, num_steps, directory) -> Probe:

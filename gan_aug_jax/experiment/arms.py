@@ -186,10 +186,15 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
   plan = schedule.plan_batches(config, num_steps, synthetic=synthetic)
   model = build_model(session, dataset.num_classes)
   optimizer = make_optimizer(config, num_steps)
-  synthesize = None
+  cycle = config.cache.refresh_steps if synthetic else 1
+  cadence = spec.make_cadence(config, num_steps, cycle=cycle)
+  synthesize = draw_ahead = init_pool = None
   if synthetic:
-    synthesize = synthetic_source.make_synthesize(
+    made = synthetic_source.build_synthesis(
       session, dataset, source, plan=plan, model=model
+    )
+    synthesize, draw_ahead, init_pool = _make_drawing(
+      session, made, dataset.image_shape, plan=plan, cadence=cadence
     )
   compose = batches.make_compose(
     layout=session.layout,
@@ -206,15 +211,15 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
     model=model, optimizer=optimizer, layout=session.layout, plan=plan, compose=compose
   )
   init = _make_init(session, model, optimizer, dataset.image_shape, synthetic=synthetic)
-  cycle = config.cache.refresh_steps if synthetic else 1
   training = spec.make_training(
     session,
     step,
     init=init,
     seed=config_lib.seed_of(config, 'classifier'),
     batches=spec.make_batches(session, dataset.train, plan),
-    cadence=spec.make_cadence(config, num_steps, cycle=cycle),
-    init_pool=_make_pool(session, dataset, plan) if cycle > 1 else None,
+    cadence=cadence,
+    init_pool=init_pool,
+    draw_ahead=draw_ahead,
   )
   return Setup(source, plan, training)
 
@@ -244,16 +249,39 @@ def _make_augmentation(config, arm):
   )
 
 
-def _make_pool(session, dataset, plan):
-  """Returns `() -> pool`, empty, for synthetic images that are kept for several steps."""
-  return functools.partial(
+def _make_drawing(session, made, image_shape, *, plan, cadence):
+  """When an arm draws: in each step, ahead of a call's steps, or when a pool is used up.
+
+  Args:
+    session: the run's.
+    made: the `Synthesis`.
+    image_shape: (height, width, channels).
+    plan, cadence: of the arm.
+
+  Returns:
+    `synthesize` for `make_compose`; a `DrawAhead`, or None; and `() -> pool`, empty, or
+    None without a pool.
+  """
+  layout, cycle, draw_ahead = session.layout, cadence.cycle, None
+  if spec.steps_per_call(session, cadence) > 1:
+    draw_ahead = synthesis.make_draw_ahead(
+      made,
+      layout=layout,
+      plan=plan,
+      max_bytes=config_lib.draw_ahead_bytes(session.config),
+      refresh_steps=cycle,
+    )
+  if cycle == 1 or draw_ahead:
+    return made, draw_ahead, None
+  init_pool = functools.partial(
     synthesis.init_pool,
-    session.layout,
+    layout,
     plan,
-    image_shape=dataset.image_shape,
-    num_classes=dataset.num_classes,
-    dtype=session.image_dtype('classifier'),
+    image_shape=image_shape,
+    num_classes=made.num_classes,
+    dtype=made.dtype,
   )
+  return synthesis.make_pooled(made, cycle, layout), None, init_pool
 
 
 def make_optimizer(config, num_steps) -> optax.GradientTransformation:

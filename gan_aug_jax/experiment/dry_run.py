@@ -99,7 +99,7 @@ def arm_step(session, dataset, name, *, num_steps, at=0) -> DryRun:
   training = arms.set_up(session, dataset, name, source, num_steps=num_steps).training
   state = training.init().replace(step=layout.place(np.int32(at)))
   batches = lambda number, count: training.batches(at + number, count)
-  return DryRun(layout, training.step_function, state, batches, (frozen,))
+  return DryRun(layout, training.single_step, state, batches, (frozen,))
 
 
 def untrained_generator(session, dataset) -> frozen_lib.FrozenGenerator:

@@ -15,6 +15,7 @@ from gan_aug_jax.experiment import runs as runs_lib
 from gan_aug_jax.experiment.arms import validate
 from gan_aug_jax.generators import synthetic_source
 from gan_aug_jax.generators.frozen import FrozenGenerator
+from gan_aug_jax.step import programs
 from gan_aug_jax.training import checkpoint, loop, spec
 
 
@@ -87,6 +88,7 @@ def _vmap_training(trainings):
     seed=tuple(training.seed for training in trainings),
     batches=StackedBatches([training.batches for training in trainings], first.layout),
     cadence=first.cadence,
+    draw_ahead=first.draw_ahead and vmap_draw_ahead(first.draw_ahead),
   )
 
 
@@ -110,6 +112,16 @@ def vmap_step(step, num_seeds):
     }
 
   return vmapped
+
+
+def vmap_draw_ahead(draw_ahead: programs.DrawAhead) -> programs.DrawAhead:
+  """Returns what draws ahead for several seeds, from that of one."""
+
+  def draw(states, num_steps, *inputs):
+    draw_one = lambda state, *inputs: draw_ahead.draw(state, num_steps, *inputs)
+    return jax.vmap(draw_one)(states, *inputs)
+
+  return dataclasses.replace(draw_ahead, draw=draw)
 
 
 class StackedBatches:

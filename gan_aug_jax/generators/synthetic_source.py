@@ -5,7 +5,6 @@ variables that they take, so that the arms' steps can be compiled meanwhile. The
 are loaded once the GAN is trained.
 """
 
-from collections.abc import Callable
 import dataclasses
 import functools
 import time
@@ -177,8 +176,8 @@ def _load_images(session, dataset, generator, directory):
   return variables
 
 
-def make_synthesize(session, dataset, source, *, plan, model) -> Callable:
-  """Returns the `synthesize` of an arm, see `synthesis.make_synthesize`.
+def build_synthesis(session, dataset, source, *, plan, model) -> synthesis.Synthesis:
+  """Builds the `Synthesis` of an arm.
 
   Args:
     session, dataset: the run's.
@@ -187,16 +186,15 @@ def make_synthesize(session, dataset, source, *, plan, model) -> Callable:
     model: the classifier, a linen module.
   """
   config, classes = session.config, session.config.mix.classes
-  class_probs = lambda state: None
+  class_probs = None
   if classes == 'feedback':
     class_probs = lambda state: class_labels.feedback_distribution(
       state.class_stats['class_loss']
     )
   elif classes != 'uniform':
     counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
-    fixed = class_labels.class_distribution(classes, counts, plan)
-    class_probs = lambda state: fixed
-  synthesize = synthesis.make_synthesize(
+    class_probs = class_labels.class_distribution(classes, counts, plan)
+  return synthesis.Synthesis(
     dataclasses.replace(source.networks, classifier=functools.partial(_logits, model)),
     num_classes=dataset.num_classes,
     class_probs=class_probs,
@@ -205,9 +203,6 @@ def make_synthesize(session, dataset, source, *, plan, model) -> Callable:
     smoothing=config.targets.smoothing,
     dtype=session.image_dtype('classifier'),
   )
-  if (every := config.cache.refresh_steps) > 1:
-    synthesize = synthesis.make_pooled(synthesize, every, session.layout)
-  return synthesize
 
 
 def class_stats_of(config) -> tuple[str, ...]:

@@ -67,9 +67,7 @@ class Augmentation:
   on: str = 'both'
 
 
-Compose = Callable[
-  [StepKeys, ClassifierState, RealExamples, FrozenModels], tuple[Batch, Synthetic | tuple]
-]
+Compose = Callable[..., tuple[Batch, Synthetic | tuple]]
 
 
 def make_compose(
@@ -89,7 +87,7 @@ def make_compose(
   Args:
     layout: where the step runs.
     plan: how many positions are synthetic. If none are, `synthesize` is never called.
-    synthesize: from `synthesis.make_synthesize` or `make_pooled`.
+    synthesize: a `Synthesis`, or from `make_pooled`.
     augmentation: what happens to the composed images.
     num_classes: number of classes.
     weight: `step -> weight` of a synthetic example in the loss; a real one weighs 1.
@@ -100,18 +98,28 @@ def make_compose(
     dtype: of the images, float32 or wider.
 
   Returns:
-    `compose(keys, state, data, frozen) -> (Batch, pool)`; the pool is for the next state.
+    `compose(keys, state, data, frozen, drawn=None) -> (Batch, pool)`. `drawn` is the
+    `Synthetic` of this step if it was drawn ahead, in place of `synthesize`; the pool is
+    for the next state.
   """
   encoding = _Encoding(num_classes, label_smoothing, dtype)
 
-  def compose(keys: StepKeys, state, data, frozen):
+  def compose(
+    keys: StepKeys,
+    state: ClassifierState,
+    data: RealExamples,
+    frozen: FrozenModels,
+    drawn: Synthetic | None = None,
+  ):
     positions, pool = layout.positions(plan.total), ()
     asked = positions < plan.synthetic_at(state.step)
     batch = _real_batch(plan, positions, state.step, data, encoding)
     if plan.num_synthetic:
       slots = positions[:, : layout.share(plan.num_synthetic)]
       asked = asked[:, : slots.shape[1]]
-      synthetic = synthesize(keys, slots, state, frozen)
+      synthetic = drawn
+      if drawn is None:
+        synthetic = synthesize(keys, slots, state, frozen)
       pool = synthetic if jax.tree.leaves(state.pool) else ()
       batch = _add_synthetic(
         batch, synthetic, asked, encoding, on_reject, keys=keys, slots=slots, data=data

@@ -13,11 +13,9 @@ from gan_aug_jax.step.classifier_state import ClassifierState, update_class_stat
 from gan_aug_jax.step.device_data import RealExamples
 from gan_aug_jax.step.plans import BatchPlan
 from gan_aug_jax.step.sharding import flatten, Layout
-from gan_aug_jax.step.synthesis import FrozenModels
+from gan_aug_jax.step.synthesis import DrawnAhead, FrozenModels
 
-FusedStep = Callable[
-  [ClassifierState, RealExamples, FrozenModels], tuple[ClassifierState, dict]
-]
+FusedStep = Callable[..., tuple[ClassifierState, dict]]
 
 
 def make_fused_step(
@@ -38,15 +36,22 @@ def make_fused_step(
     compose: from `batches.make_compose`, of the same plan.
 
   Returns:
-    `step(state, data, frozen) -> (state, metrics)`. Metrics are scalars over the mixed,
-    augmented batch: loss, in nats; accuracy; synthetic_ratio, of the images that the
-    classifier was given; asked_ratio, before the filter; grad_norm, the global norm of
-    the gradient before any clipping.
+    `step(state, data, frozen, drawn=None) -> (state, metrics)`; `drawn` is a
+    `synthesis.DrawnAhead` that holds the step's synthetic images, if they were drawn
+    ahead. Metrics are scalars over the mixed, augmented batch: loss, in nats; accuracy;
+    synthetic_ratio, of the images that the classifier was given; asked_ratio, before the
+    filter; grad_norm, the global norm of the gradient before any clipping.
   """
 
-  def fused_step(state, data, frozen):
+  def fused_step(
+    state: ClassifierState,
+    data: RealExamples,
+    frozen: FrozenModels,
+    drawn: DrawnAhead | None = None,
+  ):
     keys = rng.step_keys(state.seed, state.step)
-    batch, pool = compose(keys, state, data, frozen)
+    ahead = None if drawn is None else drawn.at(state.step)
+    batch, pool = compose(keys, state, data, frozen, ahead)
     dropout_keys = flatten(keys.at('dropout', layout.positions(plan.total)))
     images, targets, weights = map(flatten, (batch.images, batch.targets, batch.weights))
     synthetic, valid_mask = flatten(batch.synthetic), flatten(batch.valid_mask)

@@ -9,6 +9,7 @@ once, so that the arms of a run and the cells of an ablation share them.
 from collections.abc import Callable, Iterator
 import concurrent.futures
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import os
@@ -17,6 +18,7 @@ import time
 from typing import Any
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
@@ -249,13 +251,66 @@ def _compile_with(lowered, options):
     return lowered.compile()
 
 
-def repeat_step(step: Callable, num_steps: int) -> Callable:
+@dataclasses.dataclass(frozen=True)
+class DrawAhead:
+  """What the steps of a call can draw together, before the first of them.
+
+  Attributes:
+    draw: `(state, num_steps, *inputs) -> drawn`, for the steps from `state` on; of the
+      state it may read only what is known of all these steps, such as seed and number.
+    max_bytes: of the largest array that it computes, on each device.
+  """
+
+  draw: Callable
+  max_bytes: int
+
+  def single(self, step: Callable) -> Callable:
+    """Returns the step without its last argument: it draws for itself alone."""
+
+    def draw_and_step(state, *inputs):
+      return step(state, *inputs, self.draw(state, 1, *inputs))
+
+    return _named(draw_and_step, step)
+
+  def chunk_length(self, state: Any, num_steps: int, *inputs: Any) -> int:
+    """Returns the most steps to draw for at once: a divisor of `num_steps`.
+
+    Args:
+      state, *inputs: of the step, traced; nothing is computed.
+      num_steps: of the call.
+    """
+    for chunk in range(num_steps, 1, -1):
+      if num_steps % chunk == 0:
+        draw = lambda state, *inputs, chunk=chunk: self.draw(state, chunk, *inputs)
+        if _largest_array(jax.make_jaxpr(draw)(state, *inputs).jaxpr) <= self.max_bytes:
+          return chunk
+    return 1
+
+
+def _largest_array(jaxpr):
+  """Bytes of the largest array that a jaxpr computes on a device."""
+  sizes = [0]
+  for equation in jaxpr.eqns:
+    inner = jax.extend.core.jaxprs_in_params(equation.params)
+    sizes += map(_largest_array, inner)
+    # What it returns has the size of all shares; each was counted inside.
+    if equation.primitive.name != 'shard_map':
+      sizes += (x.aval.size * x.aval.dtype.itemsize for x in equation.outvars)
+  return max(sizes)
+
+
+def repeat_step(
+  step: Callable, num_steps: int, draw_ahead: DrawAhead | None = None
+) -> Callable:
   """Returns the function that takes up to `num_steps` steps in one call.
 
   Args:
     step: `(state, *inputs) -> (state, metrics)`.
     num_steps: steps per call. A single one is not scanned: XLA on CPU runs a convolution
       inside a loop some 15 times slower than outside.
+    draw_ahead: what a call of several steps draws outside of the loop over them; the step
+      then takes it as a last input. Chunks of a call are drawn one after the other if
+      all of it is too large.
 
   Returns:
     `(state, count, *inputs) -> (state, metrics)` of the first `count` of those steps, an
@@ -271,7 +326,7 @@ def repeat_step(step: Callable, num_steps: int) -> Callable:
 
     return _named(once, step)
 
-  def scanned(state, count, *inputs):
+  def scan(state, numbers, count, *inputs):
     def body(before, number):
       after, metrics = step(before, *inputs)
       # A select is fused into the update; with a loop of unknown length a GPU would have
@@ -279,7 +334,22 @@ def repeat_step(step: Callable, num_steps: int) -> Callable:
       keep = lambda new, old: jnp.where(number < count, new, old)
       return jax.tree.map(keep, after, before), metrics
 
-    return jax.lax.scan(body, state, jnp.arange(num_steps, dtype=jnp.int32))
+    return jax.lax.scan(body, state, numbers)
+
+  def scanned(state, count, *inputs):
+    numbers = jnp.arange(num_steps, dtype=jnp.int32)
+    if not draw_ahead:
+      return scan(state, numbers, count, *inputs)
+    length = draw_ahead.chunk_length(state, num_steps, *inputs)
+
+    def take_chunk(state, numbers):
+      drawn = draw_ahead.draw(state, length, *inputs)
+      return scan(state, numbers, count, *inputs, drawn)
+
+    if length == num_steps:
+      return take_chunk(state, numbers)
+    state, metrics = jax.lax.scan(take_chunk, state, numbers.reshape(-1, length))
+    return state, jax.tree.map(lambda x: x.reshape(num_steps, *x.shape[2:]), metrics)
 
   return _named(scanned, step)
 

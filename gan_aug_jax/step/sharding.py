@@ -86,13 +86,16 @@ class Layout:
     """Makes a function run on each device's share separately.
 
     Args:
-      function: of a replicated tree, and of arrays whose first axis is the flattened
-        [groups, share]; inside it, `device_index` tells the devices apart.
+      function: of a replicated tree, and of arrays whose first axis is the groups, or
+        the flattened [groups, share]; inside it, `device_index` tells the devices apart.
+        It may use such functions itself.
     """
     if self.axis_name:
       return function
 
     def spread(replicated, *arrays):
+      if _AXIS in jax.sharding.get_abstract_mesh().manual_axes:
+        return function(replicated, *arrays)  # on one device's share already
       data = PartitionSpec(_AXIS)
       specs = (PartitionSpec(), *(data for _ in arrays))
       mapped = jax.shard_map(

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gan_aug_jax.step import class_labels
+from gan_aug_jax.step import class_labels, rng
 from gan_aug_jax.step.classifier_state import ClassifierState
 from gan_aug_jax.step.plans import BatchPlan
+from gan_aug_jax.step.programs import DrawAhead
 from gan_aug_jax.step.rng import StepKeys
 from gan_aug_jax.step.sharding import flatten, Layout
 
@@ -110,58 +111,75 @@ class SampleFilter:
 Synthesize = Callable[[StepKeys, jax.Array, ClassifierState, FrozenModels], Synthetic]
 
 
-def make_synthesize(
-  networks: Networks,
-  *,
-  num_classes: int,
-  class_probs: Callable[[ClassifierState], Any] = lambda state: None,
-  sample_filter: SampleFilter = SampleFilter(),
-  targets: str = 'hard',
-  smoothing: float = 0.0,
-  dtype: jnp.dtype = jnp.float32,
-) -> Synthesize:
-  """Returns the function that makes the synthetic images of a batch.
+@dataclasses.dataclass(frozen=True)
+class Synthesis:
+  """Makes synthetic images: `synthesis(keys, slots, state, frozen) -> Synthetic`.
 
-  Args:
+  Attributes:
     networks: `sample`, and the others as far as the filter and the targets need them.
     num_classes: number of classes.
-    class_probs: `state -> probabilities of the classes`, or None for equal ones.
+    class_probs: probabilities of the classes [num_classes], a function of the state that
+      gives them, or None for equal ones.
     sample_filter: which candidates are kept and accepted.
     targets: 'hard', one-hot; 'smoothed', `smoothing` of it spread over all classes
       (Szegedy et al. 2015, arXiv 1512.00567, section 7); 'teacher', the teacher's
       probabilities.
     smoothing: in [0, 1].
     dtype: of the images, float32 or wider.
-
-  Returns:
-    `synthesize(keys, slots int32 [groups, c], state, frozen) -> Synthetic`.
   """
 
-  def synthesize(keys: StepKeys, slots, state, frozen):
-    label_keys = keys.at('label', slots)
-    labels = class_labels.draw_labels(label_keys, num_classes, class_probs(state))
-    flat, count = flatten(labels), sample_filter.candidates
-    images = networks.sample(frozen.generator, _candidate_keys(keys, slots, count), flat)
+  networks: Networks
+  num_classes: int
+  class_probs: Any = None
+  sample_filter: SampleFilter = SampleFilter()
+  targets: str = 'hard'
+  smoothing: float = 0.0
+  dtype: jnp.dtype = jnp.float32
+
+  @property
+  def depends_on_classifier(self) -> bool:
+    """Whether the images depend on the classifier in training, not on the keys alone."""
+    hard = self.sample_filter.is_active and self.sample_filter.score == 'hard'
+    return hard or callable(self.class_probs)
+
+  def __call__(self, keys: StepKeys, slots, state, frozen) -> Synthetic:
+    """Draws, filters and labels.
+
+    Args:
+      keys: of the step.
+      slots: int32 [groups, c], positions in the batch.
+      state: the classifier's; read only if `depends_on_classifier`.
+      frozen: the variables of `networks`.
+    """
+    num_classes, dtype = self.num_classes, self.dtype
+    label_keys, probs = keys.at('label', slots), self.class_probs
+    probs = probs(state) if callable(probs) else probs
+    labels = class_labels.draw_labels(label_keys, num_classes, probs)
+    flat, count = flatten(labels), self.sample_filter.candidates
+    candidate_keys = _candidate_keys(keys, slots, count)
+    images = self.networks.sample(frozen.generator, candidate_keys, flat)
     candidates = _Candidates(images.astype(dtype), jnp.ones(images.shape[:2], dtype))
     score = candidates.confidence
-    if sample_filter.is_active:
+    if self.sample_filter.is_active:
       one_hot = jax.nn.one_hot(flat, num_classes, dtype=dtype)[:, None]
       score, candidates = _assess(
-        sample_filter.score, candidates, flat, one_hot, networks, state, frozen
+        self.sample_filter.score, candidates, flat, one_hot, self.networks, state, frozen
       )
     elif count > 1:
       score = _random_score(keys.at('choice', slots), count, dtype)
     best = _best(candidates, score)
-    if targets == 'teacher':
-      probs = _teacher_probs(best, networks, frozen)
-    else:
-      probs = jax.nn.one_hot(flat, num_classes, dtype=dtype)
-      probs = optax.smooth_labels(probs, smoothing) if targets == 'smoothed' else probs
-    accepted = best.confidence >= sample_filter.min_confidence
+    targets = self._targets(best, flat, frozen)
+    accepted = best.confidence >= self.sample_filter.min_confidence
     grouped = lambda x: x.reshape(*slots.shape, *x.shape[1:])
-    return Synthetic(grouped(best.images), labels, grouped(probs), grouped(accepted))
+    return Synthetic(grouped(best.images), labels, grouped(targets), grouped(accepted))
 
-  return synthesize
+  def _targets(self, best, labels, frozen):
+    if self.targets == 'teacher':
+      return _teacher_probs(best, self.networks, frozen)
+    one_hot = jax.nn.one_hot(labels, self.num_classes, dtype=self.dtype)
+    if self.targets == 'smoothed':
+      return optax.smooth_labels(one_hot, self.smoothing)
+    return one_hot
 
 
 @flax.struct.dataclass
@@ -243,13 +261,78 @@ def _best(candidates, score):
   return jax.tree.map(pick, candidates)
 
 
+@flax.struct.dataclass
+class DrawnAhead:
+  """The synthetic images of several steps, drawn before the first of them.
+
+  Attributes:
+    images: `Synthetic`, each array [groups, num_draws, c, ...].
+    first: int32 scalar, the number of the first draw.
+    refresh_steps: steps that share a draw; it is redrawn at multiples of that.
+  """
+
+  images: Synthetic
+  first: jax.Array
+  refresh_steps: int = flax.struct.field(pytree_node=False, default=1)
+
+  def at(self, step: jax.Array) -> Synthetic:
+    """The images of one of the steps, each array [groups, c, ...]."""
+    draw = step // self.refresh_steps - self.first
+    take = lambda x: jax.lax.dynamic_index_in_dim(x, draw, 1, keepdims=False)
+    return jax.tree.map(take, self.images)
+
+
+def make_draw_ahead(
+  synthesis: Synthesis,
+  *,
+  layout: Layout,
+  plan: BatchPlan,
+  max_bytes: int,
+  refresh_steps: int = 1,
+) -> DrawAhead | None:
+  """Returns what draws the images of all steps of a call in one forward pass.
+
+  Args:
+    synthesis: how images are made.
+    layout: where the step runs.
+    plan: how batches are composed.
+    max_bytes: see `DrawAhead`; 0 for none.
+    refresh_steps: steps for which an image is kept.
+
+  Returns:
+    A `DrawAhead` of `DrawnAhead`; or None if nothing may be drawn ahead, because the
+    images depend on the classifier or there are none.
+  """
+  if synthesis.depends_on_classifier or not (max_bytes and plan.num_synthetic):
+    return None
+
+  def draw_share(replicated, slots):
+    seed, steps, frozen = replicated
+    draw_step = lambda step: synthesis(rng.step_keys(seed, step), slots, None, frozen)
+    return jax.vmap(draw_step, out_axes=1)(steps)
+
+  def draw(state, num_steps, data, frozen):
+    del data
+    # The most draws that so many steps need, wherever the first of them is.
+    num_draws = (num_steps - 2) // refresh_steps + 2
+    first = state.step // refresh_steps
+    steps = refresh_steps * (first + jnp.arange(num_draws, dtype=jnp.int32))
+    slots = layout.positions(plan.total)[:, : layout.share(plan.num_synthetic)]
+    # On each device separately: joined with the sharded axis, that of the draws would
+    # be dealt anew over the devices.
+    images = layout.per_device(draw_share)((state.seed, steps, frozen), slots)
+    return DrawnAhead(images, first, refresh_steps)
+
+  return DrawAhead(draw, max_bytes)
+
+
 def make_pooled(synthesize: Synthesize, every: int, layout: Layout) -> Synthesize:
   """Returns a `synthesize` that draws only at every so many steps.
 
   In between, each position reuses its image from the state's pool.
 
   Args:
-    synthesize: from `make_synthesize`.
+    synthesize: a `Synthesis`.
     every: steps that a pool lasts; it is redrawn at multiples of that.
     layout: where the step runs.
   """

@@ -21,6 +21,11 @@ from gan_aug_jax.training.progress import ProgressBar
 from gan_aug_jax.training.spec import Cadence, Training
 from gan_aug_jax.training.tracing import Tracer
 
+_KEPT = (
+  'the previous checkpoint is kept. Lower the learning rate or change the seed, in '
+  'another --workdir.'
+)
+
 
 @dataclasses.dataclass
 class TrainProgress:
@@ -131,8 +136,8 @@ def train(
     monitor: scores states; None for a `Monitor` that does not.
 
   Raises:
-    NonFiniteError: at a line or save with a metric that is NaN or infinite; the previous
-      checkpoint stays.
+    NonFiniteError: at a line or save with a metric, or a save with a state, that is NaN
+      or infinite; the previous checkpoint stays.
     signals.Interrupted: after a signal, with the state saved.
     CheckpointError: if what is there was trained on other images, or cannot be read.
   """
@@ -222,9 +227,12 @@ def _restore(training, directory, checkpoints, monitor):
 
 
 def _save(checkpoints, training, state, progress, monitor):
+  state, step = training.without_pool(state), progress.step
+  if not training.is_finite(state):  # the metrics are those of the state before
+    raise NonFiniteError(f'The state has NaN or infinite numbers at step {step}; {_KEPT}')
   checkpoints.save(
-    progress.step,
-    state=training.without_pool(state),
+    step,
+    state=state,
     host=progress.to_json() | monitor.record(),
     generators=monitor.kept,
   )
@@ -295,10 +303,7 @@ def _describe(progress):
 def _check_finite(row, step):
   bad = [name for name, value in row.items() if not math.isfinite(value)]
   if bad:
-    raise NonFiniteError(
-      f'{bad[0]} is {row[bad[0]]} at step {step}; the previous checkpoint is kept. Lower '
-      'the learning rate or change the seed, in another --workdir.'
-    )
+    raise NonFiniteError(f'{bad[0]} is {row[bad[0]]} at step {step}; {_KEPT}')
 
 
 def _note(row):

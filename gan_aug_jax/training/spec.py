@@ -6,13 +6,14 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.data.batches import BatchSource, DeviceBatches, HostBatches
 from gan_aug_jax.data.splits import Split
 from gan_aug_jax.step import plans
-from gan_aug_jax.step.programs import Program, repeat_step
+from gan_aug_jax.step.programs import DrawAhead, Program, repeat_step
 from gan_aug_jax.training.workdir import Session
 
 # On an accelerator, whose host takes longer to start a step than small networks take to
@@ -74,9 +75,11 @@ class Training:
   Attributes:
     session: the run's.
     init_function: `seed -> state`, of arrays.
-    step_function: `(state, data, *frozen) -> (state, metrics)`.
+    step_function: `(state, data, *frozen) -> (state, metrics)`; takes what was drawn
+      ahead as a last argument.
     init_program: the program of `init_function`.
     step_program: the program of `steps_per_call` steps, see `programs.repeat_step`.
+    finite_program: the program of `all_finite`, of states as they are saved.
     state: shapes of the state as it is saved, without a pool.
     seed: of the state; a tuple for several states in one program.
     batches: the `BatchSource`.
@@ -84,6 +87,7 @@ class Training:
     steps_per_call: steps that a full call takes.
     init_pool: `() -> arrays` for `state.pool`, an empty pool, which is filled at
       multiples of `cadence.cycle` and never saved; or None.
+    draw_ahead: what a call of several steps draws before the first; or None.
     frozen: further inputs of every step, placed; shapes of them will do for `start`.
   """
 
@@ -92,12 +96,14 @@ class Training:
   step_function: Callable
   init_program: Program
   step_program: Program
+  finite_program: Program
   state: Any
   seed: int | tuple[int, ...]
   batches: BatchSource
   cadence: Cadence
   steps_per_call: int
   init_pool: Callable | None = None
+  draw_ahead: DrawAhead | None = None
   frozen: tuple = ()
 
   @property
@@ -108,16 +114,28 @@ class Training:
   def layout(self):
     return self.session.layout
 
+  @property
+  def single_step(self) -> Callable:
+    """`(state, data, *frozen) -> (state, metrics)` of one step that draws for itself."""
+    step = self.step_function
+    return self.draw_ahead.single(step) if self.draw_ahead else step
+
   def with_frozen(self, *frozen) -> 'Training':
     """The same training with these inputs; it shares the programs."""
     return dataclasses.replace(self, frozen=frozen)
 
-  def start(self) -> None:
-    """Compiles in threads."""
+  def start(self, *, saves: bool = True) -> None:
+    """Compiles in threads.
+
+    Args:
+      saves: whether states will be saved, and so checked.
+    """
     self.init_program.start(self._placed_seed())
     data = self.batches.shapes(self.steps_per_call)
     state = self.with_pool(self.state)
     self.step_program.start(state, self.layout.scalar(0), data, *self.frozen)
+    if saves:
+      self.finite_program.start(self.state)
 
   def init(self):
     """Returns a new state, placed."""
@@ -136,9 +154,14 @@ class Training:
     """Returns what of a state is saved."""
     return dataclasses.replace(state, pool=()) if self.init_pool else state
 
+  def is_finite(self, state) -> bool:
+    """Whether no number of a state, as it is saved, is NaN or infinite."""
+    return bool(self.finite_program(state))
+
   def compile(self, state, step: int) -> None:
-    """Waits until the call that takes steps from `step` on is compiled."""
+    """Waits until the call that takes steps from `step` on, and its save, is compiled."""
     self.step_program.compile(state, *self._inputs(step, 0))
+    self.finite_program.compile(self.without_pool(state))
 
   def call_length(self, step: int) -> int:
     """Steps that the call from `step` on takes.
@@ -176,6 +199,7 @@ def make_training(
   batches: BatchSource,
   cadence: Cadence,
   init_pool: Callable | None = None,
+  draw_ahead: DrawAhead | None = None,
 ) -> Training:
   """Returns the `Training` of a step; its arguments are the attributes there."""
   layout, num_steps = session.layout, steps_per_call(session, cadence)
@@ -184,14 +208,21 @@ def make_training(
     init_function=init,
     step_function=step,
     init_program=Program(init, layout.on_jit, donate=(), runs_once=True),
-    step_program=Program(repeat_step(step, num_steps), layout),
+    step_program=Program(repeat_step(step, num_steps, draw_ahead), layout),
+    finite_program=Program(all_finite, layout, donate=(), runs_once=True),
     state=layout.shapes(jax.eval_shape(init, np.asarray(seed, np.int32))),
     seed=seed,
     batches=batches,
     cadence=cadence,
     steps_per_call=num_steps,
     init_pool=init_pool,
+    draw_ahead=draw_ahead,
   )
+
+
+def all_finite(tree: Any) -> jax.Array:
+  """Whether no number of a tree of arrays is NaN or infinite: a bool scalar."""
+  return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))
 
 
 def make_batches(
