@@ -104,7 +104,7 @@ def main(_):
   for name, layer in list_layers(config).items():
     functions, operations[name] = passes(layer)
     for which, (function, arguments) in functions.items():
-      arguments = layout.place(arguments)
+      arguments = layout.replicate(arguments)
       default = jax.jit(function).lower(*arguments).compile()
       ours = programs.compile_step(function, layout, *arguments, donate=())
       takes[name, which, 'default'] = run(default, arguments)

@@ -95,14 +95,16 @@ class Bench:
 
     def sample(state, frozen):
       keys = rng.step_keys(state.seed, state.step)
-      slot = layout.positions(plan.total)[:, : layout.share(plan.num_synthetic)]
+      slot = layout.positions(plan.total)[
+        :, : layout.slots_per_device(plan.num_synthetic)
+      ]
       return sharding.flatten(synthesize(keys, slot, state, frozen).images)[:, None]
 
     # The classifier's program is the fused step with a sampler that returns its argument.
     networks = Networks(lambda variables, keys, labels: variables)
     given = synthetic_source.SyntheticSource(networks, FrozenModels())
     setup = arms.set_up(session, dataset, ARM.value, given, num_steps=10_000)
-    training, place = setup.training, layout.place
+    training, place = setup.training, layout.replicate
     state = training.init()
     arguments = (state, frozen)
     sampler = programs.compile_step(sample, layout, *arguments, donate=())

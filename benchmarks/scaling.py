@@ -65,7 +65,7 @@ def dry_step(config, layout, *, side=32, num_images=2000, per_call=1):
   dry = dry_run.arm_step(
     session, dataset, 'augmented_classical', num_steps=10_000, at=5_000
   )
-  count, batches = layout.scalar(per_call), dry.batches
+  count, batches = layout.replicated_int(per_call), dry.batches
   repeated = programs.repeat_step(dry.step, per_call)
   return dataclasses.replace(
     dry,

@@ -59,12 +59,12 @@ def prepare(config, layout, dataset, arm, count):
     steps.append(dry_run.arm_step(session, dataset, arm, num_steps=10_000))
   states = [each.state for each in steps]
   program = steps[0].compile()
-  stacked = layout.place(
+  stacked = layout.replicate(
     jax.tree.map(lambda *x: np.stack(x), *(jax.device_get(state) for state in states))
   )
   batches = vmap_seeds.StackedBatches([each.batches for each in steps], layout)
   frozen = [jax.device_get(each.extra) for each in steps]
-  extra = layout.place(jax.tree.map(lambda *x: np.stack(x), *frozen))
+  extra = layout.replicate(jax.tree.map(lambda *x: np.stack(x), *frozen))
   step = vmap_seeds.vmap_step(steps[0].step, count)
   joint = programs.compile_step(step, layout, stacked, batches(0, 1), *extra)
   number = 0

@@ -98,7 +98,7 @@ def test_convolutions_are_not_left_to_the_slower_library(optimized):
       x, weights, (1, 1), 'SAME', dimension_numbers=numbers
     )
 
-  arguments = layout.place(
+  arguments = layout.replicate(
     (np.ones((16, 16, 16, 32), np.float32), np.ones((3, 3, 32, 64), np.float32))
   )
   if 'ynn' not in jax.jit(convolve).lower(*arguments).compile().as_text():

@@ -207,8 +207,13 @@ def _compile_call(where, toy, per_call, *, batch_size=12, **options):
   """The compiled call of several steps."""
   options = {'batch_size': batch_size, **options}
   step, state, _, frozen, ahead = tiny.fused_ahead(where, **options)
-  data = tiny.feed(where.place, toy)(0, per_call * batch_size)
-  args = tiny.put(where, state), where.scalar(per_call), data, where.place(frozen)
+  data = tiny.feed(where.replicate, toy)(0, per_call * batch_size)
+  args = (
+    tiny.put(where, state),
+    where.replicated_int(per_call),
+    data,
+    where.replicate(frozen),
+  )
   repeated = programs.repeat_step(step, per_call, ahead)
   return programs.compile_step(repeated, where, *args).compiled
 
@@ -253,13 +258,13 @@ def test_seeds_in_one_program_draw_ahead(toy):
     alone = [
       tiny.run(where, step, one, toy, extra=(frozen,), **usual)[0] for one in states
     ]
-    stack = lambda *trees: where.place(jax.tree.map(lambda *x: np.stack(x), *trees))
-    data = tiny.feed(where.place, toy)(0, 4 * plan.num_real)
+    stack = lambda *trees: where.replicate(jax.tree.map(lambda *x: np.stack(x), *trees))
+    data = tiny.feed(where.replicate, toy)(0, 4 * plan.num_real)
     data = stack(*[jax.device_get(data)] * count)
     call = programs.repeat_step(
       vmap_seeds.vmap_step(step, count), 4, vmap_seeds.vmap_draw_ahead(ahead)
     )
-    args = stack(*states), where.scalar(4), data, stack(*[frozen] * count)
+    args = stack(*states), where.replicated_int(4), data, stack(*[frozen] * count)
     program = programs.compile_step(call, where, *args)
     joint, _ = program(*args)
   assert set(COLLECTIVE.findall(program.compiled.as_text())) == {'all-reduce'}
@@ -317,8 +322,8 @@ def test_scanned_steps_equal_single_steps(toy, backend):
 
 def _lower(where, toy, **options):
   step, state, plan, generator = tiny.fused(where, **options)
-  data = tiny.feed(where.place, toy)(0, plan.batch_size)
-  args = (where.place(state), data, where.place(generator))
+  data = tiny.feed(where.replicate, toy)(0, plan.batch_size)
+  args = (where.replicate(state), data, where.replicate(generator))
   return programs.lower_step(step, where, *args)
 
 
@@ -349,8 +354,10 @@ def test_fused_step_communicates_by_all_reduce_only(toy, backend, mode, arch):
 def test_gan_step_communicates_by_all_reduce_only(toy, options):
   where = tiny.layout()
   step, state = tiny.gan_step(where, **options)
-  data = tiny.feed(where.place, toy)(0, 12 * options.get('d_steps', 1))
-  text = programs.lower_step(step, where, where.place(state), data).compile().as_text()
+  data = tiny.feed(where.replicate, toy)(0, 12 * options.get('d_steps', 1))
+  text = (
+    programs.lower_step(step, where, where.replicate(state), data).compile().as_text()
+  )
   assert set(COLLECTIVE.findall(text)) == {'all-reduce'}
 
 
@@ -362,8 +369,8 @@ def test_generator_is_an_argument_not_donated_and_without_gradient(toy):
   assert all(not np.any(leaf) for leaf in jax.tree.leaves(grads))
 
   step, state, plan, generator = tiny.fused(where, ratio=0.5)
-  data = tiny.feed(where.place, toy)(0, plan.num_real)
-  state, generator = where.place((state, generator))
+  data = tiny.feed(where.replicate, toy)(0, plan.num_real)
+  state, generator = where.replicate((state, generator))
   before = jax.device_get(generator)
   with warnings.catch_warnings():
     # A generator given away would fit no result, of which JAX warns.
@@ -373,8 +380,8 @@ def test_generator_is_an_argument_not_donated_and_without_gradient(toy):
   assert all(x.is_deleted() for x in jax.tree.leaves(state) if x.size)
   assert tiny.difference(before, jax.device_get(generator)) == 0
   # Another generator through the same program changes the loss: it is no constant.
-  other = generator.replace(generator=where.place(tiny.frozen_generator(seed=1)[1]))
-  again = where.place(tiny.fused(where, ratio=0.5)[1])
+  other = generator.replace(generator=where.replicate(tiny.frozen_generator(seed=1)[1]))
+  again = where.replicate(tiny.fused(where, ratio=0.5)[1])
   _, second = program(again, data, other)
   assert abs(float(first['loss']) - float(second['loss'])) > 1e-4
 
@@ -408,8 +415,8 @@ def test_ratio_zero_is_the_real_only_program(toy):
   without = classifier.make_fused_step(
     model=model, optimizer=optimizer, layout=where, plan=plan, compose=compose
   )
-  data = tiny.feed(where.place, toy)(0, plan.num_real)
-  state, generator = where.place((state, generator))
+  data = tiny.feed(where.replicate, toy)(0, plan.num_real)
+  state, generator = where.replicate((state, generator))
   with_argument = programs.lower_step(step, where, state, data, generator)
   real_only = programs.lower_step(without, where, state, data, FrozenModels())
   assert _stripped(with_argument) == _stripped(real_only)
@@ -441,8 +448,8 @@ def test_effective_ratio_is_the_asked_one(toy, backend, num_devices, mode, ratio
   where = tiny.layout(backend, num_devices)
   plan = plans.plan_batch(12, ratio=ratio, mode=mode)
   ones = np.full((10, 2, 2, 1), 255, np.uint8)
-  examples = where.place(device_data.arrange(ones, np.zeros(10, np.int32)))
-  data = device_data.make_feed(examples, seed=0, place=where.place)(0, 12)
+  examples = where.replicate(device_data.arrange(ones, np.zeros(10, np.int32)))
+  data = device_data.make_feed(examples, seed=0, place=where.replicate)(0, 12)
   compose = batches.make_compose(
     layout=where,
     plan=plan,
@@ -480,11 +487,11 @@ def test_each_device_synthesises_only_its_share(toy):
     augmentation=batches.Augmentation(),
     num_classes=tiny.CLASSES,
   )
-  data = tiny.feed(where.place, toy)(0, 9)
+  data = tiny.feed(where.replicate, toy)(0, 9)
 
   def program(data, v):
     batch, _ = compose(_keys(), _State(), data, FrozenModels(generator=v))
     return where.sum(jnp.sum(batch.images))
 
-  programs.lower_step(program, where, data, where.place(variables), donate=())
+  programs.lower_step(program, where, data, where.replicate(variables), donate=())
   assert set(widths) == {(1,)}

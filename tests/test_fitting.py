@@ -143,7 +143,9 @@ def test_trace_holds_the_asked_steps_only(tmp_path):
 def test_peak_memory_counts_state_and_data_once(toy):
   where = tiny.layout('jit', 1)
   step, state, plan, generator = tiny.fused(where)
-  args = where.place((state, tiny.feed(lambda x: x, toy)(0, plan.num_real), generator))
+  args = where.replicate(
+    (state, tiny.feed(lambda x: x, toy)(0, plan.num_real), generator)
+  )
   program = programs.compile_step(step, where, *args)
   held = sum(leaf.nbytes for leaf in jax.tree.leaves(args))
   assert held <= program.peak_bytes < 50 * held

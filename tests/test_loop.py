@@ -42,7 +42,7 @@ class _Scales:
     self.first = step if self.first is None else self.first
     if self._stop:
       self._stop(step)
-    return WHERE.place(np.float32(np.nan if step == self._bad_at else 1))
+    return WHERE.replicate(np.float32(np.nan if step == self._bad_at else 1))
 
 
 class _Monitor(loop.Monitor):
@@ -145,7 +145,7 @@ def test_non_finite_metric_stops_and_keeps_the_checkpoint(tmp_path):
   with pytest.raises(NonFiniteError, match=r'loss is nan at step 40'):
     _train(tmp_path, bad_at=36)
   with checkpoint.Checkpoints(tmp_path / 'checkpoints') as checkpoints:
-    template = WHERE.place({'x': np.float32(0), 'step': np.int32(0)})
+    template = WHERE.replicate({'x': np.float32(0), 'step': np.int32(0)})
     state, host, _ = checkpoints.restore(template)
   assert host['step'] == 35 and np.isfinite(state['x'])
 
@@ -155,7 +155,7 @@ def test_non_finite_state_is_never_saved(tmp_path):
   with pytest.raises(NonFiniteError, match=r'loss is nan at step 14'):
     _train(tmp_path, bad_at=12, log_every=50)
   with checkpoint.Checkpoints(tmp_path / 'checkpoints') as checkpoints:
-    template = WHERE.place({'x': np.float32(0), 'step': np.int32(0)})
+    template = WHERE.replicate({'x': np.float32(0), 'step': np.int32(0)})
     _, host, _ = checkpoints.restore(template)
   assert host['step'] == 7
 
@@ -169,7 +169,7 @@ def test_state_with_nan_is_never_saved_even_if_its_metrics_are_finite(tmp_path):
   with pytest.raises(NonFiniteError, match=r'NaN or infinite numbers at step 14'):
     _train(tmp_path, step=step, bad_at=13)
   with checkpoint.Checkpoints(tmp_path / 'checkpoints') as checkpoints:
-    template = WHERE.place({'x': np.float32(0), 'step': np.int32(0)})
+    template = WHERE.replicate({'x': np.float32(0), 'step': np.int32(0)})
     state, host, _ = checkpoints.restore(template)
   assert host['step'] == 7 and np.isfinite(state['x'])
 
@@ -179,7 +179,7 @@ def test_checkpoints_of_another_model_are_kept_and_named(tmp_path):
     _train(tmp_path, stop=_crash_at(40))
   before = sorted(path.name for path in (tmp_path / 'checkpoints').iterdir())
   with checkpoint.Checkpoints(tmp_path / 'checkpoints') as checkpoints:
-    other = WHERE.place({'weights': np.zeros(3, np.float32)})
+    other = WHERE.replicate({'weights': np.zeros(3, np.float32)})
     with pytest.raises(CheckpointError, match='can be read'):
       checkpoints.restore(other)
     with pytest.raises(CheckpointError, match='Checkpoint 99'):

@@ -17,8 +17,8 @@ def _export(step, where, per_call, platform, *args, draw_ahead=None):
     donate_argnums=0,
     out_shardings=where.replicated,
   )
-  state, *inputs = where.place(args)
-  count = where.scalar(per_call)
+  state, *inputs = where.replicate(args)
+  count = where.replicated_int(per_call)
   return jax.export.export(jitted, platforms=[platform])(state, count, *inputs)
 
 

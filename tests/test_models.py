@@ -172,7 +172,7 @@ def test_every_look_of_the_discriminator_is_augmented_apart(toy, monkeypatch):
   monkeypatch.setattr(augment, 'make_diffaug', lambda policy: recorder)
   where = tiny.layout('jit', 1)
   step, state = tiny.gan_step(where, d_steps=2, diffaug=('flip',), loss='hinge')
-  step(state, tiny.feed(where.place, toy)(0, 24))
+  step(state, tiny.feed(where.replicate, toy)(0, 24))
   assert len(recorder.keys) == len(set(recorder.keys)) == 5
   first, _, second, _, _ = recorder.images
   assert tiny.difference(first, second) > 0.1  # each update takes real images of its own

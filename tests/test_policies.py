@@ -106,13 +106,13 @@ def _options(row):
 def _train(where, toy, num_steps, options):
   """Takes steps twice: their metrics, the last state, the plan, the program's text."""
   step, state, plan, frozen = tiny.fused(where, dtype=jnp.float64, **options)
-  frozen, take = where.place(frozen), tiny.feed(where.place, toy)
+  frozen, take = where.replicate(frozen), tiny.feed(where.replicate, toy)
   inputs = lambda at: (take(int(plan.real_before(at)), plan.num_real), frozen)
   # The pool is made anew in the first step, so both trainings may begin with one.
   host = jax.device_get(state.replace(pool=()))
   program, runs = None, []
   for _ in range(2):
-    now = where.place(host)
+    now = where.replicate(host)
     if jax.tree.leaves(state.pool):
       pool = tiny.fused(where, dtype=jnp.float64, **options)[1].pool
       now = now.replace(pool=pool)
@@ -356,7 +356,7 @@ def test_feedback_asks_for_the_classes_that_cost_most(toy):
     'cnn', num_classes=3, features=(4, 4), hidden=(8,)
   )
   untrained = tiny.fused(where, **options)[1]
-  data = tiny.feed(where.place, toy)(0, plan.num_real)
+  data = tiny.feed(where.replicate, toy)(0, plan.num_real)
   images, labels = device_data.take(data, jnp.arange(plan.num_real))
   logits = model.apply(untrained.variables, images, train=False)
   nll = -np.asarray(jax.nn.log_softmax(logits))[np.arange(len(labels)), labels]
@@ -419,7 +419,7 @@ def _compose(toy, where=None, *, plan, made=None, **options):
   compose = batches.make_compose(
     layout=where, plan=plan, synthesize=synthesize, num_classes=tiny.CLASSES, **options
   )
-  data = tiny.feed(where.place, toy)(0, plan.num_real)
+  data = tiny.feed(where.replicate, toy)(0, plan.num_real)
 
   class State:
     step, pool, class_stats = jnp.int32(0), (), {}
@@ -608,15 +608,15 @@ def test_batch_statistics_of_synthetic_images_are_shared_split_or_left_out():
 def test_a_pool_lasts_for_its_steps_and_stays_on_its_device(toy, backend):
   where = tiny.layout(backend, 4)
   step, state, plan, frozen = tiny.fused(where, ratio=0.4, refresh_every=3, crop=0)
-  state, take = tiny.put(where, state), tiny.feed(where.place, toy)
+  state, take = tiny.put(where, state), tiny.feed(where.replicate, toy)
   arguments = lambda at: (take(at * plan.num_real, plan.num_real), frozen)
-  frozen = where.place(frozen)
+  frozen = where.replicate(frozen)
   program = programs.compile_step(step, where, state, *arguments(0))
   assert 'conditional' in program.compiled.as_text()
   pools = []
   for at in range(7):
     state, _ = program(state, *arguments(at))
-    assert all(where.is_share(x) for x in jax.tree.leaves(state.pool))
+    assert all(where.is_sharded(x) for x in jax.tree.leaves(state.pool))
     pools.append(np.asarray(state.pool.images))
   same = [np.array_equal(a, b) for a, b in itertools.pairwise(pools)]
   assert same == [True, True, False, True, True, False]

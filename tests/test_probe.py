@@ -56,7 +56,7 @@ def test_score_of_a_replayed_training_set_is_that_of_real_images(session, datase
   sample, variables = replay(dataset)
   real = probe.Trainer(session, dataset, num_steps=150)()
   train = probe.Trainer(session, dataset, num_steps=150, sample=sample)
-  place = session.layout.place
+  place = session.layout.replicate
   replayed = train(place(variables))
   shuffled = dict(variables, labels=jax.random.permutation(jax.random.key(1), 120) % 3)
   mislabelled = train(place(shuffled))
@@ -73,7 +73,7 @@ def test_replayed_training_set_is_flagged_as_memorised(session, dataset, tmp_pat
   )
   embed = probe.make_embed(session, dataset.num_classes)
   draw = ImageSampler(session, sample, dataset.num_classes)
-  drawn = draw(session.layout.place(variables), 18)
+  drawn = draw(session.layout.replicate(variables), 18)
   features = {
     name: embed(extractor.variables, split).features
     for name, split in (
@@ -95,7 +95,7 @@ def test_replayed_training_set_is_flagged_as_memorised(session, dataset, tmp_pat
 def test_draws_are_balanced_rounded_and_belong_to_their_numbers(session, dataset):
   sample, variables = replay(dataset)
   draw = ImageSampler(session, sample, dataset.num_classes)
-  variables = session.layout.place(variables)
+  variables = session.layout.replicate(variables)
   drawn = draw(variables, 601)
   assert drawn.images.dtype == np.uint8 and len(drawn) == 601
   assert np.ptp(np.bincount(drawn.labels)) <= 1

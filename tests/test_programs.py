@@ -43,7 +43,7 @@ def test_programs_with_the_same_text_are_compiled_once(compiled, backend):
     # Made anew each time, as the arms and cells of a process do.
     return lambda x: {'y': x * constant + jnp.asarray(table)[1]}
 
-  x = where.place(np.float32(2))
+  x = where.replicate(np.float32(2))
   tables = np.float32([1, 2]), np.float32([1, 3])
   first, again = (
     Program(make(unusual, tables[0]), where, donate=())(x)['y'] for _ in range(2)
@@ -56,7 +56,7 @@ def test_programs_with_the_same_text_are_compiled_once(compiled, backend):
   assert isinstance(renamed, list)
   elsewhere = tiny.layout(backend, 1)
   y = Program(make(unusual, tables[0]), elsewhere, donate=())(
-    elsewhere.place(np.float32(2))
+    elsewhere.replicate(np.float32(2))
   )
   assert y['y'].sharding.device_set == set(elsewhere.mesh.devices.flat)
 
@@ -69,12 +69,12 @@ def test_what_is_started_is_compiled_beside_its_user(compiled, accelerator):
     return 2.125 * x
 
   program = Program(double, where, donate=())
-  program.start(where.shapes(np.zeros(3, np.float32)))
-  program.compile(where.place(np.zeros(3, np.float32)))
-  np.testing.assert_array_equal(program(where.place(np.ones(3, np.float32))), 2.125)
+  program.start(where.replicated_shapes(np.zeros(3, np.float32)))
+  program.compile(where.replicate(np.zeros(3, np.float32)))
+  np.testing.assert_array_equal(program(where.replicate(np.ones(3, np.float32))), 2.125)
   assert len(compiled) == 1 and len(threads) == 1
   with pytest.raises(TypeError):  # not compiled behind the user's back
-    program(where.place(np.ones(4, np.float32)))
+    program(where.replicate(np.ones(4, np.float32)))
 
 
 def test_what_is_needed_now_does_not_wait_in_the_queue(accelerator, monkeypatch):
@@ -82,7 +82,7 @@ def test_what_is_needed_now_does_not_wait_in_the_queue(accelerator, monkeypatch)
   threads = concurrent.futures.ThreadPoolExecutor(1)
   monkeypatch.setattr(programs, '_threads', threads)
   go, where = threading.Event(), tiny.layout('jit', 1)
-  x = where.place(np.float32(1))
+  x = where.replicate(np.float32(1))
 
   def slow(x):
     go.wait(60)
@@ -108,7 +108,7 @@ def test_an_error_of_a_thread_reaches_the_user(accelerator):
   def wrong(x):
     raise ValueError('no such shape')
 
-  x = where.place(np.float32(1))
+  x = where.replicate(np.float32(1))
   with pytest.raises(ValueError, match='no such shape'):
     program = Program(wrong, where, donate=())
     program.start(x)

@@ -126,10 +126,10 @@ def test_position_p_is_drawn_from_generator_p_mod_g(backend, num_devices, num_me
     keys = sharding.flatten(rng.example_keys(rng.stream_key(0, 'latent'), position))
     labels = sharding.flatten(position % 3)
     images = together(variables, keys, labels)
-    return where.gather(images.reshape(*position.shape, *images.shape[1:]))
+    return where.all_gather(images.reshape(*position.shape, *images.shape[1:]))
 
-  program = programs.compile_step(draw, where, where.place(variables), donate=())
-  painted = np.asarray(program(where.place(variables)))[:14, 0, 0, 0]
+  program = programs.compile_step(draw, where, where.replicate(variables), donate=())
+  painted = np.asarray(program(where.replicate(variables)))[:14, 0, 0, 0]
   position = np.arange(14)
   np.testing.assert_allclose(painted, position % num_members + 0.1 * (position % 3))
 
@@ -158,7 +158,7 @@ def test_fused_step_with_several_generators(toy, backend):
     arguments = {'count': plan.num_real, 'num_steps': 10, 'extra': (stacked,)}
     results.append(tiny.run(where, step, state, toy, **arguments))
   assert tiny.difference(*results) < 1e-4
-  data = tiny.feed(where.place, toy)(0, plan.num_real)
-  arguments = (where.place(state), data, where.place(stacked))
+  data = tiny.feed(where.replicate, toy)(0, plan.num_real)
+  arguments = (where.replicate(state), data, where.replicate(stacked))
   text = programs.lower_step(step, where, *arguments).compile().as_text()
   assert set(COLLECTIVE.findall(text)) == {'all-reduce'}

@@ -15,8 +15,8 @@ def _stream(where, toy, plan, **options):
 
 
 def _run(where, step, state, feed, extra=(), *, num_steps=9, per_call=1):
-  state, extra = tiny.put(where, state), where.place(extra)
-  repeated, count = programs.repeat_step(step, per_call), where.scalar(per_call)
+  state, extra = tiny.put(where, state), where.replicate(extra)
+  repeated, count = programs.repeat_step(step, per_call), where.replicated_int(per_call)
   inputs = lambda at: (count, feed(at, per_call), *extra)
   program = programs.compile_step(repeated, where, state, *inputs(0))
   losses = []
@@ -77,6 +77,6 @@ def test_the_step_still_communicates_by_all_reduce_only(toy):
   where = tiny.layout()
   step, state, plan, frozen = tiny.fused(where, ratio=0.4)
   data = _stream(where, toy, plan)(0, 1)
-  args = (where.place(state), data, where.place(frozen))
+  args = (where.replicate(state), data, where.replicate(frozen))
   text = programs.lower_step(step, where, *args).compile().as_text()
   assert set(COLLECTIVE.findall(text)) == {'all-reduce'}

@@ -300,17 +300,17 @@ def run(
   draw_ahead=None,
 ):
   """Takes steps; returns the state on the host and metrics as {name: [num_steps]}."""
-  take, place = feed(where.place, toy), place or (lambda step: step * count)
-  state, extra = put(where, state), where.place(extra)
+  take, place = feed(where.replicate, toy), place or (lambda step: step * count)
+  state, extra = put(where, state), where.replicate(extra)
   inputs = lambda at: (take(int(place(at)), max(1, count * per_call)), *extra)
   repeated = programs.repeat_step(step, per_call, draw_ahead)
   program = programs.compile_step(
-    repeated, where, state, where.scalar(per_call), *inputs(0)
+    repeated, where, state, where.replicated_int(per_call), *inputs(0)
   )
   rows = []
   for at in range(0, num_steps, per_call):
     taken = min(per_call, num_steps - at)
-    state, metrics = program(state, where.scalar(taken), *inputs(at))
+    state, metrics = program(state, where.replicated_int(taken), *inputs(at))
     rows.append({name: x[:taken] for name, x in jax.device_get(metrics).items()})
   joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
   return jax.device_get(state), joined
@@ -318,7 +318,7 @@ def run(
 
 def put(where, state):
   """Places a state, but for a pool, which is placed already."""
-  return jax.tree.map(lambda x: x if where.is_share(x) else where.place(x), state)
+  return jax.tree.map(lambda x: x if where.is_sharded(x) else where.replicate(x), state)
 
 
 def difference(a, b):

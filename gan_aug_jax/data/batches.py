@@ -56,7 +56,7 @@ class DeviceBatches(BatchSource):
   @functools.cached_property
   def _window(self):
     examples = _on_devices(self.split, self.layout)
-    return device_data.make_feed(examples, seed=self.seed, place=self.layout.place)
+    return device_data.make_feed(examples, seed=self.seed, place=self.layout.replicate)
 
   def __call__(self, step: int, num_steps: int) -> DeviceDataset:
     first = int(self.plan.real_before(step * self.substeps))
@@ -73,7 +73,7 @@ class DeviceBatches(BatchSource):
       order=int32(device_data.window_length(len(labels), self._count(num_steps))),
       start=int32(),
     )
-    return self.layout.shapes(data)
+    return self.layout.replicated_shapes(data)
 
   def _count(self, num_steps):
     """The most real examples that a call takes; a window holds at least one a step."""
@@ -82,7 +82,7 @@ class DeviceBatches(BatchSource):
 
 @functools.lru_cache(maxsize=2)  # a run's training images, and those of a probe
 def _on_devices(split, layout):
-  return layout.place(device_data.arrange(split.images, split.labels))
+  return layout.replicate(device_data.arrange(split.images, split.labels))
 
 
 class HostBatches(BatchSource):
@@ -96,19 +96,19 @@ class HostBatches(BatchSource):
     if step != self._steps.stop or len(self._steps) != num_steps:
       self._windows = self._read_ahead(step, num_steps)
     self._steps = range(step, step + num_steps)
-    images, labels = map(self.layout.deal, next(self._windows))
-    self._data = StreamedBatches(images, labels, self.layout.place(np.int32(step)))
+    images, labels = map(self.layout.shard_rows, next(self._windows))
+    self._data = StreamedBatches(images, labels, self.layout.replicate(np.int32(step)))
     return self._data
 
   def shapes(self, num_steps: int) -> StreamedBatches:
     layout = self.layout
     groups = (layout.num_devices, 1) if layout.axis_name else (layout.num_devices,)
-    lead = (*groups, num_steps, self.substeps, layout.share(self.plan.total))
-    sharded = functools.partial(jax.ShapeDtypeStruct, sharding=layout.by_device)
+    lead = (*groups, num_steps, self.substeps, layout.slots_per_device(self.plan.total))
+    sharded = functools.partial(jax.ShapeDtypeStruct, sharding=layout.sharded)
     return StreamedBatches(
       images=sharded((*lead, *self.split.images.shape[1:]), np.uint8),
       labels=sharded(lead, np.int32),
-      start=layout.shapes(np.int32(0)),
+      start=layout.replicated_shapes(np.int32(0)),
     )
 
   def _read_ahead(self, step, num_steps):

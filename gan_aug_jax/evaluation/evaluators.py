@@ -33,7 +33,7 @@ def _pad(session, split):
   """One chunk, of at most BATCH images."""
   pad = BATCH - len(split)
   images = np.pad(split.images, [(0, pad), (0, 0), (0, 0), (0, 0)])
-  return session.layout.place(
+  return session.layout.replicate(
     (images, np.pad(split.labels, (0, pad)), np.int32(len(split)))
   )
 
@@ -87,7 +87,7 @@ class Evaluator:
     """
     if self._program.is_compiled:
       return 0.0
-    place = lambda x: self._session.layout.place(np.zeros(x.shape, x.dtype))
+    place = lambda x: self._session.layout.replicate(np.zeros(x.shape, x.dtype))
     variables = jax.tree.map(place, variables)
     return self._program.compile(variables, *self._blank(image_shape))
 

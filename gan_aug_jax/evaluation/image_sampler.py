@@ -33,7 +33,7 @@ class ImageSampler:
       keys = rng.example_keys(rng.stream_key(seed, 'score'), position)
       labels = sharding.flatten(self._labels(position))
       pixels = device_data.to_pixels(sample(variables, sharding.flatten(keys), labels))
-      return layout.gather(pixels.reshape(*position.shape, *pixels.shape[1:]))
+      return layout.all_gather(pixels.reshape(*position.shape, *pixels.shape[1:]))
 
     self._program = Program(draw_step, session.layout, donate=())
 
@@ -44,7 +44,7 @@ class ImageSampler:
 
   def start(self, variables) -> None:
     """Compiles in a thread, for a generator's variables or their shapes."""
-    scalar = self._layout.scalar(0)
+    scalar = self._layout.replicated_int(0)
     self._program.start(variables, scalar, scalar)
 
   def __call__(self, variables, count: int, seed: int = 0) -> Split:
@@ -55,7 +55,7 @@ class ImageSampler:
       count: number of images.
       seed: of the draw.
     """
-    scalar = self._layout.scalar
+    scalar = self._layout.replicated_int
     parts = [
       np.asarray(self._program(variables, scalar(seed), scalar(first)))
       for first in range(0, count, evaluators.BATCH)

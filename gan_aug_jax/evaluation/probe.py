@@ -211,7 +211,7 @@ def train_extractor(session, dataset, held_out, *, num_steps, directory) -> Prob
         files.write_atomically(
           directory / name, flax.serialization.msgpack_serialize(variables)
         )
-  variables, accuracy = session.layout.place(variables), None
+  variables, accuracy = session.layout.replicate(variables), None
   if held_out is not None:
     evaluate = evaluators.Evaluator(session, model, dataset.num_classes)
     accuracy = evaluate(variables, held_out)['accuracy']
@@ -274,7 +274,7 @@ def make_embed(session, num_classes: int) -> Callable:
     features = sown['intermediates']['embedding'][0].astype(jnp.float32)
     predicted = jnp.argmax(logits, -1).astype(jnp.int32)
     return [
-      layout.gather(y.reshape(*position.shape, *y.shape[1:]))
+      layout.all_gather(y.reshape(*position.shape, *y.shape[1:]))
       for y in (features, predicted)
     ]
 

@@ -449,7 +449,7 @@ def restore_arm(session, name, info: DataFacts) -> classifier_state.ClassifierSt
   model = build_model(session, info.num_classes)
   optimizer, image_shape = make_optimizer(config, num_steps), info.image_shape
   init = _make_init(session, model, optimizer, image_shape, synthetic=synthetic)
-  state = session.layout.shapes(jax.eval_shape(init, np.int32(0)))
+  state = session.layout.replicated_shapes(jax.eval_shape(init, np.int32(0)))
   with checkpoint.Checkpoints(session.path('arms', name, 'checkpoints')) as checkpoints:
     restored, record = checkpoints.restore_step(num_steps, state)
   check_images(session.path('arms', name), record, info)

@@ -97,7 +97,7 @@ def arm_step(session, dataset, name, *, num_steps, at=0) -> DryRun:
     source = synthetic_source.build_source(session, dataset, generator)
     frozen = synthetic_source.load_variables(session, dataset, generator).frozen
   training = arms.set_up(session, dataset, name, source, num_steps=num_steps).training
-  state = training.init().replace(step=layout.place(np.int32(at)))
+  state = training.init().replace(step=layout.replicate(np.int32(at)))
   batches = lambda number, count: training.batches(at + number, count)
   return DryRun(layout, training.single_step, state, batches, (frozen,))
 

@@ -53,7 +53,7 @@ def train(seed_runs, directory) -> None:
   count, arm = len(seed_runs), seed_runs[0].arm
   prepared = [one.prepare() for one in seed_runs]
   trainings = [one.arm.setup(one.generator).training for one in seed_runs]
-  frozen = arm.session.layout.place(_stack([one.frozen for one in prepared]))
+  frozen = arm.session.layout.replicate(_stack([one.frozen for one in prepared]))
   training = _vmap_training(trainings).with_frozen(frozen)
   name = f'{arm.name} x {count}'
   trained = loop.train(training, directory, name, _Validations(seed_runs))
@@ -72,7 +72,7 @@ class _Validations(loop.Monitor):
     del step
     states, scores, first = jax.device_get(state), {}, self.seed_runs[0].arm
     for i, one in enumerate(self.seed_runs):
-      placed = first.session.layout.place(_take(states, i))
+      placed = first.session.layout.replicate(_take(states, i))
       found = validate(first.evaluator, placed, one.dataset)
       scores |= {f'{i}/{field}': value for field, value in found.items()}
     return scores
@@ -145,7 +145,7 @@ class StackedBatches:
   def __call__(self, step, num_steps):
     windows = [source(step, num_steps) for source in self._sources]
     if any(x is not y for x, y in zip(windows, self._windows, strict=True)):
-      self._windows, self._stacked = windows, self._layout.place(_stack(windows))
+      self._windows, self._stacked = windows, self._layout.replicate(_stack(windows))
     return self._stacked
 
 
@@ -174,7 +174,7 @@ def _trained_seed(seed_run, trained, i, num_seeds):
     if 'step_ms' in row:
       mine['step_ms'] = row['step_ms'] / num_seeds
     rows.append(mine)
-  return loop.Trained(session.layout.place(_take(trained.state, i)), progress, rows)
+  return loop.Trained(session.layout.replicate(_take(trained.state, i)), progress, rows)
 
 
 def _finish(arm, prepared, trained):

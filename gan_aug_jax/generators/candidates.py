@@ -50,7 +50,9 @@ class Scores:
     if self._by == 'cas':
       self._train.start(variables)
       shape, layout = self._dataset.image_shape, self._session.layout
-      self._evaluate.start(layout.shapes(probe.shapes_of(self._model, shape)), shape)
+      self._evaluate.start(
+        layout.replicated_shapes(probe.shapes_of(self._model, shape)), shape
+      )
 
   def __call__(self, variables, drawn, *, is_only: bool = False) -> dict[str, float]:
     """Scores a generator.

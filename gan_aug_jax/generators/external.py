@@ -64,7 +64,7 @@ def load(session, dataset) -> FrozenGenerator:
   sample = lambda *inputs: jax.lax.stop_gradient(clipped(*inputs))
   return FrozenGenerator(
     sampling.for_candidates(sample),
-    session.layout.place(_variables(session, generator, sample, dataset)),
+    session.layout.replicate(_variables(session, generator, sample, dataset)),
     directory=session.path('gan'),
     info={
       'fingerprint': dataset.fingerprint,

@@ -32,18 +32,18 @@ class Freeze:
     )
     self._per_call = 1 if layout.on_cpu else _BATCHES
     repeated = repeat_step(measure, self._per_call)
-    self._program = Program(repeated, layout.on_jit, donate=())
+    self._program = Program(repeated, layout.with_jit, donate=())
 
   def start(self, generator: dict) -> None:
     """Compiles in a thread, for a generator's variables or their shapes."""
-    scalar = self._layout.scalar(0)
+    scalar = self._layout.replicated_int(0)
     measured = (generator['batch_stats'], scalar)
     self._program.start(measured, scalar, generator['params'], scalar)
 
   def __call__(self, state: gan.GanState) -> dict:
-    scalar = self._layout.scalar
+    scalar = self._layout.replicated_int
     # Copies, because the next training step takes the state's buffers.
-    networks = self._layout.place(jax.tree.map(np.asarray, build.networks_of(state)))
+    networks = self._layout.replicate(jax.tree.map(np.asarray, build.networks_of(state)))
     params, stats = networks['generator']['params'], networks['generator']['batch_stats']
     count, seed = scalar(self._per_call), scalar(int(state.seed))
     measured = (stats, scalar(0))

@@ -133,7 +133,7 @@ def load_generator(session, info) -> FrozenGenerator:
   stacked = networks[0]
   if len(members) > 1:
     trees = jax.device_get(networks)
-    stacked = session.layout.place(jax.tree.map(lambda *x: np.stack(x), *trees))
+    stacked = session.layout.replicate(jax.tree.map(lambda *x: np.stack(x), *trees))
   return FrozenGenerator(
     sample=build.make_sampler(session, info, len(members)),
     variables=stacked['generator'],

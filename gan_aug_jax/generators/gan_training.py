@@ -77,7 +77,7 @@ class GanTraining:
     if all(gan.read_result() for gan in self._gans):
       return
     shapes = build.network_shapes(self._session, self._info)
-    generator = self._session.layout.shapes(shapes['generator'])
+    generator = self._session.layout.replicated_shapes(shapes['generator'])
     self.training.start()
     self._freeze.start(generator)
     self._draw.start(generator)

@@ -70,7 +70,7 @@ def build_source(session, dataset, generator=None) -> SyntheticSource:
     model = probe.build_probe(session, dataset.num_classes)
     networks = dataclasses.replace(networks, teacher=functools.partial(_logits, model))
     shapes = shapes.replace(teacher=probe.shapes_of(model, dataset.image_shape))
-  return SyntheticSource(networks, session.layout.shapes(shapes))
+  return SyntheticSource(networks, session.layout.replicated_shapes(shapes))
 
 
 def _filter(config):
@@ -162,7 +162,7 @@ def _load_images(session, dataset, generator, directory):
 
   def place(images, labels):
     grouped = sampling.group_by_class(images, labels, num_classes)
-    return session.layout.place(grouped)
+    return session.layout.replicate(grouped)
 
   if (real := _real_images(config, dataset)) is not None:
     variables = place(real.images, real.labels)

@@ -115,7 +115,7 @@ def make_compose(
     asked = positions < plan.synthetic_at(state.step)
     batch = _real_batch(plan, positions, state.step, data, encoding)
     if plan.num_synthetic:
-      slots = positions[:, : layout.share(plan.num_synthetic)]
+      slots = positions[:, : layout.slots_per_device(plan.num_synthetic)]
       asked = asked[:, : slots.shape[1]]
       synthetic = drawn
       if drawn is None:

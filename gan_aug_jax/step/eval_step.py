@@ -45,7 +45,7 @@ def make_eval_step(
       'confusion': counts.reshape(num_classes, num_classes),
       'loss': jnp.sum(inside * losses.cross_entropy(logits, y)),
     }
-    predictions = layout.gather(predicted.reshape(positions.shape))
+    predictions = layout.all_gather(predicted.reshape(positions.shape))
     return {**layout.sum(sums), 'predictions': predictions}
 
   return eval_step

@@ -300,7 +300,7 @@ def make_gan_step(
       )
       return state.replace(generator_stats=stats), (batch, pull_back, metrics)
 
-    state, each = layout.loop(discriminator_step, state, np.arange(d_steps))
+    state, each = layout.scan(discriminator_step, state, np.arange(d_steps))
     batch, pull_back, metrics = each[-1]
     loss, image_grads = jax.value_and_grad(gan_losses.generator_loss)(
       batch.fake, state, batch, keys, d_steps - 1

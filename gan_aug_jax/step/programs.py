@@ -159,19 +159,19 @@ def lower_step(
     step: function of pytrees to pytrees: `(state, ...) -> (state, ...)` if the state is
       donated.
     layout: where it runs.
-    *args: its arguments, placed, or their shapes from `Layout.shapes`. Arrays from
-      `Layout.deal` stay on their devices, also in the state that is returned; all others
-      are replicated.
+    *args: its arguments, placed, or their shapes from `Layout.replicated_shapes`. Arrays
+      from `Layout.shard_rows` stay on their devices, also in the state that is returned;
+      all others are replicated.
     donate: positions of the arguments whose buffers the results may reuse.
 
   Returns:
     The lowered step. Under `pmap` its first argument is a dummy array with one element
     per device: `pmap` has to map something.
   """
-  shared = [jax.tree.map(layout.is_share, arg) for arg in args]
+  shared = [jax.tree.map(layout.is_sharded, arg) for arg in args]
   if not layout.axis_name:
     placed = jax.tree.map(
-      lambda share: layout.by_device if share else layout.replicated, shared
+      lambda share: layout.sharded if share else layout.replicated, shared
     )
     outputs = (placed[0], layout.replicated) if donate else layout.replicated
     jitted = jax.jit(step, donate_argnums=donate, out_shardings=outputs)
@@ -195,7 +195,7 @@ def _leading(layout):
   if not layout.axis_name:
     return ()
   local = np.arange(layout.num_local_devices, dtype=np.int32)
-  return (jax.make_array_from_process_local_data(layout.by_device, local),)
+  return (jax.make_array_from_process_local_data(layout.sharded, local),)
 
 
 def _compile_once(lowered, layout, runs_once):

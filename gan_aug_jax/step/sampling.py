@@ -232,8 +232,8 @@ def make_ensemble(function: Callable, num_members: int, layout: Layout) -> Calla
       return None, function(jax.tree.map(lambda x: x[member], variables), *rows)
 
     rows = (np.arange(turns), [x[slots] for x in arrays])
-    _, parts = layout.loop(run, None, rows)
+    _, parts = layout.scan(run, None, rows)
     parts = jnp.stack(parts, axis=1)
     return parts.reshape(-1, *parts.shape[2:])[:size]
 
-  return layout.per_device(share)
+  return layout.map_devices(share)

@@ -53,7 +53,7 @@ class Layout:
   def replicated(self) -> NamedSharding:
     return NamedSharding(self.mesh, PartitionSpec())
 
-  def share(self, count: int) -> int:
+  def slots_per_device(self, count: int) -> int:
     """Slots that each device needs for `count` positions."""
     return -(-count // self.num_devices)
 
@@ -63,26 +63,26 @@ class Layout:
     If `total` is not a multiple of the devices, the last slots hold positions >= total:
     spare slots, whose weight must be 0.
     """
-    slots = self.num_devices * jnp.arange(self.share(total), dtype=jnp.int32)
+    slots = self.num_devices * jnp.arange(self.slots_per_device(total), dtype=jnp.int32)
     if self.axis_name:
       return jax.lax.axis_index(_AXIS).astype(jnp.int32)[None, None] + slots[None]
     devices = jnp.arange(self.num_devices, dtype=jnp.int32)
-    return self.shard(devices[:, None] + slots[None])
+    return self.constrain(devices[:, None] + slots[None])
 
   def local_positions(self, total: int) -> np.ndarray:
     """The positions of this process's own devices: int64 [local devices, share]."""
     owner = [device.process_index for device in self.mesh.devices.flat]
     devices = np.flatnonzero(np.equal(owner, jax.process_index()))
-    slots = self.num_devices * np.arange(self.share(total))
+    slots = self.num_devices * np.arange(self.slots_per_device(total))
     return devices[:, None] + slots
 
-  def shard(self, x: jax.Array) -> jax.Array:
+  def constrain(self, x: jax.Array) -> jax.Array:
     """Keeps the groups of [groups, share, ...] on their devices."""
     if self.axis_name:
       return x
-    return jax.lax.with_sharding_constraint(x, self.by_device)
+    return jax.lax.with_sharding_constraint(x, self.sharded)
 
-  def per_device(self, function: Callable) -> Callable:
+  def map_devices(self, function: Callable) -> Callable:
     """Makes a function run on each device's share separately.
 
     Args:
@@ -106,14 +106,14 @@ class Layout:
     return spread
 
   def device_index(self) -> jax.Array:
-    """The device's place in the mesh, inside `pmap` or `per_device`."""
+    """The device's place in the mesh, inside `pmap` or `map_devices`."""
     return jax.lax.axis_index(_AXIS)
 
   def sum(self, tree: Tree) -> Tree:
     """Sums over the devices what each has summed over its own examples."""
     return jax.lax.psum(tree, _AXIS) if self.axis_name else tree
 
-  def loop(self, body: Callable, carry: Tree, xs: Tree) -> tuple[Tree, list]:
+  def scan(self, body: Callable, carry: Tree, xs: Tree) -> tuple[Tree, list]:
     """`jax.lax.scan`, unrolled on a CPU, where convolutions in a loop are slow.
 
     On an accelerator a loop keeps the program small.
@@ -137,7 +137,7 @@ class Layout:
       ys.append(y)
     return carry, ys
 
-  def gather(self, x: jax.Array) -> jax.Array:
+  def all_gather(self, x: jax.Array) -> jax.Array:
     """Restores batch order on every device: [groups, share, ...] to [total, ...].
 
     For evaluation only: it communicates, which a training step must not.
@@ -146,7 +146,7 @@ class Layout:
       x = jax.lax.all_gather(x[0], _AXIS)
     return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
 
-  def place(self, tree: Tree) -> Tree:
+  def replicate(self, tree: Tree) -> Tree:
     """Copies host arrays, the same on every process, to every device."""
     return jax.tree.map(
       lambda x: jax.make_array_from_process_local_data(self.replicated, np.asarray(x)),
@@ -154,47 +154,47 @@ class Layout:
     )
 
   @property
-  def on_jit(self) -> 'Layout':
+  def with_jit(self) -> 'Layout':
     """The same devices under `jit`, for programs that do not depend on the backend."""
     return dataclasses.replace(self, backend='jit')
 
-  def scalar(self, value: int) -> jax.Array:
+  def replicated_int(self, value: int) -> jax.Array:
     """An int32 scalar on every device. It is cached, so never donate it."""
-    return _scalar(self, value)
+    return _replicated_int(self, value)
 
-  def shapes(self, tree: Tree) -> Tree:
-    """The `jax.ShapeDtypeStruct` of each array of a tree as `place` would put it."""
+  def replicated_shapes(self, tree: Tree) -> Tree:
+    """The `jax.ShapeDtypeStruct` of each array of a tree as `replicate` would put it."""
     return jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated), tree
     )
 
-  def place_shares(self, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+  def sharded_zeros(self, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
     """Zeros on each device, which a step may replace by that device's own values.
 
     Args:
       shape: of one device's group, [share, ...].
       dtype: of the array.
     """
-    return self.deal(np.zeros((self.num_local_devices, *shape), dtype))
+    return self.shard_rows(np.zeros((self.num_local_devices, *shape), dtype))
 
-  def deal(self, x: np.ndarray) -> jax.Array:
+  def shard_rows(self, x: np.ndarray) -> jax.Array:
     """Puts x [local devices, ...] on this process's devices, one row on each."""
     x = x[:, None] if self.axis_name else x
-    return jax.make_array_from_process_local_data(self.by_device, x)
+    return jax.make_array_from_process_local_data(self.sharded, x)
 
-  def is_share(self, x: Any) -> bool:
-    """Whether an array comes from `deal`."""
-    return getattr(x, 'sharding', None) == self.by_device
+  def is_sharded(self, x: Any) -> bool:
+    """Whether an array comes from `shard_rows`."""
+    return getattr(x, 'sharding', None) == self.sharded
 
   @property
-  def by_device(self) -> NamedSharding:
+  def sharded(self) -> NamedSharding:
     """The sharding of arrays [local devices, ...], one row on each device."""
     return NamedSharding(self.mesh, PartitionSpec(_AXIS))
 
 
 @functools.lru_cache(maxsize=256)
-def _scalar(layout, value):
-  return layout.place(np.int32(value))
+def _replicated_int(layout, value):
+  return layout.replicate(np.int32(value))
 
 
 def flatten(x: jax.Array) -> jax.Array:

@@ -317,10 +317,10 @@ def make_draw_ahead(
     num_draws = (num_steps - 2) // refresh_steps + 2
     first = state.step // refresh_steps
     steps = refresh_steps * (first + jnp.arange(num_draws, dtype=jnp.int32))
-    slots = layout.positions(plan.total)[:, : layout.share(plan.num_synthetic)]
+    slots = layout.positions(plan.total)[:, : layout.slots_per_device(plan.num_synthetic)]
     # On each device separately: joined with the sharded axis, that of the draws would
     # be dealt anew over the devices.
-    images = layout.per_device(draw_share)((state.seed, steps, frozen), slots)
+    images = layout.map_devices(draw_share)((state.seed, steps, frozen), slots)
     return DrawnAhead(images, first, refresh_steps)
 
   return DrawAhead(draw, max_bytes)
@@ -340,7 +340,7 @@ def make_pooled(synthesize: Synthesize, every: int, layout: Layout) -> Synthesiz
   def pooled(keys: StepKeys, slots, state, frozen):
     fresh = lambda: synthesize(keys, slots, state, frozen)
     pool = jax.lax.cond(state.step % every == 0, fresh, lambda: state.pool)
-    return jax.tree.map(layout.shard, pool)
+    return jax.tree.map(layout.constrain, pool)
 
   return pooled
 
@@ -362,10 +362,10 @@ def init_pool(
     num_classes: number of classes.
     dtype: of the images.
   """
-  share = layout.share(plan.num_synthetic)
+  share = layout.slots_per_device(plan.num_synthetic)
   return Synthetic(
-    images=layout.place_shares((share, *image_shape), dtype),
-    labels=layout.place_shares((share,), jnp.int32),
-    targets=layout.place_shares((share, num_classes), dtype),
-    accepted=layout.place_shares((share,), bool),
+    images=layout.sharded_zeros((share, *image_shape), dtype),
+    labels=layout.sharded_zeros((share,), jnp.int32),
+    targets=layout.sharded_zeros((share, num_classes), dtype),
+    accepted=layout.sharded_zeros((share,), bool),
   )

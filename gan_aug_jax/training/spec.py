@@ -133,7 +133,7 @@ class Training:
     self.init_program.start(self._placed_seed())
     data = self.batches.shapes(self.steps_per_call)
     state = self.with_pool(self.state)
-    self.step_program.start(state, self.layout.scalar(0), data, *self.frozen)
+    self.step_program.start(state, self.layout.replicated_int(0), data, *self.frozen)
     if saves:
       self.finite_program.start(self.state)
 
@@ -142,7 +142,7 @@ class Training:
     return self.with_pool(self.init_program(self._placed_seed()))
 
   def _placed_seed(self):
-    return self.layout.place(np.asarray(self.seed, np.int32))
+    return self.layout.replicate(np.asarray(self.seed, np.int32))
 
   def with_pool(self, state):
     """Returns a state that was saved with the pool that the step expects."""
@@ -187,7 +187,7 @@ class Training:
   def _inputs(self, step, count):
     first = step - step % self.steps_per_call
     data = self.batches(first, self.steps_per_call)
-    return (self.layout.scalar(count), data, *self.frozen)
+    return (self.layout.replicated_int(count), data, *self.frozen)
 
 
 def make_training(
@@ -207,10 +207,10 @@ def make_training(
     session=session,
     init_function=init,
     step_function=step,
-    init_program=Program(init, layout.on_jit, donate=(), runs_once=True),
+    init_program=Program(init, layout.with_jit, donate=(), runs_once=True),
     step_program=Program(repeat_step(step, num_steps, draw_ahead), layout),
     finite_program=Program(all_finite, layout, donate=(), runs_once=True),
-    state=layout.shapes(jax.eval_shape(init, np.asarray(seed, np.int32))),
+    state=layout.replicated_shapes(jax.eval_shape(init, np.asarray(seed, np.int32))),
     seed=seed,
     batches=batches,
     cadence=cadence,
