@@ -25,7 +25,7 @@ from benchmarks import timing
 
 CONFIG = flags.DEFINE_string('config', 'configs/mnist5k.py', 'Config of the run.')
 OVERRIDES = flags.DEFINE_list('overrides', [], 'Config fields to change, as a.b=c.')
-MODULE = flags.DEFINE_string('module', 'gan_aug_jax.experiment', 'Module to import.')
+MODULE = flags.DEFINE_string('module', 'gan_aug_jax.experiment.runs', 'Module to import.')
 
 _KINDS = ('first run', 'second run')
 
