@@ -190,12 +190,13 @@ def test_a_second_run_is_refused_until_the_first_ends(launch, tmp_path):
   first.kill()  # which takes the lock with it
   first.communicate()
   third = launch(workdir)
-  reached = _lines('gan', 2)
-  while third.poll() is None and not reached(workdir):
+  owner = workdir / 'run.owner'
+  while third.poll() is None and f'"process": {third.pid},' not in owner.read_text():
     time.sleep(0.01)
   third.send_signal(signal.SIGTERM)
   (said,) = _finish(third, code=75)
-  assert 'SIGTERM: waiting for the step in progress' in said
+  assert 'gan_aug_jax: SIGTERM: waiting for' in said
+  assert not owner.exists()
 
 
 def _free_port():
