@@ -206,7 +206,7 @@ def fused_ahead(
   draw_ahead = synthesis.make_draw_ahead(
     synthesize, layout=where, plan=plan, max_bytes=max_bytes, refresh_steps=refresh_every
   )
-  has_pool = refresh_every > 1 and not draw_ahead
+  has_pool = refresh_every > 1 and plan.num_synthetic > 0 and not draw_ahead
   if has_pool:
     synthesize = synthesis.make_pooled(synthesize, refresh_every, where)
   compose = batches.make_compose(
