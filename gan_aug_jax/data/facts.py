@@ -1,4 +1,4 @@
-"""What a run keeps of its dataset beside the images: shape, classes, counts, hashes."""
+"""What a run keeps of its dataset besides the images: shape, classes, counts, hashes."""
 
 import dataclasses
 from typing import Any

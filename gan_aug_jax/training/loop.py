@@ -29,7 +29,7 @@ _KEPT = (
 
 @dataclasses.dataclass
 class TrainProgress:
-  """What the loop knows of a training beside its state, and saves with it as JSON.
+  """What the loop knows about a training, and saves with its state as JSON.
 
   Attributes:
     step: steps taken.
@@ -97,7 +97,7 @@ class Monitor:
     return {}
 
   def record(self) -> dict[str, Any]:
-    """What to save with the state beside `kept`: fields of a JSON object."""
+    """What to save with the state in addition to `kept`: fields of a JSON object."""
     return {}
 
   def kept_shapes(self, record: dict[str, Any]) -> dict[str, Any]:

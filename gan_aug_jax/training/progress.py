@@ -62,7 +62,7 @@ class ProgressBar:
 
     Args:
       step: steps taken.
-      note: text beside it, such as a loss.
+      note: text next to it, such as a loss.
     """
     now = time.perf_counter()
     done = max(step - self._start, 1)
