@@ -441,6 +441,7 @@ def test_findings_choose_by_validation_and_decide_by_paired_differences():
 
 def test_notes_on_the_data_are_those_of_the_cell_that_has_the_most():
   parts = {'val': 0.5, 'right': np.ones(10, bool), 'counts': [5, 5]}
+  parts['support'] = [5, 5]
   cells = [_finished('base', 'real_only', seed, **parts) for seed in range(3)]
   cells[1].results['data_notes'] = ['one', 'two']
   cells[2].results['data_notes'] = ['other']

@@ -1032,7 +1032,9 @@ def test_a_folder_of_its_name_is_no_package(tmp_path, monkeypatch):
     (tmp_path / name).mkdir()
   monkeypatch.syspath_prepend(tmp_path)
   for name in ('tensorboard', 'tensorflow', 'datasets'):
-    monkeypatch.delitem(sys.modules, name, raising=False)
+    # Set first, so that what is imported here is taken away at the end.
+    monkeypatch.setitem(sys.modules, name, sys.modules.get(name))
+    monkeypatch.delitem(sys.modules, name)
   find = importlib.machinery.PathFinder.find_spec
 
   def find_here(name, path=None, target=None):
