@@ -138,6 +138,8 @@ def test_a_terminal_that_closes_saves(original, tmp_path):  # noqa: F811
     stdin=inside,
     stdout=inside,
     stderr=inside,
+    # The suite itself may run under nohup.
+    preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
   )
   os.close(inside)
   lines = workdir / 'arms' / 'real_only' / 'metrics.jsonl'
