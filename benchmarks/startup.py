@@ -64,7 +64,10 @@ def run(cache):
   with tempfile.TemporaryDirectory() as directory:
     script, workdir = pathlib.Path(directory, 'run.py'), pathlib.Path(directory, 'run')
     script.write_text(_CHILD)
-    fields = [f'--config.{field}' for field in ('log.every_steps=1', *OVERRIDES.value)]
+    fields = [
+      f'--config.{field}'
+      for field in ('log.every_steps=1', 'log.eval_every_steps=50', *OVERRIDES.value)
+    ]
     command = [sys.executable, str(script), 'gan_aug_jax', 'run', *fields]
     command += [f'--config={CONFIG.value}', f'--workdir={workdir}']
     path = os.pathsep.join([os.getcwd(), os.environ.get('PYTHONPATH', '')])
