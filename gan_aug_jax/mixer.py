@@ -169,7 +169,7 @@ def _mix_share(generator, plan, class_probs, axes, variables, key, images, label
   _check_batch(generator, plan.batch_size // num_devices, images, labels)
   count = -(-plan.num_synthetic // num_devices)
   positions = device + num_devices * jnp.arange(count, dtype=jnp.int32)
-  # threefry whatever kind of key is given, see `rng`.
+  # threefry for any kind of key, see `rng`.
   label_key, latent_key = jax.random.wrap_key_data(
     jax.random.bits(key, (2, 2), jnp.uint32), impl='threefry2x32'
   )

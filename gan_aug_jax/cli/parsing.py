@@ -1,4 +1,4 @@
-"""Flags and the config file, and one sentence about whatever is wrong with them.
+"""Flags and the config file, and one sentence for each thing that is wrong with them.
 
 Absl parses the flags, and ml_collections the values of config fields. This module loads
 the config file in between, and words their errors.
