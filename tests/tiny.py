@@ -3,11 +3,12 @@
 import functools
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gan_aug_jax.models import classifiers, discriminators, generators
+from gan_aug_jax.models import classifiers, discriminators, generators, unet
 from gan_aug_jax.step import (
   augment,
   batches,
@@ -15,7 +16,9 @@ from gan_aug_jax.step import (
   classifier,
   classifier_state,
   device_data,
+  flow,
   gan,
+  generator,
   losses,
   plans,
   programs,
@@ -284,6 +287,44 @@ def gan_step(
     dtype=dtype,
   )
   return step, cast(_init_gan(generator, discriminator), dtype)
+
+
+def flow_model(shape=SHAPE, compute=jnp.float32):
+  return unet.UNet(shape, CLASSES, width=8, dtype=compute)
+
+
+def flow_variables(shape=SHAPE, *, by=0.1):
+  """The first variables with noise added, as velocities are zero at first."""
+  noise = np.random.default_rng(0)
+  shake = lambda x: x + (by * noise.normal(size=x.shape)).astype(x.dtype)
+  return jax.tree.map(shake, _init(flow_model(shape), (2, *shape), (2,), (2,)))
+
+
+def flow_step(where, *, batch_size=12, dtype=jnp.float32, compute=None):
+  """The flow's step and its initial state, unplaced."""
+  model = flow_model(compute=compute or dtype)
+  tx = classifier.make_optimizer(
+    'adam', learning_rate=1e-3, num_steps=50, warmup_steps=2, clip_norm=1.0
+  )
+  step = generator.make_generator_step(
+    loss=flow.make_loss(model, class_dropout=0.2, augment=augment.make_augment(crop=2)),
+    tx=tx,
+    layout=where,
+    batch_size=batch_size,
+    ema_decay=0.9,
+    dtype=dtype,
+  )
+  init_params = lambda key: flow_variables()['params']
+  init = functools.partial(generator.init_generator, init_params=init_params, tx=tx)
+  return step, cast(jax.device_get(init(3)), dtype)
+
+
+def equations(jaxpr):
+  """Every equation of a jaxpr, also of those within."""
+  for equation in jaxpr.eqns:
+    yield equation
+    for inner in jax.extend.core.jaxprs_in_params(equation.params):
+      yield from equations(inner)
 
 
 def run(
