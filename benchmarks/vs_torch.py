@@ -153,14 +153,14 @@ def make_torch_gan_step(config, batch, layout, compiled):
   from benchmarks import torch_models
 
   wrap = torch.compile if compiled else lambda function: function
-  settings = config.gan
+  settings, of_all = config.gan, config.generator
   generator = torch_models.Generator(_SHAPE[-1], settings.latent_dim, settings.width)
   generator = generator.to(memory_format=layout)
   discriminator = torch_models.Discriminator(_SHAPE[-1], settings.width)
   discriminator = discriminator.to(memory_format=layout)
   adam = lambda module: torch.optim.Adam(
     module.parameters(),
-    settings.learning_rate,
+    of_all.learning_rate,
     (settings.beta1, settings.beta2),
     foreach=True,
   )
@@ -169,8 +169,8 @@ def make_torch_gan_step(config, batch, layout, compiled):
   generate, judge = wrap(generator), wrap(discriminator)
 
   def step():
-    x, y = batch(settings.batch_size, layout)
-    fake = generate(torch.randn(settings.batch_size, settings.latent_dim), y)
+    x, y = batch(of_all.batch_size, layout)
+    fake = generate(torch.randn(of_all.batch_size, settings.latent_dim), y)
     discriminator_tx.zero_grad(set_to_none=True)
     logits = judge(torch.cat([x, fake.detach()]), torch.cat([y, y]))
     torch_models.discriminator_loss(logits, 1 - settings.label_smoothing).backward()
@@ -181,7 +181,7 @@ def make_torch_gan_step(config, batch, layout, compiled):
     discriminator.requires_grad_(True)
     generator_tx.step()
     parameters = [parameter.detach() for parameter in generator.parameters()]
-    torch._foreach_lerp_(average, parameters, 1 - settings.ema_decay)
+    torch._foreach_lerp_(average, parameters, 1 - of_all.ema_decay)
 
   return step
 

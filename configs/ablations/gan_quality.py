@@ -10,8 +10,8 @@ _SCARCE = base.load_file('configs/scarce.py')
 
 def get_config():
   config = _SCARCE.get_config()
-  config.gan.select = 'last'
+  config.generator.select = 'last'
   lengths = (100, 300, 1000, 3000)
-  arms = {f'gan={steps}': {'gan.num_steps': steps} for steps in lengths}
+  arms = {f'gan={steps}': {'generator.num_steps': steps} for steps in lengths}
   controls = _SCARCE.controls(len(arms) - 2)
   return base.add_ablation(config, arms=arms, controls=controls)

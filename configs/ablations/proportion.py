@@ -5,7 +5,7 @@ python -m gan_aug_jax ablate --workdir=... --config=configs/ablations/proportion
 The argument names a config of the experiment: cifar10, mnist, mlp-original or
 mlp-updated. Like the experiment it has no classical augmentation; for the CNN there is
 also an arm at 20 % that has it. Made for an accelerator: on a CPU set
---config.gan.num_steps and --config.classifier.num_epochs.
+--config.generator.num_steps and --config.classifier.num_epochs.
 """
 
 from gan_aug_jax import config as base
