@@ -1,6 +1,6 @@
-"""The experiment that the project was made for: which proportion of synthetic images?
+"""The first look at the proportion of synthetic images, before ablations/full.py.
 
-python -m gan_aug_jax ablate --workdir=... --config=configs/ablations/proportion.py:mnist
+python -m gan_aug_jax ablate --workdir=... --config=configs/evidence/proportion.py:mnist
 
 The argument names a config of the experiment: cifar10, mnist, mlp-original or
 mlp-updated. Like the experiment it has no classical augmentation; for the CNN there is
@@ -16,7 +16,7 @@ NAMES = ('cifar10', 'mnist', 'mlp-original', 'mlp-updated')
 def get_config(name='cifar10'):
   if name not in NAMES:
     raise base.ConfigError(
-      f'configs/ablations/proportion.py has no experiment {name!r}; choose one of '
+      f'configs/evidence/proportion.py has no experiment {name!r}; choose one of '
       f'{", ".join(NAMES)}.'
     )
   file, *version = name.split('-')
