@@ -59,7 +59,7 @@ def test_unet_normalises_in_float32_and_convolves_in_bfloat16():
 def _field(velocity):
   """A model whose velocities are a function of x and t, called like a U-Net."""
   apply = lambda variables, x, times, labels: velocity(x, times[:, None, None, None])
-  return types.SimpleNamespace(apply=apply)
+  return types.SimpleNamespace(apply=apply, dtype=jnp.float32)
 
 
 def test_loss_is_zero_for_the_exact_field_and_its_solution_the_image():
@@ -136,7 +136,7 @@ def test_guidance_goes_from_the_velocity_of_any_class_through_that_of_the_label(
 
   def render(labels, **options):
     draw = jax.jit(flow.make_render(model, evaluations=1, **options))
-    return np.asarray(draw(variables, noise, labels))
+    return np.asarray(draw(variables['params'], noise, labels))
 
   plain, of_any = render(labels), render(jnp.full(3, unet.NO_CLASS))
   assert np.abs(plain).max() < 1  # nothing is clipped

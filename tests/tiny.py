@@ -151,6 +151,7 @@ def fused_ahead(
   partner='any',
   on='both',
   refresh_every=1,
+  family='gan',
 ):
   """The fused step, its initial state, its plan, what is frozen, and what draws ahead.
 
@@ -160,7 +161,8 @@ def fused_ahead(
   Classes are drawn as if the training set had 6, 3 and 1 of them.
   """
   compute = compute or dtype
-  sample, variables = frozen_generator(dtype, compute=compute, **dict(latents))
+  draw_from = frozen_flow if family == 'flow' else frozen_generator
+  sample, variables = draw_from(dtype, compute=compute, **dict(latents))
   logits_of, discriminator = frozen_discriminator(dtype)
   ask, teacher_variables = teacher(dtype, scale=3)
   if offline:
@@ -298,6 +300,14 @@ def flow_variables(shape=SHAPE, *, by=0.1):
   noise = np.random.default_rng(0)
   shake = lambda x: x + (by * noise.normal(size=x.shape)).astype(x.dtype)
   return jax.tree.map(shake, _init(flow_model(shape), (2, *shape), (2,), (2,)))
+
+
+def frozen_flow(dtype=jnp.float32, compute=None, **latents):
+  """A random flow: its sampler and parameters."""
+  model = flow_model(compute=compute or dtype)
+  render = flow.make_render(model, evaluations=2, guidance=1.5)
+  sample = sampling.make_sampler(render, SHAPE, **latents)
+  return sample, cast(flow_variables()['params'], dtype)
 
 
 def flow_step(where, *, batch_size=12, dtype=jnp.float32, compute=None):

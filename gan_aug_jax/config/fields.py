@@ -25,7 +25,7 @@ ORACLES = ('train_copies', 'held_out')
 NEGATIVE_CONTROLS = ('noise', 'mislabelled')
 
 # The generators that are trained here; any other one is external, 'module:name'.
-FAMILIES = ('gan',)
+FAMILIES = ('gan', 'flow')
 _EXTERNAL = r'[A-Za-z_][\w.]*:[A-Za-z_]\w*'
 
 # What has to be trained again when a field changes.
@@ -290,6 +290,34 @@ _GAN = {
   'lecam': Field(0.0, 'weight of the LeCam regularizer', _NOT_NEGATIVE),
 }
 
+_FLOW = {
+  'width': Field(
+    32,
+    'features at the largest size: 32 makes 0.5 million parameters, 128 makes 8',
+    _whole(8, _MOST_FEATURES),
+  ),
+  'class_dropout': Field(
+    0.1, 'fraction of images trained without their class, for guidance', _BELOW_1
+  ),
+  'crop_padding': Field(0, 'largest shift of training images in pixels', _whole(0)),
+  'flip': Field(False, 'mirror training images left to right, half of the time'),
+  'evaluations': Field(
+    4, 'of the network for each image drawn', _whole(1, 1000), SYNTHESIS
+  ),
+  'solver': Field(
+    'euler',
+    "'euler', or 'heun', of second order, with two evaluations a step",
+    _one_of('euler', 'heun'),
+    SYNTHESIS,
+  ),
+  'guidance': Field(
+    1.0,
+    'above 1: images more typical of their class and more alike, at twice the cost',
+    _NOT_NEGATIVE,
+    SYNTHESIS,
+  ),
+}
+
 _CLASSIFIER = {
   'arch': Field('cnn', 'network', _one_of('cnn', 'mlp', 'resnet')),
   'seed': Field(-1, 'of the classifier', _SEED),
@@ -516,6 +544,7 @@ _GROUPS = {
   'data': (RUN, _DATA),
   'generator': (GENERATOR, _GENERATOR),
   'gan': (GENERATOR, _GAN),
+  'flow': (GENERATOR, _FLOW),
   'classifier': (CLASSIFIER, _CLASSIFIER),
   'mix': (SYNTHESIS, _MIX),
   'latents': (SYNTHESIS, _LATENTS),

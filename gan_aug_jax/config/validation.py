@@ -57,11 +57,33 @@ def _gan(config):
   if derived.is_external(config):
     yield from _external(config)
     return
+  if config.generator.family == 'flow':
+    yield from _flow(config)
+    return
   size = config.data.image_size
   yield (
     config.gan.arch != 'mlp' and size not in (8, 16, 32, 64, 128),
     f'data.image_size={size} must be 8, 16, 32, 64 or 128 for gan.arch='
     f"{config.gan.arch!r}; the 'mlp' takes any",
+  )
+
+
+def _flow(config):
+  size, flow = config.data.image_size, config.flow
+  yield (
+    size % 2,
+    f"data.image_size={size} must be even for generator.family='flow', which works on "
+    'patches of 2 x 2 pixels',
+  )
+  yield (
+    flow.crop_padding >= size,
+    f'flow.crop_padding={flow.crop_padding} must be smaller than data.image_size={size}',
+  )
+  yield (
+    flow.guidance != 1 and not flow.class_dropout,
+    f'flow.guidance={flow.guidance} compares with images of any class, which the network '
+    'learns only with a flow.class_dropout above 0; set it to 0.1, or leave '
+    'flow.guidance at 1.0',
   )
 
 

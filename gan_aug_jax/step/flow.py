@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gan_aug_jax.models import unet
+from gan_aug_jax.models import layers, unet
 
 SOLVERS = ('euler', 'heun')
 
@@ -98,7 +98,7 @@ def integrate(
 def make_render(
   model: nn.Module, *, evaluations: int, solver: str = 'euler', guidance: float = 1.0
 ) -> Callable:
-  """Returns `render(variables, noise [B, H, W, C], labels [B]) -> images [B, H, W, C]`.
+  """Returns `render(params, noise [B, H, W, C], labels [B]) -> images [B, H, W, C]`.
 
   Args:
     model: see `make_loss`.
@@ -108,14 +108,15 @@ def make_render(
       (Ho & Salimans 2022, arXiv 2207.12598, equation 6, where it is 1 + w).
 
   Returns:
-    A pure function. Its images are float in [-1, 1] and carry no gradient; `variables`
-    hold 'params'.
+    A pure function, whose images are float in [-1, 1].
   """
 
-  def render(variables, noise, labels):
+  def render(params, noise, labels):
+    noise = noise.astype(layers.param_dtype(model.dtype))
+
     def of(x, time, labels):
       times = jnp.full(len(x), time, x.dtype)
-      return model.apply(variables, x, times, labels).astype(x.dtype)
+      return model.apply({'params': params}, x, times, labels).astype(x.dtype)
 
     def velocity(x, time):
       of_class = of(x, time, labels)
@@ -126,6 +127,6 @@ def make_render(
       return of_any + guidance * (of_class - of_any)
 
     images = integrate(velocity, noise, evaluations=evaluations, solver=solver)
-    return jax.lax.stop_gradient(jnp.clip(images, -1, 1))
+    return jnp.clip(images, -1, 1)
 
   return render
