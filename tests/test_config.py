@@ -18,7 +18,7 @@ from gan_aug_jax.step import augment, classifier, losses, plans
 ROOT = pathlib.Path(__file__).parent.parent
 VARIANTS = ['mnist5k', 'scarce', 'mnist', 'cifar10', 'mlp:original', 'mlp:updated']
 VARIANTS += ['generators:mnist500-dcgan', 'generators:cifar5000-sngan-diffaug']
-VARIANTS += ['generators:cifar-resnet-diffaug']
+VARIANTS += ['generators:cifar-resnet-diffaug', 'flow', 'flow:cifar10,gpu']
 
 
 def load(name):
