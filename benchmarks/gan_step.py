@@ -31,7 +31,7 @@ def prepare(config, layout):
   session = workdir.Session(config, pathlib.Path('unused'), layout, quiet=True)
   channels, side = 1 if config.data.name == 'mnist' else 3, config.data.image_size
   dataset = noise.make_dataset((side, side, channels))
-  take, compile_seconds, _ = timing.stepper(dry_run.gan_step(session, dataset))
+  take, compile_seconds, _ = timing.stepper(dry_run.generator_step(session, dataset))
   return timing.repeat(take, 2), compile_seconds
 
 
@@ -43,7 +43,7 @@ def main(_):
       config.gan.width = WIDTH.value or config.gan.width
       config.gan.upsampling = upsampling
       config.compilation_cache = False
-      validation.validate(config, trains_gan=True)
+      validation.validate(config, trains_generator=True)
       arms[f'{variant} {upsampling}'] = config
   first = next(iter(arms.values()))
   found = devices.start(first)

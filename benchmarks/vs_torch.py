@@ -67,7 +67,7 @@ def jax_takes(config):
     session = workdir.Session(one, pathlib.Path('unused'), layout, quiet=True)
     arm = dry_run.arm_step(session, dataset, 'augmented', num_steps=10_000)
     takes[f'ours {ratio}'] = timing.repeat(timing.stepper(arm)[0], STEPS.value)
-  gan = dry_run.gan_step(session, dataset)
+  gan = dry_run.generator_step(session, dataset)
   takes[f'ours {_GAN}'] = timing.repeat(timing.stepper(gan)[0], STEPS.value)
   return takes, timing.describe(layout)
 

@@ -26,7 +26,7 @@ NEGATIVE_CONTROLS = ('noise', 'mislabelled')
 
 # The generators that are trained here; any other one is external, 'module:name'.
 FAMILIES = ('gan',)
-_EXTERNAL = r'[A-Za-z_][\w.]*:[A-Za-z_]\w*'
+EXTERNAL = r'[A-Za-z_][\w.]*:[A-Za-z_]\w*'
 
 # What has to be trained again when a field changes.
 RUN = 'run'  # everything
@@ -114,6 +114,11 @@ def _is_range(value):
 def _are_checkpoints(names):
   named = [re.fullmatch(r'step:[1-9]\d{,8}|seed:(0|[1-9]\d{,8})', x) for x in names]
   return all(named) and len(names) == len(set(names))
+
+
+def _are_arguments(texts):
+  names = [re.match(r'([A-Za-z_]\w*)=', text) for text in texts]
+  return all(names) and len({name[1] for name in names}) == len(names)
 
 
 def _are_sizes(sizes):
@@ -214,9 +219,14 @@ _GENERATOR = {
     'gan',
     "what is trained: 'gan', or 'module:name' of your own generator",
     Rule(
-      lambda name: name in FAMILIES or re.fullmatch(_EXTERNAL, name),
+      lambda name: name in FAMILIES or re.fullmatch(EXTERNAL, name),
       f"one of {', '.join(map(repr, FAMILIES))}, or 'module:name'",
     ),
+  ),
+  'args': Field(
+    (),
+    "arguments of an external generator, each 'name=value'",
+    Rule(_are_arguments, "of the form 'name=value', each name once"),
   ),
   'seed': Field(-1, 'of its training', _SEED),
   'num_epochs': Field(200, 'length of its training', _whole(1)),
