@@ -5,6 +5,7 @@ within a round, and the medians of ratios and differences are reported, with qua
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import datetime
 import json
 import os
@@ -67,15 +68,30 @@ def repeat(take: Callable[[], Any], steps: int) -> Callable[[], float]:
   return run
 
 
-def stepper(dry) -> tuple[Callable[[], Any], float, Any]:
-  """Compiles a `DryRun`.
+@dataclasses.dataclass(frozen=True)
+class Calls:
+  """The calls of a `DryRun`, compiled.
 
-  Args:
-    dry: the `DryRun`.
-
-  Returns:
-    (take, seconds of compilation, `Program`); `take()` takes the next step.
+  Attributes:
+    take: makes the next call; returns its metrics.
+    steps_per_call: how many steps a call takes.
+    compile_seconds: what its compilation took.
+    program: the `Program`.
   """
+
+  take: Callable[[], Any]
+  steps_per_call: int
+  compile_seconds: float
+  program: Any
+
+  def run(self, steps: int) -> Callable[[], float]:
+    """Returns a function that times at least so many steps: seconds per step."""
+    seconds = repeat(self.take, -(-steps // self.steps_per_call))
+    return lambda: seconds() / self.steps_per_call
+
+
+def compile_calls(dry) -> Calls:
+  """Compiles a `DryRun`; its state is used up by the calls."""
   began = time.perf_counter()
   program = dry.compile()
   compile_seconds = time.perf_counter() - began
@@ -87,7 +103,7 @@ def stepper(dry) -> tuple[Callable[[], Any], float, Any]:
     number += 1
     return metrics
 
-  return take, compile_seconds, program
+  return Calls(take, dry.steps_per_call, compile_seconds, program)
 
 
 def compare(seconds: Mapping[str, np.ndarray], base: str) -> dict[str, dict]:
@@ -120,6 +136,24 @@ def spread(low_high: Sequence[float], digits: int = 1) -> str:
   """'(1.2 to 3.4)' of two numbers."""
   low, high = low_high
   return f'({low:.{digits}f} to {high:.{digits}f})'
+
+
+def _unit(row):
+  """(factor, name, digits): microseconds where milliseconds are too coarse."""
+  return (1e3, 'µs', 0) if row['ms'] < 2 else (1, 'ms', 1)
+
+
+def per_step(row: Mapping[str, Any]) -> str:
+  """'12.3 ms (11.9 to 12.8)' or '338 µs (330 to 345)' of a row of `compare`."""
+  factor, unit, digits = _unit(row)
+  quartiles = spread([factor * ms for ms in row['quartiles']], digits)
+  return f'{factor * row["ms"]:.{digits}f} {unit} {quartiles}'
+
+
+def added(row: Mapping[str, Any]) -> str:
+  """'+1.2 ms, +10.3 %' of a row of `compare`."""
+  factor, unit, digits = _unit(row)
+  return f'{factor * row["added_ms"]:+.{digits}f} {unit}, {row["ratio"] - 1:+.1%}'
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

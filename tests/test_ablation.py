@@ -180,6 +180,7 @@ def test_shipped_ablations_are_sound(file):
     ({'arms': {'a': {'classifier.width': 5}}}, 'classifier.width'),
     ({'controls': {'a': {'mix.ratio': 0.1}}}, 'mix.ratio'),
     ({'grid': {'seed': (1, 2)}}, 'ablation.seeds'),
+    ({'grid': {'deterministic': (False, True)}}, 'the same for all of a process'),
     ({'grid': {'data.label_budget': 5}}, 'tuple'),
     ({'grid': {'data.label_budget': (1,)}}, 'data.label_budget'),
     ({'grid': {'data.label_budget': (10, 10)}}, 'twice'),
