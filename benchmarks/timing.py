@@ -4,7 +4,7 @@ A machine's speed drifts by tens of per cent within minutes. So alternatives are
 within a round, and the medians of ratios and differences are reported, with quartiles.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import datetime
 import json
@@ -156,17 +156,20 @@ def added(row: Mapping[str, Any]) -> str:
   return f'{factor * row["added_ms"]:+.{digits}f} {unit}, {row["ratio"] - 1:+.1%}'
 
 
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-  """Prints rows of strings as a Markdown table."""
+def table_lines(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+  """The lines of a Markdown table of rows of strings."""
+  rows = list(rows)
   widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
   line = lambda cells: (
     '| ' + ' | '.join(cell.ljust(n) for cell, n in zip(cells, widths, strict=True)) + ' |'
   )
-  print(line(headings))
-  print('|' + '|'.join('-' * (n + 2) for n in widths) + '|')
-  for row in rows:
-    print(line(row))
-  print(flush=True)
+  rule = '|' + '|'.join('-' * (n + 2) for n in widths) + '|'
+  return [line(headings), rule, *map(line, rows)]
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+  """Prints rows of strings as a Markdown table."""
+  print('\n'.join(table_lines(headings, rows)) + '\n', flush=True)
 
 
 def describe(layout=None) -> dict[str, Any]:
@@ -181,13 +184,18 @@ def describe(layout=None) -> dict[str, Any]:
   }
 
 
-def print_where(where: Mapping[str, Any]) -> None:
-  """Prints what `describe` returned, on one line."""
+def where_line(where: Mapping[str, Any]) -> str:
+  """What `describe` returned, on one line."""
   versions = where['versions']
-  print(
+  return (
     f'{where["date"]}, {where["device"]}, {where["cores"]} cores, jax {versions["jax"]}, '
-    f'commit {versions.get("commit", "unknown")}\n'
+    f'commit {versions.get("commit", "unknown")}'
   )
+
+
+def print_where(where: Mapping[str, Any]) -> None:
+  """Prints the line of `where_line`."""
+  print(where_line(where) + '\n')
 
 
 def draw_bars(rows: Mapping[str, Mapping]) -> Callable[[Any], None]:
@@ -212,8 +220,11 @@ def finish(result: Mapping[str, Any], draw: Callable[[Any], None] | None = None)
     draw: draws the plot onto matplotlib `Axes`.
   """
   if JSON.value:
-    pathlib.Path(JSON.value).parent.mkdir(parents=True, exist_ok=True)
-    pathlib.Path(JSON.value).write_text(json.dumps(result, indent=1) + '\n')
+    path = pathlib.Path(JSON.value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix('.part')  # a reader finds the old file or the new one
+    unfinished.write_text(json.dumps(result, indent=1) + '\n')
+    unfinished.replace(path)
   if PLOT.value and draw:
     from matplotlib.figure import Figure
 
