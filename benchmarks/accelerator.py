@@ -63,54 +63,49 @@ class Part:
 
   Attributes:
     name: a key of `_SHARES`.
-    commands: command lines to run one after the other.
+    out: directory for its files.
+    commands: command lines to run one after the other; number i may write `output(i)`.
     lacks: what is missing for it here; '' for nothing.
   """
 
   name: str
+  out: pathlib.Path
   commands: list[list[str]]
   lacks: str = ''
 
+  def output(self, number: int = 0) -> pathlib.Path:
+    return self.out / f'{self.name}{number or ""}.json'
+
   def run(self, limit: float) -> dict:
     """Runs it within some seconds; returns what came of it, also of an unfinished one."""
-    log, began = _place(f'{self.name}.log'), time.perf_counter()
+    log, began = self.out / f'{self.name}.log', time.perf_counter()
     entry = {'limit_s': limit, 'why': '', 'results': []}
     with open(log, 'w') as file:
       for number, command in enumerate(self.commands):
-        output = _output(self.name, number)
+        output = self.output(number)
         output.unlink(missing_ok=True)
         left = limit - (time.perf_counter() - began)
-        entry['why'] = _run(command, file, left) if left > 0 else 'no time was left'
+        entry['why'] = self._run(command, file, left) if left > 0 else 'no time was left'
         if output.exists():
           entry['results'].append(json.loads(output.read_text()))
     entry['said'] = log.read_text(errors='replace').splitlines()[-30:]
     return entry | {'seconds': time.perf_counter() - began}
 
-
-def _output(name, number=0):
-  """The JSON file of one command of a part."""
-  return _place(f'{name}{number or ""}.json')
-
-
-def _place(name):
-  return pathlib.Path(OUT.value, name).absolute()
-
-
-def _run(command, log, limit):
-  """Runs a command; returns '' or what went wrong."""
-  places = os.pathsep.join([os.getcwd(), os.environ.get('PYTHONPATH', '')])
-  environment = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false', **os.environ}
-  environment |= {'PYTHONPATH': places, 'XDG_CACHE_HOME': str(_place('cache'))}
-  process = subprocess.Popen(
-    command, stdout=log, stderr=log, env=environment, start_new_session=True
-  )
-  try:
-    code = process.wait(limit)
-    return f'exit code {code}' if code else ''
-  except subprocess.TimeoutExpired:
-    return f'stopped after {limit:.0f} s'
-  finally:
-    _stop(process)
+  def _run(self, command, log, limit):
+    """Runs a command; returns '' or what went wrong."""
+    places = os.pathsep.join([os.getcwd(), os.environ.get('PYTHONPATH', '')])
+    environment = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false', **os.environ}
+    environment |= {'PYTHONPATH': places, 'XDG_CACHE_HOME': str(self.out / 'cache')}
+    process = subprocess.Popen(
+      command, stdout=log, stderr=log, env=environment, start_new_session=True
+    )
+    try:
+      code = process.wait(limit)
+      return f'exit code {code}' if code else ''
+    except subprocess.TimeoutExpired:
+      return f'stopped after {limit:.0f} s'
+    finally:
+      _stop(process)
 
 
 def _stop(process):
@@ -122,21 +117,25 @@ def _stop(process):
       process.wait(patience)
 
 
-def list_parts() -> list[Part]:
-  """The parts that `--parts` names, in order."""
+def list_parts(out: pathlib.Path) -> list[Part]:
+  """The parts that `--parts` names, in order.
+
+  Args:
+    out: directory for their files.
+  """
   python, ratios = [sys.executable, '-m'], ','.join(parts_lib.RATIOS.value)
   lacks = lambda name: '' if importlib.util.find_spec(name) else f'{name} is missing'
   base = [x for x in sys.argv[1:] if x.startswith(('--config.', '--config='))]
   base += [f'--{name}={flags.FLAGS[name].value}' for name in ('rounds', 'steps')]
   base += [f'--ratios={ratios}']
   more = [f'--{name}={flags.FLAGS[name].value}' for name in ('large', 'side')]
-  more += [f'--calls={",".join(parts_lib.CALLS.value)}', f'--trace={_place("profile")}']
+  more += [f'--calls={",".join(parts_lib.CALLS.value)}', f'--trace={out / "profile"}']
 
   def own(name, number=0):
     command = [*python, 'benchmarks.accelerator_parts', *base, *more, f'--part={name}']
-    return [*command, f'--json={_output(name, number)}']
+    return [*command, f'--json={Part(name, out, []).output(number)}']
 
-  of_torch = [*python, 'benchmarks.vs_torch', *base, f'--json={_output("torch")}']
+  of_torch = [*python, 'benchmarks.vs_torch', *base, f'--json={out / "torch.json"}']
   of_torch += ['--precisions=float32,bfloat16']
   of_torch += [
     f'--batches={parts_lib.CONFIG.value.classifier.batch_size},{parts_lib.LARGE.value}'
@@ -144,25 +143,35 @@ def list_parts() -> list[Part]:
   # With options of their own, as pytest's plugins may be missing.
   tests = [*python, 'pytest', '-o', 'addopts=', '-p', 'no:cacheprovider', '-q', '-rfEs']
   tests += ['-m', 'accelerator', 'tests/test_accelerator.py']
-  ablation = [*python, 'gan_aug_jax', 'ablate', f'--workdir={_place("ablation")}']
+  ablation = [*python, 'gan_aug_jax', 'ablate', f'--workdir={out / "ablation"}']
   ablation += [f'--config=configs/ablations/proportion.py:cifar10,{ratios}']
   ablation += ['--config.data.name=npz', f'--config.data.data_dir={DATA.value}']
-  parts = [
-    Part('startup', [own('startup'), own('startup', 1)]),
-    Part('step', [own('step')]),
-    Part('torch', [of_torch], lacks('torch')),
-    Part('tests', [tests], lacks('pytest')),
-    Part('options', [own('options')]),
-    Part('profile', [own('profile')]),
-    Part('ablation', [ablation + ABLATION.value], '' if DATA.value else 'no --data'),
+  commands = {
+    'startup': [own('startup'), own('startup', 1)],
+    'step': [own('step')],
+    'torch': [of_torch],
+    'tests': [tests],
+    'options': [own('options')],
+    'profile': [own('profile')],
+    'ablation': [ablation + ABLATION.value],
+  }
+  missing = {'torch': lacks('torch'), 'tests': lacks('pytest')}
+  missing['ablation'] = '' if DATA.value else 'no --data'
+  return [
+    Part(name, out, commands[name], missing.get(name, ''))
+    for name in _SHARES
+    if name in PARTS.value
   ]
-  return [part for part in parts if part.name in PARTS.value]
 
 
-def read_ablation() -> dict:
-  """{arm: {'accuracy': {seed: of the test images}, 'train_seconds': {seed: seconds}}}."""
+def read_ablation(workdir: pathlib.Path) -> dict:
+  """{arm: {'accuracy': {seed: of the test images}, 'train_seconds': {seed: seconds}}}.
+
+  Args:
+    workdir: of the ablation, finished or not.
+  """
   found = collections.defaultdict(lambda: collections.defaultdict(dict))
-  for path in sorted(_place('ablation').glob('cells/*/results.json')):
+  for path in sorted(workdir.glob('cells/*/results.json')):
     name, _, seed = path.parent.name.rpartition(',seed=')
     (arm,) = json.loads(path.read_text())['arms'].values()
     found[name]['accuracy'][seed] = arm['eval_accuracy']
@@ -170,22 +179,29 @@ def read_ablation() -> dict:
   return found
 
 
-def run_all() -> dict:
-  """Runs the parts, and writes DIR/results.json and DIR/table.md after each."""
-  began, done, parts = time.perf_counter(), {}, list_parts()
+def run_all(parts: list[Part], out: pathlib.Path, seconds: float) -> dict:
+  """Runs the parts, and writes OUT/results.json and OUT/table.md after each.
+
+  Args:
+    parts: what to run, in order.
+    out: directory for the results.
+    seconds: for all of them.
+
+  Returns:
+    {part: what came of it}.
+  """
+  began, done = time.perf_counter(), {}
   for part in parts:
-    left = 60 * MINUTES.value - (time.perf_counter() - began)
-    limit = min(left, 60 * MINUTES.value * _SHARES[part.name])
-    why = part.lacks or ('no time was left' if left < 5 else '')
-    if part is parts[-1]:
-      limit = left
+    left = seconds - (time.perf_counter() - began)
+    limit = left if part is parts[-1] else min(left, seconds * _SHARES[part.name])
+    why = part.lacks or ('' if left > 0 else 'no time was left')
     print(f'{part.name}: {why or f"up to {limit:.0f} s"}', flush=True)
     done[part.name] = {'why': why, 'results': []} if why else part.run(limit)
     if part.name == 'ablation' and not why:
-      done[part.name]['results'] = [read_ablation()]
+      done[part.name]['results'] = [read_ablation(out / 'ablation')]
     content = json.dumps({'command': sys.argv, 'parts': done}, indent=1)
-    _place('results.json').write_text(content + '\n')
-    _place('table.md').write_text('\n'.join(describe(done)) + '\n')
+    (out / 'results.json').write_text(content + '\n')
+    (out / 'table.md').write_text('\n'.join(describe(done)) + '\n')
   return done
 
 
@@ -275,10 +291,12 @@ _TABLES = {
 
 
 def main(_):
-  pathlib.Path(OUT.value).mkdir(parents=True, exist_ok=True)
+  out = pathlib.Path(OUT.value).absolute()
+  out.mkdir(parents=True, exist_ok=True)
   if 'startup' in PARTS.value:  # which measures what an empty cache costs
-    shutil.rmtree(_place('cache'), ignore_errors=True)
-  print('\n'.join(['', *describe(run_all())]))
+    shutil.rmtree(out / 'cache', ignore_errors=True)
+  done = run_all(list_parts(out), out, 60 * MINUTES.value)
+  print('\n'.join(['', *describe(done)]))
 
 
 if __name__ == '__main__':

@@ -66,8 +66,8 @@ def main(_):
   print(
     f'float32 {exact.mean():.2%}, bfloat16 {coarse.mean():.2%}; lost '
     f'{found["mean"]:+.2f} points ({found["low"]:+.2f} to {found["high"]:+.2f}, 95 % by '
-    f'Student, {len(lost)} seeds). Images differ by {gaps.mean():.2f} gray levels on average, '
-    f'{np.quantile(gaps, 0.99):.0f} at most for 99 % of pixels.'
+    f'Student, {len(lost)} seeds). Images differ by {gaps.mean():.2f} gray levels on '
+    f'average, {np.quantile(gaps, 0.99):.0f} at most for 99 % of pixels.'
   )
   timing.finish({**where, 'float32': exact.tolist(), 'bfloat16': coarse.tolist()})
 

@@ -13,8 +13,8 @@ from gan_aug_jax.step import eval_step
 from gan_aug_jax.step.programs import Program
 
 BATCH = 500  # images a chunk
-# Pixels of a chunk of the `Evaluator` on an accelerator, for which 500 small images are too
-# few: 4,096 of 32x32, whose widest layer in the reference CNN takes 0.5 GiB.
+# Pixels of a chunk on an accelerator, which 500 small images do not keep busy: those of
+# 4,096 images of 32x32. The widest layer of the reference CNN then takes 0.5 GiB.
 _PIXELS = 2**22
 _MOST_KEPT_BYTES = 2**26  # of the pixels of a split whose chunks stay on the devices
 

@@ -229,9 +229,9 @@ def _identity(lowered, layout):
   return digest.digest(), lowered.in_tree, lowered.out_tree, where
 
 
-# XLA has two implementations of convolutions on a CPU. Its default is YNNPACK's, with which
-# a training step of the CNN took twice as long as with Eigen's (docs/results.md, "Where the
-# time of a step goes on a CPU"). These are the kinds of operation left to YNNPACK.
+# XLA has two implementations of convolutions on a CPU. Its default is YNNPACK's, with
+# which a training step of the CNN took twice as long as with Eigen's (docs/results.md,
+# "Where the time of a step goes on a CPU"). These are the operations left to YNNPACK.
 _ON_CPU = {
   'xla_cpu_experimental_ynn_fusion_type': (
     'LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE'
