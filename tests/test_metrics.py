@@ -69,7 +69,7 @@ def test_evaluation_counts_each_image_once(toy, backend, num_devices):
   model = tiny.classifiers.build_classifier('mlp', num_classes=3, hidden=(4,))
   images, labels = toy.train.images[:10], toy.train.labels[:10]
   variables = model.init(jax.random.key(0), jnp.zeros((1, *tiny.SHAPE)), train=False)
-  step = eval_step.make_eval_step(model=model, layout=where, batch_size=10, num_classes=3)
+  step = eval_step.make_eval_step(model=model, layout=where, num_classes=3)
   args = where.replicate((variables, images, labels, np.int32(7)))
   result = jax.device_get(programs.compile_step(step, where, *args, donate=())(*args))
   logits = np.asarray(model.apply(variables, images / 127.5 - 1, train=False))
