@@ -15,8 +15,9 @@ DIR/results.json and DIR/table.md, and of each part its output. The table is pri
   tests     pytest -m accelerator, if pytest is installed
   options   the fused step under options of XLA
   profile   where its time goes, kernel by kernel
-  ablation  with --data: configs/ablations/proportion.py, ratios 0.2 and 0.5 with and
-            without classical augmentation and their controls, seed by seed
+  ablation  with --data: configs/evidence/proportion.py, ratios 0.2 and 0.5 with and
+            without classical augmentation and their controls, seed by seed, with a GAN
+            of 20,000 steps (--ablation=--config.generator.num_steps=0: 200 epochs)
 
 `--parts` names some of them. On a CPU all of it is a rehearsal: set small sizes.
 """
@@ -144,8 +145,9 @@ def list_parts(out: pathlib.Path) -> list[Part]:
   tests = [*python, 'pytest', '-o', 'addopts=', '-p', 'no:cacheprovider', '-q', '-rfEs']
   tests += ['-m', 'accelerator', 'tests/test_accelerator.py']
   ablation = [*python, 'gan_aug_jax', 'ablate', f'--workdir={out / "ablation"}']
-  ablation += [f'--config=configs/ablations/proportion.py:cifar10,{ratios}']
+  ablation += [f'--config=configs/evidence/proportion.py:cifar10,{ratios}']
   ablation += ['--config.data.name=npz', f'--config.data.data_dir={DATA.value}']
+  ablation += ['--config.generator.num_steps=20000']  # as configs/ablations/full.py
   commands = {
     'startup': [own('startup'), own('startup', 1)],
     'step': [own('step')],

@@ -278,14 +278,14 @@ def make_torch_gan_step(config, batch, variant):
 
   from benchmarks import torch_models
 
-  settings, device = config.gan, variant.device
+  settings, of_all, device = config.gan, config.generator, variant.device
   generator = variant.place(
     torch_models.Generator(_SHAPE[-1], settings.latent_dim, settings.width)
   )
   discriminator = variant.place(torch_models.Discriminator(_SHAPE[-1], settings.width))
   adam = lambda module: torch.optim.Adam(
     module.parameters(),
-    settings.learning_rate,
+    of_all.learning_rate,
     (settings.beta1, settings.beta2),
     foreach=True,
     capturable=variant.captured,
@@ -296,8 +296,8 @@ def make_torch_gan_step(config, batch, variant):
   real_label = 1 - settings.label_smoothing
 
   def step():
-    x, y = batch(settings.batch_size)
-    latent = torch.randn(settings.batch_size, settings.latent_dim, device=device)
+    x, y = batch(of_all.batch_size)
+    latent = torch.randn(of_all.batch_size, settings.latent_dim, device=device)
     with variant.autocast():
       fake = generate(latent, y).to(x.dtype)
     discriminator_tx.zero_grad(set_to_none=True)
@@ -313,7 +313,7 @@ def make_torch_gan_step(config, batch, variant):
     discriminator.requires_grad_(True)
     generator_tx.step()
     parameters = [parameter.detach() for parameter in generator.parameters()]
-    torch._foreach_lerp_(average, parameters, 1 - settings.ema_decay)
+    torch._foreach_lerp_(average, parameters, 1 - of_all.ema_decay)
 
   return step
 

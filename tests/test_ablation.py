@@ -143,7 +143,7 @@ def test_cells_share_a_gan_unless_it_would_be_another():
     assert gans['real_only', seed] == ''
   assert gans['few', 0] != gans['few', 1]
   few = next(cell for cell in listed if cell.arm.name == 'few' and cell.seed == 1)
-  seeds = [config.seed_of(few.gan_config, part) for part in ('data', 'gan')]
+  seeds = [config.seed_of(few.gan_config, part) for part in ('data', 'generator')]
   assert seeds == [1, 1] and few.config.seed == 1
 
 
@@ -154,7 +154,7 @@ def test_shipped_ablations_are_sound(file):
   for setting in {arm.setting for arm in arms}:
     roles = [arm.role for arm in arms if arm.setting == setting]
     assert roles.count('treatment') > 0
-    if file.name != 'proportion.py':  # which is as it was asked for
+    if file.name not in ('full.py', 'proportion.py'):  # which are as they were asked for
       assert roles.count('treatment') <= roles.count('control')  # as many trials
 
 
@@ -185,7 +185,7 @@ def test_shipped_ablations_are_sound(file):
     ({'grid': {'data.label_budget': (1,)}}, 'data.label_budget'),
     ({'grid': {'data.label_budget': (10, 10)}}, 'twice'),
     ({'arms': {'a': {'augment.mixup': 0.2}}}, 'augment.mixup'),
-    ({'arms': {'a': {'gan.seed': 3}}}, 'gan.seed'),
+    ({'arms': {'a': {'generator.seed': 3}}}, 'generator.seed'),
     ({'arms': {'a': {'arms': ('real_only',)}}}, "'augmented'"),
     ({'controls': {'a': {'arms': ('augmented',)}}}, "'real'"),
     ({'vmap_seeds': True, 'arms': {'a': {'cache.refresh_steps': 2}}}, 'refresh_steps'),
@@ -238,7 +238,7 @@ def test_a_budget_that_leaves_nothing_unseen_is_refused_before_anything_is_train
 
 def test_a_seed_that_would_be_the_same_for_all_is_refused():
   fields = _config()
-  fields.gan.seed = 3
+  fields.generator.seed = 3
   with pytest.raises(ConfigError, match=r'gan\.seed=3'):
     _arms(fields)
 

@@ -46,7 +46,7 @@ def test_the_parts_measure_on_a_cpu(tmp_path):
   tiny = ['--rounds=1', '--steps=2', '--ratios=0.5', '--large=16', '--calls=1,2']
   tiny += ['--side=8', '--config.data.image_size=8', '--config.steps_per_call=2']
   tiny += ['--config.classifier.batch_size=8', '--config.classifier.features=(4,4)']
-  tiny += ['--config.gan.width=8', '--config.gan.batch_size=8']
+  tiny += ['--config.gan.width=8', '--config.generator.batch_size=8']
   command = [sys.executable, '-m', 'benchmarks.accelerator', f'--out={tmp_path}', *tiny]
   command += ['--minutes=5', '--parts=startup,step,options,profile,ablation']
   subprocess.run(command, cwd=_ROOT, check=True)

@@ -190,7 +190,7 @@ def test_logit_means_follow_real_and_synthetic_logits(toy):
 def test_discriminator_has_a_learning_rate_of_its_own(toy, tmp_path):
   where, changes = tiny.layout('jit', 1), []
   config = config_lib.default()
-  config.gan.width = config.gan.batch_size = 8
+  config.gan.width = config.generator.batch_size = 8
   for rate in (0.0, 1e-9):
     config.gan.discriminator_learning_rate = rate
     session = workdir.Session(config, tmp_path, where, quiet=True)

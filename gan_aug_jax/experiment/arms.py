@@ -79,7 +79,7 @@ class Arm:
 
   def start(self) -> None:
     """Compiles the arm's programs in threads, unless it is finished."""
-    own = self.is_augmented and self.session.config.generator.external
+    own = self.is_augmented and config_lib.is_external(self.session.config)
     if finished_result(self.directory) or own:
       return
     setup = self.setup()
@@ -187,7 +187,7 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
   model = build_model(session, dataset.num_classes)
   optimizer = make_optimizer(config, num_steps)
   cycle = config.cache.refresh_steps if synthetic else 1
-  cadence = spec.make_cadence(config, num_steps, cycle=cycle)
+  cadence = spec.make_cadence(config, 'classifier', num_steps, cycle=cycle)
   synthesize = draw_ahead = init_pool = None
   if synthetic:
     made = synthetic_source.build_synthesis(

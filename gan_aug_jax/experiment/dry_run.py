@@ -117,7 +117,7 @@ def untrained_generator(session, dataset) -> frozen_lib.FrozenGenerator:
     session: of a run.
     dataset: the data.
   """
-  if session.config.generator.external:
+  if config_lib.is_external(session.config):
     return external.load(session, dataset)
   state = gan_training.GanTraining(session, dataset).training.init()
   networks = build.networks_of(state)
@@ -132,21 +132,21 @@ def untrained_generator(session, dataset) -> frozen_lib.FrozenGenerator:
 def candidate_seconds(session, dataset) -> float:
   """Seconds it takes to score a checkpoint of the GAN, without compilation.
 
-  The feature extractor of `gan.select='frechet'`, trained only once, is left out.
+  The feature extractor of `generator.select='frechet'`, trained only once, is left out.
 
   Args:
     session: of a run.
     dataset: the data.
   """
   config = session.config.copy_and_resolve_references()
-  select_steps = config.gan.select_steps
-  config.gan.select_steps = min(_NUM_STEPS, select_steps)
-  if config.gan.select == 'frechet':
-    config.gan.select = 'last'
+  select_steps = config.generator.select_steps
+  config.generator.select_steps = min(_NUM_STEPS, select_steps)
+  if config.generator.select == 'frechet':
+    config.generator.select = 'last'
   gan = gan_training.GanTraining(dataclasses.replace(session, config=config), dataset)
   state = gan.training.init()
   for _ in range(2):  # the first one compiles
     began = time.perf_counter()
     probe_seconds = gan.rehearse_choice(state)
     seconds = time.perf_counter() - began
-  return seconds + probe_seconds * (select_steps / config.gan.select_steps - 1)
+  return seconds + probe_seconds * (select_steps / config.generator.select_steps - 1)

@@ -36,7 +36,8 @@ def estimate(plan) -> Estimate:
 
 def _lacks_gan(cell, workdir):
   result = workdir / 'gans' / cell.gan / 'gan' / 'result.json'
-  return cell.gan and not cell.gan_config.generator.external and not result.exists()
+  external = cell.gan and config_lib.is_external(cell.gan_config)
+  return cell.gan and not external and not result.exists()
 
 
 def _arm_seconds(cells, session):
@@ -62,7 +63,7 @@ def _gan_seconds(cells, session):
   for cell in cells:
     dataset, config = cells_lib.load_data(cell.config), cell.gan_config
     session = dataclasses.replace(session, config=config)
-    total = config_lib.num_steps_of(config, 'gan', len(dataset.train))
+    total = config_lib.num_steps_of(config, 'generator', len(dataset.train))
     num_candidates = gan_training.num_candidates(session, total)
     fields = config_lib.flatten(config).items()
     key = tuple(item for item in fields if not item[0].endswith('seed'))

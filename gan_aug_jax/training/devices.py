@@ -68,7 +68,9 @@ def start(config) -> list:
     jax.config.update('jax_platforms', platforms)
   for name, value in _PINNED.items():
     jax.config.update(name, value)
-  precisions = [precision_of(config, part) for part in ('gan', 'generator', 'classifier')]
+  precisions = [
+    precision_of(config, part) for part in ('generator', 'frozen', 'classifier')
+  ]
   jax.config.update('jax_enable_x64', 'float64' in precisions)
   if config.matmul_precision == 'highest':
     jax.config.update('jax_default_matmul_precision', 'highest')
@@ -218,7 +220,7 @@ def _check_port(coordinator):
 
 
 def _check_batches(config, num_devices):
-  parts = ('gan', 'classifier') if needs_generator(config) else ('classifier',)
+  parts = ('generator', 'classifier') if needs_generator(config) else ('classifier',)
   for part in parts:
     batch_size = config[part].batch_size
     if batch_size % num_devices:

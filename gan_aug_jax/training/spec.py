@@ -46,13 +46,16 @@ class Cadence:
     return tuple(step % every == 0 or step == self.num_steps for every in cadences)
 
 
-def make_cadence(config, num_steps: int, *, saves: int = 5, cycle: int = 1) -> Cadence:
+def make_cadence(
+  config, part: str, num_steps: int, *, saves: int = 5, cycle: int = 1
+) -> Cadence:
   """Reads a cadence from a config; automatic ones are multiples of `log.every_steps`.
 
   Args:
     config: of the run; `log.eval_every_steps=0` means about 20 evaluations.
+    part: 'generator' or 'classifier', whose `save_every_steps` is read.
     num_steps: length of the training.
-    saves: about how many, where `log.save_every_steps=0` leaves that open.
+    saves: about how many, where `save_every_steps=0` leaves that open.
     cycle: see `Cadence`; automatic saves are multiples of it, too.
   """
   log_every = config.log.every_steps
@@ -63,7 +66,7 @@ def make_cadence(config, num_steps: int, *, saves: int = 5, cycle: int = 1) -> C
     num_steps,
     log_every,
     config.log.eval_every_steps or automatic(20, log_every),
-    config.log.save_every_steps or automatic(saves, save_unit),
+    config[part].save_every_steps or automatic(saves, save_unit),
     cycle,
   )
 

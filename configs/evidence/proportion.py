@@ -1,12 +1,12 @@
-"""The experiment that the project was made for: which proportion of synthetic images?
+"""The first look at the proportion of synthetic images, before ablations/full.py.
 
-python -m gan_aug_jax ablate --workdir=... --config=configs/ablations/proportion.py:mnist
+python -m gan_aug_jax ablate --workdir=... --config=configs/evidence/proportion.py:mnist
 
 The argument names a config of the experiment: cifar10, mnist, mlp-original or
 mlp-updated. Like the experiment it has no classical augmentation; for the CNN there is
 also an arm at 20 % that has it. Ratios may follow, as in proportion.py:cifar10,0.2,0.5:
 then each is tried without and with it. Made for an accelerator: on a CPU set
---config.gan.num_steps and --config.classifier.num_epochs.
+--config.generator.num_steps and --config.classifier.num_epochs.
 """
 
 from gan_aug_jax import config as base
@@ -19,7 +19,7 @@ def get_config(argument='cifar10'):
   name, *ratios = argument.split(',')
   if name not in NAMES:
     raise base.ConfigError(
-      f'configs/ablations/proportion.py has no experiment {name!r}; choose one of '
+      f'configs/evidence/proportion.py has no experiment {name!r}; choose one of '
       f'{", ".join(NAMES)}.'
     )
   file, *version = name.split('-')
@@ -28,7 +28,7 @@ def get_config(argument='cifar10'):
     plain = list(map(float, ratios or RATIOS))
   except ValueError:
     raise base.ConfigError(
-      f'configs/ablations/proportion.py:{argument} must list ratios after the name, such '
+      f'configs/evidence/proportion.py:{argument} must list ratios after the name, such '
       'as proportion.py:cifar10,0.2,0.5.'
     ) from None
   arms = {
