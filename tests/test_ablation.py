@@ -664,6 +664,17 @@ def test_another_seed_compiles_nothing(config_file, tmp_path, monkeypatch):
   assert first.count('jit(gan_step)') == 1 and compiled == first
 
 
+def test_seeds_in_one_program_stack_their_images_once(toy):
+  where = tiny.layout('jit', 1)
+  feeds = [tiny.feed(where.replicate, toy, seed=seed) for seed in (0, 1)]
+  batches = vmap_seeds.StackedBatches(feeds, where)
+  first, again, later = batches(0, 12), batches(12, 12), batches(200, 12)
+  assert again.order is first.order and later.images is first.images
+  for seed, feed in enumerate(feeds):
+    np.testing.assert_array_equal(later.order[seed], feed(200, 12).order)
+    np.testing.assert_array_equal(later.images[seed], toy.train.images)
+
+
 @pytest.mark.slow  # the only guard of `vmap_seeds` as a whole
 def test_seeds_in_one_program_give_the_numbers_of_separate_runs(
   finished, config_file, tmp_path, monkeypatch, capsys
