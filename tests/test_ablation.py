@@ -181,6 +181,7 @@ def test_shipped_ablations_are_sound(file):
     ({'arms': {'a': {'classifier.width': 5}}}, 'classifier.width'),
     ({'controls': {'a': {'mix.ratio': 0.1}}}, 'mix.ratio'),
     ({'grid': {'seed': (1, 2)}}, 'ablation.seeds'),
+    ({'grid': {'deterministic': (False, True)}}, 'the same for all of a process'),
     ({'grid': {'data.label_budget': 5}}, 'tuple'),
     ({'grid': {'data.label_budget': (1,)}}, 'data.label_budget'),
     ({'grid': {'data.label_budget': (10, 10)}}, 'twice'),
@@ -672,6 +673,17 @@ def test_another_seed_compiles_nothing(config_file, tmp_path, monkeypatch):
     first = list(compiled)
     assert test_run.run('ablate', *flags, '--config.ablation.seeds=(0,1,2)') == 0
   assert first.count('jit(gan_step)') == 1 and compiled == first
+
+
+def test_seeds_in_one_program_stack_their_images_once(toy):
+  where = tiny.layout('jit', 1)
+  feeds = [tiny.feed(where.replicate, toy, seed=seed) for seed in (0, 1)]
+  batches = vmap_seeds.StackedBatches(feeds, where)
+  first, again, later = batches(0, 12), batches(12, 12), batches(200, 12)
+  assert again.order is first.order and later.images is first.images
+  for seed, feed in enumerate(feeds):
+    np.testing.assert_array_equal(later.order[seed], feed(200, 12).order)
+    np.testing.assert_array_equal(later.images[seed], toy.train.images)
 
 
 @pytest.mark.slow  # the only guard of `vmap_seeds` as a whole

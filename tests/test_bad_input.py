@@ -980,6 +980,17 @@ def test_switches_of_jax_do_not_reach_a_run(name):
     jax.config.update(name, before)
 
 
+def test_full_precision_reaches_every_product():
+  config, before = config_lib.default(), jax.config.jax_default_matmul_precision
+  config.matmul_precision = 'highest'
+  try:
+    devices.start(config)
+    text = jax.jit(lambda x: x @ x).lower(np.ones((2, 2), np.float32)).as_text()
+    assert 'precision = [HIGHEST, HIGHEST]' in text
+  finally:
+    jax.config.update('jax_default_matmul_precision', before)
+
+
 @pytest.mark.slow  # a process each: JAX reads them once
 @pytest.mark.parametrize(
   ('name', 'value', 'code'),

@@ -39,7 +39,9 @@ from gan_aug_jax.training.progress import format_count
 
 def _start(config, workdir):
   """Starts JAX and returns the `Session` of a valid config."""
-  layout = sharding.make_layout(config.backend, devices.start(config))
+  found = devices.start(config)
+  options = devices.compiler_options(config, found)
+  layout = sharding.make_layout(config.backend, found, options)
   return workdir_lib.Session(config, pathlib.Path(workdir), layout)
 
 

@@ -157,6 +157,17 @@ _OF_THE_RUN = {
     True, "keep compiled programs in the user's cache directory", affects=NOTHING
   ),
   'precision': Field('float32', 'type to compute in', _one_of(*_PRECISIONS)),
+  'matmul_precision': Field(
+    'default',
+    "of products and convolutions in float32: 'default', which is TF32 on recent NVIDIA "
+    "GPUs and bfloat16 on TPUs, or 'highest', which is float32 everywhere and slower",
+    _one_of('default', 'highest'),
+  ),
+  'deterministic': Field(
+    False,
+    'on a GPU, the same bits when a run is repeated or resumed, at a cost in time; they '
+    'always are on a CPU',
+  ),
   'arms': Field(
     tuple(ARMS), 'classifiers to compare', _some_of(*ARMS, least=1), CLASSIFIER
   ),

@@ -281,8 +281,18 @@ def _validate_elsewhere(base, spec):
       raise ConfigError(f'{field} is set in {places[0]}; it belongs in {belongs}.')
 
 
+# What JAX is started with, once for all cells.
+_OF_THE_PROCESS = ('backend', 'platform', 'num_cpu_devices', 'compilation_cache')
+_OF_THE_PROCESS += ('matmul_precision', 'deterministic')
+
+
 def _validate_grid(base, grid):
   for field, values in grid.items():
+    if field in _OF_THE_PROCESS:
+      raise ConfigError(
+        f'ablation.grid has {field}, which is the same for all of a process; run an '
+        'ablation for each value.'
+      )
     if field == 'arms' or field.endswith('seed'):
       raise ConfigError(
         f'ablation.grid has {field}; set ablation.seeds or ablation.arms instead.'

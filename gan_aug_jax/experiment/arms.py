@@ -366,7 +366,7 @@ def _arm_result(session, scores, dataset, plan, trained):
   return result | {
     'eval_runtime': seconds,
     'eval_samples_per_second': num_test / seconds,
-    'eval_steps_per_second': -(-num_test // evaluators.BATCH) / seconds,
+    'eval_steps_per_second': test['calls'] / seconds,
     'epoch': int(plan.real_before(progress.step)) / len(dataset.train),
     'num_steps': progress.step,
     'confusion_matrix': test['confusion'].tolist(),
