@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gan_aug_jax import config as config_lib
-from gan_aug_jax.generators import build
+from gan_aug_jax.generators import families
 from gan_aug_jax.models import discriminators, generators, layers
 from gan_aug_jax.step import augment, gan, losses
 from gan_aug_jax.training import workdir
@@ -129,8 +129,8 @@ class Linear(generators.nn.Module):
     return generators.nn.Dense(1)(images.reshape(len(images), -1))[:, 0]
 
 
-@pytest.mark.parametrize('side', ['r1', 'r2'])
-def test_gradient_penalty_of_a_linear_discriminator_is_its_norm(side):
+@pytest.mark.parametrize('weights', [{'r1': 3.0}, {'r2': 3.0}, {'r1': 1.0, 'r2': 2.0}])
+def test_gradient_penalty_of_a_linear_discriminator_is_its_norm(weights):
   images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4, 4, 1)), jnp.float32)
   labels = jnp.zeros((2, 3), jnp.int32)
   params = Linear().init(jax.random.key(0), images[0], labels[0])['params']
@@ -150,7 +150,7 @@ def test_gradient_penalty_of_a_linear_discriminator_is_its_norm(side):
     return float(loss)
 
   squared = float(jnp.sum(params['Dense_0']['kernel'] ** 2))
-  assert value(**{side: 3.0}) - value() == pytest.approx(0.5 * 3 * squared, rel=1e-4)
+  assert value(**weights) - value() == pytest.approx(0.5 * 3 * squared, rel=1e-4)
 
 
 class Recorder:
@@ -194,9 +194,9 @@ def test_discriminator_has_a_learning_rate_of_its_own(toy, tmp_path):
   for rate in (0.0, 1e-9):
     config.gan.discriminator_learning_rate = rate
     session = workdir.Session(config, tmp_path, where, quiet=True)
-    step, init = build.make_step(session, toy.facts)
-    state = init(0)
-    after, _ = tiny.run(where, step, state, toy, count=8, num_steps=2)
+    family = families.build_family(session, toy.facts)
+    state = family.init(0)
+    after, _ = tiny.run(where, family.step, state, toy, count=8, num_steps=2)
     parts = ('generator', 'discriminator')
     moved = [tiny.difference(getattr(after, p), getattr(state, p)) for p in parts]
     changes.append(moved)

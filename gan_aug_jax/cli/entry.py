@@ -10,14 +10,15 @@ from gan_aug_jax.config import validation
 from gan_aug_jax.errors import ConfigError, MachineError, UserError
 from gan_aug_jax.training import signals
 
+_ALIASES = {'train-gan': 'train-generator'}
 _HELP = """\
 gan_aug_jax: does generative augmentation help your classifier, and what does it cost?
 
 usage: python -m gan_aug_jax COMMAND --workdir=DIR [--config=FILE] [--config.FIELD=VALUE]
 
-  run               train the GAN, then every arm; write results.json and report.html
-  train-gan         train the GAN only
-  train-classifier  train the arms with the GAN in the workdir
+  run               train the generator and every arm; write results.json and report.html
+  train-generator   train the generator only (also: train-gan)
+  train-classifier  train the arms with the generator in the workdir
   evaluate          evaluate the trained classifiers again, on validation and test images
   sample            draw a grid of images by class from the generator (--seed=N)
   score             measure the quality of the generators; write score/
@@ -114,14 +115,15 @@ def _dispatch(argv):
   if command in ('--help', '-h', '-help', 'help') or '--help' in argv:
     print(_HELP)
     return
+  command = _ALIASES.get(command, command)
   if command not in parsing.COMMANDS:
     raise ConfigError(
       f'There is no command {command!r}; choose one of {", ".join(parsing.COMMANDS)}.'
     )
   flags = parsing.parse(command, [argv[0], *argv[2:]])
   if 'config' in flags:
-    trains_gan = True if command in ('train-gan', 'ablate') else None
-    validation.validate(config_lib.base_of(flags.config), trains_gan=trains_gan)
+    trains = True if command in ('train-generator', 'ablate') else None
+    validation.validate(config_lib.base_of(flags.config), trains_generator=trains)
   # Imported late: what is wrong with the usage must not wait for JAX.
   try:
     import jax  # noqa: F401  it reads its switches

@@ -26,7 +26,7 @@ NEGATIVE_CONTROLS = ('noise', 'mislabelled')
 
 # The generators that are trained here; any other one is external, 'module:name'.
 FAMILIES = ('gan', 'flow')
-_EXTERNAL = r'[A-Za-z_][\w.]*:[A-Za-z_]\w*'
+EXTERNAL = r'[A-Za-z_][\w.]*:[A-Za-z_]\w*'
 
 # What has to be trained again when a field changes.
 RUN = 'run'  # everything
@@ -116,6 +116,11 @@ def _are_checkpoints(names):
   return all(named) and len(names) == len(set(names))
 
 
+def _are_arguments(texts):
+  names = [re.match(r'([A-Za-z_]\w*)=', text) for text in texts]
+  return all(names) and len({name[1] for name in names}) == len(names)
+
+
 def _are_sizes(sizes):
   return all(isinstance(size, int) and 0 < size <= _MOST_FEATURES for size in sizes)
 
@@ -152,6 +157,17 @@ _OF_THE_RUN = {
     True, "keep compiled programs in the user's cache directory", affects=NOTHING
   ),
   'precision': Field('float32', 'type to compute in', _one_of(*_PRECISIONS)),
+  'matmul_precision': Field(
+    'default',
+    "of products and convolutions in float32: 'default', which is TF32 on recent NVIDIA "
+    "GPUs and bfloat16 on TPUs, or 'highest', which is float32 everywhere and slower",
+    _one_of('default', 'highest'),
+  ),
+  'deterministic': Field(
+    False,
+    'on a GPU, the same bits when a run is repeated or resumed, at a cost in time; they '
+    'always are on a CPU',
+  ),
   'arms': Field(
     tuple(ARMS), 'classifiers to compare', _some_of(*ARMS, least=1), CLASSIFIER
   ),
@@ -214,9 +230,14 @@ _GENERATOR = {
     'gan',
     "what is trained: 'gan', or 'module:name' of your own generator",
     Rule(
-      lambda name: name in FAMILIES or re.fullmatch(_EXTERNAL, name),
+      lambda name: name in FAMILIES or re.fullmatch(EXTERNAL, name),
       f"one of {', '.join(map(repr, FAMILIES))}, or 'module:name'",
     ),
+  ),
+  'args': Field(
+    (),
+    "arguments of an external generator, each 'name=value'",
+    Rule(_are_arguments, "of the form 'name=value', each name once"),
   ),
   'seed': Field(-1, 'of its training', _SEED),
   'num_epochs': Field(200, 'length of its training', _whole(1)),

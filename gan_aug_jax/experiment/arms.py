@@ -68,7 +68,7 @@ class Arm:
     """Returns the arm's `Setup`, made at the first call.
 
     Args:
-      generator: the user's own `FrozenGenerator`, if one takes the GAN's place.
+      generator: the `FrozenGenerator`, needed unless `synthetic_source.is_known`.
     """
     if self._setup is None:
       source = None
@@ -79,8 +79,9 @@ class Arm:
 
   def start(self) -> None:
     """Compiles the arm's programs in threads, unless it is finished."""
-    own = self.is_augmented and config_lib.is_external(self.session.config)
-    if finished_result(self.directory) or own:
+    if finished_result(self.directory):
+      return
+    if self.is_augmented and not synthetic_source.is_known(self.session, self.dataset):
       return
     setup = self.setup()
     frozen = setup.source.shapes if setup.source else synthesis.FrozenModels()
@@ -365,7 +366,7 @@ def _arm_result(session, scores, dataset, plan, trained):
   return result | {
     'eval_runtime': seconds,
     'eval_samples_per_second': num_test / seconds,
-    'eval_steps_per_second': -(-num_test // evaluators.BATCH) / seconds,
+    'eval_steps_per_second': test['calls'] / seconds,
     'epoch': int(plan.real_before(progress.step)) / len(dataset.train),
     'num_steps': progress.step,
     'confusion_matrix': test['confusion'].tolist(),

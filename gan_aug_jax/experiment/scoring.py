@@ -24,7 +24,7 @@ from gan_aug_jax.errors import DataError
 from gan_aug_jax.evaluation import evaluators, fidelity, figures, metrics, probe
 from gan_aug_jax.evaluation.image_sampler import ImageSampler
 from gan_aug_jax.experiment import runs
-from gan_aug_jax.generators import build, frozen
+from gan_aug_jax.generators import frozen
 from gan_aug_jax.step import device_data, rng, sampling
 from gan_aug_jax.training import devices, files, workdir
 
@@ -132,10 +132,11 @@ def _hold_out(session, dataset):
 def _draw_sources(session, dataset, generator, count):
   """{name: `_Source`}: real images, each generator, all of them together, and noise."""
   num_classes = dataset.num_classes
-  sample = build.make_sampler(session, dataset.facts)
+  family = generator.family
+  sample, sample_all = family.make_sampler(), frozen.make_sampler(session, family)
   noise = sampling.make_noise_sampler(dataset.image_shape)
   draw, draw_together, draw_noise = (
-    ImageSampler(session, each, num_classes) for each in (sample, generator.sample, noise)
+    ImageSampler(session, each, num_classes) for each in (sample, sample_all, noise)
   )
   sources = {_REAL: _Source(dataset.train.some(count, 0))}
   for member in generator.members:
@@ -143,7 +144,7 @@ def _draw_sources(session, dataset, generator, count):
     sources[member.name] = _Source(drawn, sample, member.variables)
   if len(generator.members) > 1:
     together = draw_together(generator.variables, count, _SEED)
-    sources['all together'] = _Source(together, generator.sample, generator.variables)
+    sources['all together'] = _Source(together, sample_all, generator.variables)
   sources[_NOISE] = _Source(draw_noise({}, count), noise, {})
   return sources
 
@@ -217,10 +218,9 @@ def _share_by_class(correct, labels, num_classes):
 
 
 def _draw_pictures(session, dataset, generator, embed, train):
-  """score/grid.png, neighbours.png and interpolation.png, of the first generator."""
-  info, num_classes = dataset.facts, dataset.num_classes
-  variables = generator.members[0].variables
-  sample = build.make_sampler(session, info)
+  """Writes pictures of the first generator into score/."""
+  num_classes, family = dataset.num_classes, generator.family
+  variables, sample = generator.members[0].variables, family.make_sampler()
   grid = ImageSampler(session, sample, num_classes).by_class(variables, 10)
   firsts = Split(grid[:, 0], np.arange(num_classes, dtype=np.int32))
   _, nearest = fidelity.nearest(embed(firsts).features, train, min(5, len(train)))
@@ -230,26 +230,24 @@ def _draw_pictures(session, dataset, generator, embed, train):
       'generated': firsts.images[:, None],
       'nearest training images': dataset.train.images[nearest],
     },
-    'interpolation': {
-      'from one latent to another': _interpolate(session, info, variables)
-    },
   }
+  if family.render:
+    between = _interpolate(family, variables, num_classes)
+    panels['interpolation'] = {'from one latent to another': between}
   for name, images in panels.items():
     picture = figures.grid(dataset.class_names, images)
     files.write_atomically(session.path('score', f'{name}.png'), picture)
 
 
-def _interpolate(session, info, variables, count=10):
+def _interpolate(family, variables, num_classes, count=10):
   """Images between two latents of each class: uint8 [classes, count, H, W, C]."""
-  num_classes = info.num_classes
   keys = rng.example_keys(rng.stream_key(0, 'show', step=1), jnp.arange(2))
-  first, last = sampling.draw_latents(keys, session.config.gan.latent_dim)
-  generator = build.build_generator(session, info, part='frozen')
+  first, last = sampling.draw_latents(keys, family.latent_shape)
   # Along an arc, so that the latents between are as long as those of the training.
-  angle = jnp.linspace(0, jnp.pi / 2, count)[:, None]
-  latents = jnp.tile(jnp.cos(angle) * first + jnp.sin(angle) * last, (num_classes, 1))
+  angle = jnp.linspace(0, jnp.pi / 2, count).reshape(-1, *(1,) * first.ndim)
+  arc = jnp.cos(angle) * first + jnp.sin(angle) * last
+  latents = jnp.tile(arc, (num_classes, *(1,) * first.ndim))
   labels = jnp.repeat(jnp.arange(num_classes), count)
-  render = jax.jit(sampling.make_render(generator))
-  images = render(jax.device_get(variables), latents, labels)
-  pixels = np.asarray(device_data.to_pixels(images))
+  images = jax.jit(family.render)(jax.device_get(variables), latents, labels)
+  pixels = np.asarray(device_data.to_pixels(jnp.clip(images, -1, 1)))
   return pixels.reshape(num_classes, count, *pixels.shape[1:])

@@ -85,11 +85,11 @@ def score_rows(scores: Mapping) -> list[tuple[str, list[str]]]:
 
 def print_results(results: Mapping) -> None:
   """Prints the arms of results.json."""
-  print_warnings(sentences.of_gan(results['gan']))
+  print_warnings(sentences.of_generator(results['generator']))
   title = f'{results["dataset"]}, seed {results["seed"]}'
   _print_arms(title, results['arms'], RUN, _NARROW_RUN)
   notes = [sentences.costs(results), *sentences.caveats(results)]
-  _print_lines([*notes, *sentences.foreign(results['gan'])])
+  _print_lines([*notes, *sentences.foreign(results['generator'])])
 
 
 def print_warnings(lines: Sequence[str]) -> None:
@@ -117,7 +117,7 @@ def print_scores(scores: Mapping) -> None:
 
 def print_summary(summary: Mapping) -> None:
   """Prints the arms and verdicts of an ablation, from `findings.summarize`."""
-  print_warnings(sentences.of_gans(summary))
+  print_warnings(sentences.of_generators(summary))
   for setting in summary['settings']:
     title = ', '.join(filter(None, (summary['dataset'], setting['name'])))
     arms = {row['name']: row for row in setting['arms']}
@@ -134,7 +134,7 @@ def print_plan(planned: Sequence, estimate: Estimate) -> None:
     planned: the `cells.Cell`s of a plan.
     estimate: how long the unfinished ones train.
   """
-  seconds, gans, by_arm = estimate.cells, estimate.gans, {}
+  seconds, generators, by_arm = estimate.cells, estimate.generators, {}
   for cell in planned:
     by_arm.setdefault(cell.arm.key, []).append(cell)
   rows = []
@@ -148,12 +148,13 @@ def print_plan(planned: Sequence, estimate: Estimate) -> None:
     rows.append((arm.name, texts))
   columns = ('arm', 'setting', 'role', 'changes', 'seeds', 'left', 'time of each')
   _print_table(format_count(len(planned), 'cell'), columns, rows, justify='left')
-  of_cells, of_gans = sum(seconds.values()), sum(gans.values())
+  of_cells, of_generators = sum(seconds.values()), sum(generators.values())
   _print_lines(
     [
-      f'Left to train: {format_seconds(of_cells + of_gans)}, of which '
+      f'Left to train: {format_seconds(of_cells + of_generators)}, of which '
       f'{format_count(len(seconds), "classifier")} {format_seconds(of_cells)} and '
-      f'{format_count(len(gans), "GAN")} {format_seconds(of_gans)}. Extrapolated from a '
+      f'{format_count(len(generators), "generator")} '
+      f'{format_seconds(of_generators)}. Extrapolated from a '
       'few steps of each; includes choosing checkpoints, but not compilation and '
       'evaluation.'
     ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 
 import flax.linen as nn
 import flax.struct
@@ -165,22 +166,22 @@ class GanLosses:
     """
     images = self._augment(batch.images, batch.positions, keys, _LOOKS * substep)
     fake = self._augment(batch.fake, batch.positions, keys, _LOOKS * substep + 1)
-    # Joined within each device's share: joined along the batch, they would be gathered.
-    both = flatten(jnp.concatenate([images, fake], axis=1))
-    twice = flatten(jnp.concatenate([batch.labels, batch.labels], axis=1))
-    variables = {'params': params, 'spectral': state.discriminator_stats}
-    logits, updated = self.discriminator.apply(
-      variables, both, twice, train=True, mutable=['spectral']
-    )
-    stats = updated.get('spectral', state.discriminator_stats)
-    real_logits, fake_logits = jnp.split(logits.reshape(len(images), -1), 2, axis=1)
+    extra, look = self.regularisation, functools.partial(self._look, params, state)
+    if bool(extra.r1) == bool(extra.r2):
+      # Joined within each device's share: joined along the batch, they would be gathered.
+      both, labels = (
+        jnp.concatenate(pair, axis=1)
+        for pair in ((images, fake), (batch.labels, batch.labels))
+      )
+      logits, penalty, stats = look(both, labels, (extra.r1, extra.r2))
+      real_logits, fake_logits = jnp.split(logits, 2, axis=1)
+    else:  # apart, so that only one side's gradient is taken
+      real_logits, r1, stats = look(images, batch.labels, (extra.r1,))
+      fake_logits, r2, _ = look(fake, batch.labels, (extra.r2,))
+      penalty = r1 + r2
     value = jnp.sum(self.loss.discriminator(real_logits, fake_logits)) / self.batch_size
+    value += penalty / self.batch_size
     sums = self._measure(real_logits, fake_logits)
-    extra, labels = self.regularisation, batch.labels
-    for weight, side in ((extra.r1, images), (extra.r2, fake)):
-      if weight:
-        penalty = self._penalty(params, stats, side, flatten(labels))
-        value += 0.5 * weight * penalty / self.batch_size
     if extra.lecam:
       distance = losses.lecam(real_logits, fake_logits, state.logit_means)
       value += extra.lecam * jnp.sum(distance) / self.batch_size
@@ -210,6 +211,34 @@ class GanLosses:
       real_logits = self._logits(state, images, batch.labels)
     return jnp.sum(self.loss.generator(fake_logits, real_logits)) / self.batch_size
 
+  def _look(self, params, state, images, labels, weights):
+    """Logits [groups, n] in training, the gradient penalty, and the new statistics.
+
+    Args:
+      params: the discriminator's.
+      state: everything else.
+      images: [groups, n, H, W, C].
+      labels: [groups, n].
+      weights: of the penalty, one for each equal part of the images.
+    """
+    variables = {'params': params, 'spectral': state.discriminator_stats}
+
+    def logits_of(images):
+      logits, updated = self.discriminator.apply(
+        variables, flatten(images), flatten(labels), train=True, mutable=['spectral']
+      )
+      stats = updated.get('spectral', state.discriminator_stats)
+      return logits.reshape(labels.shape), stats
+
+    if not any(weights):
+      logits, stats = logits_of(images)
+      return logits, 0.0, stats
+    logits, pull_back, stats = jax.vjp(logits_of, images, has_aux=True)
+    parts = jnp.split(pull_back(jnp.ones_like(logits))[0], len(weights), axis=1)
+    squares = [jnp.sum(jnp.square(part)) for part in parts]
+    penalty = 0.5 * sum(w * x for w, x in zip(weights, squares, strict=True))
+    return logits, penalty, stats
+
   def _augment(self, images, positions, keys: StepKeys, look):
     """Images as the discriminator sees them."""
     if self.diffaug is None:
@@ -230,12 +259,6 @@ class GanLosses:
       'real_logit': jnp.sum(real_logits) / self.batch_size,
       'fake_logit': jnp.sum(fake_logits) / self.batch_size,
     }
-
-  def _penalty(self, params, stats, images, labels):
-    """The squared gradient of the logits at images, summed."""
-    variables = {'params': params, 'spectral': stats}
-    total = lambda x: jnp.sum(self.discriminator.apply(variables, x, labels))
-    return jnp.sum(jnp.square(jax.grad(total)(flatten(images))))
 
 
 GanStep = Callable[[GanState, RealExamples], tuple[GanState, dict[str, jax.Array]]]
@@ -289,7 +312,7 @@ def make_gan_step(
         data, first + positions, dtype, step=state.step, substep=substep
       )
       latent_keys = keys.at('gan_latent', positions, _LOOKS * substep)
-      latents = sampling.draw_latents(flatten(latent_keys), latent_dim, dtype)
+      latents = sampling.draw_latents(flatten(latent_keys), (latent_dim,), dtype)
       draw = lambda params: _generate(
         generator, params, state.generator_stats, latents, labels
       )
@@ -362,7 +385,7 @@ def _apply(tx, grads, opt_state, params):
 def make_measure(
   generator: nn.Module, *, latent_dim: int, num_classes: int, batch_size: int = 64
 ) -> Callable:
-  """Returns one step of measuring the batch statistics of a frozen generator.
+  """Returns what measures the batch statistics of a frozen generator on one batch.
 
   The running statistics of training belong to the raw weights. The averaged weights get
   their own, measured on fresh latents with all labels in turn: the "standing statistics"
@@ -375,19 +398,17 @@ def make_measure(
     batch_size: images per step to measure on.
 
   Returns:
-    `measure((stats, batch), params, seed) -> ((stats, batch + 1), {})`, where `batch` is
-    an int32 scalar; see `programs.repeat_step`.
+    `measure(variables, batch, seed) -> variables` with updated 'batch_stats', where
+    `batch` is the number of the batch, an int32 scalar.
   """
 
-  def measure(state, params, seed):
-    stats, batch = state
+  def measure(variables, batch, seed):
     number = batch * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
     keys = rng.example_keys(rng.stream_key(seed, 'gan_statistics'), number)
-    latents = sampling.draw_latents(keys, latent_dim)
-    variables = {'params': params, 'batch_stats': stats}
+    latents = sampling.draw_latents(keys, (latent_dim,))
     _, updated = generator.apply(
       variables, latents, number % num_classes, train=True, mutable=['batch_stats']
     )
-    return (updated.get('batch_stats', stats), batch + 1), {}
+    return {'batch_stats': {}, **variables, **updated}
 
   return measure

@@ -72,6 +72,8 @@ def start(config) -> list:
     precision_of(config, part) for part in ('generator', 'frozen', 'classifier')
   ]
   jax.config.update('jax_enable_x64', 'float64' in precisions)
+  if config.matmul_precision == 'highest':
+    jax.config.update('jax_default_matmul_precision', 'highest')
   if config.compilation_cache:
     _keep_compiled_programs(jax)
   # Too late where JAX runs already, as in a test or a notebook.
@@ -88,6 +90,20 @@ def start(config) -> list:
     devices = devices[:num_cpu_devices]
   _check_batches(config, len(devices))
   return devices
+
+
+def compiler_options(config, devices: list) -> dict:
+  """XLA's options for the programs of a run, see `sharding.Layout.compiler_options`.
+
+  Args:
+    config: a validated config.
+    devices: from `start`.
+  """
+  if config.deterministic and devices[0].platform == 'gpu':
+    # Leaves out kernels that add in any order, and does not choose among the others by
+    # their speed, which differs from one compilation to the next.
+    return {'xla_gpu_deterministic_ops': True}
+  return {}
 
 
 def keep_freed_memory() -> None:
