@@ -1,11 +1,11 @@
 """Flow matching as a family of generators: the config's `flow` fields to networks."""
 
+import jax.numpy as jnp
+
 from gan_aug_jax.generators import family
 from gan_aug_jax.generators.family import Family, Setting
 from gan_aug_jax.models import unet
 from gan_aug_jax.step import augment, classifier, flow
-
-import jax.numpy as jnp
 
 
 def build(
