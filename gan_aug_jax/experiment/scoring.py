@@ -7,8 +7,6 @@ test split is not read. Never choose a generator by these scores: `candidates` h
 for choosing.
 """
 
-from collections.abc import Callable
-import dataclasses
 import functools
 import json
 import pathlib
@@ -30,21 +28,6 @@ from gan_aug_jax.training import devices, files, workdir
 
 _NOISE, _REAL = 'noise', 'real training images'
 _SEED = 1  # of the images that are scored; candidates are chosen by those of seed 0
-
-
-@dataclasses.dataclass(frozen=True)
-class _Source:
-  """Images to score, and what draws them.
-
-  Attributes:
-    images: the images, with the labels that were asked for.
-    sample: `(variables, keys, labels) -> images`; None for real images.
-    variables: of `sample`.
-  """
-
-  images: Split
-  sample: Callable | None = None
-  variables: dict | None = None
 
 
 def score_generators(session, run: dict) -> dict:
@@ -130,23 +113,17 @@ def _hold_out(session, dataset):
 
 
 def _draw_sources(session, dataset, generator, count):
-  """{name: `_Source`}: real images, each generator, all of them together, and noise."""
-  num_classes = dataset.num_classes
-  family = generator.family
-  sample, sample_all = family.make_sampler(), frozen.make_sampler(session, family)
-  noise = sampling.make_noise_sampler(dataset.image_shape)
-  draw, draw_together, draw_noise = (
-    ImageSampler(session, each, num_classes) for each in (sample, sample_all, noise)
-  )
-  sources = {_REAL: _Source(dataset.train.some(count, 0))}
-  for member in generator.members:
-    drawn = draw(member.variables, count, _SEED)
-    sources[member.name] = _Source(drawn, sample, member.variables)
+  """{name: `Split`}: real images, each generator's, those of all together, and noise."""
+  family, num_classes = generator.family, dataset.num_classes
+  drawn_by = lambda sample: ImageSampler(session, sample, num_classes)
+  draw = drawn_by(family.make_sampler())
+  sources = {_REAL: dataset.train.some(count, 0)}
+  sources |= {m.name: draw(m.variables, count, _SEED) for m in generator.members}
   if len(generator.members) > 1:
-    together = draw_together(generator.variables, count, _SEED)
-    sources['all together'] = _Source(together, sample_all, generator.variables)
-  sources[_NOISE] = _Source(draw_noise({}, count), noise, {})
-  return sources
+    draw_all = drawn_by(frozen.make_sampler(session, family))
+    sources['all together'] = draw_all(generator.variables, count, _SEED)
+  draw_noise = drawn_by(sampling.make_noise_sampler(dataset.image_shape))
+  return sources | {_NOISE: draw_noise({}, count)}
 
 
 def _score_sources(session, dataset, sources, held_out, embed, train):
@@ -154,20 +131,24 @@ def _score_sources(session, dataset, sources, held_out, embed, train):
   config, num_classes = session.config.score, dataset.num_classes
   model = probe.build_probe(session, num_classes)
   evaluate = evaluators.Evaluator(session, model, num_classes)
-  # Generators that share a `sample` share its program.
-  make_trainer = functools.cache(
-    lambda sample: probe.Trainer(
-      session, dataset, num_steps=config.cas_steps, sample=sample, variant=1
-    )
+  train_probe, train_on_real = (
+    probe.Trainer(session, dataset, num_steps=config.cas_steps, sample=sample, variant=1)
+    for sample in (sampling.make_pool_sampler(), None)
   )
+
+  def trained_on(name, images):
+    if name == _REAL:
+      return train_on_real()
+    pool = sampling.group_by_class(images.images, images.labels, num_classes)
+    return train_probe(session.layout.replicate(pool))
+
   real, rows = embed(held_out), {}
-  for name, source in sources.items():
-    trained = make_trainer(source.sample)(source.variables)
+  for name, images in sources.items():
     rows[name] = _score(
-      embed(source.images),
+      embed(images),
       real,
       train=None if name == _REAL else train,
-      cas=evaluate(trained, held_out),
+      cas=evaluate(trained_on(name, images), held_out),
       neighbours=config.neighbours,
       num_classes=num_classes,
     )

@@ -59,8 +59,8 @@ class GeneratorTraining:
       _check_steps(session.config, cadence)
     self._has_choice = self.num_candidates > 1
     self._freeze = Freeze(session, self.family)
-    self._sample = self.family.make_sampler()
-    self._draw = ImageSampler(session, self._sample, dataset.num_classes)
+    sample = self.family.make_sampler()
+    self._draw = ImageSampler(session, sample, dataset.num_classes)
     self._said = set()  # warnings, each said once
 
   @functools.cached_property
@@ -83,9 +83,7 @@ class GeneratorTraining:
   @functools.cached_property
   def _scores(self):
     directory = self._trainings[0].directory
-    return candidates.Scores(
-      self._session, directory, self._dataset, self._sample, self._draw
-    )
+    return candidates.Scores(self._session, directory, self._dataset, self._draw)
 
   def describe(self) -> str:
     """What will be trained: '1 x a sngan GAN, 1,500 steps, the best of 2 checkpoints'."""
@@ -106,7 +104,7 @@ class GeneratorTraining:
     self._freeze.start(generator)
     self._draw.start(generator)
     if self._has_choice:
-      self._scores.start(generator)
+      self._scores.start()
 
   def train(self) -> frozen.FrozenGenerator:
     """Trains each that is not finished, from where it stopped, and loads them all."""
