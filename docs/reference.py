@@ -24,9 +24,9 @@ allowed, or contradicts another one is refused in one sentence. Where "allowed" 
 any value of the default's type is.
 
 "Retrained" says what has to be trained again when the field changes: the whole `run`, the
-`generator`, the arms that draw synthetic images (`synthesis`), every arm (`classifier`), a
-generator that is not finished (`cadence`: it is chosen from its checkpoints), or `nothing`,
-because it says where or how a run happens.
+`generator`, the arms that draw synthetic images (`synthesis`), every arm (`classifier`),
+a generator that is not finished (`cadence`: it is chosen from its checkpoints), or
+`nothing`, because it says where or how a run happens.
 """
 _OF_THE_RUN = 'The run'
 

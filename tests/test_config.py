@@ -321,11 +321,11 @@ def test_configs_of_older_versions_are_read_under_the_new_names():
     del saved[name]
   for name in ('source', 'classes', 'start_fraction', 'stop_fraction'):
     del saved['mix'][name]
-  del saved['generator']['label_smoothing'], saved['classifier']['save_every_steps']
+  del saved['gan']['label_smoothing'], saved['classifier']['save_every_steps']
   saved['gan'] |= {'num_steps': 9, 'precision': 'bfloat16', 'select': 'last'}
   saved['log']['save_every_steps'] = 7
   saved['mix'] |= {'warmup': 0.1, 'off': 0.25}
-  saved['generator']['real_label'] = 0.8
+  saved['gan']['real_label'] = 0.8
   saved['sampler'] = {'generator': 'examples.deformations:train', 'candidates': 4}
   saved['sampler'] |= {'source': 'replayed', 'checkpoints': ['step:20']}
   read = config.from_dict(saved)

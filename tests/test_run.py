@@ -526,6 +526,26 @@ def test_damaged_results_of_parts_are_made_again(finished, config_file, tmp_path
   assert (workdir / 'generator' / 'samples.png').exists()
 
 
+def test_workdirs_of_older_versions_are_read(finished, tmp_path):
+  """Whose generator was in gan/, and whose results said so."""
+  workdir = shutil.copytree(finished[0], tmp_path / 'old')
+  (workdir / 'generator').rename(workdir / 'gan')
+  for path in (workdir / 'results.json', workdir / 'gan' / 'result.json'):
+    content = json.loads(path.read_text())
+    if 'generator' in content:
+      content['gan'] = content.pop('generator')
+    for of_it in (content, content.get('gan', {})):
+      for name in ('family', 'title', 'foreign', 'trained_on'):
+        of_it.pop(name, None)
+    path.write_text(json.dumps(content | {'arch': 'dcgan'}))
+  for command in ('report', 'sample'):
+    assert run(command, f'--workdir={workdir}') == 0
+  before, after = (
+    (place / 'report.html').read_text().count('<img') for place in (finished[0], workdir)
+  )
+  assert after == before and not (workdir / 'generator').exists()
+
+
 def _interrupt(*_):
   raise Interrupted('Stopped.')
 

@@ -103,7 +103,7 @@ def save_generator(path, description, sample, variables) -> None:
   }
   contents = {
     path: safetensors.numpy.save(flat, about),
-    path.with_suffix('.stablehlo'): _compile(sample, variables),
+    path.with_suffix('.stablehlo'): _compile_or_refuse(sample, variables),
   }
   about |= {
     'description': dataclasses.asdict(description),
@@ -128,9 +128,20 @@ def save_generator(path, description, sample, variables) -> None:
     ) from None
 
 
+def _compile_or_refuse(sample, variables):
+  try:
+    return _compile(sample, variables)
+  except Exception as error:  # any, of an external generator
+    reason = (str(error).strip().splitlines() or [''])[0].removesuffix('.')
+    raise CheckpointError(
+      f'This generator cannot be exported ({type(error).__name__}: {reason}); it must '
+      'draw batches of any size without looking at it.'
+    ) from error
+
+
 def _compile(sample, variables):
   """The bytes of a program `(seed int32, labels int32 [b]) -> images float32`."""
-  variables = jax.device_get(variables)
+  variables = jax.tree.map(jnp.asarray, jax.device_get(variables))
 
   def draw(seed, labels):
     numbers = jnp.arange(labels.shape[0], dtype=jnp.int32)

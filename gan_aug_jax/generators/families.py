@@ -3,6 +3,7 @@
 Everything else treats them alike: no other module asks which one it is.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from gan_aug_jax import config as config_lib
@@ -69,20 +70,22 @@ def _setting_of(session, info):
   )
 
 
-def check_drawing(session, family: Family, variables, *, info, directory) -> None:
+def check_drawing(
+  session, family: Family, variables: Callable, *, info, directory
+) -> None:
   """Checks what an external generator draws, see `external.check_drawing`.
 
   Args:
     session: the run's.
     family: the generator.
-    variables: of the frozen generator.
+    variables: `() -> variables` of the frozen generator.
     info: of the images.
     directory: where it is trained; None before that.
   """
   name = session.config.generator.family
   if name not in FAMILIES:
     path = directory and directory / 'drawn.npz'
-    external.check_drawing(name, family, variables, info=info, path=path)
+    external.check_drawing(name, family, variables(), info=info, path=path)
 
 
 def _check_has(family, config):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import copy
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -83,7 +84,11 @@ class SeedTraining:
     """Its result.json; None where it is missing, damaged or of an older version."""
     result = files.read_result(self.directory / 'result.json')
     needed = {'fingerprint', 'num_steps', 'seed', 'chosen_step', 'kept', 'networks'}
-    return result if result and needed <= set(result) else None
+    if not result or not needed <= set(result):
+      return None
+    # Older versions trained GANs only.
+    older = {'family': 'gan', 'title': f'{result.get("arch", "")} GAN', 'foreign': False}
+    return older | {'trained_on': result['fingerprint']} | result
 
 
 def trainings_of(session) -> list[SeedTraining]:
@@ -130,8 +135,9 @@ def load_generator(session, info) -> FrozenGenerator:
       networks.append(kept[f'step{step}' if step else 'chosen'])
       variables, number = networks[-1]['generator'], step or result['chosen_step']
       members.append(Member(training.seed, number, variables))
-    chosen, directory = kept['chosen']['generator'], training.directory
-    families.check_drawing(session, family, chosen, info=info, directory=directory)
+    chosen, directory = kept['chosen'], training.directory
+    variables = functools.partial(chosen.get, 'generator')
+    families.check_drawing(session, family, variables, info=info, directory=directory)
   stacked = networks[0]
   if len(members) > 1:
     trees = jax.device_get(networks)

@@ -172,7 +172,7 @@ class GeneratorTraining:
 
   def _check_untrained(self):
     """Checks what an external generator draws before it is trained, perhaps for long."""
-    variables = self.family.freeze(self.training.init())['generator']
+    variables = lambda: self.family.freeze(self.training.init())['generator']
     families.check_drawing(
       self._session, self.family, variables, info=self._dataset.facts, directory=None
     )
