@@ -1,5 +1,6 @@
 """Flow matching: the U-Net, the loss, the solvers, and the invariants of its step."""
 
+import pathlib
 import types
 
 import jax
@@ -7,8 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gan_aug_jax import config as config_lib
+from gan_aug_jax.config import validation
+from gan_aug_jax.errors import ConfigError
+from gan_aug_jax.generators import families
 from gan_aug_jax.models import unet
 from gan_aug_jax.step import flow, programs
+from gan_aug_jax.training.workdir import Session
 from tests import tiny
 from tests.test_engine import COLLECTIVE
 
@@ -181,3 +187,41 @@ def test_flow_step_communicates_by_all_reduce_only(toy):
   data = tiny.feed(where.replicate, toy)(0, 12)
   lowered = programs.lower_step(step, where, where.replicate(state), data)
   assert set(COLLECTIVE.findall(lowered.compile().as_text())) == {'all-reduce'}
+
+
+def test_flow_draws_batches_of_any_size():
+  """As an exported program does."""
+  (size,) = jax.export.symbolic_shape('b')
+  render = flow.make_render(tiny.flow_model(), evaluations=2, guidance=2.0)
+  noise = jax.ShapeDtypeStruct((size, *tiny.SHAPE), jnp.float32)
+  labels = jax.ShapeDtypeStruct((size,), jnp.int32)
+  params = tiny.flow_variables()['params']
+  exported = jax.export.export(jax.jit(render))(params, noise, labels)
+  assert exported.out_avals[0].shape == noise.shape
+
+
+@pytest.mark.parametrize(
+  ('overrides', 'sentence'),
+  [
+    ({'data.image_size': 15}, 'data.image_size=15 must be even'),
+    ({'flow.guidance': 2.0, 'flow.class_dropout': 0.0}, 'flow.class_dropout above 0'),
+    ({'flow.crop_padding': 32}, 'must be smaller than data.image_size=32'),
+    ({'flow.evaluations': 0}, 'flow.evaluations=0 must be a whole number from 1'),
+    ({'flow.solver': 'rk4'}, "flow.solver='rk4' must be one of"),
+  ],
+)
+def test_flows_that_cannot_be_are_refused(overrides, sentence):
+  config = config_lib.default()
+  config.generator.family = 'flow'
+  config.update_from_flattened_dict(overrides)
+  with pytest.raises(ConfigError, match=sentence):
+    validation.validate(config)
+
+
+def test_flow_has_no_discriminator_to_ask(toy):
+  config = config_lib.default()
+  config.generator.family, config.filter.score_by = 'flow', 'discriminator'
+  config.filter.candidates = 2
+  session = Session(config, pathlib.Path('unused'), tiny.layout('jit', 1))
+  with pytest.raises(ConfigError, match="'discriminator' needs a discriminator, and gen"):
+    families.build_family(session, toy.facts)

@@ -115,7 +115,7 @@ def make_render(
     noise = noise.astype(layers.param_dtype(model.dtype))
 
     def of(x, time, labels):
-      times = jnp.full(len(x), time, x.dtype)
+      times = jnp.full(x.shape[:1], time, x.dtype)
       return model.apply({'params': params}, x, times, labels).astype(x.dtype)
 
     def velocity(x, time):
