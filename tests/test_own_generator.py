@@ -225,7 +225,7 @@ def test_a_foreign_one_is_reported(place):
     ('makers:nothing', (), 'returned NoneType'),
     ('makers:other', (), 'of the classes 0, 1;'),
     ('makers:flat', (), 'they must be float [2, 8, 8, 1]'),
-    ('makers:summed', (), 'generator.family='),
+    ('makers:summed', (), 'the loss is [], not one an example'),
     ('makers:means', ("generator.args=('size=3',)",), "argument 'size'"),
     ('makers:means', ("generator.args=('size',)",), "of the form 'name=value'"),
     ('makers:means', ("generator.args=('scale=3.0',)",), 'draws values as large as'),

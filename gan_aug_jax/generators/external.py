@@ -19,8 +19,7 @@ import numpy as np
 from gan_aug_jax.errors import CheckpointError, ConfigError
 from gan_aug_jax.generators.family import Family, Setting
 from gan_aug_jax.generators.generator import Generator
-from gan_aug_jax.step import rng
-from gan_aug_jax.step.device_data import DeviceDataset
+from gan_aug_jax.step import device_data, rng
 from gan_aug_jax.training import files
 
 # How much a draw may differ on another machine, for images in [-1, 1].
@@ -138,7 +137,7 @@ def _trace(named, family, setting):
     return
   with calling(named):
     state = jax.eval_shape(family.init, np.int32(0))
-    after, metrics = jax.eval_shape(family.step, state, _shapes_of_data(setting))
+    after, metrics = jax.eval_shape(family.step, state, _data(setting))
     networks = jax.eval_shape(family.freeze, state)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
     labels = jax.ShapeDtypeStruct((2,), jnp.int32)
@@ -170,17 +169,13 @@ def _check_images(named, images, shape):
     )
 
 
-def _shapes_of_data(setting):
-  count, window = 2 * setting.num_classes, 2 * setting.num_classes + setting.batch_size
-  of = jax.ShapeDtypeStruct
-  return DeviceDataset(
-    images=of((count, *setting.image_shape), np.uint8),
-    labels=of((count,), np.int32),
-    by_class=of((count,), np.int32),
-    class_starts=of((setting.num_classes + 1,), np.int32),
-    order=of((window,), np.int32),
-    start=of((), np.int32),
+def _data(setting):
+  """Black images, two of each class, such as a step gets."""
+  labels = np.repeat(np.arange(setting.num_classes, dtype=np.int32), 2)
+  black = device_data.arrange(
+    np.zeros((len(labels), *setting.image_shape), np.uint8), labels
   )
+  return dataclasses.replace(black, order=labels, start=np.int32(0))
 
 
 def check_drawing(named: str, family: Family, variables, *, info, path) -> None:

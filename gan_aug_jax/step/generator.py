@@ -81,7 +81,8 @@ def make_generator_step(
 
   Returns:
     `step(state, data) -> (state, metrics)`. Metrics are scalars: loss, and grad_norm, of
-    the gradient before `tx`.
+    the gradient before `tx`. Tracing it raises a ValueError unless there is a loss per
+    example.
   """
 
   def generator_step(state: GeneratorState, data: RealExamples):
@@ -94,6 +95,8 @@ def make_generator_step(
 
     def mean_loss(params):
       losses = loss(params, flatten(keys), images, labels).astype(dtype)
+      if losses.shape != labels.shape:
+        raise ValueError(f'the loss is {list(losses.shape)}, not one an example, [B]')
       return jnp.sum(jnp.where(is_example, losses, 0)) / batch_size
 
     value, grads = layout.sum(jax.value_and_grad(mean_loss)(state.params))
