@@ -305,7 +305,7 @@ def flow_variables(shape=SHAPE, *, by=0.1):
 def frozen_flow(dtype=jnp.float32, compute=None, **latents):
   """A random flow: its sampler and parameters."""
   model = flow_model(compute=compute or dtype)
-  render = flow.make_render(model, evaluations=2, guidance=1.5)
+  render = flow.make_render(model, evaluations=2)
   sample = sampling.make_sampler(render, SHAPE, **latents)
   return sample, cast(flow_variables()['params'], dtype)
 
