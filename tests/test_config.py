@@ -2,8 +2,8 @@
 
 import ast
 import importlib
-import inspect
 import importlib.util
+import inspect
 import pathlib
 import re
 
