@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.util
+import inspect
 import pathlib
 import re
 
@@ -11,7 +12,7 @@ import pytest
 from gan_aug_jax import config
 from gan_aug_jax.config import fields as fields_lib, suggestions, validation
 from gan_aug_jax.errors import ConfigError
-from gan_aug_jax.generators import selection
+from gan_aug_jax.generators import families, selection
 from gan_aug_jax.models import classifiers, discriminators, generators, layers
 from gan_aug_jax.step import augment, classifier, losses, plans
 
@@ -348,6 +349,10 @@ def test_choices_are_those_that_can_be_built():
     assert all(map(allows, names)) and not allows('other')
 
   allowed('gan.arch', generators.GENERATORS)
+  assert set(fields_lib.FAMILIES) == set(families.FAMILIES)
+  for family, build in families.FAMILIES.items():
+    _, *arguments = inspect.signature(build).parameters
+    assert set(arguments) == set(config.default()[family])
   assert set(generators.GENERATORS) == set(discriminators.DISCRIMINATORS)
   allowed('gan.loss', losses.GAN_LOSSES)
   allowed('gan.upsampling', layers.UPSAMPLINGS)

@@ -595,7 +595,7 @@ FIELDS = _flat_table()
 # Of `ablation`, in a config of `configs/ablations/`; checked by experiment/ablation.py.
 ABLATION_FIELDS = {
   'seeds': Field(
-    (0, 1, 2, 3, 4), 'each sets the subset, the GAN and the classifier together'
+    (0, 1, 2, 3, 4), 'each sets the subset, the generator and the classifier together'
   ),
   'arms': Field({}, '{name: {field: value}} to compare; {}: augmented_classical alone'),
   'grid': Field({}, '{field: values}; arms and controls are repeated at each point'),
@@ -606,7 +606,7 @@ ABLATION_FIELDS = {
     (), "some of 'train_copies', 'held_out': real images, as floor and ceiling"
   ),
   'equal_compute': Field(
-    False, "a control that spends the GAN's operations on its own training, too"
+    False, "a control that spends the generator's operations on its own training, too"
   ),
   'vmap_seeds': Field(False, 'all seeds of an arm in one program'),
 }

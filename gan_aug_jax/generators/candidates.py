@@ -1,4 +1,4 @@
-"""Scores a generator, and says what is wrong with it, while its GAN still trains.
+"""Scores a generator, and says what is wrong with it, while it still trains.
 
 Everything comes from the run's own training and validation images: what chooses a
 generator must not know more labels than the run may use.
@@ -33,8 +33,8 @@ class Scores:
 
     Args:
       session: the run's.
-      directory: of the GAN, where an extractor is kept.
-      dataset: what the GAN trains on; its test split is not read.
+      directory: of the generator, where an extractor is kept.
+      dataset: what it trains on; its test split is not read.
       draw: the generator's `ImageSampler`.
     """
     self._session, self._directory, self._dataset = session, directory, dataset
@@ -121,7 +121,7 @@ class Scores:
 
 
 def warnings(rows, candidates, num_steps, *, chosen_step=None) -> list[str]:
-  """Sentences on what went wrong in a GAN's training, at any time of it.
+  """Sentences on what went wrong in a training, at any time of it.
 
   Args:
     rows: lines of its metrics.jsonl.

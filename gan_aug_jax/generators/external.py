@@ -6,11 +6,13 @@ It is a function declared with `family.generator`, or a `Generator`, and becomes
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import io
 import os
 import pathlib
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,15 +30,20 @@ _TOLERANCE = 0.05
 _LARGEST = 2.0
 
 
+@functools.lru_cache(maxsize=16)  # a run asks again and again, an ablation for each seed
 def build(
-  named: str, setting: Setting, arguments: dict, *, workdir: pathlib.Path
+  named: str,
+  setting: Setting,
+  arguments: tuple[tuple[str, Any], ...],
+  *,
+  workdir: pathlib.Path,
 ) -> Family:
   """Builds the generator 'module:name', and traces it; trains and reads nothing.
 
   Args:
     named: `generator.family`.
     setting: what it is made for.
-    arguments: of the function.
+    arguments: of the function, (name, value) each.
     workdir: of the run, from which no code is imported: it may be somebody else's.
 
   Raises:
@@ -49,8 +56,8 @@ def build(
       '@gan_aug_jax.generator, or a gan_aug_jax.Generator.'
     )
   # Traced under `jit`, as `pmap` needs its axis.
-  _trace(named, _call(named, found, _with_jit(setting), arguments), setting)
-  return _call(named, found, setting, arguments)
+  _trace(named, _call(named, found, _with_jit(setting), dict(arguments)), setting)
+  return _call(named, found, setting, dict(arguments))
 
 
 def _find(named, workdir):

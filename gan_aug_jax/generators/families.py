@@ -33,7 +33,8 @@ def build_family(session, info: DataFacts) -> Family:
   if name in FAMILIES:
     family = FAMILIES[name](setting, **arguments_of(config))
   else:
-    family = external.build(name, setting, arguments_of(config), workdir=session.workdir)
+    arguments = tuple(arguments_of(config).items())
+    family = external.build(name, setting, arguments, workdir=session.workdir)
   _check_has(family, config)
   if is_foreign(family, info) and not config.generator.allow_foreign:
     raise ConfigError(

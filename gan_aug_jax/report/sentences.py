@@ -13,11 +13,11 @@ SEARCH = (
 )
 INTERVALS = (
   'Intervals are 95 %, by a paired t-test over the seeds. A seed sets the subset, the '
-  'GAN, the initialisation and the order, the same for every arm. Verdicts depend on '
-  'p-values adjusted for the number of comparisons (Holm), so an interval without 0 is '
-  'not enough. The smallest detectable effect would have been found in four out of five '
-  'such ablations. The best arm and the best control are those with the highest mean '
-  'recall over the classes on validation images; ties go to the lower loss.'
+  'generator, the initialisation and the order, the same for every arm. Verdicts depend '
+  'on p-values adjusted for the number of comparisons (Holm), so an interval without 0 '
+  'is not enough. The smallest detectable effect would have been found in four out of '
+  'five such ablations. The best arm and the best control are those with the highest '
+  'mean recall over the classes on validation images; ties go to the lower loss.'
 )
 _TRAINED_ON_VAL = (
   'The validation images were trained on too, so validation accuracy, and any choice '
