@@ -214,7 +214,7 @@ def describe(done: dict) -> list[str]:
   for name, entry in done.items():
     title = f'## {name}' + (f' ({entry["why"]})' if entry['why'] else '')
     lines += [title, '']
-    if name == 'tests' or entry['why']:
+    if name == 'tests' or entry['why'].startswith('exit code'):
       lines += [*entry.get('said', [])[-12:], '']
     if name == 'startup' and entry['results']:
       lines += _of_startup(entry['results'])
