@@ -31,6 +31,7 @@ from gan_aug_jax.training import (
   devices,
   files,
   locks,
+  progress,
   signals,
   workdir as workdir_lib,
 )
@@ -91,8 +92,11 @@ def _train(flags, *, gan, classifiers):
     run = runs.Run(session, dataset, arms=classifiers)
     with programs.ahead():
       run.start(gan=gan)
-      generator = run.load_or_train_generator(train=gan)
-      results = run.train_arms(generator) if classifiers else None
+      with progress.waiting('preparing', quiet=session.is_silent):
+        work = run.work(gan=gan)
+      with progress.whole(work):
+        generator = run.load_or_train_generator(train=gan)
+        results = run.train_arms(generator) if classifiers else None
     signals.check()
     if not classifiers:
       tables.print_warnings(sentences.of_gan(generator.info))

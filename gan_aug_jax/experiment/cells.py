@@ -60,6 +60,11 @@ class Cell:
     """Whether its results are there."""
     return is_finished(workdir, self.name, self.kind)
 
+  def lacks_gan(self, workdir):
+    """Whether it draws from a GAN that is not trained yet."""
+    result = workdir / 'gans' / self.gan / 'gan' / 'result.json'
+    return self.gan and not self.gan_config.generator.external and not result.exists()
+
 
 def is_finished(workdir, name, kind) -> bool:
   """Whether the results of a cell are there.
