@@ -84,7 +84,8 @@ def _train(flags, *, gan, classifiers):
   session = _start(config, flags.workdir)
   if not gan and config_lib.needs_generator(config) and not config.generator.external:
     frozen.check_trained(session)
-  dataset = runs.load_data(config)
+  with progress.waiting(f'reading {config.data.name}', quiet=session.is_silent):
+    dataset = runs.load_data(config)
   signals.check()
   with locks.owned(session.workdir):
     workdir_lib.claim(session, dataset)
@@ -102,7 +103,8 @@ def _train(flags, *, gan, classifiers):
       tables.print_warnings(sentences.of_gan(generator.info))
       print(f'Samples: {session.path("gan", "samples.png")}')
     elif jax.process_index() == 0:
-      tables.print_results(results)
+      findings = run_report.findings(session.workdir, results['arms'])
+      tables.print_results(results, findings)
       about = files.read_json(session.path('config.json'))
       print(f'Report: {run_report.render(session.workdir, about, results)}')
 
