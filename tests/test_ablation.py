@@ -143,7 +143,7 @@ def test_cells_share_a_gan_unless_it_would_be_another():
     assert gans['real_only', seed] == ''
   assert gans['few', 0] != gans['few', 1]
   few = next(cell for cell in listed if cell.arm.name == 'few' and cell.seed == 1)
-  seeds = [config.seed_of(few.gan_config, part) for part in ('data', 'gan')]
+  seeds = [config.seed_of(few.gan_config, part) for part in ('data', 'generator')]
   assert seeds == [1, 1] and few.config.seed == 1
 
 
@@ -154,7 +154,7 @@ def test_shipped_ablations_are_sound(file):
   for setting in {arm.setting for arm in arms}:
     roles = [arm.role for arm in arms if arm.setting == setting]
     assert roles.count('treatment') > 0
-    if file.name != 'proportion.py':  # which is as it was asked for
+    if file.name not in ('full.py', 'proportion.py'):  # which are as they were asked for
       assert roles.count('treatment') <= roles.count('control')  # as many trials
 
 
@@ -180,11 +180,12 @@ def test_shipped_ablations_are_sound(file):
     ({'arms': {'a': {'classifier.width': 5}}}, 'classifier.width'),
     ({'controls': {'a': {'mix.ratio': 0.1}}}, 'mix.ratio'),
     ({'grid': {'seed': (1, 2)}}, 'ablation.seeds'),
+    ({'grid': {'deterministic': (False, True)}}, 'the same for all of a process'),
     ({'grid': {'data.label_budget': 5}}, 'tuple'),
     ({'grid': {'data.label_budget': (1,)}}, 'data.label_budget'),
     ({'grid': {'data.label_budget': (10, 10)}}, 'twice'),
     ({'arms': {'a': {'augment.mixup': 0.2}}}, 'augment.mixup'),
-    ({'arms': {'a': {'gan.seed': 3}}}, 'gan.seed'),
+    ({'arms': {'a': {'generator.seed': 3}}}, 'generator.seed'),
     ({'arms': {'a': {'arms': ('real_only',)}}}, "'augmented'"),
     ({'controls': {'a': {'arms': ('augmented',)}}}, "'real'"),
     ({'vmap_seeds': True, 'arms': {'a': {'cache.refresh_steps': 2}}}, 'refresh_steps'),
@@ -237,7 +238,7 @@ def test_a_budget_that_leaves_nothing_unseen_is_refused_before_anything_is_train
 
 def test_a_seed_that_would_be_the_same_for_all_is_refused():
   fields = _config()
-  fields.gan.seed = 3
+  fields.generator.seed = 3
   with pytest.raises(ConfigError, match=r'gan\.seed=3'):
     _arms(fields)
 
@@ -661,6 +662,17 @@ def test_another_seed_compiles_nothing(config_file, tmp_path, monkeypatch):
     first = list(compiled)
     assert test_run.run('ablate', *flags, '--config.ablation.seeds=(0,1,2)') == 0
   assert first.count('jit(gan_step)') == 1 and compiled == first
+
+
+def test_seeds_in_one_program_stack_their_images_once(toy):
+  where = tiny.layout('jit', 1)
+  feeds = [tiny.feed(where.replicate, toy, seed=seed) for seed in (0, 1)]
+  batches = vmap_seeds.StackedBatches(feeds, where)
+  first, again, later = batches(0, 12), batches(12, 12), batches(200, 12)
+  assert again.order is first.order and later.images is first.images
+  for seed, feed in enumerate(feeds):
+    np.testing.assert_array_equal(later.order[seed], feed(200, 12).order)
+    np.testing.assert_array_equal(later.images[seed], toy.train.images)
 
 
 @pytest.mark.slow  # the only guard of `vmap_seeds` as a whole

@@ -27,7 +27,7 @@ EXAMPLES = int(os.environ.get('ANY_CONFIG_EXAMPLES', 4))
 TINY = {
   'arms': ('augmented_classical',),
   'data.image_size': 8,
-  'gan.batch_size': 4,
+  'generator.batch_size': 4,
   'gan.latent_dim': 3,
   'gan.width': 8,
   'classifier.batch_size': 8,

@@ -134,7 +134,7 @@ def check_command(arguments):
     assert ablation.list_arms(values.config, test_ablation.Costs(1000, 4, 2, 1))
   elif command in parsing.TRAINING:
     validation.validate(values.config, trains_gan=command == 'train-gan' or None)
-    module, _, name = values.config.generator.external.partition(':')
+    module, _, name = values.config.generator.family.partition(':')
     if module.startswith('examples.'):
       assert name in _defined(ROOT / (module.replace('.', '/') + '.py'))
 

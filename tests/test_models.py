@@ -129,8 +129,8 @@ class Linear(generators.nn.Module):
     return generators.nn.Dense(1)(images.reshape(len(images), -1))[:, 0]
 
 
-@pytest.mark.parametrize('side', ['r1', 'r2'])
-def test_gradient_penalty_of_a_linear_discriminator_is_its_norm(side):
+@pytest.mark.parametrize('weights', [{'r1': 3.0}, {'r2': 3.0}, {'r1': 1.0, 'r2': 2.0}])
+def test_gradient_penalty_of_a_linear_discriminator_is_its_norm(weights):
   images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4, 4, 1)), jnp.float32)
   labels = jnp.zeros((2, 3), jnp.int32)
   params = Linear().init(jax.random.key(0), images[0], labels[0])['params']
@@ -150,7 +150,7 @@ def test_gradient_penalty_of_a_linear_discriminator_is_its_norm(side):
     return float(loss)
 
   squared = float(jnp.sum(params['Dense_0']['kernel'] ** 2))
-  assert value(**{side: 3.0}) - value() == pytest.approx(0.5 * 3 * squared, rel=1e-4)
+  assert value(**weights) - value() == pytest.approx(0.5 * 3 * squared, rel=1e-4)
 
 
 class Recorder:
@@ -190,7 +190,7 @@ def test_logit_means_follow_real_and_synthetic_logits(toy):
 def test_discriminator_has_a_learning_rate_of_its_own(toy, tmp_path):
   where, changes = tiny.layout('jit', 1), []
   config = config_lib.default()
-  config.gan.width = config.gan.batch_size = 8
+  config.gan.width = config.generator.batch_size = 8
   for rate in (0.0, 1e-9):
     config.gan.discriminator_learning_rate = rate
     session = workdir.Session(config, tmp_path, where, quiet=True)

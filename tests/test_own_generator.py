@@ -59,7 +59,7 @@ def run(tmp_path, monkeypatch):
   file.write_text(CONFIG)
 
   def start(name, *fields, command='run', workdir=tmp_path / 'w'):
-    flags = [f'--config={file}', f'--config.generator.external=makers:{name}']
+    flags = [f'--config={file}', f'--config.generator.family=makers:{name}']
     flags += [f'--config.{field}' for field in fields]
     return cli.main(['gan_aug_jax', command, f'--workdir={workdir}', *flags])
 

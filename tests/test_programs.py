@@ -3,6 +3,7 @@
 import concurrent.futures
 import threading
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,9 +21,9 @@ def compiled(monkeypatch):
   """The names of what XLA compiles, in order."""
   names, real = [], programs._compile_with
 
-  def compile_with(lowered, options):
+  def compile_with(lowered, *options):
     names.append(lowered.as_text().split('@')[1].split()[0])
-    return real(lowered, options)
+    return real(lowered, *options)
 
   monkeypatch.setattr(programs, '_compile_with', compile_with)
   return names
@@ -116,12 +117,25 @@ def test_an_error_of_a_thread_reaches_the_user(accelerator):
 
 
 def test_flags_of_the_user_are_kept(monkeypatch):
+  where = tiny.layout('jit', 1)
   monkeypatch.setenv('XLA_FLAGS', '--xla_backend_optimization_level=1')
-  assert 'xla_backend_optimization_level' not in programs._cpu_options(True)
-  assert programs._cpu_options(True)
+  assert 'xla_backend_optimization_level' not in programs._preferences(where, True)
+  assert programs._preferences(where, True)
   flag = '--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT'
   monkeypatch.setenv('XLA_FLAGS', flag)
-  assert programs._cpu_options(False) == {}
+  assert programs._preferences(where, False) == {}
+
+
+def test_an_option_of_a_layout_is_compiled_with_or_refused(compiled):
+  double = lambda x: 2 * x + 0.123
+  plain = tiny.layout('jit', 1)
+  for options in ({}, {'xla_cpu_enable_fast_min_max': True}):  # of another program
+    where = sharding.make_layout('jit', jax.devices()[:1], options)
+    Program(double, where, donate=())(plain.replicate(np.float32(1)))
+  assert len(compiled) == 2
+  unknown = sharding.make_layout('jit', jax.devices()[:1], {'xla_gpu_no_such': True})
+  with pytest.raises(jax.errors.JaxRuntimeError, match='xla_gpu_no_such'):
+    Program(double, unknown, donate=())(plain.replicate(np.float32(1)))
 
 
 def test_steps_a_call_are_a_constant_that_divides_the_cadences(monkeypatch, tmp_path):

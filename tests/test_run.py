@@ -31,14 +31,14 @@ def get_config():
   config.data.name = 'toy'
   config.data.image_size = 8
   config.data.val_fraction = 0.25
-  config.gan.num_steps, config.gan.batch_size, config.gan.width = 20, 8, 8
+  config.generator.num_steps, config.generator.batch_size, config.gan.width = 20, 8, 8
   config.gan.latent_dim = 4
   config.classifier.num_steps, config.classifier.batch_size = 20, 8
   config.classifier.features, config.classifier.hidden = (4, 4), (8,)
   config.classifier.learning_rate, config.mix.ratio = 0.05, 0.25
   config.augment.crop_padding, config.log.every_steps = 1, 5
-  config.gan.select_steps, config.score.width = 5, 4
-  config.log.save_every_steps = 5
+  config.generator.select_steps, config.score.width = 5, 4
+  config.generator.save_every_steps = config.classifier.save_every_steps = 5
   config.score.extractor_steps, config.score.cas_steps = 40, 20
   config.score.num_samples = 60
   return config
@@ -290,7 +290,7 @@ def test_several_generators_by_step_and_seed(config_file, tmp_path, monkeypatch,
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   workdir = tmp_path / 'w'
   flags = [f'--config={config_file}', f'--workdir={workdir}']
-  flags += ["--config.arms=('augmented',)", '--config.gan.select=frechet']
+  flags += ["--config.arms=('augmented',)", '--config.generator.select=frechet']
   flags += ["--config.generator.checkpoints=('step:10','step:20','seed:7')"]
   assert run('run', *flags) == 0
   results = json.loads((workdir / 'results.json').read_text())
@@ -436,18 +436,19 @@ def test_usage_errors_are_one_sentence(config_file, tmp_path, capsys):
     (['run', config, workdir, '--config.mix=0.5'], 'mix is a group of fields'),
     (['run', config, workdir, '--mix.ratio=0.5'], 'write --config.mix.ratio'),
     (['run', config, workdir, '--seed=3'], 'write --config.seed'),
-    (['run', workdir, '--config.gan.num_steps=4'], '--config is missing'),
+    (['run', workdir, '--config.generator.num_steps=4'], '--config is missing'),
     (['sample', workdir, '--config.gan.width=3'], 'leave --config out'),
     (['sample', workdir, '--seed=-1'], "--seed='-1'"),
     (['run', config, workdir, '--config.augment.flip=maybe'], 'maybe'),
     (['run', config, workdir, '--config.mix.ratio=lots'], 'lots'),
     (['run', config, workdir, '--config.mix.ratio=1.5'], 'mix.ratio=1.5'),
-    (['run', config, workdir, '--config.gan.num_steps=2.5'], '2.5'),
+    (['run', config, workdir, '--config.generator.num_steps=2.5'], '2.5'),
     (['run', config, workdir, '--wordkir=x'], 'wordkir'),
     (['run', config, workdir, 'extra'], "'extra'"),
     (['run', '--config=configs/mlp.py:newest', workdir], 'newest'),
-    (['run', config, workdir, '--config.gan.batch_size=9', '--config.num_cpu_devices=2'],
-     'gan.batch_size=9'),
+    (['run', config, workdir, '--config.generator.batch_size=9',
+      '--config.num_cpu_devices=2'],
+     'generator.batch_size=9'),
     (['run', config, workdir, '--config.steps_per_call=3'], 'log.every_steps=5'),
     (['sample', config, workdir], 'leave --config out'),
   ]  # fmt: skip

@@ -40,7 +40,9 @@ from gan_aug_jax.training.progress import format_count
 
 def _start(config, workdir):
   """Starts JAX and returns the `Session` of a valid config."""
-  layout = sharding.make_layout(config.backend, devices.start(config))
+  found = devices.start(config)
+  options = devices.compiler_options(config, found)
+  layout = sharding.make_layout(config.backend, found, options)
   return workdir_lib.Session(config, pathlib.Path(workdir), layout)
 
 
@@ -75,14 +77,16 @@ def _reopen(flags):
 def _train(flags, *, gan, classifiers):
   """Trains what is not trained yet: the GAN, the arms, or both."""
   config = flags.config
-  if config.generator.external and not classifiers:
+  if config_lib.is_external(config) and not classifiers:
     raise ConfigError(
-      f'generator.external={config.generator.external!r} takes the place of the GAN; use '
+      f'generator.family={config.generator.family!r} takes the place of the GAN; use '
       'run, or leave it out.'
     )
   _refuse_inside_data(config, flags.workdir)
   session = _start(config, flags.workdir)
-  if not gan and config_lib.needs_generator(config) and not config.generator.external:
+  if (
+    not gan and config_lib.needs_generator(config) and not config_lib.is_external(config)
+  ):
     frozen.check_trained(session)
   with progress.waiting(f'reading {config.data.name}', quiet=session.is_silent):
     dataset = runs.load_data(config)

@@ -48,7 +48,10 @@ PAGES = {
   'train-gan': Page(
     'train the GAN only',
     'Trains the GAN, chooses its best checkpoint, and writes samples. Resumes.',
-    (_FIRST, f'{_FIRST} --config.gan.arch=resnet --config.gan.num_steps=5000'),
+    (
+      _FIRST,
+      f'{_FIRST} --config.generator.arch=resnet --config.generator.num_steps=5000',
+    ),
     config=True,
   ),
   'train-classifier': Page(

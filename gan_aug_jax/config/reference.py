@@ -12,7 +12,8 @@ from gan_aug_jax.errors import ConfigError
 GROUPS = {
   'run': 'where and how a run computes, and its arms',
   'data': 'the images: source, size, label budget, splits',
-  'gan': 'the GAN: networks, loss, optimizer, choice of a checkpoint',
+  'generator': 'the generator: kind, size, training, choice of a checkpoint',
+  'gan': 'what only GANs have: loss, discriminator, regularizers',
   'flow': 'the flow-matching generator',
   'classifier': 'the classifier: network, optimizer, length of training',
   'mix': 'how many synthetic images, of which classes, when and with which weight',
@@ -20,7 +21,6 @@ GROUPS = {
   'filter': 'which synthetic images are accepted',
   'targets': 'the targets that synthetic images are trained with',
   'cache': 'how long synthetic images are reused',
-  'generator': 'which generator the arms draw from',
   'augment': 'classical augmentation, in the classical arms',
   'score': 'how the command score measures generators',
   'distributed': 'several processes',
@@ -30,7 +30,7 @@ GROUPS = {
 }
 _AFFECTS = {
   fields.RUN: 'After a change everything is trained again.',
-  fields.GAN: 'After a change the generator, and the arms that draw from it, are trained '
+  fields.GENERATOR: 'After a change the generator, and the arms that draw from it, are trained '
   'again.',
   fields.SYNTHESIS: 'After a change the arms with synthetic images are trained again.',
   fields.CLASSIFIER: 'After a change every arm is trained again; the generator is kept.',

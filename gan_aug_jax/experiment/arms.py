@@ -90,7 +90,7 @@ class Arm:
 
   def _training_ahead(self):
     """Its `Training` with shapes of the generator; None if finished or not known yet."""
-    own = self.is_augmented and self.session.config.generator.external
+    own = self.is_augmented and config_lib.is_external(self.session.config)
     if finished_result(self.directory) or own:
       return None
     setup = self.setup()
@@ -198,7 +198,7 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
   model = build_model(session, dataset.num_classes)
   optimizer = make_optimizer(config, num_steps)
   cycle = config.cache.refresh_steps if synthetic else 1
-  cadence = spec.make_cadence(config, num_steps, cycle=cycle)
+  cadence = spec.make_cadence(config, 'classifier', num_steps, cycle=cycle)
   synthesize = draw_ahead = init_pool = None
   if synthetic:
     made = synthetic_source.build_synthesis(
@@ -376,7 +376,7 @@ def _arm_result(session, scores, dataset, plan, trained):
   return result | {
     'eval_runtime': seconds,
     'eval_samples_per_second': num_test / seconds,
-    'eval_steps_per_second': -(-num_test // evaluators.BATCH) / seconds,
+    'eval_steps_per_second': test['calls'] / seconds,
     'epoch': int(plan.real_before(progress.step)) / len(dataset.train),
     'num_steps': progress.step,
     'confusion_matrix': test['confusion'].tolist(),

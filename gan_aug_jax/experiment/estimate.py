@@ -57,7 +57,7 @@ def _gan_seconds(cells, session):
   for cell in cells:
     dataset, config = cells_lib.load_data(cell.config), cell.gan_config
     session = dataclasses.replace(session, config=config)
-    total = config_lib.num_steps_of(config, 'gan', len(dataset.train))
+    total = config_lib.num_steps_of(config, 'generator', len(dataset.train))
     num_candidates = gan_training.num_candidates(session, total)
     fields = config_lib.flatten(config).items()
     key = tuple(item for item in fields if not item[0].endswith('seed'))

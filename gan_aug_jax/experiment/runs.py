@@ -63,7 +63,7 @@ class Run:
     self.session, self.dataset, self.gan = session, dataset, None
     self._gan_session = gan_session or session
     needs_gan = config_lib.needs_generator(config) or not arms
-    if needs_gan and not config.generator.external:
+    if needs_gan and not config_lib.is_external(config):
       self.gan = gan_training.GanTraining(self._gan_session, dataset)
     evaluator = arms_lib.make_evaluator(session, dataset.num_classes)
     names = config.arms if arms else ()
@@ -107,7 +107,7 @@ class Run:
       ConfigError, CheckpointError: see `external` and `gan_training`.
     """
     config, session = self.session.config, self._gan_session
-    if config.generator.external and config_lib.needs_generator(config):
+    if config_lib.is_external(config) and config_lib.needs_generator(config):
       return external.load_and_keep(session, self.dataset)
     if not self.gan:
       return None
@@ -160,9 +160,9 @@ def describe(session, dataset, *, only_gan=False) -> str:
   """
   config, trained = session.config, []
   needs_generator = config_lib.needs_generator(config)
-  own = config.generator.external
+  own = config.generator.family if config_lib.is_external(config) else ''
   if only_gan or (needs_generator and not own):
-    steps = config_lib.num_steps_of(config, 'gan', len(dataset.train))
+    steps = config_lib.num_steps_of(config, 'generator', len(dataset.train))
     number = len({seed for seed, _ in config_lib.members_of(config)})
     choice = gan_training.num_candidates(session, steps)
     chosen = f', the best of {choice} checkpoints' if choice > 1 else ''

@@ -87,7 +87,7 @@ def score_generators(session, run: dict) -> dict:
     'num_held_out': len(held_out),
     'num_generated': len(held_out),
     # Without a label budget the held-out images are the validation split.
-    'held_out_chose': config.gan.select == 'cas' and whole is dataset,
+    'held_out_chose': config.generator.select == 'cas' and whole is dataset,
     'extractor': {
       'accuracy': extractor.accuracy,
       'hash': extractor.hash,
@@ -248,7 +248,7 @@ def _interpolate(session, info, variables, count=10):
   num_classes = info.num_classes
   keys = rng.example_keys(rng.stream_key(0, 'show', step=1), jnp.arange(2))
   first, last = sampling.draw_latents(keys, session.config.gan.latent_dim)
-  generator = build.build_generator(session, info, part='generator')
+  generator = build.build_generator(session, info, part='frozen')
   # Along an arc, so that the latents between are as long as those of the training.
   angle = jnp.linspace(0, jnp.pi / 2, count)[:, None]
   latents = jnp.tile(jnp.cos(angle) * first + jnp.sin(angle) * last, (num_classes, 1))

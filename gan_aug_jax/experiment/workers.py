@@ -50,7 +50,7 @@ def _work(cells, workdir):
     steps[cell.name] = runs.num_steps_of(cell.config, dataset, cell.kind)
     if cell.lacks_gan(workdir):
       num_train = len(dataset.train)
-      steps[cell.gan] = config_lib.num_steps_of(cell.gan_config, 'gan', num_train)
+      steps[cell.gan] = config_lib.num_steps_of(cell.gan_config, 'generator', num_train)
   return steps
 
 

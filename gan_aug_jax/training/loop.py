@@ -65,19 +65,16 @@ class TrainProgress:
 
   def mean_metrics(self) -> dict[str, float]:
     """Waits for the pending metrics; returns their means over the steps."""
-    self.pending = [_fetch(call) for call in self.pending]
+    fetched = [call for call in self.pending if isinstance(call, dict)]
+    waiting = jax.device_get(self.pending[len(fetched) :])  # all in one transfer
+    for metrics, count in waiting:
+      rows = {name: np.asarray(x, np.float64) for name, x in metrics.items()}
+      fetched.append({name: row[:count].tolist() for name, row in rows.items()})
+    self.pending = fetched
     return {
       name: statistics.fmean(value for call in self.pending for value in call[name])
       for name in self.pending[0]
     }
-
-
-def _fetch(call):
-  if isinstance(call, dict):  # fetched before
-    return call
-  metrics, count = call
-  rows = {name: np.asarray(x, np.float64) for name, x in metrics.items()}
-  return {name: row[:count].tolist() for name, row in rows.items()}
 
 
 class Monitor:
