@@ -47,7 +47,9 @@ def test_what_went_wrong_in_the_gan_is_said_first(original, copy, capfd):  # noq
   (copy / 'results.json').unlink()
   flags = [f'--config={original.config}', f'--workdir={copy}']
   assert cli.main(['gan_aug_jax', 'run', *flags]) == 0
-  described, rest = capfd.readouterr().out.split("The generator's training: it <collapsed>.\n")
+  described, rest = capfd.readouterr().out.split(
+    "The generator's training: it <collapsed>.\n"
+  )
   assert len(described.splitlines()) == 2 and 'test accuracy' in rest
   page = (copy / 'report.html').read_text()
   warning = page.index(
