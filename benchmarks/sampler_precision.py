@@ -1,6 +1,6 @@
 """Does a frozen generator in bfloat16 teach as well as in float32? From the same latents.
 
-    python -m gan_aug_jax train-gan --config=configs/mnist5k.py --workdir=RUN
+    python -m gan_aug_jax train-generator --config=configs/mnist5k.py --workdir=RUN
     python -m benchmarks.sampler_precision --workdir=RUN --seeds=5
 
 For each seed, a probe is trained on what the run's generator draws in float32, and one on

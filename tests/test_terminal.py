@@ -47,11 +47,13 @@ def test_what_went_wrong_in_the_gan_is_said_first(original, copy, capfd):  # noq
   (copy / 'results.json').unlink()
   flags = [f'--config={original.config}', f'--workdir={copy}']
   assert cli.main(['gan_aug_jax', 'run', *flags]) == 0
-  described, rest = capfd.readouterr().out.split("The GAN's training: it <collapsed>.\n")
+  described, rest = capfd.readouterr().out.split(
+    "The generator's training: it <collapsed>.\n"
+  )
   assert len(described.splitlines()) == 2 and 'test accuracy' in rest
   page = (copy / 'report.html').read_text()
   warning = page.index(
-    '<p class="finding hurts">The GAN&#39;s training: it &lt;collapsed'
+    '<p class="finding hurts">The generator&#39;s training: it &lt;collapsed'
   )
   assert page.index('</style>') < warning < page.index('augmented vs. real_only')
 
@@ -74,7 +76,7 @@ def test_a_gan_that_collapses_after_the_chosen_checkpoint_is_reported(
   (warning,) = result['warnings']
   assert result['chosen_step'] == 1
   assert warning.startswith('at 3 checkpoints from step 2 to 4 the images of a class')
-  assert f"The GAN's training: {warning}\nSamples: " in capfd.readouterr().out
+  assert f"The generator's training: {warning}\nSamples: " in capfd.readouterr().out
 
 
 def _start(file, workdir, *flags):

@@ -31,6 +31,7 @@ from gan_aug_jax.training import (
   devices,
   files,
   locks,
+  progress,
   signals,
   workdir as workdir_lib,
 )
@@ -80,7 +81,8 @@ def _train(flags, *, generator, classifiers):
   session = _start(config, flags.workdir)
   if not generator and config_lib.needs_generator(config):
     frozen_lib.check_trained(session)
-  dataset = runs.load_data(config)
+  with progress.waiting(f'reading {config.data.name}', quiet=session.is_silent):
+    dataset = runs.load_data(config)
   signals.check()
   with locks.owned(session.workdir):
     workdir_lib.claim(session, dataset)
@@ -88,14 +90,18 @@ def _train(flags, *, generator, classifiers):
     print(runs.describe(run), flush=True)
     with programs.ahead():
       run.start(generator=generator)
-      frozen = run.load_or_train_generator(train=generator)
-      results = run.train_arms(frozen) if classifiers else None
+      with progress.waiting('preparing', quiet=session.is_silent):
+        work = run.work(generator=generator)
+      with progress.whole(work):
+        frozen = run.load_or_train_generator(train=generator)
+        results = run.train_arms(frozen) if classifiers else None
     signals.check()
     if not classifiers:
       tables.print_warnings(sentences.of_generator(frozen.info))
       print(f'Samples: {session.generator_path("samples.png")}')
     elif jax.process_index() == 0:
-      tables.print_results(results)
+      findings = run_report.findings(session.workdir, results['arms'])
+      tables.print_results(results, findings)
       about = files.read_json(session.path('config.json'))
       print(f'Report: {run_report.render(session.workdir, about, results)}')
 

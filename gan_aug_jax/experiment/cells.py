@@ -62,6 +62,12 @@ class Cell:
     """Whether its results are there."""
     return is_finished(workdir, self.name, self.kind)
 
+  def lacks_generator(self, workdir):
+    """Whether it draws from a generator that is not trained yet."""
+    directory = generator_workdir(workdir, self.generator)
+    result = workdir_lib.generator_directory(directory) / 'result.json'
+    return bool(self.generator) and not result.exists()
+
 
 def is_finished(workdir, name, kind) -> bool:
   """Whether the results of a cell are there.

@@ -8,7 +8,7 @@ import tempfile
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.experiment import cells as cells_lib, dry_run, runs
 from gan_aug_jax.generators.generator_training import GeneratorTraining
-from gan_aug_jax.training.workdir import generator_directory, Session
+from gan_aug_jax.training.workdir import Session
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Estimate:
 def estimate(plan) -> Estimate:
   """Measures a few steps of every arm and generator of a `cells.Plan` still to train."""
   cells = [cell for cell in plan.cells if not cell.is_finished(plan.workdir)]
-  lacking = [cell for cell in reversed(cells) if _lacks_generator(cell, plan.workdir)]
+  lacking = [cell for cell in reversed(cells) if cell.lacks_generator(plan.workdir)]
   generators = {cell.generator: cell for cell in lacking}
   with tempfile.TemporaryDirectory() as scratch:
     # The config is set for each step that is measured.
@@ -35,13 +35,6 @@ def estimate(plan) -> Estimate:
     return Estimate(
       _arm_seconds(cells, session), _generator_seconds(generators.values(), session)
     )
-
-
-def _lacks_generator(cell, workdir):
-  if not cell.generator:
-    return False
-  directory = cells_lib.generator_workdir(workdir, cell.generator)
-  return not (generator_directory(directory) / 'result.json').exists()
 
 
 def _arm_seconds(cells, session):

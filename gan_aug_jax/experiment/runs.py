@@ -13,7 +13,7 @@ from gan_aug_jax.data import datasets
 from gan_aug_jax.experiment import arms as arms_lib, schedule
 from gan_aug_jax.generators import frozen, synthetic_source
 from gan_aug_jax.generators.generator_training import GeneratorTraining
-from gan_aug_jax.training import files
+from gan_aug_jax.training import files, progress
 from gan_aug_jax.training.workdir import describe_devices
 
 
@@ -79,6 +79,20 @@ class Run:
     for arm in self.arms:
       arm.start()
 
+  def work(self, *, generator=True) -> dict[str, float]:
+    """Operations of each training that is left, by name, for `progress.whole`.
+
+    Args:
+      generator: whether the generator is to be trained.
+    """
+    work = {}
+    if self.generator and generator and (operations := self.generator.operations()):
+      work['generator'] = operations
+    arms = [arm for arm in self.arms if not arms_lib.finished_result(arm.directory)]
+    work |= {arm.name: arm.operations() for arm in arms}
+    # Of one that is made at once, and of its arms, nothing is known before.
+    return {name: operations or max(work.values()) for name, operations in work.items()}
+
   def load_or_train_generator(self, *, train=True) -> frozen.FrozenGenerator | None:
     """The generator that the arms draw from.
 
@@ -94,7 +108,8 @@ class Run:
     if not self.generator:
       return None
     if train:
-      return self.generator.train()
+      with progress.part('generator'):
+        return self.generator.train()
     return frozen.load_generator(self._generator_session, self.dataset.facts)
 
   def train_arms(self, generator) -> dict:
@@ -114,15 +129,21 @@ class Run:
         arms_lib.check_images(arm.directory, result, dataset.facts)
       else:
         prepared = synthetic_source.SourceVariables()
-        if arm.is_augmented:
-          shared = shared or synthetic_source.load_variables(session, dataset, generator)
-          prepared = shared
-        result = arm.train(generator, prepared)
+        with progress.part(arm.name):
+          if arm.is_augmented:
+            shared = shared or _load_variables(session, dataset, generator)
+            prepared = shared
+          result = arm.train(generator, prepared)
       trained[arm.name] = result
     results = _results(session, dataset, generator, trained)
     if jax.process_index() == 0:
       files.write_atomically(session.path('results.json'), json.dumps(results, indent=1))
     return results
+
+
+def _load_variables(session, dataset, generator):
+  with progress.waiting('preparing the synthetic images', quiet=session.is_silent):
+    return synthetic_source.load_variables(session, dataset, generator)
 
 
 def describe(run: Run) -> str:

@@ -134,8 +134,8 @@ def _compile_or_refuse(sample, variables):
   except Exception as error:  # any, of an external generator
     reason = (str(error).strip().splitlines() or [''])[0].removesuffix('.')
     raise CheckpointError(
-      f'This generator cannot be exported ({type(error).__name__}: {reason}); it must '
-      'draw batches of any size without looking at it.'
+      f'This generator cannot be exported ({type(error).__name__}: {reason}). A batch '
+      'may have any size in a program: write x.shape[0] instead of len(x).'
     ) from error
 
 

@@ -106,6 +106,11 @@ class GeneratorTraining:
     if self._has_choice:
       self._scores.start()
 
+  def operations(self) -> float:
+    """Of the trainings that are left, see `spec.Training.operations`."""
+    left = sum(not training.read_result() for training in self._trainings)
+    return left * self.training.operations() if left and self.num_steps else 0.0
+
   def train(self) -> frozen.FrozenGenerator:
     """Trains each that is not finished, from where it stopped, and loads them all."""
     for training in self._trainings:

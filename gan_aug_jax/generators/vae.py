@@ -24,7 +24,7 @@ class MLP(nn.Module):
 
   @nn.compact
   def __call__(self, *inputs):
-    x = jnp.concatenate([x.reshape(len(x), -1) for x in inputs], -1)
+    x = jnp.concatenate([x.reshape(x.shape[0], -1) for x in inputs], -1)
     return nn.Dense(self.outputs)(nn.relu(nn.Dense(self.width)(x)))
 
 
