@@ -169,7 +169,7 @@ def run_options():
   steps = {'the fused step': {'mix.ratio': float(RATIOS.value[0])}}
   steps['the GAN'] = {'part': 'gan'}
   for title, fields in steps.items():
-    base, rows = next(iter(_OPTIONS)), groups.setdefault(title, {})
+    base, rows, first = next(iter(_OPTIONS)), groups.setdefault(title, {}), None
     for name, options in _OPTIONS.items():
       try:
         calls = bench.calls({'steps_per_call': bench.per_call} | fields, options)
@@ -177,7 +177,7 @@ def run_options():
       except jax.errors.JaxRuntimeError as error:  # an XLA without such an option
         refused[name] = str(error).splitlines()[0]
         continue
-      first = calls if name == base else first
+      first = first or calls
       runs = {base: first.run(STEPS.value), name: calls.run(STEPS.value)}
       seconds = timing.interleave(runs, timing.ROUNDS.value)
       rows[name] = timing.compare(seconds, base)[name]
