@@ -128,7 +128,10 @@ def list_groups(per_call):
   groups = {
     'by ratio': by_ratio(),
     f'by ratio, batch {LARGE.value}': by_ratio(**{'classifier.batch_size': LARGE.value}),
-    'the GAN': {'its step': {'part': 'gan'}},
+    'the GAN': {
+      'its step': {'part': 'gan'},
+      'in bfloat16': {'part': 'gan', 'precision': 'bfloat16'},
+    },
     'by steps per call': {
       f'{count} per call': first | {'steps_per_call': int(count)} for count in CALLS.value
     },

@@ -31,6 +31,7 @@ from gan_aug_jax.training import (
   devices,
   files,
   locks,
+  progress,
   signals,
   workdir as workdir_lib,
 )
@@ -87,7 +88,8 @@ def _train(flags, *, gan, classifiers):
     not gan and config_lib.needs_generator(config) and not config_lib.is_external(config)
   ):
     frozen.check_trained(session)
-  dataset = runs.load_data(config)
+  with progress.waiting(f'reading {config.data.name}', quiet=session.is_silent):
+    dataset = runs.load_data(config)
   signals.check()
   with locks.owned(session.workdir):
     workdir_lib.claim(session, dataset)
@@ -95,14 +97,18 @@ def _train(flags, *, gan, classifiers):
     run = runs.Run(session, dataset, arms=classifiers)
     with programs.ahead():
       run.start(gan=gan)
-      generator = run.load_or_train_generator(train=gan)
-      results = run.train_arms(generator) if classifiers else None
+      with progress.waiting('preparing', quiet=session.is_silent):
+        work = run.work(gan=gan)
+      with progress.whole(work):
+        generator = run.load_or_train_generator(train=gan)
+        results = run.train_arms(generator) if classifiers else None
     signals.check()
     if not classifiers:
       tables.print_warnings(sentences.of_gan(generator.info))
       print(f'Samples: {session.path("gan", "samples.png")}')
     elif jax.process_index() == 0:
-      tables.print_results(results)
+      findings = run_report.findings(session.workdir, results['arms'])
+      tables.print_results(results, findings)
       about = files.read_json(session.path('config.json'))
       print(f'Report: {run_report.render(session.workdir, about, results)}')
 

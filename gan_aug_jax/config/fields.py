@@ -66,12 +66,14 @@ class Field:
     doc: what it means, with its unit.
     rule: a `Rule`; None allows any value of the default's type.
     affects: one of the constants above.
+    when: when to change it, a sentence; '' where the meaning says it.
   """
 
   default: Any
   doc: str
   rule: Rule | None = None
   affects: str = RUN
+  when: str = ''
 
 
 def _one_of(*allowed):

@@ -60,6 +60,12 @@ class Cell:
     """Whether its results are there."""
     return is_finished(workdir, self.name, self.kind)
 
+  def lacks_gan(self, workdir):
+    """Whether it draws from a GAN that is not trained yet."""
+    result = workdir / 'gans' / self.gan / 'gan' / 'result.json'
+    external = self.gan and config_lib.is_external(self.gan_config)
+    return self.gan and not external and not result.exists()
+
 
 def is_finished(workdir, name, kind) -> bool:
   """Whether the results of a cell are there.

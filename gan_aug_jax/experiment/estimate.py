@@ -27,17 +27,11 @@ class Estimate:
 def estimate(plan) -> Estimate:
   """Measures a few steps of every arm and GAN of a `cells.Plan` that is not finished."""
   cells = [cell for cell in plan.cells if not cell.is_finished(plan.workdir)]
-  gans = {cell.gan: cell for cell in reversed(cells) if _lacks_gan(cell, plan.workdir)}
+  gans = {cell.gan: cell for cell in reversed(cells) if cell.lacks_gan(plan.workdir)}
   with tempfile.TemporaryDirectory() as scratch:
     # The config is set for each step that is measured.
     session = Session(plan.config, pathlib.Path(scratch), plan.layout, quiet=True)
     return Estimate(_arm_seconds(cells, session), _gan_seconds(gans.values(), session))
-
-
-def _lacks_gan(cell, workdir):
-  result = workdir / 'gans' / cell.gan / 'gan' / 'result.json'
-  external = cell.gan and config_lib.is_external(cell.gan_config)
-  return cell.gan and not external and not result.exists()
 
 
 def _arm_seconds(cells, session):

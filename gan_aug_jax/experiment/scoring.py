@@ -27,6 +27,7 @@ from gan_aug_jax.experiment import runs
 from gan_aug_jax.generators import build, frozen
 from gan_aug_jax.step import device_data, rng, sampling
 from gan_aug_jax.training import devices, files, workdir
+from gan_aug_jax.training.progress import format_count, waiting
 
 _NOISE, _REAL = 'noise', 'real training images'
 _SEED = 1  # of the images that are scored; candidates are chosen by those of seed 0
@@ -65,18 +66,20 @@ def score_generators(session, run: dict) -> dict:
   workdir.check_data(session, run, dataset)
   generator = frozen.load_generator(session, dataset.facts)
   whole, held_out = _hold_out(session, dataset)
-  extractor = probe.train_extractor(
-    session,
-    whole,
-    whole.val,
-    num_steps=config.score.extractor_steps,
-    directory=cache and pathlib.Path(cache, 'extractors'),
-  )
+  with waiting('training the feature extractor on real images'):
+    extractor = probe.train_extractor(
+      session,
+      whole,
+      whole.val,
+      num_steps=config.score.extractor_steps,
+      directory=cache and pathlib.Path(cache, 'extractors'),
+    )
   embed = functools.partial(
     probe.make_embed(session, dataset.num_classes), extractor.variables
   )
   train = embed(dataset.train).features
-  sources = _draw_sources(session, dataset, generator, len(held_out))
+  with waiting(f'drawing {format_count(len(held_out), "image")} of each kind'):
+    sources = _draw_sources(session, dataset, generator, len(held_out))
   rows = _score_sources(session, dataset, sources, held_out, embed, train)
   result = {
     'dataset': dataset.name,
@@ -161,15 +164,16 @@ def _score_sources(session, dataset, sources, held_out, embed, train):
   )
   real, rows = embed(held_out), {}
   for name, source in sources.items():
-    trained = make_trainer(source.sample)(source.variables)
-    rows[name] = _score(
-      embed(source.images),
-      real,
-      train=None if name == _REAL else train,
-      cas=evaluate(trained, held_out),
-      neighbours=config.neighbours,
-      num_classes=num_classes,
-    )
+    with waiting(f'scoring {name}'):
+      trained = make_trainer(source.sample)(source.variables)
+      rows[name] = _score(
+        embed(source.images),
+        real,
+        train=None if name == _REAL else train,
+        cas=evaluate(trained, held_out),
+        neighbours=config.neighbours,
+        num_classes=num_classes,
+      )
   return rows
 
 

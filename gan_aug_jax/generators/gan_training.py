@@ -86,6 +86,11 @@ class GanTraining:
     if self._has_choice:
       self._scores.start(generator)
 
+  def operations(self) -> float:
+    """Of the trainings that are left, see `spec.Training.operations`."""
+    left = sum(not gan.read_result() for gan in self._gans)
+    return left and left * self.training.operations()
+
   def train(self) -> frozen.FrozenGenerator:
     """Trains each GAN that is not finished, from where it stopped, and loads them all."""
     for gan in self._gans:

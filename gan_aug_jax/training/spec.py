@@ -139,11 +139,18 @@ class Training:
       saves: whether states will be saved, and so checked.
     """
     self.init_program.start(self._placed_seed())
-    data = self.batches.shapes(self.steps_per_call)
-    state = self.with_pool(self.state)
-    self.step_program.start(state, self.layout.replicated_int(0), data, *self.frozen)
+    self.step_program.start(*self._shapes())
     if saves:
       self.finite_program.start(self.state)
+
+  def operations(self) -> float:
+    """Floating-point operations of all calls, as XLA counts them; compiles nothing."""
+    num_calls = math.ceil(self.num_steps / self.steps_per_call)
+    return num_calls * self.step_program.operations(*self._shapes())
+
+  def _shapes(self):
+    state, data = self.with_pool(self.state), self.batches.shapes(self.steps_per_call)
+    return state, self.layout.replicated_int(0), data, *self.frozen
 
   def init(self):
     """Returns a new state, placed."""

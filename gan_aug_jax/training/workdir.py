@@ -56,6 +56,11 @@ class Session:
   layout: sharding.Layout
   quiet: bool = False
 
+  @property
+  def is_silent(self) -> bool:
+    """Whether this process shows no progress."""
+    return self.quiet or jax.process_index() > 0
+
   def dtype(self, part: str) -> jnp.dtype:
     """See `config.precision_of`."""
     return jnp.dtype(config_lib.precision_of(self.config, part))
