@@ -81,10 +81,6 @@ ONE_ARM = "arms=('augmented_classical',)"
       ('cache.refresh_steps=5', 'mix.source=mislabelled', 'mix.mode=add'),
       marks=pytest.mark.slow,  # what the first one guards, of other policies
     ),
-    pytest.param(
-      ('cache.images_per_class=6', 'filter.score_by=random', 'filter.candidates=2'),
-      marks=pytest.mark.slow,
-    ),
   ],
 )
 def test_it_trains_an_arm_under_every_policy(run, fields):
