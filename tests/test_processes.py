@@ -219,8 +219,9 @@ def _launch_pair(launch, workdir, *flags):
   ]
 
 
-SHORT = ['--config.precision=float64', '--config.generator.num_steps=60']
-SHORT += ['--config.classifier.num_steps=60']
+SHORT = ['--config.precision=float64', '--config.generator.num_steps=40']
+SHORT += ['--config.classifier.num_steps=40']
+SHORT += [f'--config.{part}.save_every_steps=20' for part in ('generator', 'classifier')]
 
 
 @pytest.fixture(scope='module')

@@ -178,6 +178,8 @@ def _ablate(flags):
     )
   layout = _start(base, directory).layout
   plan = cells.make_plan(config, directory, layout)
+  for cell in plan.cells:  # a grid may read other folders
+    _refuse_inside_data(cell.config, directory)
   signals.check()
   if flags['dry-run'].value:
     tables.print_plan(plan.cells, estimate.estimate(plan))

@@ -296,7 +296,8 @@ def _of_best(best, num_comparisons):
       'ablation.controls.'
     )
   details += _rare(best)
-  details += [f'Vs. {other["control"]}: {_points(other)}.' for other in best['beside']]
+  others = best['further_comparisons']
+  details += [f'Vs. {other["control"]}: {_points(other)}.' for other in others]
   kind = _KINDS[best['verdict']]
   headline = (
     f'Best arm ({best["arm"]}) vs. best control ({best["control"]}): {_WORDS[kind]}, '
