@@ -52,7 +52,7 @@ def is_foreign(family: Family, info: DataFacts) -> bool:
 
 
 def arguments_of(config) -> dict[str, Any]:
-  """What describes a config's generator: its group's fields, or texts for an external one."""
+  """What a config's generator is built with: its group's fields, or texts."""
   name, args = config.generator.family, config.generator.args
   if name in FAMILIES:
     return config[name].to_dict()
