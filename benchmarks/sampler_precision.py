@@ -1,6 +1,6 @@
 """Does a frozen generator in bfloat16 teach as well as in float32? From the same latents.
 
-    python -m gan_aug_jax train-gan --config=configs/mnist5k.py --workdir=RUN
+    python -m gan_aug_jax train-generator --config=configs/mnist5k.py --workdir=RUN
     python -m benchmarks.sampler_precision --workdir=RUN --seeds=5
 
 For each seed, a probe is trained on what the run's generator draws in float32, and one on
@@ -29,10 +29,10 @@ PRECISIONS = ('float32', 'bfloat16')
 
 def make_sampler(session, dataset, precision):
   """`sample(variables, keys, labels) -> images`, computed in a precision."""
-  from gan_aug_jax.generators import build
+  from gan_aug_jax.generators import families
 
   session.config.generator.precision = precision
-  return build.make_sampler(session, dataset.facts)
+  return families.build_family(session, dataset.facts).make_sampler()
 
 
 def train_pairs(session, dataset, variables, samplers):
