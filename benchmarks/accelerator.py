@@ -137,7 +137,9 @@ def list_parts(out: pathlib.Path) -> list[Part]:
     return [*command, f'--json={Part(name, out, []).output(number)}']
 
   of_torch = [*python, 'benchmarks.vs_torch', *base, f'--json={out / "torch.json"}']
-  # Compiling its steps would take all of the time.
+  # Eager steps take milliseconds, and compiling them would take all of the time.
+  of_torch += [f'--steps={min(50, parts_lib.STEPS.value)}']
+  of_torch += [f'--rounds={min(5, timing.ROUNDS.value)}']
   of_torch += ['--precisions=float32,bfloat16', '--nocompile']
   of_torch += [
     f'--batches={parts_lib.CONFIG.value.classifier.batch_size},{parts_lib.LARGE.value}'
