@@ -91,6 +91,12 @@ def _train(flags, *, gan, classifiers):
   with progress.waiting(f'reading {config.data.name}', quiet=session.is_silent):
     dataset = runs.load_data(config)
   signals.check()
+  if 'dry-run' in flags and flags['dry-run'].value:
+    print(runs.describe(session, dataset, only_gan=not classifiers))
+    with progress.waiting('timing a few steps', quiet=session.is_silent):
+      estimated = estimate.of_run(session, dataset)
+    tables.print_estimate(estimated)
+    return
   with locks.owned(session.workdir):
     workdir_lib.claim(session, dataset)
     print(runs.describe(session, dataset, only_gan=not classifiers), flush=True)
@@ -108,7 +114,7 @@ def _train(flags, *, gan, classifiers):
       print(f'Samples: {session.path("gan", "samples.png")}')
     elif jax.process_index() == 0:
       findings = run_report.findings(session.workdir, results['arms'])
-      tables.print_results(results, findings)
+      tables.print_results(results, findings.values())
       about = files.read_json(session.path('config.json'))
       print(f'Report: {run_report.render(session.workdir, about, results)}')
 
@@ -185,10 +191,13 @@ def _ablate(flags):
       'ablate runs each cell in one process; give each process a part with --shard=i/n.'
     )
   layout = _start(base, directory).layout
-  plan = cells.make_plan(config, directory, layout)
+  with progress.waiting('planning'):
+    plan = cells.make_plan(config, directory, layout)
   signals.check()
   if flags['dry-run'].value:
-    tables.print_plan(plan.cells, estimate.estimate(plan))
+    with progress.waiting('timing a few steps'):
+      estimated = estimate.of_ablation(plan)
+    tables.print_plan(plan.cells, estimated)
     return
   plan.write()
   print(plan.describe(), flush=True)

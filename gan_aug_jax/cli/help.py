@@ -50,7 +50,7 @@ PAGES = {
     'Trains the GAN, chooses its best checkpoint, and writes samples. Resumes.',
     (
       _FIRST,
-      f'{_FIRST} --config.generator.arch=resnet --config.generator.num_steps=5000',
+      f'{_FIRST} --config.gan.arch=resnet --config.generator.num_steps=5000',
     ),
     config=True,
   ),

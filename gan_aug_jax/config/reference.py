@@ -30,8 +30,8 @@ GROUPS = {
 }
 _AFFECTS = {
   fields.RUN: 'After a change everything is trained again.',
-  fields.GENERATOR: 'After a change the generator, and the arms that draw from it, are trained '
-  'again.',
+  fields.GENERATOR: 'After a change the generator, and the arms that draw from it, are '
+  'trained again.',
   fields.SYNTHESIS: 'After a change the arms with synthetic images are trained again.',
   fields.CLASSIFIER: 'After a change every arm is trained again; the generator is kept.',
   fields.CADENCE: 'It can change when a run is resumed, unless it would move the '

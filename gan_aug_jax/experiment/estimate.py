@@ -1,71 +1,129 @@
-"""How long an ablation will train, by a few steps of each kind."""
+"""How long a run or an ablation will take, by a few steps of its GAN and of one arm.
+
+Only these two are compiled and timed. Other arms take as much longer as they have
+operations (XLA's count), and evaluating an image a third of training on it.
+"""
 
 import dataclasses
 import json
+import math
 import pathlib
 import tempfile
+import time
 
 from gan_aug_jax import config as config_lib
-from gan_aug_jax.experiment import cells as cells_lib, dry_run, runs
+from gan_aug_jax.experiment import arms as arms_lib, cells as cells_lib, dry_run, runs
 from gan_aug_jax.generators import gan_training
+from gan_aug_jax.training import spec
 from gan_aug_jax.training.workdir import Session
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-  """Seconds of training that are left, without compilation and evaluation.
+  """Seconds that are left, with compilation, choice of checkpoints and evaluation.
 
   Attributes:
-    cells: {cell name: seconds}, of cells that are not finished.
-    gans: {GAN name: seconds} likewise, with the choice of a checkpoint.
+    arms: {cell or arm: seconds}, of those that are not finished.
+    gans: {GAN: seconds} likewise.
   """
 
-  cells: dict[str, float]
+  arms: dict[str, float]
   gans: dict[str, float]
 
 
-def estimate(plan) -> Estimate:
-  """Measures a few steps of every arm and GAN of a `cells.Plan` that is not finished."""
+def of_run(session: Session, dataset) -> Estimate:
+  """Estimates what is left of a run.
+
+  Args:
+    session: the run's.
+    dataset: the data.
+  """
+  config, arms, gans = session.config, {}, {}
+  with tempfile.TemporaryDirectory() as scratch:
+    trial = dataclasses.replace(session, workdir=pathlib.Path(scratch), quiet=True)
+    own = config_lib.is_external(config)
+    if config_lib.needs_generator(config) and not own:
+      left = gan_training.GanTraining(session, dataset).num_left
+      if left:
+        gans['GAN'] = left * _GanTimes().seconds(trial, dataset)
+    times = _ArmTimes()
+    for name in config.arms:
+      if not arms_lib.finished_result(session.path('arms', name)):
+        arms[name] = times.seconds(trial, dataset, name, key=name)
+  return Estimate(arms, gans)
+
+
+def of_ablation(plan) -> Estimate:
+  """Estimates what is left of a `cells.Plan`."""
   cells = [cell for cell in plan.cells if not cell.is_finished(plan.workdir)]
-  gans = {cell.gan: cell for cell in reversed(cells) if cell.lacks_gan(plan.workdir)}
+  by_gan = {cell.gan: cell for cell in reversed(cells) if cell.lacks_gan(plan.workdir)}
+  arms, gans, arm_times, gan_times = {}, {}, _ArmTimes(), _GanTimes()
   with tempfile.TemporaryDirectory() as scratch:
     # The config is set for each step that is measured.
     session = Session(plan.config, pathlib.Path(scratch), plan.layout, quiet=True)
-    return Estimate(_arm_seconds(cells, session), _gan_seconds(gans.values(), session))
+    for cell in by_gan.values():
+      trial = dataclasses.replace(session, config=cell.gan_config)
+      gans[cell.gan] = gan_times.seconds(trial, cells_lib.load_data(cell.config))
+    for cell in cells:
+      trial = dataclasses.replace(session, config=cell.config)
+      dataset = cells_lib.load_data(cell.config)
+      key = json.dumps(cell.arm.fields, sort_keys=True)
+      arms[cell.name] = arm_times.seconds(trial, dataset, cell.kind, key=key)
+  return Estimate(arms, gans)
 
 
-def _arm_seconds(cells, session):
-  """{cell name: seconds}; cells that differ in seed and length take the same step."""
-  seconds, step_seconds = {}, {}
-  for cell in cells:
-    dataset, config = cells_lib.load_data(cell.config), cell.config
-    total = runs.num_steps_of(config, dataset, cell.kind)
-    key = json.dumps({**cell.arm.fields, 'classifier.num_steps': 0}, sort_keys=True)
-    if key not in step_seconds:
-      config = config.copy_and_resolve_references()
+class _ArmTimes:
+  """Times of arms, of which the first is measured."""
+
+  def __init__(self):
+    self._per_operation = self._compile_seconds = 0.0
+    self._step_seconds = {}
+
+  def seconds(self, session, dataset, name, *, key):
+    """Of an arm; arms of one key take the same step, compiled once."""
+    config = session.config.copy_and_resolve_references()
+    total, compiling = runs.num_steps_of(config, dataset, name), 0.0
+    if key not in self._step_seconds:
       config.filter.teacher_steps = 1
-      session = dataclasses.replace(session, config=config)
-      step = dry_run.arm_step(session, dataset, cell.kind, num_steps=total)
-      step_seconds[key] = step.seconds()
-    seconds[cell.name] = total * step_seconds[key]
-  return seconds
+      trial = dataclasses.replace(session, config=config)
+      step = dry_run.arm_step(trial, dataset, name, num_steps=total)
+      operations, compiling = step.operations(), self._compile_seconds
+      if not self._per_operation:
+        self._compile_seconds = _compile_seconds(step)
+        self._per_operation = step.seconds() / operations
+      self._step_seconds[key] = operations * self._per_operation
+    each = self._step_seconds[key]
+    cadence = spec.make_cadence(session.config, 'classifier', total)
+    looks = math.ceil(total / cadence.eval_every) + 1
+    num_images = looks * len(dataset.val) + len(dataset.train) + len(dataset.test)
+    evaluating = num_images * each / session.config.classifier.batch_size / 3
+    return total * each + evaluating + compiling
 
 
-def _gan_seconds(cells, session):
-  """{GAN name: seconds}; GANs that differ in seeds take the same step."""
-  seconds, measured = {}, {}
-  for cell in cells:
-    dataset, config = cells_lib.load_data(cell.config), cell.gan_config
-    session = dataclasses.replace(session, config=config)
+class _GanTimes:
+  """Times of GANs, each kind measured once."""
+
+  def __init__(self):
+    self._measured = {}
+
+  def seconds(self, session, dataset):
+    """Of a GAN; those that differ in seeds take the same step."""
+    config = session.config
     total = config_lib.num_steps_of(config, 'generator', len(dataset.train))
     num_candidates = gan_training.num_candidates(session, total)
     fields = config_lib.flatten(config).items()
     key = tuple(item for item in fields if not item[0].endswith('seed'))
-    if key not in measured:
-      step = dry_run.gan_step(session, dataset).seconds()
+    if key not in self._measured:
+      step = dry_run.gan_step(session, dataset)
       scored = num_candidates > 1  # the only checkpoint is kept without a score
       candidate = dry_run.candidate_seconds(session, dataset) if scored else 0.0
-      measured[key] = step, candidate
-    step, candidate = measured[key]
-    seconds[cell.gan] = total * step + num_candidates * candidate
-  return seconds
+      self._measured[key] = step.seconds(), candidate
+    step, candidate = self._measured[key]
+    return total * step + num_candidates * candidate
+
+
+def _compile_seconds(step):
+  """Of a step that was not compiled before; what was is read from the user's cache."""
+  began = time.perf_counter()
+  step.compile()
+  return time.perf_counter() - began

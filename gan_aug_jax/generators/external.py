@@ -92,8 +92,8 @@ def load_and_keep(session, dataset) -> FrozenGenerator:
     content = io.BytesIO()
     np.savez(content, **leaves, drawn=drawn[:, 0])
     files.write_atomically(path, content.getvalue())
-    picture = samples.next_to_real(dataset, {'generated': np.asarray(to_pixels(drawn))})
-    files.write_atomically(path.with_name('samples.png'), picture)
+    shown = {'generated': np.asarray(to_pixels(drawn))}
+    samples.write_next_to_real(path.with_name('samples.png'), dataset, shown)
     content = json.dumps(generator.info, indent=1)
     files.write_atomically(path.with_name('result.json'), content)
 

@@ -88,8 +88,12 @@ class GanTraining:
 
   def operations(self) -> float:
     """Of the trainings that are left, see `spec.Training.operations`."""
-    left = sum(not gan.read_result() for gan in self._gans)
-    return left and left * self.training.operations()
+    return self.num_left and self.num_left * self.training.operations()
+
+  @property
+  def num_left(self) -> int:
+    """How many GANs are not finished."""
+    return sum(not gan.read_result() for gan in self._gans)
 
   def train(self) -> frozen.FrozenGenerator:
     """Trains each GAN that is not finished, from where it stopped, and loads them all."""
@@ -198,7 +202,7 @@ class GanTraining:
       for m in members
     }
     if jax.process_index() == 0:
-      files.write_atomically(path, samples.next_to_real(self._dataset, drawn))
+      samples.write_next_to_real(path, self._dataset, drawn)
 
 
 def _cadence_of(session, num_steps):

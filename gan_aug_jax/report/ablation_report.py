@@ -105,16 +105,14 @@ def _render(workdir, plan, finished, summary, rows):
   settings = []
   for i, setting in enumerate(summary['settings']):
     for name, png in _plots(workdir, plan, setting, finished).items():
-      images[f'{name} {i}'] = png
+      images[f'{i} {name}'] = png
     treated = [row for row in setting['arms'] if row['role'] in findings.TREATED]
     settings.append(
       {
         'title': setting['name'],
         'verdicts': sentences.verdicts(setting, summary['num_comparisons']),
-        'rows': [
-          (row['name'], tables.cells(row, tables.ABLATION), row in treated)
-          for row in setting['arms']
-        ],
+        'short_rows': _rows(setting, tables.SHORT_ABLATION, treated),
+        'rows': _rows(setting, tables.ABLATION, treated),
         'differences': [
           (
             row['name'],
@@ -130,16 +128,36 @@ def _render(workdir, plan, finished, summary, rows):
     images=images,
     summary=summary,
     plan=plan,
-    warnings=sentences.warnings(summary),
-    gan_warnings=sentences.of_gans(summary),
+    warnings=[*sentences.of_gans(summary), *sentences.warnings(summary)],
     intervals=sentences.INTERVALS,
     settings=settings,
+    arms=_arms(workdir, finished, images),
+    short_headings=tables.headings(tables.SHORT_ABLATION),
     headings=tables.headings(tables.ABLATION),
     comparisons=[comparison.words for comparison in findings.COMPARISONS],
     gans=_gans(workdir, finished),
     cells=rows,
     seconds=format_seconds(_seconds(finished)),
   )
+
+
+def _rows(setting, fields, treated):
+  arms = setting['arms']
+  return [(row['name'], tables.cells(row, fields), row in treated) for row in arms]
+
+
+def _arms(workdir, finished, images):
+  """{arm: what it trains on} by the first finished cell of each; adds their batches."""
+  lines = {}
+  for cell in finished:
+    name, kind = cell.about['arm'], cell.about['kind']
+    if name not in lines:
+      directory = workdir / 'cells' / cell.about['name']
+      config = read_json(directory / 'config.json', 'config')['config']
+      lines[name] = sentences.arms(config, cell.results)[kind]
+      if (path := directory / 'arms' / kind / 'batch.png').exists():
+        images[f'batch {name}'] = path.read_bytes()
+  return lines
 
 
 def _seconds(finished):
@@ -183,15 +201,15 @@ def _gans(workdir, finished):
   rows = []
   for name, cell in first.items():
     values = [f'{scores[name].get(field, math.nan):.4g}' for field in fields]
-    rows.append((name, [cell.about['name'], *values, f'{cell.gan_seconds:.0f}']))
-  return {'headings': ['GAN', 'first used by', *fields, 'seconds'], 'rows': rows}
+    rows.append((cell.about['name'], [*values, f'{cell.gan_seconds:.0f}', name]))
+  return {'headings': ['first used by', *fields, 'seconds', 'directory'], 'rows': rows}
 
 
 def _samples(workdir, plan):
-  """{'GAN NAME': PNG} of samples from the first seed's GANs, three at most."""
+  """{'GAN of CELL': PNG} of samples from the first seed's GANs, three at most."""
   seed, found = next((about['seed'] for about in plan['cells']), None), {}
   for about in plan['cells']:
     path = workdir / 'gans' / about['gan'] / 'gan' / 'samples.png'
     if about['gan'] and about['seed'] == seed and path.exists() and len(found) < 3:
-      found[f'GAN {about["gan"]}'] = path.read_bytes()
-  return found
+      found.setdefault(about['gan'], (f'GAN of {about["name"]}', path.read_bytes()))
+  return dict(found.values())

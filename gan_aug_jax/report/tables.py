@@ -1,6 +1,6 @@
 """The columns of all tables, and the tables on the terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import math
 
 import rich.console
@@ -48,9 +48,9 @@ ABLATION = ('num_seeds', 'mean', 'sd', 'val_accuracy', *_MEANS, 'generalization_
 ABLATION += ('effective_ratio', 'num_steps', 'epoch', *_END)
 SCORES = ('frechet', 'kernel', 'precision', 'recall', 'density', 'coverage', 'cas')
 SCORES += ('gan_test', 'memorised', 'duplicates')
-# What a terminal of 80 columns has room for; the pages have everything.
-_SHORT_RUN = ('eval_accuracy', 'eval_f1', 'generalization_gap', 'effective_ratio')
-_SHORT_ABLATION = ('num_seeds', 'mean', 'sd', 'effective_ratio')
+# What comes first; the pages have everything.
+SHORT_RUN = ('eval_accuracy', 'eval_f1', 'generalization_gap', 'effective_ratio')
+SHORT_ABLATION = ('num_seeds', 'mean', 'sd', 'effective_ratio')
 _STYLES = {'helps': 'bold green', 'hurts': 'bold red'}
 
 
@@ -84,20 +84,20 @@ def score_rows(scores: Mapping) -> list[tuple[str, list[str]]]:
   return rows
 
 
-def print_results(results: Mapping, findings: Sequence[sentences.Finding] = ()) -> None:
+def print_results(results: Mapping, findings: Collection[sentences.Finding] = ()) -> None:
   """Prints the verdicts of a run, then the arms of results.json.
 
   Args:
     results: content of results.json.
     findings: from `run_report.findings`.
   """
-  print_warnings([*sentences.of_gan(results['gan']), *sentences.foreign(results['gan'])])
+  print_warnings(sentences.run_warnings(results))
   _print_findings(findings)
   if findings:
     _print_lines([sentences.ONE_SEED])
   title = f'{results["dataset"]}, seed {results["seed"]}'
-  _print_arms(title, results['arms'], _SHORT_RUN)
-  _print_lines([sentences.costs(results), *sentences.caveats(results)])
+  _print_arms(title, results['arms'], SHORT_RUN)
+  _print_lines([sentences.costs(results)])
 
 
 def print_warnings(lines: Sequence[str]) -> None:
@@ -129,7 +129,7 @@ def print_summary(summary: Mapping) -> None:
   for setting in summary['settings']:
     title = ', '.join(filter(None, (summary['dataset'], setting['name'])))
     _print_findings(sentences.verdicts(setting, summary['num_comparisons']))
-    _print_arms(title, {row['name']: row for row in setting['arms']}, _SHORT_ABLATION)
+    _print_arms(title, {row['name']: row for row in setting['arms']}, SHORT_ABLATION)
   _print_lines([sentences.INTERVALS, *sentences.status(summary)])
 
 
@@ -140,7 +140,7 @@ def print_plan(planned: Sequence, estimate: Estimate) -> None:
     planned: the `cells.Cell`s of a plan.
     estimate: how long the unfinished ones train.
   """
-  seconds, gans, by_arm = estimate.cells, estimate.gans, {}
+  seconds, by_arm = estimate.arms, {}
   for cell in planned:
     by_arm.setdefault(cell.arm.key, []).append(cell)
   rows = []
@@ -154,14 +154,18 @@ def print_plan(planned: Sequence, estimate: Estimate) -> None:
     rows.append((arm.name, texts))
   columns = ('arm', 'setting', 'role', 'changes', 'seeds', 'left', 'time of each')
   _print_table(format_count(len(planned), 'cell'), columns, rows, justify='left')
-  of_cells, of_gans = sum(seconds.values()), sum(gans.values())
+  print_estimate(estimate)
+
+
+def print_estimate(estimate: Estimate) -> None:
+  """Prints how long what is left will take."""
+  of_arms, of_gans = sum(estimate.arms.values()), sum(estimate.gans.values())
   _print_lines(
     [
-      f'Left to train: {format_seconds(of_cells + of_gans)}, of which '
-      f'{format_count(len(seconds), "classifier")} {format_seconds(of_cells)} and '
-      f'{format_count(len(gans), "GAN")} {format_seconds(of_gans)}. Extrapolated from a '
-      'few steps of each; includes choosing checkpoints, but not compilation and '
-      'evaluation.'
+      f'Left: {format_seconds(of_arms + of_gans)}, of which '
+      f'{format_count(len(estimate.arms), "classifier")} {format_seconds(of_arms)} and '
+      f'{format_count(len(estimate.gans), "GAN")} {format_seconds(of_gans)}. Extrapolated '
+      'from a few steps; with compilation, the choice of checkpoints and evaluation.'
     ]
   )
 
