@@ -162,10 +162,11 @@ def print_estimate(estimate: Estimate) -> None:
   of_arms, of_gans = sum(estimate.arms.values()), sum(estimate.gans.values())
   _print_lines(
     [
-      f'Left: {format_seconds(of_arms + of_gans)}, of which '
-      f'{format_count(len(estimate.arms), "classifier")} {format_seconds(of_arms)} and '
-      f'{format_count(len(estimate.gans), "GAN")} {format_seconds(of_gans)}. Extrapolated '
-      'from a few steps; with compilation, the choice of checkpoints and evaluation.'
+      f'Left: {format_seconds(of_arms + of_gans)}: '
+      f'{format_count(len(estimate.arms), "classifier")} {format_seconds(of_arms)}, '
+      f'{format_count(len(estimate.gans), "GAN")} {format_seconds(of_gans)}. '
+      'Extrapolated from a few steps; with compilation, the choice of checkpoints and '
+      'evaluation.'
     ]
   )
 
