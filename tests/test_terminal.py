@@ -50,9 +50,7 @@ def test_what_went_wrong_in_the_gan_is_said_first(original, copy, capfd):  # noq
   described, rest = capfd.readouterr().out.split("The GAN's training: it <collapsed>.\n")
   assert len(described.splitlines()) == 2 and 'test accuracy' in rest
   page = (copy / 'report.html').read_text()
-  warning = page.index(
-    '<p class="warning">The GAN&#39;s training: it &lt;collapsed'
-  )
+  warning = page.index('<p class="warning">The GAN&#39;s training: it &lt;collapsed')
   assert page.index('</style>') < warning < page.index('augmented vs. real_only')
 
 
