@@ -20,7 +20,7 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
   monkeypatch.chdir(ROOT)
   codes = [''.join(c['source']) for c in NOTEBOOK['cells'] if c['cell_type'] == 'code']
   codes[0] = f'GAN_STEPS, CLASSIFIER_STEPS, WORKDIR = 3, 11, {str(tmp_path / "w")!r}'
-  codes[2] = codes[2].replace("'--config=", "'--config.gan.width=8', '--config=")
+  codes[2] = codes[2].replace('*flags', "*flags, '--config.gan.width=8'")
   names = {}
   for code in codes:
     exec(code, names)

@@ -2,10 +2,10 @@
 
 WORKDIR/
   config.json    the whole config, versions, facts about the data
-  gan/           checkpoints/, metrics.jsonl, samples/, samples.png, result.json, and
+  gan/           checkpoints/, metrics.jsonl, samples/, samples.png, samples.npz, result.json, and
                  teacher/ and offline-*.npz if the config needs them
   gan-seedN/     the same, of a further GAN
-  arms/NAME/     checkpoints/, metrics.jsonl, predictions.npz, result.json
+  arms/NAME/     checkpoints/, metrics.jsonl, predictions.npz, result.json, batch.png
   score/         scores.json, grid.png, neighbours.png, interpolation.png
   results.json  report.html
 """
