@@ -11,7 +11,7 @@ DIR/results.json and DIR/table.md, and of each part its output. The table is pri
   startup   seconds to import, to compile and to the first steps; then with a full cache
   step      the fused step by ratio, with and without drawing ahead; at a larger batch;
             the GAN's; by steps per call; by precision
-  torch     benchmarks.vs_torch, if PyTorch is installed
+  torch     benchmarks.vs_torch without torch.compile, if PyTorch is installed
   tests     pytest -m accelerator, if pytest is installed
   options   the fused step under options of XLA
   profile   where its time goes, kernel by kernel
@@ -44,7 +44,7 @@ from benchmarks import accelerator_parts as parts_lib, timing
 _SHARES = {
   'startup': 0.15,
   'step': 0.3,
-  'torch': 0.25,
+  'torch': 0.35,
   'tests': 0.2,
   'options': 0.15,
   'profile': 0.1,
@@ -137,7 +137,10 @@ def list_parts(out: pathlib.Path) -> list[Part]:
     return [*command, f'--json={Part(name, out, []).output(number)}']
 
   of_torch = [*python, 'benchmarks.vs_torch', *base, f'--json={out / "torch.json"}']
-  of_torch += ['--precisions=float32,bfloat16']
+  # Eager steps take milliseconds, and compiling them would take all of the time.
+  of_torch += [f'--steps={min(50, parts_lib.STEPS.value)}']
+  of_torch += [f'--rounds={min(5, timing.ROUNDS.value)}']
+  of_torch += ['--precisions=float32,bfloat16', '--nocompile']
   of_torch += [
     f'--batches={parts_lib.CONFIG.value.classifier.batch_size},{parts_lib.LARGE.value}'
   ]
@@ -213,7 +216,7 @@ def describe(done: dict) -> list[str]:
   for name, entry in done.items():
     title = f'## {name}' + (f' ({entry["why"]})' if entry['why'] else '')
     lines += [title, '']
-    if name == 'tests' or entry['why']:
+    if name == 'tests' or entry['why'].startswith('exit code'):
       lines += [*entry.get('said', [])[-12:], '']
     if name == 'startup' and entry['results']:
       lines += _of_startup(entry['results'])

@@ -35,7 +35,10 @@ PART = flags.DEFINE_string('part', 'step', 'Which part to run.')
 _BUFFERS = 'FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION'
 _OPTIONS = {
   'as compiled by default': {},
+  'deterministic': {'xla_gpu_deterministic_ops': True},
   'no command buffers': {'xla_gpu_enable_command_buffer': ''},
+  'no Triton products': {'xla_gpu_enable_triton_gemm': False},
+  'double-buffered loops': {'xla_gpu_enable_while_loop_double_buffering': True},
   'command buffers of convolutions, too': {
     'xla_gpu_enable_command_buffer': f'{_BUFFERS},CONVOLUTION'
   },
@@ -46,9 +49,6 @@ _OPTIONS = {
     'xla_gpu_enable_command_buffer': f'{_BUFFERS},CONVOLUTION,CONDITIONAL,WHILE',
     'xla_gpu_command_buffer_unroll_loops': True,
   },
-  'double-buffered loops': {'xla_gpu_enable_while_loop_double_buffering': True},
-  'no Triton products': {'xla_gpu_enable_triton_gemm': False},
-  'deterministic': {'xla_gpu_deterministic_ops': True},
 }
 
 
@@ -91,7 +91,7 @@ class Bench:
     dataset = noise.make_dataset((SIDE.value, SIDE.value, 3))
     with _precision(config):
       if of_gan:
-        return timing.compile_calls(dry_run.gan_step(session, dataset))
+        return timing.compile_calls(dry_run.generator_step(session, dataset))
       arm = 'augmented_classical'
       return timing.compile_calls(
         dry_run.arm_step(session, dataset, arm, num_steps=10_000)
@@ -128,7 +128,10 @@ def list_groups(per_call):
   groups = {
     'by ratio': by_ratio(),
     f'by ratio, batch {LARGE.value}': by_ratio(**{'classifier.batch_size': LARGE.value}),
-    'the GAN': {'its step': {'part': 'gan'}},
+    'the GAN': {
+      'its step': {'part': 'gan'},
+      'in bfloat16': {'part': 'gan', 'precision': 'bfloat16'},
+    },
     'by steps per call': {
       f'{count} per call': first | {'steps_per_call': int(count)} for count in CALLS.value
     },
@@ -156,24 +159,29 @@ def run_step():
 
 
 def run_options():
-  """Yields the results of the part 'options', a group for each of the two steps."""
+  """Yields the results of the part 'options', after each option: one may end the process.
+
+  Each is timed in turn with the first.
+  """
   import jax
 
   bench, groups, refused = Bench(), {}, {}
   steps = {'the fused step': {'mix.ratio': float(RATIOS.value[0])}}
   steps['the GAN'] = {'part': 'gan'}
   for title, fields in steps.items():
-    runs = {}
+    base, rows, first = next(iter(_OPTIONS)), groups.setdefault(title, {}), None
     for name, options in _OPTIONS.items():
       try:
         calls = bench.calls({'steps_per_call': bench.per_call} | fields, options)
         jax.block_until_ready(calls.take())
-        runs[name] = calls.run(STEPS.value)
       except jax.errors.JaxRuntimeError as error:  # an XLA without such an option
         refused[name] = str(error).splitlines()[0]
-    seconds = timing.interleave(runs, timing.ROUNDS.value)
-    groups[title] = timing.compare(seconds, next(iter(runs)))
-    yield {**bench.where, 'groups': groups, 'refused': refused}
+        continue
+      first = first or calls
+      runs = {base: first.run(STEPS.value), name: calls.run(STEPS.value)}
+      seconds = timing.interleave(runs, timing.ROUNDS.value)
+      rows[name] = timing.compare(seconds, base)[name]
+      yield {**bench.where, 'groups': groups, 'refused': refused}
 
 
 def run_startup():
@@ -214,7 +222,7 @@ def run_profile():
         for event in line.events:
           seconds[event.name] += 1e-9 * event.duration_ns
           counts[event.name] += 1
-  steps = 2 * bench.per_call
+  steps = 2 * calls.steps_per_call
   kernels = {
     name: {'us': 1e6 * total / steps, 'count': counts[name] / steps}
     for name, total in seconds.most_common(40)

@@ -28,6 +28,7 @@ from PIL import Image
 import pytest
 
 from gan_aug_jax import cli, config as config_lib
+from gan_aug_jax.cli import parsing
 from gan_aug_jax.config import validation
 from gan_aug_jax.data import datasets
 from gan_aug_jax.errors import ConfigError, DataError
@@ -462,6 +463,11 @@ DATA = {
     "folder/cat/x' is inside data.data_dir=",
     lambda place: _inside(place, 'cat/x', 'ablate'),
   ),
+  'ablation inside a folder of its grid': (
+    2,
+    "folder/runs' is inside data.data_dir=",
+    lambda place: _inside_grid(place),
+  ),
   'folder of nothing': (3, 'found 0 (none)', _data(_folder(classes=()))),
   'folder of one class': (3, "found 1 ('cat')", _data(_folder(classes=('cat',)))),
   'folder with an empty class': (
@@ -517,6 +523,15 @@ def _inside(place, workdir, command='run'):
   return [command, f'--config={config}', f'--workdir={root / workdir}', *fields]
 
 
+def _inside_grid(place):
+  """An ablation whose workdir is inside one of the folders of its grid."""
+  _, root = _folder()(place)
+  other = shutil.copytree(root, place.root / 'other')
+  grid = {'data.data_dir': (str(other), str(root))}
+  flags = ['--config.data.name=folder', f'--workdir={root}/runs']
+  return ['ablate', f'--config={_ablation(place, grid=grid)}', *flags]
+
+
 def _cut(path):
   path.write_bytes(_TRUNCATED(path.read_bytes()))
 
@@ -554,7 +569,7 @@ def _harmed(command, harm, *flags):
 
   def row(place):
     harm(place)
-    needs = [_CONFIG] if command in ('run', 'train-gan', 'train-classifier') else []
+    needs = [_CONFIG] if command in ('run', 'train-generator', 'train-classifier') else []
     return _given(command, *needs, _DONE, *flags)(place)
 
   return row
@@ -703,10 +718,10 @@ WORKDIR = {
     'generators of checkpoint 4',
     _harmed('sample', _remove('gan/checkpoints/4')),
   ),
-  'GAN that is not': (3, 'train one first', _harmed('sample', _remove('gan'))),
+  'GAN that is not': (3, 'train one first', _harmed('sample', _remove('generator'))),
   'GAN that is not finished': (
     3,
-    'finish it with run or train-gan',
+    'finish it with run or train-generator',
     _harmed('sample', _unlink('gan/result.json')),
   ),
   'results that are not': (
@@ -767,7 +782,7 @@ WORKDIR = {
   'results of a number': (
     3,
     'results.json',
-    _harmed('report', _edit('results.json', gan=3)),
+    _harmed('report', _edit('results.json', generator=3)),
   ),
   'predictions that are a pickle': (
     3,
@@ -794,10 +809,11 @@ def _ablate(place, *flags):
   return ['ablate', f'--config={_ablation(place)}', f'--workdir={place.new}', *flags]
 
 
-def _ablation(place):
+def _ablation(place, **fields):
   text = CONFIG.format(npz=str(place.npz))
   path = place.root / 'ablation.py'
-  path.write_text(text.replace('  return config', '  return base.add_ablation(config)'))
+  added = f'  return base.add_ablation(config, **{fields})'
+  path.write_text(text.replace('  return config', added))
   return path
 
 
@@ -929,7 +945,7 @@ def test_a_workdir_without_permission_is_named(place, capfd):
   assert 'Permission denied' in capfd.readouterr().err
 
 
-@pytest.mark.parametrize('command', ['run', 'train-gan', 'sample', 'report'])
+@pytest.mark.parametrize('command', ['run', 'train-generator', 'sample', 'report'])
 def test_a_workdir_in_use_is_refused_and_its_owner_named(place, capfd, command):
   arguments = _harmed(command, _nothing)(place)
   with locks.owned(place.done):
@@ -1043,6 +1059,15 @@ def test_paths_are_expanded_and_the_data_are_found_from_anywhere(
   monkeypatch.chdir(place.root)
   assert cli.main(['gan_aug_jax', 'evaluate', f'--workdir={place.done}']) == 0
   assert not list(place.root.rglob('~'))
+
+
+def test_paths_in_a_grid_are_made_absolute(place, monkeypatch):
+  monkeypatch.setenv('HOME', '/home/me')
+  monkeypatch.chdir(place.root)
+  config = _ablation(place, grid={'data.data_dir': ('one', '~/two', 'gs://three')})
+  parsed = parsing.parse('ablate', ['', f'--config={config}', '--workdir=w'])
+  places = parsed.config.ablation.grid['data.data_dir']
+  assert places == (f'{place.root}/one', '/home/me/two', 'gs://three')
 
 
 def test_a_folder_of_its_name_is_no_package(tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ def lowered():
     config.mix.ratio = ratio
     session = workdir.Session(config, pathlib.Path('unused'), layout, quiet=True)
     dry = dry_run.arm_step(session, dataset, 'augmented_classical', num_steps=100)
-    steps[ratio] = programs.lower_step(dry.step, layout, dry.state, *dry.inputs(0))
+    steps[ratio] = dry.lower_step()
   return steps
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gan_aug_jax import config as config_lib
-from gan_aug_jax.generators import build
+from gan_aug_jax.generators import families
 from gan_aug_jax.models import discriminators, generators, layers
 from gan_aug_jax.step import augment, gan, losses
 from gan_aug_jax.training import workdir
@@ -154,25 +154,29 @@ def test_gradient_penalty_of_a_linear_discriminator_is_its_norm(weights):
 
 
 class Recorder:
-  """A DiffAugment that changes nothing and notes what it was given."""
+  """A DiffAugment that changes nothing and notes what it is given as a program runs."""
 
   def __init__(self):
     self.keys, self.images = [], []
 
   def __call__(self, keys, images):
-    self.keys.append(np.asarray(jax.random.key_data(keys)).tobytes())
-    self.images.append(images)
+    jax.debug.callback(self._note, jax.random.key_data(keys), images, ordered=True)
     return images
 
+  def _note(self, keys, images):
+    self.keys.append(np.asarray(keys).tobytes())
+    self.images.append(np.asarray(images))
 
-@pytest.mark.slow  # op by op; nothing else guards that each look has keys of its own
+
+@pytest.mark.slow  # nothing else guards that each look has keys of its own
 def test_every_look_of_the_discriminator_is_augmented_apart(toy, monkeypatch):
   """Real and synthetic of both updates, and the synthetic of the generator's own."""
   recorder = Recorder()
   monkeypatch.setattr(augment, 'make_diffaug', lambda policy: recorder)
   where = tiny.layout('jit', 1)
   step, state = tiny.gan_step(where, d_steps=2, diffaug=('flip',), loss='hinge')
-  step(state, tiny.feed(where.replicate, toy)(0, 24))
+  jax.block_until_ready(jax.jit(step)(state, tiny.feed(where.replicate, toy)(0, 24)))
+  jax.effects_barrier()
   assert len(recorder.keys) == len(set(recorder.keys)) == 5
   first, _, second, _, _ = recorder.images
   assert tiny.difference(first, second) > 0.1  # each update takes real images of its own
@@ -194,9 +198,9 @@ def test_discriminator_has_a_learning_rate_of_its_own(toy, tmp_path):
   for rate in (0.0, 1e-9):
     config.gan.discriminator_learning_rate = rate
     session = workdir.Session(config, tmp_path, where, quiet=True)
-    step, init = build.make_step(session, toy.facts)
-    state = init(0)
-    after, _ = tiny.run(where, step, state, toy, count=8, num_steps=2)
+    family = families.build_family(session, toy.facts)
+    state = family.init(0)
+    after, _ = tiny.run(where, family.step, state, toy, count=8, num_steps=2)
     parts = ('generator', 'discriminator')
     moved = [tiny.difference(getattr(after, p), getattr(state, p)) for p in parts]
     changes.append(moved)

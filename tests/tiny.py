@@ -1,13 +1,15 @@
 """Tiny GANs and classifiers, built for a layout and a type."""
 
 import functools
+import re
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gan_aug_jax.models import classifiers, discriminators, generators
+from gan_aug_jax.models import classifiers, discriminators, generators, unet
 from gan_aug_jax.step import (
   augment,
   batches,
@@ -15,7 +17,9 @@ from gan_aug_jax.step import (
   classifier,
   classifier_state,
   device_data,
+  flow,
   gan,
+  generator,
   losses,
   plans,
   programs,
@@ -24,6 +28,10 @@ from gan_aug_jax.step import (
   synthesis,
 )
 
+COLLECTIVE = re.compile(
+  r'\b(all-gather|all-to-all|collective-permute|reduce-scatter|send|recv|infeed|outfeed'
+  r'|custom-call|all-reduce)(?:-start)?\('
+)
 LATENT = 5
 CLASSES = 3
 SHAPE = (8, 8, 1)
@@ -148,6 +156,7 @@ def fused_ahead(
   partner='any',
   on='both',
   refresh_every=1,
+  family='gan',
 ):
   """The fused step, its initial state, its plan, what is frozen, and what draws ahead.
 
@@ -157,7 +166,8 @@ def fused_ahead(
   Classes are drawn as if the training set had 6, 3 and 1 of them.
   """
   compute = compute or dtype
-  sample, variables = frozen_generator(dtype, compute=compute, **dict(latents))
+  draw_from = frozen_flow if family == 'flow' else frozen_generator
+  sample, variables = draw_from(dtype, compute=compute, **dict(latents))
   logits_of, discriminator = frozen_discriminator(dtype)
   ask, teacher_variables = teacher(dtype, scale=3)
   if offline:
@@ -286,6 +296,52 @@ def gan_step(
   return step, cast(_init_gan(generator, discriminator), dtype)
 
 
+def flow_model(shape=SHAPE, compute=jnp.float32):
+  return unet.UNet(shape, CLASSES, width=8, dtype=compute)
+
+
+def flow_variables(shape=SHAPE, *, by=0.1):
+  """The first variables with noise added, as velocities are zero at first."""
+  noise = np.random.default_rng(0)
+  shake = lambda x: x + (by * noise.normal(size=x.shape)).astype(x.dtype)
+  return jax.tree.map(shake, _init(flow_model(shape), (2, *shape), (2,), (2,)))
+
+
+def frozen_flow(dtype=jnp.float32, compute=None, **latents):
+  """A random flow: its sampler and parameters."""
+  model = flow_model(compute=compute or dtype)
+  render = flow.make_render(model, evaluations=2)
+  sample = sampling.make_sampler(render, SHAPE, **latents)
+  return sample, cast(flow_variables()['params'], dtype)
+
+
+def flow_step(where, *, batch_size=12, dtype=jnp.float32, compute=None):
+  """The flow's step and its initial state, unplaced."""
+  model = flow_model(compute=compute or dtype)
+  tx = classifier.make_optimizer(
+    'adam', learning_rate=1e-3, num_steps=50, warmup_steps=2, clip_norm=1.0
+  )
+  step = generator.make_generator_step(
+    loss=flow.make_loss(model, class_dropout=0.2, augment=augment.make_augment(crop=2)),
+    tx=tx,
+    layout=where,
+    batch_size=batch_size,
+    ema_decay=0.9,
+    dtype=dtype,
+  )
+  init_params = lambda key: flow_variables()['params']
+  init = functools.partial(generator.init_generator, init_params=init_params, tx=tx)
+  return step, cast(jax.device_get(init(3)), dtype)
+
+
+def equations(jaxpr):
+  """Every equation of a jaxpr, also of those within."""
+  for equation in jaxpr.eqns:
+    yield equation
+    for inner in jax.extend.core.jaxprs_in_params(equation.params):
+      yield from equations(inner)
+
+
 def run(
   where,
   step,
@@ -299,7 +355,10 @@ def run(
   place=None,
   draw_ahead=None,
 ):
-  """Takes steps; returns the state on the host and metrics as {name: [num_steps]}."""
+  """Takes steps; returns the state on the host and metrics as {name: [num_steps]}.
+
+  On several devices the program may communicate by all-reduces only.
+  """
   take, place = feed(where.replicate, toy), place or (lambda step: step * count)
   state, extra = put(where, state), where.replicate(extra)
   inputs = lambda at: (take(int(place(at)), max(1, count * per_call)), *extra)
@@ -307,6 +366,8 @@ def run(
   program = programs.compile_step(
     repeated, where, state, where.replicated_int(per_call), *inputs(0)
   )
+  if where.num_devices > 1:
+    assert_only_all_reduces(program)
   rows = []
   for at in range(0, num_steps, per_call):
     taken = min(per_call, num_steps - at)
@@ -314,6 +375,13 @@ def run(
     rows.append({name: x[:taken] for name, x in jax.device_get(metrics).items()})
   joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
   return jax.device_get(state), joined
+
+
+def assert_only_all_reduces(program):
+  """And by none that decides how long a loop goes on, for which all would wait."""
+  text = program.compiled.as_text()
+  assert set(COLLECTIVE.findall(text)) == {'all-reduce'}
+  assert not re.search(r'= pred\[\]\S* all-reduce', text)
 
 
 def put(where, state):

@@ -20,7 +20,7 @@ from gan_aug_jax.config import files, suggestions
 from gan_aug_jax.config.fields import FIELDS, find_renamed
 from gan_aug_jax.errors import ConfigError, UserError
 
-TRAINING = ('run', 'train-gan', 'train-classifier')
+TRAINING = ('run', 'train-generator', 'train-classifier')
 LATER = ('evaluate', 'sample', 'score', 'predict', 'export', 'report')
 COMMANDS = (*TRAINING, *LATER, 'ablate')
 # Where absl's own words are none, or do not help.
@@ -88,10 +88,16 @@ def _expand(name, path):
 
 
 def _make_absolute(config):
-  """Makes data.data_dir a path that means the same from any directory."""
-  place = config_lib.flatten(config).get('data.data_dir')
-  if place and '://' not in place:
-    config.data.data_dir = os.path.abspath(_expand('data.data_dir', place))
+  """Makes each data.data_dir a path that means the same from any directory."""
+
+  def absolute(place):
+    is_path = isinstance(place, str) and place and '://' not in place
+    return os.path.abspath(_expand('data.data_dir', place)) if is_path else place
+
+  config.data.data_dir = absolute(config.data.data_dir)
+  grid = config.ablation.grid if 'ablation' in config else {}
+  if isinstance(places := grid.get('data.data_dir'), tuple | list):
+    grid['data.data_dir'] = tuple(map(absolute, places))
 
 
 def _check_seeds(argv):

@@ -1,4 +1,4 @@
-"""How long a run or an ablation will take, by a few steps of its GAN and of one arm.
+"""How long a run or an ablation takes, by a few steps of its generator and of one arm.
 
 Only these two are compiled and timed. Other arms take as much longer as they have
 operations (XLA's count), and evaluating an image a third of training on it.
@@ -13,7 +13,7 @@ import time
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.experiment import arms as arms_lib, cells as cells_lib, dry_run, runs
-from gan_aug_jax.generators import gan_training
+from gan_aug_jax.generators.generator_training import GeneratorTraining
 from gan_aug_jax.training import spec
 from gan_aug_jax.training.workdir import Session
 
@@ -24,11 +24,11 @@ class Estimate:
 
   Attributes:
     arms: {cell or arm: seconds}, of those that are not finished.
-    gans: {GAN: seconds} likewise.
+    generators: {name: seconds} likewise.
   """
 
   arms: dict[str, float]
-  gans: dict[str, float]
+  generators: dict[str, float]
 
 
 def of_run(session: Session, dataset) -> Estimate:
@@ -38,38 +38,38 @@ def of_run(session: Session, dataset) -> Estimate:
     session: the run's.
     dataset: the data.
   """
-  config, arms, gans = session.config, {}, {}
+  config, arms, generators = session.config, {}, {}
   with tempfile.TemporaryDirectory() as scratch:
     trial = dataclasses.replace(session, workdir=pathlib.Path(scratch), quiet=True)
-    own = config_lib.is_external(config)
-    if config_lib.needs_generator(config) and not own:
-      left = gan_training.GanTraining(session, dataset).num_left
-      if left:
-        gans['GAN'] = left * _GanTimes().seconds(trial, dataset)
+    needed = config_lib.needs_generator(config)
+    if needed and (left := GeneratorTraining(session, dataset).num_left):
+      generators['generator'] = left * _GeneratorTimes().seconds(trial, dataset)
     times = _ArmTimes()
     for name in config.arms:
       if not arms_lib.finished_result(session.path('arms', name)):
         arms[name] = times.seconds(trial, dataset, name, key=name)
-  return Estimate(arms, gans)
+  return Estimate(arms, generators)
 
 
 def of_ablation(plan) -> Estimate:
   """Estimates what is left of a `cells.Plan`."""
   cells = [cell for cell in plan.cells if not cell.is_finished(plan.workdir)]
-  by_gan = {cell.gan: cell for cell in reversed(cells) if cell.lacks_gan(plan.workdir)}
-  arms, gans, arm_times, gan_times = {}, {}, _ArmTimes(), _GanTimes()
+  lacking = [cell for cell in reversed(cells) if cell.lacks_generator(plan.workdir)]
+  arms, generators, arm_times = {}, {}, _ArmTimes()
+  generator_times = _GeneratorTimes()
   with tempfile.TemporaryDirectory() as scratch:
     # The config is set for each step that is measured.
     session = Session(plan.config, pathlib.Path(scratch), plan.layout, quiet=True)
-    for cell in by_gan.values():
-      trial = dataclasses.replace(session, config=cell.gan_config)
-      gans[cell.gan] = gan_times.seconds(trial, cells_lib.load_data(cell.config))
+    for name, cell in {cell.generator: cell for cell in lacking}.items():
+      trial = dataclasses.replace(session, config=cell.generator_config)
+      dataset = cells_lib.load_data(cell.config)
+      generators[name] = generator_times.seconds(trial, dataset)
     for cell in cells:
       trial = dataclasses.replace(session, config=cell.config)
       dataset = cells_lib.load_data(cell.config)
       key = json.dumps(cell.arm.fields, sort_keys=True)
       arms[cell.name] = arm_times.seconds(trial, dataset, cell.kind, key=key)
-  return Estimate(arms, gans)
+  return Estimate(arms, generators)
 
 
 class _ArmTimes:
@@ -100,26 +100,24 @@ class _ArmTimes:
     return total * each + evaluating + compiling
 
 
-class _GanTimes:
-  """Times of GANs, each kind measured once."""
+class _GeneratorTimes:
+  """Times of generators, each kind measured once; one made at once counts as nothing."""
 
   def __init__(self):
     self._measured = {}
 
   def seconds(self, session, dataset):
-    """Of a GAN; those that differ in seeds take the same step."""
-    config = session.config
-    total = config_lib.num_steps_of(config, 'generator', len(dataset.train))
-    num_candidates = gan_training.num_candidates(session, total)
-    fields = config_lib.flatten(config).items()
+    """Of a generator; those that differ in seeds take the same step."""
+    training = GeneratorTraining(session, dataset)
+    fields = config_lib.flatten(session.config).items()
     key = tuple(item for item in fields if not item[0].endswith('seed'))
     if key not in self._measured:
-      step = dry_run.gan_step(session, dataset)
-      scored = num_candidates > 1  # the only checkpoint is kept without a score
+      step = dry_run.generator_step(session, dataset) if training.num_steps else None
+      scored = training.num_candidates > 1  # the only checkpoint is kept without a score
       candidate = dry_run.candidate_seconds(session, dataset) if scored else 0.0
-      self._measured[key] = step.seconds(), candidate
+      self._measured[key] = step.seconds() if step else 0.0, candidate
     step, candidate = self._measured[key]
-    return total * step + num_candidates * candidate
+    return training.num_steps * step + training.num_candidates * candidate
 
 
 def _compile_seconds(step):

@@ -11,11 +11,12 @@ import pathlib
 from typing import Any
 
 from gan_aug_jax.errors import CheckpointError
-from gan_aug_jax.experiment import findings
+from gan_aug_jax.experiment import cells, findings
 from gan_aug_jax.report import ablation_figures, pages, sentences, tables
 from gan_aug_jax.training import files
 from gan_aug_jax.training.files import read_json
 from gan_aug_jax.training.progress import format_seconds
+from gan_aug_jax.training.workdir import generator_directory
 
 # name in cells.csv: field of a cell's arm
 _CELL_FIELDS = {
@@ -75,7 +76,7 @@ def _cell_rows(workdir, plan, finished, failures):
   rows = []
   for about in plan['cells']:
     name = about['name']
-    row = {'cell': name, 'arm': about['arm'], 'seed': about['seed'], 'gan': about['gan']}
+    row = {'cell': name, **{f: about[f] for f in ('arm', 'seed', 'generator')}}
     row['status'] = 'failed' if name in failures else 'missing'
     values = dict.fromkeys(_CELL_FIELDS)
     values |= {'changed': '', 'device': '', 'versions': ''}
@@ -128,14 +129,14 @@ def _render(workdir, plan, finished, summary, rows):
     images=images,
     summary=summary,
     plan=plan,
-    warnings=[*sentences.of_gans(summary), *sentences.warnings(summary)],
+    warnings=[*sentences.of_generators(summary), *sentences.warnings(summary)],
     intervals=sentences.INTERVALS,
     settings=settings,
     arms=_arms(workdir, finished, images),
     short_headings=tables.headings(tables.SHORT_ABLATION),
     headings=tables.headings(tables.ABLATION),
     comparisons=[comparison.words for comparison in findings.COMPARISONS],
-    gans=_gans(workdir, finished),
+    generators=_generators(workdir, finished),
     cells=rows,
     seconds=format_seconds(_seconds(finished)),
   )
@@ -161,28 +162,28 @@ def _arms(workdir, finished, images):
 
 
 def _seconds(finished):
-  """Training time of all cells, and of each GAN once."""
-  gans = {cell.about['gan']: cell.gan_seconds for cell in finished}
-  return sum(cell.arm['train_seconds'] for cell in finished) + sum(gans.values())
+  """Training time of all cells, and of each generator once."""
+  each = {cell.about['generator']: cell.generator_seconds for cell in finished}
+  return sum(cell.arm['train_seconds'] for cell in finished) + sum(each.values())
 
 
 def _plots(workdir, plan, setting, finished):
   """{name: PNG} of a setting, or {} before an arm and its control are finished."""
-  cells = {}
+  by_arm = {}
   for arm in plan['arms']:
     if arm['setting'] == setting['name']:
-      cells[arm['name']] = [c for c in finished if c.about['arm'] == arm['key']]
+      by_arm[arm['name']] = [c for c in finished if c.about['arm'] == arm['key']]
   rows = [row for row in setting['arms'] if row.get('difference')]
   if not rows:
     return {}
-  first = cells[rows[0]['name']][0].about['name']
+  first = by_arm[rows[0]['name']][0].about['name']
   data = read_json(workdir / 'cells' / first / 'config.json', 'data')['data']
   control = plan['ablation']['control']
-  return ablation_figures.draw(setting, control, cells, data['class_names'])
+  return ablation_figures.draw(setting, control, by_arm, data['class_names'])
 
 
 def _curve(plan, settings):
-  """{'curve': PNG} if the grid is one field with numbers as values, or {}."""
+  """{'curve ARM': PNG} if the grid is one field with numbers as values, or {}."""
   (field, values), *others = [*plan['ablation']['grid'].items()] or [('', ())]
   numbers = all(isinstance(value, int | float) for value in values)
   if others or len(values) < 2 or not numbers:
@@ -190,26 +191,28 @@ def _curve(plan, settings):
   return ablation_figures.draw_curve(settings, field, values)
 
 
-def _gans(workdir, finished):
-  """Headings and rows of what each GAN scored when its checkpoint was chosen."""
+def _generators(workdir, finished):
+  """Headings and rows of what each generator scored when its checkpoint was chosen."""
   first = {}
   for cell in finished:
-    if name := cell.about['gan']:
+    if name := cell.about['generator']:
       first.setdefault(name, cell)
   scores = {name: findings.scores_of(workdir, name) for name in first}
   fields = list(next(iter(scores.values()), ()))
   rows = []
   for name, cell in first.items():
     values = [f'{scores[name].get(field, math.nan):.4g}' for field in fields]
-    rows.append((cell.about['name'], [*values, f'{cell.gan_seconds:.0f}', name]))
+    rows.append((cell.about['name'], [*values, f'{cell.generator_seconds:.0f}', name]))
   return {'headings': ['first used by', *fields, 'seconds', 'directory'], 'rows': rows}
 
 
 def _samples(workdir, plan):
-  """{'GAN of CELL': PNG} of samples from the first seed's GANs, three at most."""
+  """{'generator of CELL': PNG} of samples of the first seed, three at most."""
   seed, found = next((about['seed'] for about in plan['cells']), None), {}
   for about in plan['cells']:
-    path = workdir / 'gans' / about['gan'] / 'gan' / 'samples.png'
-    if about['gan'] and about['seed'] == seed and path.exists() and len(found) < 3:
-      found.setdefault(about['gan'], (f'GAN of {about["name"]}', path.read_bytes()))
+    name = about['generator']
+    directory = generator_directory(cells.generator_workdir(workdir, name))
+    path = directory / 'samples.png'
+    if name and about['seed'] == seed and path.exists() and len(found) < 3:
+      found.setdefault(name, (f'generator of {about["name"]}', path.read_bytes()))
   return dict(found.values())

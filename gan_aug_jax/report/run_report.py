@@ -14,6 +14,7 @@ from gan_aug_jax.evaluation import figures, statistics
 from gan_aug_jax.report import pages, sentences, tables
 from gan_aug_jax.training import files
 from gan_aug_jax.training.files import read_result
+from gan_aug_jax.training.workdir import generator_directory
 
 # (treatment, its control)
 _PAIRS = (('augmented', 'real_only'), ('augmented_classical', 'real_classical'))
@@ -42,7 +43,7 @@ def render(workdir: pathlib.Path, run: Mapping, results: Mapping) -> pathlib.Pat
     )
   arms, class_names = results['arms'], run['data']['class_names']
   scores, found = _read_scores(workdir), findings(workdir, arms)
-  gan, config = results['gan'], run['config']
+  generator, config = results['generator'], run['config']
   page = pages.render(
     'run.html.j2',
     config=config,
@@ -60,9 +61,9 @@ def render(workdir: pathlib.Path, run: Mapping, results: Mapping) -> pathlib.Pat
     costs=sentences.costs(results),
     notes=sentences.policies(results),
     warnings=sentences.run_warnings(results),
-    choice=sentences.choice(gan),
-    copies=sentences.copies(gan),
-    checkpoints=_checkpoints(gan),
+    choice=sentences.choice(generator),
+    copies=sentences.copies(generator),
+    checkpoints=_checkpoints(generator),
     score_headings=tables.headings(tables.SCORES),
     score_rows=tables.score_rows(scores) if scores else [],
     score_notes=sentences.of_scores(scores) if scores else [],
@@ -119,8 +120,8 @@ def _images(workdir, results, found, class_names):
     ('validation accuracy', 'validation loss', 'training loss (as trained)'),
     ('val_accuracy', 'val_loss', 'loss'),
   )
-  if results['gan']:
-    images |= _gan_images(workdir / 'gan')
+  if results['generator']:
+    images |= _generator_images(generator_directory(workdir))
   return images
 
 
@@ -152,7 +153,7 @@ def _curves(paths, titles, names):
   }
 
 
-def _gan_images(directory):
+def _generator_images(directory):
   """Samples, those at each save, and curves of the discriminator and generator."""
   images = {}
   if (path := directory / 'samples.png').exists():
@@ -168,7 +169,7 @@ def _gan_images(directory):
     series = {n: _series(rows, n) for n in names if n.endswith(ending) and 'cas' not in n}
     if series:
       percent = ending == '_accuracy'
-      images[f'gan {title}'] = figures.curves(title, series, percent=percent)
+      images[f'generator {title}'] = figures.curves(title, series, percent=percent)
   return images
 
 
@@ -184,15 +185,15 @@ def _read_scores(workdir):
   return scores if {'rows', 'extractor', 'held_out_chose'} <= set(scores) else None
 
 
-def _checkpoints(gan_info):
-  """Headings and rows, (step, scores, whether it was chosen), of the GAN's candidates."""
-  candidates = gan_info.get('candidates', [])
+def _checkpoints(info):
+  """Headings and rows, (step, scores, whether it was chosen), of the candidates."""
+  candidates = info.get('candidates', [])
   names = [*candidates[0]][1:] if candidates else []
   rows = [
     (
       f'{row["step"]:,}',
       [f'{row.get(name, math.nan):.4f}' for name in names],
-      row['step'] == gan_info['chosen_step'],
+      row['step'] == info['chosen_step'],
     )
     for row in candidates
   ]

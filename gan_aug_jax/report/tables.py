@@ -125,7 +125,7 @@ def print_scores(scores: Mapping) -> None:
 
 def print_summary(summary: Mapping) -> None:
   """Prints the arms and verdicts of an ablation, from `findings.summarize`."""
-  print_warnings(sentences.of_gans(summary))
+  print_warnings(sentences.of_generators(summary))
   for setting in summary['settings']:
     title = ', '.join(filter(None, (summary['dataset'], setting['name'])))
     _print_findings(sentences.verdicts(setting, summary['num_comparisons']))
@@ -159,14 +159,14 @@ def print_plan(planned: Sequence, estimate: Estimate) -> None:
 
 def print_estimate(estimate: Estimate) -> None:
   """Prints how long what is left will take."""
-  of_arms, of_gans = sum(estimate.arms.values()), sum(estimate.gans.values())
+  of_arms, of_generators = sum(estimate.arms.values()), sum(estimate.generators.values())
+  count = format_count(len(estimate.generators), 'generator')
   _print_lines(
     [
-      f'Left: {format_seconds(of_arms + of_gans)}: '
+      f'Left: {format_seconds(of_arms + of_generators)}: '
       f'{format_count(len(estimate.arms), "classifier")} {format_seconds(of_arms)}, '
-      f'{format_count(len(estimate.gans), "GAN")} {format_seconds(of_gans)}. '
-      'Extrapolated from a few steps; with compilation, the choice of checkpoints and '
-      'evaluation.'
+      f'{count} {format_seconds(of_generators)}. Extrapolated from a few steps; with '
+      'compilation, the choice of checkpoints and evaluation.'
     ]
   )
 

@@ -2,9 +2,11 @@
 
 WORKDIR/
   config.json    the whole config, versions, facts about the data
-  gan/           checkpoints/, metrics.jsonl, samples/, samples.png, samples.npz, result.json, and
-                 teacher/ and offline-*.npz if the config needs them
-  gan-seedN/     the same, of a further GAN
+  generator/     checkpoints/, metrics.jsonl, samples/, samples.png, samples.npz,
+                 result.json, and teacher/ and offline-*.npz if the config needs them;
+                 variables.npz of a generator that is made at once, drawn.npz of an
+                 external one
+  generator-seedN/  the same, of a further generator
   arms/NAME/     checkpoints/, metrics.jsonl, predictions.npz, result.json, batch.png
   score/         scores.json, grid.png, neighbours.png, interpolation.png
   results.json  report.html
@@ -72,6 +74,16 @@ class Session:
   def path(self, *parts) -> pathlib.Path:
     return self.workdir.joinpath(*parts)
 
+  def generator_path(self, *parts) -> pathlib.Path:
+    """Of the first generator's directory, and of what is in it."""
+    return generator_directory(self.workdir).joinpath(*parts)
+
+
+def generator_directory(workdir: pathlib.Path) -> pathlib.Path:
+  """Where the first generator of a run is; older versions called it gan/."""
+  old = workdir / 'gan'
+  return old if old.exists() else workdir / 'generator'
+
 
 def claim(session: Session, dataset: Dataset) -> None:
   """Writes config.json, unless the same run's is there.
@@ -108,7 +120,7 @@ def check_config(session: Session, *, grows: bool = True) -> dict[str, Any] | No
   Args:
     session: the run's.
     grows: whether arms may be added and cadences may change; the names of an ablation's
-      cells and GANs depend on both.
+      cells and generators depend on both.
 
   Raises:
     CheckpointError: naming the fields that differ, if something was trained there with
@@ -148,14 +160,14 @@ def _grows(name, fields, before):
 
 def _may_differ(session, grows):
   """What fields may affect that differ: what is not trained in the workdir yet."""
-  gan_begun, arms_begun = (session.path(part).exists() for part in ('gan', 'arms'))
-  if not (gan_begun or arms_begun):
+  first, arms_begun = session.generator_path(), session.path('arms').exists()
+  if not (first.exists() or arms_begun):
     return {field.affects for field in FIELDS.values()}
   # The probes that choose a generator depend on some of the arms' fields, too.
-  gans = session.workdir.glob('gan*')
-  finished = all(files.read_result(gan / 'result.json') is not None for gan in gans)
+  trained = session.workdir.glob(f'{first.name}*')
+  finished = all(files.read_result(path / 'result.json') is not None for path in trained)
   cadence = {CADENCE} if finished and grows else set()
-  of_arms = OF_ARMS if finished and gan_begun and not arms_begun else set()
+  of_arms = OF_ARMS if finished and first.exists() and not arms_begun else set()
   return {NOTHING} | cadence | of_arms
 
 
@@ -204,7 +216,7 @@ def check_data(session: Session, saved: dict[str, Any], dataset: Dataset) -> Non
   """
   with files.reading(session.path('config.json')):
     before, now = DataFacts.from_json(saved['data']), dataset.facts
-  begun = any(session.path(part).exists() for part in ('gan', 'arms'))
+  begun = session.generator_path().exists() or session.path('arms').exists()
   for field, kind in (SPLITS | {'class_names': 'classes of'}).items():
     if begun and getattr(before, field) not in (None, getattr(now, field)):
       raise CheckpointError(
@@ -228,6 +240,22 @@ def read_run(directory) -> dict[str, Any]:
     if not named or facts.image_shape not in ((size, size, 1), (size, size, 3)):
       raise ValueError
   return run
+
+
+def read_results(directory: pathlib.Path) -> dict[str, Any]:
+  """Reads the results.json of a run.
+
+  Raises:
+    CheckpointError: if it is missing or damaged.
+  """
+  path = pathlib.Path(directory, 'results.json')
+  results = files.read_json(path, 'arms', 'versions')
+  with files.reading(path):
+    if 'generator' not in results:  # of an older version
+      old = results.pop('gan')
+      names = {'family': old.get('own', 'gan'), 'title': f'{old.get("arch", "")} GAN'}
+      results['generator'] = old and names | old
+  return results
 
 
 @functools.cache
