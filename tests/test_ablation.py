@@ -286,7 +286,7 @@ def test_one_of_a_thing_is_not_a_plural(count, words, tmp_path, capsys):
   )
   tables.print_plan(several, seconds)
   end = '' if count == 1 else 's'
-  assert f'{count} classifier{end} {count} s, {count} GAN{end} {count} s' in (
+  assert f'{count} classifier{end} {count} s, {count} generator{end} {count} s' in (
     capsys.readouterr().out
   )
 
