@@ -10,6 +10,7 @@ release = gan_aug_jax.__version__
 extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
 source_suffix = {'.md': 'markdown'}
 exclude_patterns = ['_build']
+smartquotes = False  # code would change, too
 html_theme = 'furo'
 html_title = 'gan_aug_jax'
 myst_enable_extensions = ['colon_fence', 'html_image']

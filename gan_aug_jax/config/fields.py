@@ -139,13 +139,15 @@ _OF_THE_RUN = {
   'expected_duration': Field(
     '', 'how long the run takes, and on what; printed at the start', affects=NOTHING
   ),
-  'seed': Field(0, 'root of every seed below that is -1', _whole(0)),
+  'seed': Field(0, 'root of every seed that is -1', _whole(0)),
   'backend': Field(
-    'jit', "'jit' or 'pmap'; the numbers are the same", _one_of('jit', 'pmap')
+    'jit',
+    "how steps are compiled: 'jit' or 'pmap'; the numbers are the same",
+    _one_of('jit', 'pmap'),
   ),
   'platform': Field(
     '',
-    "'cpu', 'gpu' or 'tpu'; '' takes what JAX finds",
+    "where to compute: 'cpu', 'gpu' or 'tpu'; '' takes what JAX finds",
     _one_of('', 'cpu', 'gpu', 'tpu'),
     NOTHING,
   ),
@@ -185,10 +187,14 @@ _OF_THE_RUN = {
 
 _DATA = {
   'name': Field(
-    'mnist5k', "embedded 'mnist5k', 'folder', 'npz', 'huggingface:NAME' or a TFDS name"
+    'mnist5k',
+    "source of the images: the embedded 'mnist5k', 'folder', "
+    "'npz', 'huggingface:NAME' or a TFDS name",
   ),
   'data_dir': Field(
-    '', "where it is; '' takes TFDS_DATA_DIR, or TFDS's own default", affects=NOTHING
+    '',
+    "where the data are; '' takes TFDS_DATA_DIR, or TFDS's own default",
+    affects=NOTHING,
   ),
   'on_corrupt': Field(
     'refuse',
@@ -205,7 +211,7 @@ _DATA = {
   ),
   'image_size': Field(
     32,
-    'side in pixels; smaller images are padded, others resized',
+    'side of the images in pixels; smaller ones are padded, larger ones resized',
     _whole(8, 4096),
     when='Raise it if the classes differ in details; time and memory grow '
     'with its square.',
@@ -218,7 +224,8 @@ _DATA = {
   ),
   'val_fraction': Field(
     0.1,
-    'validation fraction of the training split (or of the budget), stratified',
+    'fraction of the training split (or of the budget) that is '
+    'held out for validation, by class',
     _within(0, 1, low_open=True, high_open=True),
     when='Raise it if a class has fewer than ten validation images.',
   ),
@@ -229,7 +236,8 @@ _DATA = {
   ),
   'imbalance_shape': Field(
     'exponential',
-    "'exponential', a long tail; 'step', half of the classes are rare",
+    "shape of the imbalance: 'exponential', a long tail; 'step', "
+    'half of the classes are rare',
     _one_of('exponential', 'step'),
   ),
   'train_on_val': Field(
