@@ -286,7 +286,6 @@ USAGE = {
     'leave --config out',
     _given('sample', _DONE, '--config.gan.width=3'),
   ),
-  'ablation of nothing': (2, 'has no ablation', _run(command='ablate')),
   'number of seeds': (
     2,
     'seeds="(2,)" for seed 2, or "(0,1)" for 2 seeds',
