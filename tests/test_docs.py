@@ -290,7 +290,7 @@ def _sources():
 def test_config_reference_is_current():
   reference = runpy.run_path(str(ROOT / 'docs' / 'reference.py'))
   assert reference['main'](['--check']) == 0, 'run python docs/reference.py'
-  assert set(re.findall(r'^\| `([\w.]+)`', reference['render'](), re.M)) >= set(FIELDS)
+  assert set(re.findall(r'^### `([\w.]+)`', reference['render'](), re.M)) >= set(FIELDS)
 
 
 def test_reference_that_is_not_current_is_told(tmp_path, monkeypatch, capsys):
