@@ -273,7 +273,8 @@ workers.run(test_ablation.units_to_share(), workdir, None)
 
 
 @pytest.mark.parametrize(
-  ('count', 'words'), [(1, ('1 cell,', '1 generator;')), (4, ('4 cells,', '4 generators;'))]
+  ('count', 'words'),
+  [(1, ('1 cell,', '1 generator;')), (4, ('4 cells,', '4 generators;'))],
 )
 def test_one_of_a_thing_is_not_a_plural(count, words, tmp_path, capsys):
   fields = _config(seeds=tuple(range(count)), arms={'few': {'mix.ratio': 0.1}})
