@@ -14,7 +14,6 @@ from gan_aug_jax.config.configs import (
   from_dict,
 )
 from gan_aug_jax.config.derived import (
-  arguments_of,
   asks_discriminator,
   count_of,
   draw_ahead_bytes,
@@ -23,6 +22,7 @@ from gan_aug_jax.config.derived import (
   members_of,
   needs_generator,
   num_steps_of,
+  parse_arguments,
   precision_of,
   seed_of,
 )
@@ -37,7 +37,6 @@ __all__ = [
   'ORACLES',
   'ablation',
   'add_ablation',
-  'arguments_of',
   'asks_discriminator',
   'base_of',
   'count_of',
@@ -51,6 +50,7 @@ __all__ = [
   'members_of',
   'needs_generator',
   'num_steps_of',
+  'parse_arguments',
   'precision_of',
   'seed_of',
 ]

@@ -12,13 +12,13 @@ import io
 import os
 import pathlib
 import sys
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gan_aug_jax.errors import CheckpointError, ConfigError
+from gan_aug_jax import config as config_lib
+from gan_aug_jax.errors import CheckpointError, ConfigError, UserError
 from gan_aug_jax.generators.family import Family, Setting
 from gan_aug_jax.generators.generator import Generator
 from gan_aug_jax.step import device_data, rng
@@ -32,32 +32,28 @@ _LARGEST = 2.0
 
 @functools.lru_cache(maxsize=16)  # a run asks again and again, an ablation for each seed
 def build(
-  named: str,
-  setting: Setting,
-  arguments: tuple[tuple[str, Any], ...],
-  *,
-  workdir: pathlib.Path,
+  named: str, setting: Setting, args: tuple[str, ...], *, workdir: pathlib.Path
 ) -> Family:
   """Builds the generator 'module:name', and traces it; trains and reads nothing.
 
   Args:
     named: `generator.family`.
     setting: what it is made for.
-    arguments: of the function, (name, value) each.
+    args: `generator.args`.
     workdir: of the run, from which no code is imported: it may be somebody else's.
 
   Raises:
     ConfigError: if it cannot be imported or called, or is not what it should be.
   """
-  found = _find(named, workdir)
+  found, arguments = _find(named, workdir), config_lib.parse_arguments(args)
   if not isinstance(found, Generator) and not getattr(found, 'is_generator', False):
     raise ConfigError(
       f'generator.family={named!r} must be a function declared with '
       '@gan_aug_jax.generator, or a gan_aug_jax.Generator.'
     )
   # Traced under `jit`, as `pmap` needs its axis.
-  _trace(named, _call(named, found, _with_jit(setting), dict(arguments)), setting)
-  return _call(named, found, setting, dict(arguments))
+  _trace(named, _call(named, found, _with_jit(setting), arguments), setting)
+  return _call(named, found, setting, arguments)
 
 
 def _find(named, workdir):
@@ -72,6 +68,8 @@ def _find(named, workdir):
     )
   try:
     return getattr(importlib.import_module(module), name)
+  except UserError:  # a signal
+    raise
   except Exception as error:  # any, from the user's code
     raise ConfigError(
       f'generator.family={named!r} cannot be imported ({_reason(error)}); name a '
@@ -108,7 +106,7 @@ def calling(named: str):
   """
   try:
     yield
-  except ConfigError:
+  except UserError:  # a signal, too
     raise
   except Exception as error:  # any
     raise ConfigError(f'generator.family={named!r} failed: {_reason(error)}.') from error
