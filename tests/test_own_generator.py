@@ -184,7 +184,7 @@ def test_what_works_with_a_gan_works_with_it(place, trained, capsys):
   for command in ('score', 'export'):
     assert later(command, workdir) == 0
   report = (workdir / 'report.html').read_text()
-  assert 'From a VAE' in report and 'Learning curves of the generator' in report
+  assert 'From a VAE' in report and 'Scores of its checkpoints' in report
   scores = json.loads((workdir / 'score' / 'scores.json').read_text())
   name = f'seed 0, step {results["generator"]["chosen_step"]}'
   assert scores['rows'][name]['copies'] is not None
