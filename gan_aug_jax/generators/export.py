@@ -131,15 +131,23 @@ def save_generator(path, description, variables, sample=None) -> None:
 
 
 def _compile_or_refuse(sample, variables):
+  """The program; image by image where the code of a user's asks for the batch's size."""
+
+  def sample_singly(variables, keys, labels):
+    draw = lambda key, label: sample(variables, key[None], label[None])[0]
+    return jax.vmap(draw)(keys, labels)
+
   try:
-    return _compile(sample, variables)
+    try:
+      return _compile(sample, variables)
+    except TypeError:  # a symbolic size, as that of `len(x)`
+      return _compile(sample_singly, variables)
   except UserError:  # a signal
     raise
   except Exception as error:  # any, of an external generator
     reason = (str(error).strip().splitlines() or [''])[0].removesuffix('.')
     raise CheckpointError(
-      f'This generator cannot be exported ({type(error).__name__}: {reason}). A batch '
-      'may have any size in a program: write x.shape[0] instead of len(x).'
+      f'This generator cannot be exported ({type(error).__name__}: {reason}).'
     ) from error
 
 
