@@ -26,8 +26,6 @@ from gan_aug_jax.training import files
 
 # How much a draw may differ on another machine, for images in [-1, 1].
 _TOLERANCE = 0.05
-# Further out it is a mistake of scale, and not of a network that misses its target.
-_LARGEST = 2.0
 
 
 @functools.lru_cache(maxsize=16)  # a run asks again and again, an ablation for each seed
@@ -195,7 +193,7 @@ def check_drawing(named: str, family: Family, variables, *, info, path) -> None:
       None while the generator is in training.
 
   Raises:
-    ConfigError: if values are outside of [-1, 1], or images depend on their batch.
+    ConfigError: if values are of another scale, or images depend on their batch.
     CheckpointError: if the generator's code has changed, so that it draws others.
   """
   variables, labels = jax.device_get(variables), np.arange(info.num_classes)
@@ -205,11 +203,12 @@ def check_drawing(named: str, family: Family, variables, *, info, path) -> None:
     drawn = np.asarray(sample(variables, keys, labels), np.float32)
     alone = np.asarray(sample(variables, keys[-1:], labels[-1:]), np.float32)
   _check_images(named, drawn, (info.num_classes, *info.image_shape))
-  largest = float(np.max(np.abs(drawn)))
-  if not largest <= _LARGEST:  # nor is NaN
+  # A flow may draw values outside of the range, which are clipped, but few.
+  size = float(np.mean(np.abs(drawn)))
+  if not size <= 1:  # nor is NaN
     raise ConfigError(
-      f'generator.family={named!r} draws values as large as {largest:.3g}; images must '
-      'be in [-1, 1].'
+      f'generator.family={named!r} draws values whose mean size is {size:.3g}; images '
+      'must be in [-1, 1].'
     )
   if np.max(np.abs(drawn[-1] - alone[0])) > _TOLERANCE:
     raise ConfigError(
