@@ -110,6 +110,10 @@ def _define(command):
   flags.DEFINE_string('workdir', None, 'Directory of the run.', flag_values=values)
   flags.DEFINE_bool('debug', False, 'Show tracebacks.', flag_values=values)
   flags.DEFINE_bool('verbose', False, 'Show all logs.', flag_values=values)
+  if command in ('evaluate', 'predict'):
+    flags.DEFINE_bool(
+      'trust-code', False, 'Import the code that the run names.', flag_values=values
+    )
   if command == 'sample':
     flags.DEFINE_integer(
       'seed', 0, 'Of the samples.', 0, 2**31 - 1, flag_values=values

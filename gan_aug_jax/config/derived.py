@@ -4,7 +4,8 @@ import math
 
 import ml_collections
 
-from gan_aug_jax.config import fields
+from gan_aug_jax import external
+from gan_aug_jax.config import configs, fields
 
 ConfigDict = ml_collections.ConfigDict
 
@@ -39,6 +40,12 @@ def needs_generator(config: ConfigDict) -> bool:
   needed = config.mix.source in ('generator', 'mislabelled')
   needed = needed or (scored and keep.score_by == 'discriminator')
   return needed and draws_synthetic(config)
+
+
+def code_of(config: ConfigDict) -> dict[str, str]:
+  """{field: 'module:name'} of the code that a run's classifiers are made of."""
+  values = configs.flatten(config)
+  return {name: values[name] for name in fields.CODE if external.is_named(values[name])}
 
 
 def seed_of(config: ConfigDict, part: str) -> int:

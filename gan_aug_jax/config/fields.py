@@ -10,6 +10,8 @@ import math
 import re
 from typing import Any
 
+from gan_aug_jax import external
+
 ARMS = {
   # name: (draws synthetic images, augments classically)
   'real_only': (False, False),
@@ -406,7 +408,7 @@ _GENERATOR = {
   'external': Field(
     '',
     "'module:name' of your own generator; '' trains the GAN",
-    _matching(r'[A-Za-z_][\w.]*:[A-Za-z_]\w*', "empty, or 'module:name'"),
+    _matching(external.PATTERN, "empty, or 'module:name'"),
   ),
   'allow_foreign': Field(
     False, 'accept a generator that saw other images, and say so in the report'
@@ -525,6 +527,9 @@ def _flat_table():
 
 # {dotted name: Field}
 FIELDS = _flat_table()
+
+# Those that may name code of the user's, whose source a run goes on with.
+CODE = ()
 
 # Of `ablation`, in a config of `configs/ablations/`; checked by experiment/ablation.py.
 ABLATION_FIELDS = {

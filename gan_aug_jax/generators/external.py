@@ -11,11 +11,8 @@ those that it draws now are compared with them.
 
 import dataclasses
 import functools
-import importlib
 import io
 import json
-import os
-import sys
 import time
 
 import jax
@@ -23,6 +20,7 @@ from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
+from gan_aug_jax import external
 from gan_aug_jax.data.datasets import Dataset
 from gan_aug_jax.errors import CheckpointError, ConfigError
 from gan_aug_jax.generators import generator as generator_lib, samples
@@ -51,7 +49,7 @@ def load(session, dataset) -> FrozenGenerator:
     CheckpointError: if it is not the one that the run began with.
   """
   began, named = time.perf_counter(), session.config.generator.external
-  generator = _make_on_all(named, dataset)
+  generator = _make_on_all(named, dataset, session.trusts_code)
   foreign = generator.trained_on != dataset.fingerprint
   if foreign and not session.config.generator.allow_foreign:
     raise ConfigError(
@@ -101,11 +99,11 @@ def load_and_keep(session, dataset) -> FrozenGenerator:
   return generator
 
 
-def _make_on_all(named, dataset):
+def _make_on_all(named, dataset, trusted):
   """The user's `Generator`; an error on one process is one on all."""
   generator = error = None
   try:
-    generator = _make(named, dataset)
+    generator = _make(named, dataset, trusted)
   except ConfigError as caught:
     error = caught
   worked = multihost_utils.process_allgather(np.int32(error is None))
@@ -114,17 +112,8 @@ def _make_on_all(named, dataset):
   return generator
 
 
-def _make(named, dataset):
-  module, _, name = named.partition(':')
-  if os.getcwd() not in map(os.path.abspath, sys.path):
-    sys.path.append(os.getcwd())
-  try:
-    generator = getattr(importlib.import_module(module), name)
-  except Exception as error:  # any, from the user's code
-    raise ConfigError(
-      f'generator.external={named!r} cannot be imported ({_reason(error)}); name a '
-      'module that Python finds from here, and something in it.'
-    ) from error
+def _make(named, dataset, trusted):
+  generator = external.load('generator.external', named, trusted=trusted)
   if not isinstance(generator, Generator):
     empty = dataset.test.rows(slice(0, 0))
     visible = dataclasses.replace(dataset, test=empty, held_out_real=None)
@@ -143,23 +132,14 @@ class _Cached:
 
 @functools.lru_cache(maxsize=8)  # the seeds of an ablation
 def _call(make, named, cached):
-  try:
+  with external.running(f'generator.external={named!r}'):
     generator = make(cached.dataset)
-  except Exception as error:  # any, from the user's code
-    raise ConfigError(
-      f'generator.external={named!r} failed: {_reason(error)}.'
-    ) from error
   if not isinstance(generator, Generator):
     raise ConfigError(
       f'generator.external={named!r} must be a gan_aug_jax.Generator, or a function of '
       f'the dataset that returns one; it returned {type(generator).__name__}.'
     )
   return generator
-
-
-def _reason(error):
-  text = (str(error).strip().splitlines() or [''])[0].removesuffix('.')
-  return f'{type(error).__name__}: {text}' if text else type(error).__name__
 
 
 def _check(generator, named, dataset):

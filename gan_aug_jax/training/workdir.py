@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import ml_collections
 
 import gan_aug_jax
-from gan_aug_jax import config as config_lib
+from gan_aug_jax import config as config_lib, external
 from gan_aug_jax.config.fields import CADENCE, FIELDS, NOTHING, OF_ARMS
 from gan_aug_jax.data.datasets import Dataset
 from gan_aug_jax.data.facts import DataFacts
@@ -49,12 +49,14 @@ class Session:
     workdir: pathlib.Path of the run.
     layout: where steps run.
     quiet: no progress on the terminal.
+    trusts_code: whether what the config names as 'module:name' may be imported.
   """
 
   config: ml_collections.ConfigDict
   workdir: pathlib.Path
   layout: sharding.Layout
   quiet: bool = False
+  trusts_code: bool = True
 
   def dtype(self, part: str) -> jnp.dtype:
     """The type that 'gan', 'generator' or 'classifier' computes in."""
@@ -66,6 +68,22 @@ class Session:
 
   def path(self, *parts) -> pathlib.Path:
     return self.workdir.joinpath(*parts)
+
+  def load_code(self, field: str) -> Any:
+    """Imports what a field of the config names as 'module:name'.
+
+    Raises:
+      ConfigError: see `external.load`.
+    """
+    name = config_lib.flatten(self.config)[field]
+    return external.load(field, name, trusted=self.trusts_code)
+
+  def code(self) -> dict[str, str]:
+    """{field: fingerprint of the source that it names}, see `external.fingerprint`."""
+    named = config_lib.code_of(self.config)
+    for field in named:
+      self.load_code(field)
+    return {field: external.fingerprint(name) for field, name in named.items()}
 
 
 def claim(session: Session, dataset: Dataset) -> None:
@@ -82,13 +100,15 @@ def claim(session: Session, dataset: Dataset) -> None:
     raise CheckpointError(
       f'{str(session.workdir)!r} holds an ablation; give a run another --workdir.'
     )
-  saved = check_config(session)
+  saved, code = check_config(session), session.code()
   if saved:
     check_data(session, saved, dataset)
-    if _plain(session.config) == _plain(saved['config']):
+    same_code = code == saved.get('code', {})
+    if same_code and _plain(session.config) == _plain(saved['config']):
       return
   content = {
     'config': session.config.to_dict(),
+    'code': code,
     'data': dataset.facts.to_json(),
     'versions': versions(),
     'device': describe_devices(session.layout),
@@ -128,7 +148,35 @@ def check_config(session: Session, *, grows: bool = True) -> dict[str, Any] | No
       f'{str(session.workdir)!r} holds a run of another config, {"; ".join(fixed)}; give '
       'another --workdir, or the same config.'
     )
+  _check_code(session, saved, may_differ)
   return saved
+
+
+def _check_code(session, saved, may_differ):
+  """Checks that what the config names is the code that the run began with."""
+  before, now = saved.get('code', {}), session.code()
+  for field, name in config_lib.code_of(session.config).items():
+    changed = before.get(field, now[field]) != now[field]
+    if changed and FIELDS[field].affects not in may_differ:
+      raise CheckpointError(
+        f'The source of {field}={name!r} has changed '
+        f'since the run in {str(session.workdir)!r} began ({before[field]} there, '
+        f'{now[field]} now); restore it, or give another --workdir.'
+      )
+
+
+def check_code(session: Session, saved: dict[str, Any]) -> None:
+  """Checks that the code of a finished run is that which it was trained with.
+
+  Args:
+    session: the run's.
+    saved: content of config.json.
+
+  Raises:
+    ConfigError: if it may not be imported, or cannot be.
+    CheckpointError: if its source has changed.
+  """
+  _check_code(session, saved, {NOTHING})
 
 
 def _grows(name, fields, before):
