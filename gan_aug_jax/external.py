@@ -78,7 +78,7 @@ def reason(error: BaseException) -> str:
 
 
 def fingerprint(name: str) -> str:
-  """Hash of the source behind 'module:name': 16 hex digits, or '' if there is none.
+  """Hash of the source behind 'module:name': 16 hex digits, or 'unknown'.
 
   It covers the module's file and, as they are imported, those next to it or in its
   package. Installed packages are left out, as is this one: their versions are recorded.
@@ -88,7 +88,7 @@ def fingerprint(name: str) -> str:
   """
   paths = sorted(_sources(sys.modules[name.partition(':')[0]]))
   content = b'\0'.join(path.read_bytes() for path in paths)
-  return hashlib.sha256(content).hexdigest()[:16] if paths else ''
+  return hashlib.sha256(content).hexdigest()[:16] if paths else 'unknown'
 
 
 def _sources(module: ModuleType) -> set[pathlib.Path]:

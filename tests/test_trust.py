@@ -310,12 +310,14 @@ def test_the_report_of_an_ablation_escapes_names_and_errors(name, tmp_path, caps
 
 
 def test_the_code_named_in_a_workdir_of_others_is_not_run(tmp_path, monkeypatch):
-  """A generator of one's own is imported where the command names it, not a file."""
+  """Code of one's own is imported where the command names it, not a file."""
   marker = tmp_path / 'marker'
   (tmp_path / 'evil_module.py').write_text(f'open({str(marker)!r}, "w")\n')
   monkeypatch.syspath_prepend(tmp_path)
   config = config_lib.default()
   config.generator.external, config.data.image_size = 'evil_module:make', 8
+  config.classifier.arch = config.classifier.optimizer = 'evil_module:make'
+  config.classifier.schedule = config.augment.transform = 'evil_module:make'
   config.data.name = 'npz'
   info = {'fingerprint': '0', 'class_names': ['a', 'b'], 'image_shape': [8, 8, 1]}
   info['num_train'] = 2
@@ -323,8 +325,10 @@ def test_the_code_named_in_a_workdir_of_others_is_not_run(tmp_path, monkeypatch)
   files.write_atomically(tmp_path / 'run' / 'config.json', json.dumps(run))
   results = json.dumps({'arms': {}, 'gan': {}, 'versions': {}})
   files.write_atomically(tmp_path / 'run' / 'results.json', results)
-  for command in ('sample', 'score', 'evaluate', 'report', 'export'):
-    assert cli.main(['gan_aug_jax', command, f'--workdir={tmp_path / "run"}']) in (2, 3)
+  for command in ('sample', 'score', 'evaluate', 'report', 'export', 'predict'):
+    flags = [f'--workdir={tmp_path / "run"}']
+    flags += [f'--images={tmp_path}'] if command == 'predict' else []
+    assert cli.main(['gan_aug_jax', command, *flags]) in (2, 3)
   assert not marker.exists()
 
 

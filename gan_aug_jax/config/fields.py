@@ -104,6 +104,13 @@ def _matching(pattern, text):
   return Rule(lambda value: not value or re.fullmatch(pattern, value), text)
 
 
+def _or_code(*allowed):
+  return Rule(
+    lambda value: value in allowed or re.fullmatch(external.PATTERN, value),
+    'one of ' + ', '.join(map(repr, allowed)) + ", or 'module:name' of your own",
+  )
+
+
 def _is_range(value):
   match = re.fullmatch(r'(\d+):(\d+)', value)
   return not value or (match and int(match[1]) <= int(match[2]))
@@ -258,7 +265,9 @@ _GAN = {
 }
 
 _CLASSIFIER = {
-  'arch': Field('cnn', 'network', _one_of('cnn', 'mlp', 'resnet')),
+  'arch': Field(
+    'cnn', "network, or 'module:name' of your own", _or_code('cnn', 'mlp', 'resnet')
+  ),
   'seed': Field(-1, 'of the classifier', _SEED),
   'precision': Field(
     '', "'' follows the root's; parameters are never below float32", _PRECISION
@@ -273,24 +282,39 @@ _CLASSIFIER = {
     _one_of('steps', 'exposure'),
   ),
   'batch_size': Field(128, 'examples per step', _whole(1, _MOST_IMAGES)),
-  'optimizer': Field('sgd', "'sgd' with momentum, or 'adam'", _one_of('sgd', 'adam')),
+  'optimizer': Field(
+    'sgd',
+    "'sgd' with momentum, 'adam' (AdamW), or 'module:name' of your own",
+    _or_code('sgd', 'adam'),
+  ),
   'learning_rate': Field(1e-3, 'peak', _POSITIVE),
   'momentum': Field(0.9, 'of sgd', _BELOW_1),
   'nesterov': Field(False, 'momentum that looks ahead; with adam, NAdam'),
   'weight_decay': Field(
     0.0, 'added to the gradient of sgd; decoupled in adam', _NOT_NEGATIVE
   ),
+  'weight_decay_on': Field(
+    'all',
+    "what weight_decay applies to: 'all', or 'kernels' without biases and norms",
+    _one_of('all', 'kernels'),
+  ),
   'clip_norm': Field(
     0.0, 'largest global norm of the gradient; 0: no limit', _NOT_NEGATIVE
   ),
   'schedule': Field(
-    'constant', "'constant', or 'cosine' to 0", _one_of('constant', 'cosine')
+    'constant',
+    "after the warm-up: 'constant', 'cosine' or 'linear' to 0, or 'module:name' of your "
+    'own',
+    _or_code(*_SHAPES),
   ),
   'warmup_steps': Field(
     0, 'steps over which the learning rate rises linearly', _whole(0)
   ),
   'label_smoothing': Field(
     0.0, "fraction of a real image's target that is spread over all classes", _BELOW_1
+  ),
+  'ema_decay': Field(
+    0.0, 'moving average of the weights, which is what is evaluated; 0: none', _BELOW_1
   ),
   'dropout': Field(0.0, "after each hidden layer, and the resnet's pooling", _BELOW_1),
   'features': Field(
@@ -435,6 +459,11 @@ _AUGMENT = {
     0.0, 'largest change of brightness, saturation and contrast, up to 1', _FRACTION
   ),
   'cutout': Field(0, 'side in pixels of a square that is blanked', _whole(0)),
+  'transform': Field(
+    '',
+    "'module:name' of your own function of a key and an image, after those above",
+    _matching(external.PATTERN, "empty, or 'module:name'"),
+  ),
   'mixup': Field(0.0, 'alpha; blends with a real training image', _NOT_NEGATIVE),
   'cutmix': Field(0.0, 'alpha; pastes a part of a real training image', _NOT_NEGATIVE),
   'partner': Field(
@@ -529,7 +558,12 @@ def _flat_table():
 FIELDS = _flat_table()
 
 # Those that may name code of the user's, whose source a run goes on with.
-CODE = ()
+CODE = (
+  'classifier.arch',
+  'classifier.optimizer',
+  'classifier.schedule',
+  'augment.transform',
+)
 
 # Of `ablation`, in a config of `configs/ablations/`; checked by experiment/ablation.py.
 ABLATION_FIELDS = {

@@ -9,14 +9,14 @@ import jax
 import numpy as np
 import optax
 
-from gan_aug_jax import config as config_lib
+from gan_aug_jax import config as config_lib, external
 from gan_aug_jax.data.datasets import Dataset
 from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import CheckpointError, ConfigError
 from gan_aug_jax.evaluation import evaluators, figures, metrics
 from gan_aug_jax.experiment import schedule
 from gan_aug_jax.generators import synthetic_source
-from gan_aug_jax.models import classifiers
+from gan_aug_jax.models import classifiers, external as external_models
 from gan_aug_jax.step import (
   augment,
   batches,
@@ -85,7 +85,7 @@ class Arm:
     setup = self.setup()
     frozen = setup.source.shapes if setup.source else synthesis.FrozenModels()
     setup.training.with_frozen(frozen).start()
-    self.evaluator.start(setup.training.state.variables, self.dataset.image_shape)
+    self.evaluator.start(setup.training.state.evaluated, self.dataset.image_shape)
 
   def train(self, generator, prepared) -> dict:
     """Trains the arm, or resumes it, and evaluates it.
@@ -100,7 +100,7 @@ class Arm:
     training = self.setup(generator).training
     # Compiled here, so that it counts as compilation and not as evaluation.
     compile_seconds = self.evaluator.compile(
-      training.state.variables, self.dataset.image_shape
+      training.state.evaluated, self.dataset.image_shape
     )
     trained = loop.train(
       training.with_frozen(prepared.frozen),
@@ -124,7 +124,7 @@ class Arm:
     session, dataset, state = self.session, self.dataset, trained.state
     splits = {'train': dataset.train, 'val': dataset.val, 'eval': dataset.test}
     scores = {
-      prefix: self.evaluator(state.variables, split) for prefix, split in splits.items()
+      prefix: self.evaluator(state.evaluated, split) for prefix, split in splits.items()
     }
     result = _arm_result(session, scores, dataset, self._setup.plan, trained)
     result['acceptance'] = _acceptance(state, dataset)
@@ -184,8 +184,8 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
     config, len(dataset.train), synthetic=synthetic
   )
   plan = schedule.plan_batches(config, num_steps, synthetic=synthetic)
-  model = build_model(session, dataset.num_classes)
-  optimizer = make_optimizer(config, num_steps)
+  model = build_model(session, dataset.facts)
+  optimizer = make_optimizer(session, num_steps)
   cycle = config.cache.refresh_steps if synthetic else 1
   cadence = spec.make_cadence(config, num_steps, cycle=cycle)
   synthesize = draw_ahead = init_pool = None
@@ -200,7 +200,7 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
     layout=session.layout,
     plan=plan,
     synthesize=synthesize,
-    augmentation=_make_augmentation(config.augment, name),
+    augmentation=_make_augmentation(session, name, dataset.image_shape),
     num_classes=dataset.num_classes,
     weight=schedule.make_weight(config, num_steps),
     on_reject=config.filter.on_reject if config.filter.min_confidence else 'drop',
@@ -208,7 +208,12 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
     dtype=session.image_dtype('classifier'),
   )
   step = classifier.make_fused_step(
-    model=model, optimizer=optimizer, layout=session.layout, plan=plan, compose=compose
+    model=model,
+    optimizer=optimizer,
+    layout=session.layout,
+    plan=plan,
+    compose=compose,
+    ema_decay=config.classifier.ema_decay,
   )
   init = _make_init(session, model, optimizer, dataset.image_shape, synthetic=synthetic)
   training = spec.make_training(
@@ -226,22 +231,60 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
 
 def _make_init(session, model, optimizer, image_shape, *, synthetic):
   """Returns `seed -> state` of an arm."""
-  return functools.partial(
+  config = session.config
+  init = functools.partial(
     classifier_state.init_classifier,
     model=model,
     optimizer=optimizer,
     image_shape=image_shape,
-    class_stats=synthetic_source.class_stats_of(session.config) if synthetic else (),
+    class_stats=synthetic_source.class_stats_of(config) if synthetic else (),
+    averages=config.classifier.ema_decay > 0,
   )
+  if external.is_named(config.classifier.optimizer):
+    _check_optimizer(optimizer, init, _described(config, 'classifier.optimizer'))
+  return init
 
 
-def _make_augmentation(config, arm):
+def _check_optimizer(optimizer, init, described):
+  """Checks by shapes that the user's optimizer can take a step and be saved."""
+
+  def trace(seed):
+    state = init(seed)
+    external_models.check_arrays(state.opt_state, f'{described} has states')
+    _, updated = optimizer.update(state.params, state.opt_state, state.params)
+    return state.opt_state, updated
+
+  with external.running(described):
+    before, after = jax.eval_shape(trace, np.int32(0))
+    types = functools.partial(jax.tree.map, lambda x: (x.shape, x.dtype))
+    if types(before) != types(after):
+      raise ConfigError(
+        f'{described} changes the structure, the shapes or the types of its state in a '
+        'step; they must stay the same.'
+      )
+
+
+def _described(config, field):
+  """ "classifier.arch='net:Net'", for example."""
+  return f'{field}={config_lib.flatten(config)[field]!r}'
+
+
+def _make_augmentation(session, arm, image_shape):
   _, is_classical = config_lib.ARMS[arm]
   if not is_classical:
     return batches.Augmentation()
+  config, own = session.config.augment, None
+  if config.transform:
+    described = _described(session.config, 'augment.transform')
+    own = session.load_code('augment.transform')
+    _check_transform(own, described, image_shape)
   return batches.Augmentation(
     transform=augment.make_augment(
-      crop=config.crop_padding, flip=config.flip, color=config.color, cutout=config.cutout
+      crop=config.crop_padding,
+      flip=config.flip,
+      color=config.color,
+      cutout=config.cutout,
+      own=own,
     ),
     mix=augment.make_mix(mixup=config.mixup, cutmix=config.cutmix),
     partner=config.partner,
@@ -284,33 +327,65 @@ def _make_drawing(session, made, image_shape, *, plan, cadence):
   return synthesis.make_pooled(made, cycle, layout), None, init_pool
 
 
-def make_optimizer(config, num_steps) -> optax.GradientTransformation:
+def _check_transform(transform, described, image_shape):
+  """Checks by shapes that the user's transform gives an image."""
+  image = jax.ShapeDtypeStruct(image_shape, np.float32)
+  with external.running(described):
+    made = jax.eval_shape(transform, jax.random.key(0), image)
+  shape = getattr(made, 'shape', None)
+  if shape != image_shape:
+    raise ConfigError(
+      f'{described} returned {shape or type(made).__name__} for an image of '
+      f'{image_shape}; it must return an image of the same shape.'
+    )
+
+
+def make_optimizer(session, num_steps) -> optax.GradientTransformation:
   """Returns the optimizer of the config's classifier.
 
   Args:
-    config: the config.
+    session: the run's.
     num_steps: of the training.
 
   Raises:
-    ConfigError: if the warm-up leaves no step.
+    ConfigError: if the warm-up leaves no step, or the user's code fails.
   """
-  config = config.classifier
-  if config.warmup_steps and config.warmup_steps >= num_steps:
-    raise ConfigError(
-      f'classifier.warmup_steps={config.warmup_steps} must be below the {num_steps} '
-      'steps of the training; lower it, or train longer.'
+  config, parts, described = session.config.classifier, {}, []
+  for part in ('optimizer', 'schedule'):
+    parts[part], field = config[part], f'classifier.{part}'
+    if external.is_named(config[part]):
+      parts[part] = session.load_code(field)
+      described.append(_described(session.config, field))
+  check_warmup(session.config, num_steps)
+  with external.running(' with '.join(described)):
+    optimizer = classifier.make_optimizer(
+      parts['optimizer'],
+      learning_rate=config.learning_rate,
+      num_steps=num_steps,
+      schedule=parts['schedule'],
+      warmup_steps=config.warmup_steps,
+      momentum=config.momentum,
+      nesterov=config.nesterov,
+      weight_decay=config.weight_decay,
+      only_kernels=config.weight_decay_on == 'kernels',
+      clip_norm=config.clip_norm,
     )
-  return classifier.make_optimizer(
-    config.optimizer,
-    learning_rate=config.learning_rate,
-    num_steps=num_steps,
-    schedule=config.schedule,
-    warmup_steps=config.warmup_steps,
-    momentum=config.momentum,
-    nesterov=config.nesterov,
-    weight_decay=config.weight_decay,
-    clip_norm=config.clip_norm,
-  )
+  if not isinstance(optimizer, optax.GradientTransformation):
+    raise ConfigError(
+      f'{described[0]} returned {type(optimizer).__name__}; it must return an optax '
+      'transformation.'
+    )
+  return optimizer
+
+
+def check_warmup(config, num_steps) -> None:
+  """Checks that the warm-up leaves steps of a training; raises ConfigError."""
+  warmup = config.classifier.warmup_steps
+  if warmup and warmup >= num_steps:
+    raise ConfigError(
+      f'classifier.warmup_steps={warmup} must be below the {num_steps} steps of the '
+      'training; lower it, or train longer.'
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,7 +408,7 @@ def validate(evaluate, state, dataset) -> dict:
     state: a `ClassifierState`, placed.
     dataset: the data.
   """
-  scores = evaluate(state.variables, dataset.val)
+  scores = evaluate(state.evaluated, dataset.val)
   rates = _acceptance(state, dataset)
   return {
     'val_loss': scores['loss'],
@@ -376,7 +451,7 @@ def _arm_result(session, scores, dataset, plan, trained):
     'train_seconds': progress.train_seconds,
     'compile_seconds': progress.compile_seconds,
     'eval_seconds': progress.eval_seconds + train['seconds'] + val['seconds'],
-    'versions': versions(),
+    'versions': versions() | session.code(),
     'device': describe_devices(session.layout),
     **{field: getattr(dataset.facts, field) for field in SPLITS},
     'steps_per_call': progress.steps_per_call,
@@ -400,36 +475,45 @@ def _write_predictions(path, scores, dataset):
   files.write_atomically(path, content.getvalue())
 
 
-def build_model(session, num_classes):
-  """Builds the linen module of the config's classifier.
+def build_model(session, info: DataFacts):
+  """Builds the config's classifier: a linen module, or an `ExternalClassifier`.
 
   Args:
     session: the run's.
-    num_classes: number of classes.
+    info: `DataFacts` of the run.
+
+  Raises:
+    ConfigError: if it is the user's own and does not work.
   """
-  config = session.config.classifier
+  config, options = session.config.classifier, {'num_classes': info.num_classes}
+  options['dtype'] = session.dtype('classifier')
+  options['axis_name'] = session.layout.axis_name
+  if external.is_named(config.arch):
+    return external_models.build_external(
+      session.load_code('classifier.arch'),
+      _described(session.config, 'classifier.arch'),
+      image_shape=info.image_shape,
+      **options,
+    )
   return classifiers.build_classifier(
     config.arch,
-    num_classes=num_classes,
+    **options,
     dropout=config.dropout,
     features=config.features,
     hidden=config.hidden,
-    dtype=session.dtype('classifier'),
-    axis_name=session.layout.axis_name,
     blocks=config.blocks,
     batch_norm=config.batch_norm,
   )
 
 
-def make_evaluator(session, num_classes) -> evaluators.Evaluator:
+def make_evaluator(session, info: DataFacts) -> evaluators.Evaluator:
   """Returns the `evaluators.Evaluator` of the config's classifier.
 
   Args:
     session: the run's.
-    num_classes: number of classes.
+    info: `DataFacts` of the run.
   """
-  model = build_model(session, num_classes)
-  return evaluators.Evaluator(session, model, num_classes)
+  return evaluators.Evaluator(session, build_model(session, info), info.num_classes)
 
 
 def restore_arm(session, name, info: DataFacts) -> classifier_state.ClassifierState:
@@ -446,8 +530,8 @@ def restore_arm(session, name, info: DataFacts) -> classifier_state.ClassifierSt
   config = session.config
   synthetic = config_lib.is_augmented(config, name)
   num_steps = schedule.num_steps_of_arm(config, info.num_train, synthetic=synthetic)
-  model = build_model(session, info.num_classes)
-  optimizer, image_shape = make_optimizer(config, num_steps), info.image_shape
+  model = build_model(session, info)
+  optimizer, image_shape = make_optimizer(session, num_steps), info.image_shape
   init = _make_init(session, model, optimizer, image_shape, synthetic=synthetic)
   state = session.layout.replicated_shapes(jax.eval_shape(init, np.int32(0)))
   with checkpoint.Checkpoints(session.path('arms', name, 'checkpoints')) as checkpoints:
@@ -471,7 +555,7 @@ def evaluate_arms(session, dataset) -> dict:
     CheckpointError: if no arm is finished, or if a checkpoint cannot be read or is of
       other images.
   """
-  evaluate = make_evaluator(session, dataset.num_classes)
+  evaluate = make_evaluator(session, dataset.facts)
   splits = {'val': dataset.val}
   if session.config.data.test_on == 'test':
     splits['test'] = dataset.test
@@ -483,7 +567,7 @@ def evaluate_arms(session, dataset) -> dict:
     check_images(session.path('arms', name), result, dataset.facts)
     state = restore_arm(session, name, dataset.facts)
     scores[name] = {
-      split: evaluate(state.variables, rows) for split, rows in splits.items()
+      split: evaluate(state.evaluated, rows) for split, rows in splits.items()
     }
   if not scores:
     raise CheckpointError(

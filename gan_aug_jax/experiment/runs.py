@@ -65,7 +65,7 @@ class Run:
     needs_gan = config_lib.needs_generator(config) or not arms
     if needs_gan and not config.generator.external:
       self.gan = gan_training.GanTraining(self._gan_session, dataset)
-    evaluator = arms_lib.make_evaluator(session, dataset.num_classes)
+    evaluator = arms_lib.make_evaluator(session, dataset.facts)
     names = config.arms if arms else ()
     self.arms = [arms_lib.Arm(session, dataset, name, evaluator) for name in names]
 
@@ -179,7 +179,7 @@ def num_steps_of(config, dataset, name) -> int:
   synthetic = config_lib.is_augmented(config, name)
   steps = schedule.num_steps_of_arm(config, len(dataset.train), synthetic=synthetic)
   schedule.plan_batches(config, steps, synthetic=synthetic)
-  arms_lib.make_optimizer(config, steps)
+  arms_lib.check_warmup(config, steps)
   return steps
 
 

@@ -25,7 +25,7 @@ import ml_collections
 
 import gan_aug_jax
 from gan_aug_jax import config as config_lib, external
-from gan_aug_jax.config.fields import CADENCE, FIELDS, NOTHING, OF_ARMS
+from gan_aug_jax.config.fields import CADENCE, CLASSIFIER, FIELDS, NOTHING, OF_ARMS
 from gan_aug_jax.data.datasets import Dataset
 from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import CheckpointError
@@ -79,11 +79,11 @@ class Session:
     return external.load(field, name, trusted=self.trusts_code)
 
   def code(self) -> dict[str, str]:
-    """{field: fingerprint of the source that it names}, see `external.fingerprint`."""
+    """{'module:name': `external.fingerprint`} of the classifiers' own code."""
     named = config_lib.code_of(self.config)
     for field in named:
       self.load_code(field)
-    return {field: external.fingerprint(name) for field, name in named.items()}
+    return {name: external.fingerprint(name) for name in named.values()}
 
 
 def claim(session: Session, dataset: Dataset) -> None:
@@ -103,14 +103,13 @@ def claim(session: Session, dataset: Dataset) -> None:
   saved, code = check_config(session), session.code()
   if saved:
     check_data(session, saved, dataset)
-    same_code = code == saved.get('code', {})
+    same_code = code.items() <= saved.get('versions', {}).items()
     if same_code and _plain(session.config) == _plain(saved['config']):
       return
   content = {
     'config': session.config.to_dict(),
-    'code': code,
     'data': dataset.facts.to_json(),
-    'versions': versions(),
+    'versions': versions() | code,
     'device': describe_devices(session.layout),
   }
   if jax.process_index() == 0:
@@ -148,25 +147,13 @@ def check_config(session: Session, *, grows: bool = True) -> dict[str, Any] | No
       f'{str(session.workdir)!r} holds a run of another config, {"; ".join(fixed)}; give '
       'another --workdir, or the same config.'
     )
-  _check_code(session, saved, may_differ)
+  if CLASSIFIER not in may_differ:
+    check_code(session, saved)
   return saved
 
 
-def _check_code(session, saved, may_differ):
-  """Checks that what the config names is the code that the run began with."""
-  before, now = saved.get('code', {}), session.code()
-  for field, name in config_lib.code_of(session.config).items():
-    changed = before.get(field, now[field]) != now[field]
-    if changed and FIELDS[field].affects not in may_differ:
-      raise CheckpointError(
-        f'The source of {field}={name!r} has changed '
-        f'since the run in {str(session.workdir)!r} began ({before[field]} there, '
-        f'{now[field]} now); restore it, or give another --workdir.'
-      )
-
-
 def check_code(session: Session, saved: dict[str, Any]) -> None:
-  """Checks that the code of a finished run is that which it was trained with.
+  """Checks that the classifiers' own code is what a run was trained with.
 
   Args:
     session: the run's.
@@ -176,7 +163,13 @@ def check_code(session: Session, saved: dict[str, Any]) -> None:
     ConfigError: if it may not be imported, or cannot be.
     CheckpointError: if its source has changed.
   """
-  _check_code(session, saved, {NOTHING})
+  before = saved.get('versions', {})
+  for name, now in session.code().items():
+    if before.get(name, now) != now:
+      raise CheckpointError(
+        f'The source of {name!r} has changed since the run in {str(session.workdir)!r} '
+        f'began ({before[name]} there, {now} now); restore it, or give another --workdir.'
+      )
 
 
 def _grows(name, fields, before):
