@@ -15,8 +15,10 @@ import pytest
 from gan_aug_jax import cli
 from gan_aug_jax.data import datasets
 from gan_aug_jax.errors import ConfigError
+from gan_aug_jax.experiment import vmap_seeds
 from gan_aug_jax.models import classifiers
 from gan_aug_jax.models.external import build_external
+from gan_aug_jax.step import classifier_state, programs
 from tests import tiny
 from tests.test_run import _toy_source, CONFIG
 
@@ -272,3 +274,33 @@ def test_which_guarantees_hold(toy, named, batch_size, agree):
   for other, same in zip(others, agree, strict=True):
     assert (tiny.difference(first, other) < 1e-9) == same
     assert np.all(np.isfinite(other[1]['loss']))
+
+
+def test_its_seeds_train_in_one_program_as_they_do_alone(toy):
+  """With batch statistics, dropout and an average, two steps in one call."""
+  where, num_seeds = tiny.layout('jit', 1), 2
+  with jax.enable_x64(True):
+    model = build_external(
+      _Plain(0.5), 'arch', num_classes=tiny.CLASSES, image_shape=tiny.SHAPE
+    )
+    options = {'dtype': jnp.float64, 'crop': 0, 'ratio': 0}
+    step, state, _, frozen = tiny.fused(where, arch=model, **options)
+    ema = jax.tree.map(np.copy, state.variables)
+    state = classifier_state.AveragedState(**vars(state), ema=ema)
+    states = [state.replace(seed=np.int32(seed)) for seed in (3, 4)]
+    usual = {'count': 12, 'num_steps': 2, 'extra': (frozen,), 'per_call': 2}
+    alone = [tiny.run(where, step, one, toy, **usual)[0] for one in states]
+    stack = lambda *trees: where.replicate(jax.tree.map(lambda *x: np.stack(x), *trees))
+    data = jax.device_get(tiny.feed(where.replicate, toy)(0, 24))
+    call = programs.repeat_step(vmap_seeds.vmap_step(step, num_seeds), 2)
+    args = (
+      stack(*states),
+      where.replicated_int(2),
+      stack(data, data),
+      stack(frozen, frozen),
+    )
+    joint, _ = programs.compile_step(call, where, *args)(*args)
+  for i, one in enumerate(alone):
+    mine = jax.tree.map(lambda x, i=i: x[i], jax.device_get(joint))
+    assert tiny.difference(one, mine) < 1e-9
+  assert tiny.difference(*alone) > 1e-3

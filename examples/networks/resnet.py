@@ -32,6 +32,7 @@ class ResNet(nn.Module):
     x = nn.Conv(self.features[0], (3, 3), use_bias=False)(x)
     for stage, features in enumerate(self.features):
       x = Block(features, stride=2 if stage else 1)(x, train)
-    x = nn.relu(nn.BatchNorm(use_running_average=not train)(x)).mean((1, 2))
+    x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+    x = nn.relu(x).mean((1, 2))
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     return nn.Dense(self.num_classes)(x)

@@ -44,6 +44,9 @@ The commands from evaluate to report, and ablate --collect, need only --workdir.
 
 Write tuples as --config.arms="('real_only','augmented')".
 
+A config can name code of your own as module:name (docs/howto/own-classifier.md). evaluate
+and predict import what a workdir names only with --trust-code.
+
 --verbose shows the logs of dependencies, and --debug shows tracebacks.
 
 Exit codes: 0 success, 1 a bug (--debug shows where), 2 wrong usage, 3 a problem with data

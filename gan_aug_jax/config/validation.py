@@ -140,7 +140,7 @@ _OF_BUILT_IN = {
 def _own_code(config):
   """What has no effect because the user's own code takes its place."""
   values = configs.flatten(config)
-  for name in set(derived.code_of(config)) & set(_OF_BUILT_IN):
+  for name in sorted(set(derived.code_of(config)) & set(_OF_BUILT_IN)):
     for last in _OF_BUILT_IN[name]:
       field = f'classifier.{last}'
       yield (

@@ -30,7 +30,6 @@ class ClassifierState:
       'accepted', int32: how many synthetic images were drawn so far, and how many passed
       the filter; a cached image counts at each step that uses it.
     pool: synthetic images that are used for several steps, see `synthesis.make_pooled`.
-    ema: moving average of `variables`, or () for none.
   """
 
   step: jax.Array
@@ -40,7 +39,6 @@ class ClassifierState:
   opt_state: optax.OptState
   class_stats: dict
   pool: Any = ()
-  ema: Any = ()
 
   @property
   def variables(self) -> dict:
@@ -48,8 +46,25 @@ class ClassifierState:
 
   @property
   def evaluated(self) -> dict:
-    """The variables to evaluate: their moving average, if there is one."""
-    return self.ema or self.variables
+    """The variables to evaluate."""
+    return self.variables
+
+
+@flax.struct.dataclass
+class AveragedState(ClassifierState):
+  """A state with a moving average, which is evaluated.
+
+  A class of its own, as checkpoints of states without one have no such field.
+
+  Attributes:
+    ema: moving average of `variables`.
+  """
+
+  ema: dict = flax.struct.field(default_factory=dict)
+
+  @property
+  def evaluated(self) -> dict:
+    return self.ema
 
 
 def init_classifier(
@@ -89,7 +104,8 @@ def init_classifier(
   )
   if not averages:
     return state
-  return state.replace(ema=jax.tree.map(jnp.copy, state.variables))  # or donated twice
+  ema = jax.tree.map(jnp.copy, state.variables)  # or it would be donated twice
+  return AveragedState(**vars(state), ema=ema)
 
 
 def update_average(state: ClassifierState, decay: float) -> ClassifierState:
@@ -100,7 +116,7 @@ def update_average(state: ClassifierState, decay: float) -> ClassifierState:
     decay: in [0, 1); reached gradually, or the average of a short training would be
       mostly initialisation. Counters, which are integers, are taken as they are.
   """
-  if not state.ema:
+  if not isinstance(state, AveragedState):
     return state
   decay = jnp.minimum(decay, state.step / (9 + state.step))
 
