@@ -16,6 +16,7 @@ import time
 from absl import app, flags
 from ml_collections import config_flags
 
+from benchmarks import timing
 from gan_aug_jax.config import validation
 from gan_aug_jax.training import devices
 
@@ -37,11 +38,11 @@ def measure(name, dry, steps):
   """Takes steps; returns rows of (step, resident MiB, live MiB, seconds)."""
   import jax
 
-  program, state = dry.compile(), dry.state
-  rows, began = [], time.perf_counter()
-  every = max(1, steps // 10)
-  for step in range(1, steps + 1):
-    state, metrics = program(state, *dry.inputs(step - 1))
+  calls = timing.compile_calls(dry)
+  rows, began, per_call = [], time.perf_counter(), dry.steps_per_call
+  every = max(1, steps // (10 * per_call)) * per_call
+  for step in range(per_call, steps + 1, per_call):
+    metrics = calls.take()
     if step % every == 0:
       jax.block_until_ready(metrics)
       live = sum(array.nbytes for array in jax.live_arrays())

@@ -31,8 +31,8 @@ def prepare(config, layout):
   session = workdir.Session(config, pathlib.Path('unused'), layout, quiet=True)
   channels, side = 1 if config.data.name == 'mnist' else 3, config.data.image_size
   dataset = noise.make_dataset((side, side, channels))
-  take, compile_seconds, _ = timing.stepper(dry_run.gan_step(session, dataset))
-  return timing.repeat(take, 2), compile_seconds
+  calls = timing.compile_calls(dry_run.gan_step(session, dataset))
+  return calls.run(2), calls.compile_seconds
 
 
 def main(_):
@@ -62,13 +62,13 @@ def main(_):
   table = [
     [
       name,
-      f'{row["ms"]:.1f} {timing.spread(row["quartiles"])}',
+      timing.per_step(row),
       f'{row["ratio"]:.2f}',
       f'{row["compile_s"]:.1f}',
     ]
     for name, row in rows.items()
   ]
-  timing.print_table(['GAN', 'ms per step', 'to the first', 'compilation, s'], table)
+  timing.print_table(['GAN', 'per step', 'to the first', 'compilation, s'], table)
   timing.finish({**where, 'width': WIDTH.value, 'steps': rows}, timing.draw_bars(rows))
 
 

@@ -4,7 +4,7 @@
         --workdir=runs/generators
 
 Finished work in the workdir is not repeated. Arguments after `--` go to train-gan, such
-as `-- --config.gan.num_steps=300`. `--grids` names a directory to copy the sample grids
+as `-- --config.generator.num_steps=300`. `--grids` names a directory to copy the grids
 to.
 """
 

@@ -26,7 +26,7 @@ CHANNELS = flags.DEFINE_integer('channels', 3, 'Of the images.')
 def list_layers(config):
   """{name: (batch, side, inputs, outputs, kernel, stride)}."""
   size, width = CHANNELS.value, config.gan.width
-  batch, of_gan = config.classifier.batch_size, config.gan.batch_size
+  batch, of_gan = config.classifier.batch_size, config.generator.batch_size
   few = int(config.mix.ratio * batch + 0.5)
   layers = {}
   features = (size, 32, 64, 128)

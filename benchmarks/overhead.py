@@ -4,15 +4,17 @@
 
 First table: the fused step at each ratio, for every generator, classifier and batch size
 named, each with the first of the others. Second table, at each ratio with the first of
-each: the fused step; two programs (sample, then train); the same with the images passing
-through NumPy on the host; images that are reused for eight steps; images generated
-beforehand; and the sampler and the classifier alone. Operations (by XLA's count) and
-bytes (of the compiled program) are given as shares of what a large matrix product and a
-large copy reach in the same run.
+each: the fused step as a run takes it; on an accelerator, where a call takes several
+steps, also without drawing ahead, and one step per call; two programs (sample, then
+train); the same with the images passing through NumPy on the host; images that are
+reused for eight steps; images drawn once in advance; and the sampler and the classifier
+alone. The last five take one step per call. Operations (by XLA's count) and bytes (of the
+compiled program) are given as shares of what a large matrix product and a large copy
+reach in the same run.
 
-The rows of a table are interleaved in one process, in runs of eight steps; relative
-times are medians over the rounds. Images are random and networks untrained, which does
-not change the times.
+The rows of a table are interleaved in one process, in runs of eight steps or a whole
+call; relative times are medians over the rounds. Images are random and networks
+untrained, which does not change the times.
 """
 
 import json
@@ -46,7 +48,8 @@ def set_fields(config, **fields):
   config = config.copy_and_resolve_references()
   names = {'gan': 'gan.arch', 'classifier': 'classifier.arch', 'ratio': 'mix.ratio'}
   names |= {'batch': 'classifier.batch_size', 'refresh': 'cache.refresh_steps'}
-  names |= {'offline': 'cache.images_per_class'}
+  names |= {'offline': 'cache.images_per_class', 'per_call': 'steps_per_call'}
+  names |= {'draw_ahead': 'mix.draw_ahead_mib'}
   config.update_from_flattened_dict({names[k]: v for k, v in fields.items()})
   validation.validate(config)
   return config
@@ -71,9 +74,13 @@ class Bench:
     dry = dry_run.arm_step(
       self.session(config), self.dataset, ARM.value, num_steps=10_000
     )
-    take, seconds, program = timing.stepper(dry)
-    self.programs[name] = _cost(program.compiled, dry.operations(), seconds)
-    return timing.repeat(take, _STEPS)
+    calls = timing.compile_calls(dry)
+    self.programs[name] = _cost(
+      calls.program.compiled, dry.operations(), calls.compile_seconds
+    )
+    if calls.steps_per_call > 1:
+      del self.programs[name]['bytes']  # XLA counts those of a loop once
+    return calls.run(_STEPS)
 
   def apart(self, config):
     """Returns {name: timed run} of the sampler and the classifier as two programs."""
@@ -173,13 +180,20 @@ def time_ratios(bench, config, label):
 
 def time_ways(bench, config):
   """Times other ways to the same batch; returns rows of the second table, and rates."""
-  real = bench.fused(_REAL, set_fields(config, ratio=0.0))
-  takes = {_REAL: real, 'fused': bench.fused('fused', config)}
+  ways = {
+    _REAL: {'ratio': 0.0},
+    'fused': {},
+    'drawn in each step': {'draw_ahead': 0},
+    'one step per call': {'per_call': 1},
+    'pool of 8 steps': {'refresh': _STEPS},
+    'drawn in advance': {'offline': 200},
+  }
+  if bench.layout.on_cpu and config.steps_per_call < 2:
+    del ways['drawn in each step'], ways['one step per call']  # that is 'fused'
+  takes = {
+    name: bench.fused(name, set_fields(config, **fields)) for name, fields in ways.items()
+  }
   takes |= bench.apart(config)
-  pooled = set_fields(config, refresh=_STEPS)
-  takes['pool of 8 steps'] = bench.fused('pool of 8 steps', pooled)
-  beforehand = set_fields(config, offline=200)
-  takes['drawn beforehand'] = bench.fused('drawn beforehand', beforehand)
   ceilings, work = make_ceilings()
   seconds = timing.interleave(takes | ceilings, timing.ROUNDS.value)
   rows = timing.compare(seconds, _REAL)
@@ -193,7 +207,8 @@ def time_ways(bench, config):
     # As shares of what the device was measured to reach.
     taken = 1e-3 * rows[name]['ms']
     rows[name]['of_product'] = rows[name]['operations'] / taken / rates['matrix product']
-    rows[name]['of_copy'] = rows[name]['bytes'] / taken / rates['copy']
+    if 'bytes' in rows[name]:
+      rows[name]['of_copy'] = rows[name]['bytes'] / taken / rates['copy']
   return rows, rates
 
 
@@ -205,44 +220,40 @@ def print_ratios(results):
         [
           *label.split(', '),
           name,
-          f'{row["ms"]:.1f} {timing.spread(row["quartiles"])}',
-          f'{row["added_ms"]:+.1f}',
-          f'{row["ratio"] - 1:+.1%}',
+          timing.per_step(row),
+          timing.added(row),
           f'{row["operations_ratio"] - 1:+.1%}',
         ]
       )
-  headings = ['GAN', 'classifier', 'batch', 'ratio', 'ms per step', 'added ms']
-  timing.print_table([*headings, 'added', 'operations added'], table)
+  headings = ['GAN', 'classifier', 'batch', 'ratio', 'per step', 'added']
+  timing.print_table([*headings, 'operations added'], table)
 
 
 def print_ways(results):
   table = []
   for ratio, (rows, _) in results.items():
     for name, row in rows.items():
-      added = '' if 'alone' in name else f'{row["added_ms"]:+.1f}'
-      relative = '' if 'alone' in name else f'{row["ratio"] - 1:+.1%}'
       table.append(
         [
           ratio,
           name,
-          f'{row["ms"]:.1f} {timing.spread(row["quartiles"])}',
-          added,
-          relative,
+          timing.per_step(row),
+          '' if 'alone' in name else timing.added(row),
           f'{row["of_product"]:.0%}' if 'of_product' in row else '',
           f'{row["of_copy"]:.0%}' if 'of_copy' in row else '',
         ]
       )
-  headings = ['ratio', 'way', 'ms per step', 'added ms', 'added', 'of matrix product']
+  headings = ['ratio', 'way', 'per step', 'added', 'of matrix product']
   timing.print_table([*headings, 'of copy'], table)
   for ratio, (rows, rates) in results.items():
     fused = rows['fused']
-    limit = 'operations' if fused['of_product'] >= fused['of_copy'] else 'bytes'
+    reached = [f'{fused["of_product"]:.0%} of the product']
+    reached += [f'{fused["of_copy"]:.0%} of the copy'] if 'of_copy' in fused else []
     print(
       f'ratio {ratio}: a matrix product reaches {rates["matrix product"] / 1e9:.0f} '
       f'GFLOP/s, a copy {rates["copy"] / 1e9:.1f} GB/s; the fused step reaches '
-      f'{fused["of_product"]:.0%} and {fused["of_copy"]:.0%} of them: {limit} are closer '
-      f'to the limit. Through the host: {rows["through the host"]["to_fused"]:.3f} '
-      'times the fused step.'
+      f'{" and ".join(reached)}. Through the host: '
+      f'{rows["through the host"]["to_fused"]:.3f} times the fused step.'
     )
 
 
@@ -275,7 +286,7 @@ def main(_):
 
   layout, size = sharding.make_layout(base.backend, found), base.data.image_size
   dataset = noise.make_dataset((size, size, CHANNELS.value))
-  scratch = tempfile.TemporaryDirectory()  # for images generated beforehand
+  scratch = tempfile.TemporaryDirectory()  # for images drawn in advance
   bench = Bench(layout, dataset, pathlib.Path(scratch.name))
   where = timing.describe(layout)
   timing.print_where(where)

@@ -80,8 +80,8 @@ def prepare(config, layout, dataset, directory):
   dry = dry_run.arm_step(
     session, dataset, 'augmented_classical', num_steps=10_000, at=5_000
   )
-  take, compile_seconds, _ = timing.stepper(dry)
-  return timing.repeat(take, _CYCLE), compile_seconds
+  calls = timing.compile_calls(dry)
+  return calls.run(_CYCLE), calls.compile_seconds
 
 
 def main(_):
@@ -114,9 +114,9 @@ def main(_):
     row |= {'to': _base(name), 'compile_s': steps[name][1]}
     if row['to'] != _PLAIN:
       row['ratio'] = float(np.median(seconds[name] / seconds[row['to']]))
-    times = f'{row["ms"]:.1f} {timing.spread(row["quartiles"])}'
+    times = timing.per_step(row)
     table.append([name, times, f'{row["ratio"]:.2f} x {row["to"]}'])
-  timing.print_table(['policy', 'ms per step', 'relative'], table)
+  timing.print_table(['policy', 'per step', 'relative'], table)
   config = json.loads(first.to_json_best_effort())
   timing.finish({**where, 'config': config, 'steps': rows}, timing.draw_bars(rows))
 

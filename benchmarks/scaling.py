@@ -44,7 +44,7 @@ _STEPS = 2  # of a run
 _SIZES = {'f32': 4, 'f64': 8, 's32': 4, 'u32': 4, 'bf16': 2, 'pred': 1}
 
 
-def dry_step(config, layout, *, side=32, num_images=2000, per_call=1):
+def dry_step(config, layout, *, side=32, num_images=2000):
   """Returns a `DryRun` of the augmented arm on random images.
 
   Args:
@@ -52,25 +52,14 @@ def dry_step(config, layout, *, side=32, num_images=2000, per_call=1):
     layout: where it runs.
     side: of the images, in pixels.
     num_images: size of the training set.
-    per_call: steps per call.
   """
-  import dataclasses
-
   from gan_aug_jax.experiment import dry_run
-  from gan_aug_jax.step import programs
   from gan_aug_jax.training import workdir
 
   dataset = noise.make_dataset((side, side, 3), per_class=num_images // 10)
   session = workdir.Session(config, pathlib.Path('unused'), layout, quiet=True)
-  dry = dry_run.arm_step(
+  return dry_run.arm_step(
     session, dataset, 'augmented_classical', num_steps=10_000, at=5_000
-  )
-  count, batches = layout.replicated_int(per_call), dry.batches
-  repeated = programs.repeat_step(dry.step, per_call)
-  return dataclasses.replace(
-    dry,
-    step=lambda state, inputs, *extra: repeated(state, *inputs, *extra),
-    batches=lambda number, n: (count, batches(number * per_call, n * per_call)),
   )
 
 
@@ -88,21 +77,24 @@ def measure(cases, layout, steps=_STEPS):
     config.update_from_flattened_dict(fields)
     validation.validate(config)
     dry = dry_step(config, layout, **options)
-    per_call = options.get('per_call', 1)
-    take, compile_seconds, program = timing.stepper(dry)
-    run = timing.repeat(take, max(1, steps // per_call))
-    takes[name] = lambda run=run, per_call=per_call: run() / per_call
+    calls = timing.compile_calls(dry)
+    takes[name] = calls.run(steps)
     rows[name] = {
-      'peak_mib': program.peak_bytes / 2**20,
-      'compile_s': compile_seconds,
-      'all_reduced_bytes': all_reduced_bytes(program.compiled.as_text()),
+      'peak_mib': calls.program.peak_bytes / 2**20,
+      'compile_s': calls.compile_seconds,
+      'all_reduced_bytes': all_reduced_bytes(calls.program.compiled.as_text()),
+      'operations': dry.operations(),
     }
-    rows[name]['operations'] = dry.operations()
   seconds = timing.interleave(takes, timing.ROUNDS.value)
   base = next(iter(takes))
   for name, row in timing.compare(seconds, base).items():
     rows[name] |= row
   return rows
+
+
+def several_a_call(count):
+  """The fields of a config whose calls take so many steps."""
+  return {'steps_per_call': count, 'log.every_steps': count}
 
 
 def all_reduced_bytes(text):
@@ -138,14 +130,14 @@ def show(title, rows, line=None):
   table = [
     [
       name,
-      f'{row["ms"]:.1f} {timing.spread(row["quartiles"])}',
+      timing.per_step(row),
       f'{row["peak_mib"]:.1f}',
       f'{row["operations"] / 1e9:.2f}',
       f'{row["compile_s"]:.1f}',
     ]
     for name, row in rows.items()
   ]
-  headings = [title, 'ms per step', 'MiB per device', 'GFLOP', 'compilation, s']
+  headings = [title, 'per step', 'MiB per device', 'GFLOP', 'compilation, s']
   timing.print_table(headings, table)
   if line:
     residuals = ', '.join(f'{gap:+.1%}' for gap in line['residuals'])
@@ -165,7 +157,7 @@ def weak_scaling(layout):
     if layout.on_cpu or count <= jax.device_count():
       row = measure_apart(count)
       whole = {'whole': ({'classifier.batch_size': SHARE.value * count}, {})}
-      row['one_device_ms'] = measure(whole, layout)['whole']['ms']
+      row['one_device'] = measure(whole, layout)['whole']
       rows[str(count)] = row
   return rows
 
@@ -200,14 +192,14 @@ def print_weak(rows, virtual):
     table.append(
       [
         count,
-        f'{row["ms"]:.1f} {timing.spread(row["quartiles"])}',
-        f'{row["one_device_ms"]:.1f}',
+        timing.per_step(row),
+        timing.per_step(row['one_device']),
         f'{row["efficiency"]:.2f}',
         f'{row["all_reduced_bytes"] / 2**20:.2f}',
       ]
     )
   kind = 'n times the work on one' if virtual else 'the time on one'
-  headings = ['devices', 'ms per step', 'whole batch on one device, ms']
+  headings = ['devices', 'per step', 'whole batch on one device']
   headings += [f'efficiency, relative to {kind}', 'MiB all-reduced per step']
   timing.print_table(headings, table)
 
@@ -249,7 +241,7 @@ def main(_):
     'ratio': {x: ({'mix.ratio': float(x)}, {}) for x in RATIOS.value},
     'side': {n: ({'data.image_size': int(n)}, {'side': int(n)}) for n in SIDES.value},
     'images': {n: ({}, {'num_images': int(n)}) for n in SIZES.value},
-    'steps a call': {n: ({}, {'per_call': int(n)}) for n in CALLS.value},
+    'steps a call': {n: (several_a_call(int(n)), {}) for n in CALLS.value},
     'schedule': {
       name: ({'mix.ratio_schedule': name}, {})
       for name in ('constant', 'linear', 'cosine')

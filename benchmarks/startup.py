@@ -1,7 +1,7 @@
 """How long a run takes to start and to finish, and what it compiles.
 
     python -m benchmarks.startup --config=configs/mnist5k.py \\
-        --overrides=gan.num_steps=20,classifier.num_steps=20
+        --overrides=generator.num_steps=20,classifier.num_steps=20
 
 Runs the config twice, each in a fresh process: first with an empty compilation cache,
 then with the cache of the first run. Prints the seconds to the first step and to the

@@ -48,40 +48,24 @@ def prepare(config, layout, dataset, arm, count):
   import jax
 
   from gan_aug_jax.experiment import dry_run, vmap_seeds
-  from gan_aug_jax.step import programs
   from gan_aug_jax.training import workdir
 
-  steps = []
+  runs = []
   for seed in range(count):
     one = config.copy_and_resolve_references()
     one.seed = seed
     session = workdir.Session(one, pathlib.Path('unused'), layout, quiet=True)
-    steps.append(dry_run.arm_step(session, dataset, arm, num_steps=10_000))
-  states = [each.state for each in steps]
-  program = steps[0].compile()
-  stacked = layout.replicate(
-    jax.tree.map(lambda *x: np.stack(x), *(jax.device_get(state) for state in states))
+    runs.append(dry_run.arm_step(session, dataset, arm, num_steps=10_000))
+  stack = lambda trees: layout.replicate(
+    jax.tree.map(lambda *x: np.stack(x), *jax.device_get(trees))
   )
-  batches = vmap_seeds.StackedBatches([each.batches for each in steps], layout)
-  frozen = [jax.device_get(each.extra) for each in steps]
-  extra = layout.replicate(jax.tree.map(lambda *x: np.stack(x), *frozen))
-  step = vmap_seeds.vmap_step(steps[0].step, count)
-  joint = programs.compile_step(step, layout, stacked, batches(0, 1), *extra)
-  number = 0
-
-  def alone():
-    nonlocal number
-    for i, each in enumerate(steps):
-      states[i], metrics = program(states[i], *each.inputs(number))
-    number += 1
-    return metrics
-
-  def as_one():
-    nonlocal stacked
-    stacked, metrics = joint(stacked, batches(number, 1), *extra)
-    return metrics
-
-  return timing.repeat(alone, 1), timing.repeat(as_one, 1)
+  training = vmap_seeds.vmap_training([each.training for each in runs])
+  frozen = stack([each.training.frozen for each in runs])
+  joint = dry_run.DryRun(
+    training.with_frozen(*frozen), stack([each.state for each in runs])
+  )
+  alone = [timing.compile_calls(each).run(1) for each in runs]
+  return lambda: sum(run() for run in alone), timing.compile_calls(joint).run(1)
 
 
 def time_seeds(config, layout):
@@ -95,11 +79,9 @@ def time_seeds(config, layout):
       takes = {'alone': alone, 'together': joint}
       pair = timing.compare(timing.interleave(takes, timing.ROUNDS.value), 'together')
       rows[f'{arm} x {count}'] = pair
-      times = [
-        f'{row["ms"]:.1f} {timing.spread(row["quartiles"])}' for row in pair.values()
-      ]
+      times = [timing.per_step(row) for row in pair.values()]
       table.append([arm, str(count), *times, f'{pair["alone"]["ratio"]:.2f}'])
-  headings = ['arm', 'seeds', 'ms, in turn', 'ms, together', 'speed-up']
+  headings = ['arm', 'seeds', 'in turn', 'together', 'speed-up']
   timing.print_table(headings, table)
   return rows
 

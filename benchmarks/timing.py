@@ -4,7 +4,8 @@ A machine's speed drifts by tens of per cent within minutes. So alternatives are
 within a round, and the medians of ratios and differences are reported, with quartiles.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import dataclasses
 import datetime
 import json
 import os
@@ -67,15 +68,30 @@ def repeat(take: Callable[[], Any], steps: int) -> Callable[[], float]:
   return run
 
 
-def stepper(dry) -> tuple[Callable[[], Any], float, Any]:
-  """Compiles a `DryRun`.
+@dataclasses.dataclass(frozen=True)
+class Calls:
+  """The calls of a `DryRun`, compiled.
 
-  Args:
-    dry: the `DryRun`.
-
-  Returns:
-    (take, seconds of compilation, `Program`); `take()` takes the next step.
+  Attributes:
+    take: makes the next call; returns its metrics.
+    steps_per_call: how many steps a call takes.
+    compile_seconds: what its compilation took.
+    program: the `Program`.
   """
+
+  take: Callable[[], Any]
+  steps_per_call: int
+  compile_seconds: float
+  program: Any
+
+  def run(self, steps: int) -> Callable[[], float]:
+    """Returns a function that times at least so many steps: seconds per step."""
+    seconds = repeat(self.take, -(-steps // self.steps_per_call))
+    return lambda: seconds() / self.steps_per_call
+
+
+def compile_calls(dry) -> Calls:
+  """Compiles a `DryRun`; its state is used up by the calls."""
   began = time.perf_counter()
   program = dry.compile()
   compile_seconds = time.perf_counter() - began
@@ -87,7 +103,7 @@ def stepper(dry) -> tuple[Callable[[], Any], float, Any]:
     number += 1
     return metrics
 
-  return take, compile_seconds, program
+  return Calls(take, dry.steps_per_call, compile_seconds, program)
 
 
 def compare(seconds: Mapping[str, np.ndarray], base: str) -> dict[str, dict]:
@@ -122,17 +138,38 @@ def spread(low_high: Sequence[float], digits: int = 1) -> str:
   return f'({low:.{digits}f} to {high:.{digits}f})'
 
 
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-  """Prints rows of strings as a Markdown table."""
+def _unit(row):
+  """(factor, name, digits): microseconds where milliseconds are too coarse."""
+  return (1e3, 'µs', 0) if row['ms'] < 2 else (1, 'ms', 1)
+
+
+def per_step(row: Mapping[str, Any]) -> str:
+  """'12.3 ms (11.9 to 12.8)' or '338 µs (330 to 345)' of a row of `compare`."""
+  factor, unit, digits = _unit(row)
+  quartiles = spread([factor * ms for ms in row['quartiles']], digits)
+  return f'{factor * row["ms"]:.{digits}f} {unit} {quartiles}'
+
+
+def added(row: Mapping[str, Any]) -> str:
+  """'+1.2 ms, +10.3 %' of a row of `compare`."""
+  factor, unit, digits = _unit(row)
+  return f'{factor * row["added_ms"]:+.{digits}f} {unit}, {row["ratio"] - 1:+.1%}'
+
+
+def table_lines(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+  """The lines of a Markdown table of rows of strings."""
+  rows = list(rows)
   widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
   line = lambda cells: (
     '| ' + ' | '.join(cell.ljust(n) for cell, n in zip(cells, widths, strict=True)) + ' |'
   )
-  print(line(headings))
-  print('|' + '|'.join('-' * (n + 2) for n in widths) + '|')
-  for row in rows:
-    print(line(row))
-  print(flush=True)
+  rule = '|' + '|'.join('-' * (n + 2) for n in widths) + '|'
+  return [line(headings), rule, *map(line, rows)]
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+  """Prints rows of strings as a Markdown table."""
+  print('\n'.join(table_lines(headings, rows)) + '\n', flush=True)
 
 
 def describe(layout=None) -> dict[str, Any]:
@@ -147,13 +184,18 @@ def describe(layout=None) -> dict[str, Any]:
   }
 
 
-def print_where(where: Mapping[str, Any]) -> None:
-  """Prints what `describe` returned, on one line."""
+def where_line(where: Mapping[str, Any]) -> str:
+  """What `describe` returned, on one line."""
   versions = where['versions']
-  print(
+  return (
     f'{where["date"]}, {where["device"]}, {where["cores"]} cores, jax {versions["jax"]}, '
-    f'commit {versions.get("commit", "unknown")}\n'
+    f'commit {versions.get("commit", "unknown")}'
   )
+
+
+def print_where(where: Mapping[str, Any]) -> None:
+  """Prints the line of `where_line`."""
+  print(where_line(where) + '\n')
 
 
 def draw_bars(rows: Mapping[str, Mapping]) -> Callable[[Any], None]:
@@ -178,8 +220,11 @@ def finish(result: Mapping[str, Any], draw: Callable[[Any], None] | None = None)
     draw: draws the plot onto matplotlib `Axes`.
   """
   if JSON.value:
-    pathlib.Path(JSON.value).parent.mkdir(parents=True, exist_ok=True)
-    pathlib.Path(JSON.value).write_text(json.dumps(result, indent=1) + '\n')
+    path = pathlib.Path(JSON.value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix('.part')  # a reader finds the old file or the new one
+    unfinished.write_text(json.dumps(result, indent=1) + '\n')
+    unfinished.replace(path)
   if PLOT.value and draw:
     from matplotlib.figure import Figure
 

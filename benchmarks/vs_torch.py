@@ -4,21 +4,28 @@
 
 Compares our fused step and our GAN step with well-written PyTorch: the same networks,
 batch size, optimizer and images on the device; eager and torch.compile; contiguous and
-channels last; sampling without gradients. Each framework runs in a fresh process, so
-that their thread pools do not compete; all arms take turns in runs of `--steps` steps.
-First, a check in one process that both compute the same: with our parameters copied
-over, the generated images, the logits, the gradients of the GAN and the parameters after
-an update agree.
+channels last; sampling without gradients. On a GPU there is also the whole step captured
+as a CUDA graph, and ours takes several steps per call, as a run does. `--batches` and
+`--precisions` repeat all of it: 'float32', which is TF32 on recent NVIDIA GPUs, for both;
+'highest', full float32; 'bfloat16', which is autocast in PyTorch.
+
+Each framework runs in a fresh process, so that their thread pools do not compete; all
+arms take turns in runs of `--steps` steps. First, a check in one process on the CPU that
+both compute the same: with our parameters copied over, the generated images, the logits,
+the gradients of the GAN and the parameters after an update agree.
 
 The arm is `augmented`, as classical augmentation would be different code in PyTorch.
 """
 
+import contextlib
+import dataclasses
 import json
 import os
 import pathlib
 import subprocess
 import sys
 import time
+from typing import Any
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -30,7 +37,11 @@ from gan_aug_jax.training import devices
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/cifar10.py')
 RATIOS = flags.DEFINE_list('ratios', ['0.2', '0.5'], 'All above 0.')
-STEPS = flags.DEFINE_integer('steps', 12, 'Number of steps of a run.')
+BATCHES = flags.DEFINE_list(
+  'batches', [], "Batch sizes of the classifier; [], the config's."
+)
+PRECISIONS = flags.DEFINE_list('precisions', ['float32'], 'Also bfloat16, highest.')
+STEPS = flags.DEFINE_integer('steps', 12, 'Least number of steps of a run.')
 COMPILE = flags.DEFINE_bool(
   'compile', True, 'Also time torch.compile, which needs a C++ compiler.'
 )
@@ -40,9 +51,16 @@ _SHAPE = (32, 32, 3)
 _GAN = 'GAN'
 
 
-def read_config():
+def read_config(batch='', precision='float32'):
+  """The config with another batch size and precision."""
   config = CONFIG.value.copy_and_resolve_references()
   config.compilation_cache, config.data.image_size = False, _SHAPE[0]
+  if batch:
+    config.classifier.batch_size = int(batch)
+  if precision == 'highest':
+    config.matmul_precision = 'highest'
+  else:
+    config.precision = precision
   validation.validate(config)
   if (config.gan.arch, config.classifier.arch) != ('dcgan', 'cnn'):
     sys.exit('In PyTorch there are only gan.arch=dcgan and classifier.arch=cnn.')
@@ -56,132 +74,246 @@ def jax_takes(config):
   from gan_aug_jax.step import sharding
   from gan_aug_jax.training import workdir
 
-  layout, dataset = (
-    sharding.make_layout(config.backend, found),
-    noise.make_dataset(_SHAPE),
-  )
-  takes = {}
+  # On one device, as PyTorch.
+  layout = sharding.make_layout(config.backend, found[:1])
+  dataset, takes = noise.make_dataset(_SHAPE), {}
   for ratio in ['0', *RATIOS.value]:
     one = config.copy_and_resolve_references()
     one.mix.ratio = float(ratio)
     session = workdir.Session(one, pathlib.Path('unused'), layout, quiet=True)
     arm = dry_run.arm_step(session, dataset, 'augmented', num_steps=10_000)
-    takes[f'ours {ratio}'] = timing.repeat(timing.stepper(arm)[0], STEPS.value)
+    takes[f'ours {ratio}'] = timing.compile_calls(arm).run(STEPS.value)
   gan = dry_run.gan_step(session, dataset)
-  takes[f'ours {_GAN}'] = timing.repeat(timing.stepper(gan)[0], STEPS.value)
+  takes[f'ours {_GAN}'] = timing.compile_calls(gan).run(STEPS.value)
   return takes, timing.describe(layout)
 
 
+@dataclasses.dataclass(frozen=True)
+class Variant:
+  """A way to run PyTorch.
+
+  Attributes:
+    name: of the way.
+    device: 'cpu' or 'cuda'.
+    memory_format: of images and kernels.
+    compiled: whether with torch.compile.
+    captured: whether the whole step is captured as a CUDA graph.
+    bfloat16: whether under autocast.
+  """
+
+  name: str
+  device: str
+  memory_format: Any
+  compiled: bool = False
+  captured: bool = False
+  bfloat16: bool = False
+
+  def place(self, module):
+    return module.to(self.device, memory_format=self.memory_format)
+
+  def wrap(self, function):
+    import torch
+
+    return torch.compile(function) if self.compiled else function
+
+  def autocast(self):
+    """The context of a forward pass."""
+    import torch
+
+    if not self.bfloat16:
+      return contextlib.nullcontext()
+    # A captured step has no cast weights to keep from one step to the next.
+    return torch.autocast(self.device, torch.bfloat16, cache_enabled=not self.captured)
+
+
+def list_variants(config):
+  """The `Variant`s that there are on this machine."""
+  import torch
+
+  on_gpu = torch.cuda.is_available() and config.platform in ('', 'gpu')
+  formats = {'': torch.contiguous_format, ', channels last': torch.channels_last}
+  variants = []
+  kinds = [('eager', {})]
+  kinds += [('torch.compile', {'compiled': True})] if COMPILE.value else []
+  kinds += [('CUDA graph', {'captured': True})] if on_gpu else []
+  for kind, how in kinds:
+    for suffix, memory_format in formats.items():
+      variants.append(
+        Variant(
+          kind + suffix,
+          'cuda' if on_gpu else 'cpu',
+          memory_format,
+          bfloat16=config.precision == 'bfloat16',
+          **how,
+        )
+      )
+  return variants
+
+
 def torch_takes(config):
-  """Returns {arm: timed run of PyTorch's step}, and its version."""
+  """Returns {arm: timed run of PyTorch's step}, and its version and device."""
   import torch
 
   devices.keep_freed_memory()  # as for ours: PyTorch allocates large blocks too
   torch.set_num_threads(len(os.sched_getaffinity(0)))
+  takes, variants = {}, list_variants(config)
+  # As ours: TF32 on a GPU that has it, unless full precision is asked for.
+  with_tf32 = config.matmul_precision == 'default'
+  torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = with_tf32
+  for variant in variants:
+    try:
+      takes |= variant_takes(config, variant)
+    except Exception as error:  # torch.compile needs a compiler, or Triton
+      reason = str(error).strip().splitlines() or [type(error).__name__]
+      print(f'{variant.name} does not run here: {reason[0]}', file=sys.stderr)
+  on_gpu = variants[0].device == 'cuda'
+  device = torch.cuda.get_device_name() if on_gpu else 'CPU'
+  return takes, {'torch': torch.__version__, "torch's device": device}
+
+
+def variant_takes(config, variant):
+  """Returns {arm: timed run} of a variant, each having taken its first steps."""
+  import torch
+
   dataset = noise.make_dataset(_SHAPE)
   images = torch.from_numpy(dataset.train.images.transpose(0, 3, 1, 2).copy())
   labels = torch.from_numpy(dataset.train.labels).long()
+  images, labels = images.to(variant.device), labels.to(variant.device)
 
-  def batch(size, layout):
-    rows = torch.randint(0, len(images), (size,))
-    real = (images[rows].float() / 127.5 - 1).contiguous(memory_format=layout)
-    return real, labels[rows]
+  def batch(size):
+    rows = torch.randint(0, len(images), (size,), device=variant.device)
+    real = images[rows].float() / 127.5 - 1
+    return real.contiguous(memory_format=variant.memory_format), labels[rows]
 
-  def run(step):
-    def take():
-      began = time.perf_counter()
-      for _ in range(STEPS.value):
-        step()
-      return (time.perf_counter() - began) / STEPS.value
-
-    return take
-
-  takes = {}
-  layouts = {'': torch.contiguous_format, ', channels last': torch.channels_last}
-  for compiled in (False, True) if COMPILE.value else (False,):
-    for name, layout in layouts.items():
-      variant = ('torch.compile' if compiled else 'eager') + name
-      for ratio in ['0', *RATIOS.value]:
-        step = make_torch_step(config, float(ratio), batch, layout, compiled)
-        takes[f'{variant} {ratio}'] = run(step)
-      takes[f'{variant} {_GAN}'] = run(
-        make_torch_gan_step(config, batch, layout, compiled)
-      )
-  return takes, {'torch': torch.__version__}
+  steps = {
+    ratio: make_torch_step(config, float(ratio), batch, variant)
+    for ratio in ['0', *RATIOS.value]
+  }
+  steps[_GAN] = make_torch_gan_step(config, batch, variant)
+  return {
+    f'{variant.name} {what}': _timed(_captured(step) if variant.captured else step)
+    for what, step in steps.items()
+  }
 
 
-def make_torch_step(config, ratio, batch, layout, compiled):
+def _timed(step):
+  import torch
+
+  wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+  step()
+
+  def take():
+    wait()
+    began = time.perf_counter()
+    for _ in range(STEPS.value):
+      step()
+    wait()
+    return (time.perf_counter() - began) / STEPS.value
+
+  return take
+
+
+def _captured(step):
+  """Captures a step as a CUDA graph; returns what replays it."""
+  import torch
+
+  # Warmed up on another stream, as PyTorch's notes on CUDA graphs ask for.
+  stream = torch.cuda.Stream()
+  stream.wait_stream(torch.cuda.current_stream())
+  with torch.cuda.stream(stream):
+    for _ in range(4):
+      step()
+  torch.cuda.current_stream().wait_stream(stream)
+  graph = torch.cuda.CUDAGraph()
+  with torch.cuda.graph(graph):
+    step()
+  return graph.replay
+
+
+def make_torch_step(config, ratio, batch, variant):
   """Returns a function that takes a step of the classifier with synthetic images."""
   import torch
   from torch.nn import functional
 
   from benchmarks import torch_models
 
-  wrap = torch.compile if compiled else lambda function: function
   # Inference mode is the cheapest, but torch.compile does not support it here.
-  without_grad = torch.no_grad if compiled else torch.inference_mode
+  without_grad = torch.no_grad if variant.compiled else torch.inference_mode
   settings, total = config.classifier, config.classifier.batch_size
-  model = torch_models.CNN(_SHAPE[-1]).to(memory_format=layout)
+  model = variant.place(torch_models.CNN(_SHAPE[-1]))
   generator = torch_models.Generator(
     _SHAPE[-1], config.gan.latent_dim, config.gan.width, by_subpixel=True
   )
-  sample = wrap(generator.eval().to(memory_format=layout))
+  sample = variant.wrap(variant.place(generator.eval()))
   optimizer = torch.optim.SGD(
     model.parameters(), settings.learning_rate, settings.momentum, foreach=True
   )
   num_synthetic = int(ratio * total + 0.5)
-  loss_of = wrap(lambda x, y: functional.cross_entropy(model(x), y))
+  loss_of = variant.wrap(lambda x, y: functional.cross_entropy(model(x), y))
+
+  def draw():
+    device = variant.device
+    classes = torch.randint(0, torch_models.NUM_CLASSES, (num_synthetic,), device=device)
+    latent = torch.randn(num_synthetic, config.gan.latent_dim, device=device)
+    with without_grad(), variant.autocast():
+      return sample(latent, classes), classes
 
   def step():
-    x, y = batch(total - num_synthetic, layout)
+    x, y = batch(total - num_synthetic)
     if num_synthetic:
-      with without_grad():
-        classes = torch.randint(0, torch_models.NUM_CLASSES, (num_synthetic,))
-        fake = sample(torch.randn(num_synthetic, config.gan.latent_dim), classes)
-      x, y = torch.cat([fake, x]), torch.cat([classes, y])
+      fake, classes = draw()
+      x, y = torch.cat([fake.to(x.dtype), x]), torch.cat([classes, y])
     optimizer.zero_grad(set_to_none=True)
-    loss_of(x, y).backward()
+    with variant.autocast():
+      loss = loss_of(x, y)
+    loss.backward()
     optimizer.step()
 
   return step
 
 
-def make_torch_gan_step(config, batch, layout, compiled):
+def make_torch_gan_step(config, batch, variant):
   """Returns a function that takes a step of the GAN."""
   import torch
 
   from benchmarks import torch_models
 
-  wrap = torch.compile if compiled else lambda function: function
-  settings = config.gan
-  generator = torch_models.Generator(_SHAPE[-1], settings.latent_dim, settings.width)
-  generator = generator.to(memory_format=layout)
-  discriminator = torch_models.Discriminator(_SHAPE[-1], settings.width)
-  discriminator = discriminator.to(memory_format=layout)
+  settings, of_all, device = config.gan, config.generator, variant.device
+  generator = variant.place(
+    torch_models.Generator(_SHAPE[-1], settings.latent_dim, settings.width)
+  )
+  discriminator = variant.place(torch_models.Discriminator(_SHAPE[-1], settings.width))
   adam = lambda module: torch.optim.Adam(
     module.parameters(),
-    settings.learning_rate,
+    of_all.learning_rate,
     (settings.beta1, settings.beta2),
     foreach=True,
+    capturable=variant.captured,
   )
   generator_tx, discriminator_tx = adam(generator), adam(discriminator)
   average = [parameter.detach().clone() for parameter in generator.parameters()]
-  generate, judge = wrap(generator), wrap(discriminator)
+  generate, judge = variant.wrap(generator), variant.wrap(discriminator)
+  real_label = 1 - settings.label_smoothing
 
   def step():
-    x, y = batch(settings.batch_size, layout)
-    fake = generate(torch.randn(settings.batch_size, settings.latent_dim), y)
+    x, y = batch(of_all.batch_size)
+    latent = torch.randn(of_all.batch_size, settings.latent_dim, device=device)
+    with variant.autocast():
+      fake = generate(latent, y).to(x.dtype)
     discriminator_tx.zero_grad(set_to_none=True)
-    logits = judge(torch.cat([x, fake.detach()]), torch.cat([y, y]))
-    torch_models.discriminator_loss(logits, 1 - settings.label_smoothing).backward()
+    with variant.autocast():
+      logits = judge(torch.cat([x, fake.detach()]), torch.cat([y, y]))
+    torch_models.discriminator_loss(logits.float(), real_label).backward()
     discriminator_tx.step()
     generator_tx.zero_grad(set_to_none=True)
     discriminator.requires_grad_(False)
-    torch_models.generator_loss(judge(fake, y)).backward()
+    with variant.autocast():
+      logits = judge(fake, y)
+    torch_models.generator_loss(logits.float()).backward()
     discriminator.requires_grad_(True)
     generator_tx.step()
     parameters = [parameter.detach() for parameter in generator.parameters()]
-    torch._foreach_lerp_(average, parameters, 1 - settings.ema_decay)
+    torch._foreach_lerp_(average, parameters, 1 - of_all.ema_decay)
 
   return step
 
@@ -303,11 +435,14 @@ def _gap_of(expected, module, read):
 class Worker:
   """A process of one framework that times runs on request."""
 
-  def __init__(self, kind):
+  def __init__(self, kind, *setting):
     command = [sys.executable, '-m', 'benchmarks.vs_torch', *sys.argv[1:]]
-    command += [f'--worker={kind}']
+    command += [f'--worker={kind}', *setting]
     pipe = subprocess.PIPE
-    self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+    environment = os.environ | {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
+    self._process = subprocess.Popen(
+      command, stdin=pipe, stdout=pipe, text=True, env=environment
+    )
     self.first = self.read()
 
   def read(self):
@@ -346,19 +481,10 @@ def summarize(seconds):
   return rows
 
 
-def main(_):
-  config = read_config()
-  if WORKER.value == 'check':
-    print(json.dumps(check(config)), flush=True)
-    return
-  if WORKER.value:
-    work(*(jax_takes(config) if WORKER.value == 'jax' else torch_takes(config)))
-    return
-  gaps = Worker('check').first
-  print(', '.join(f'{what}: {gap:.1e}' for what, gap in gaps.items()) + '\n', flush=True)
-  if max(gaps.values()) > 1e-4:
-    sys.exit('The two frameworks do not compute the same.')
-  workers = [Worker('jax'), Worker('torch')]
+def compare(batch, precision):
+  """Times both frameworks in one setting; returns where, rows and the best by column."""
+  setting = f'--batches={batch}', f'--precisions={precision}'
+  workers = [Worker('jax', *setting), Worker('torch', *setting)]
   takes = {
     arm: lambda worker=worker, arm=arm: worker.take(arm)
     for worker in workers
@@ -368,27 +494,55 @@ def main(_):
   for worker in workers:
     worker.close()
   where = {k: v for worker in workers for k, v in worker.first['where'].items()}
-  timing.print_where(where)
-  rows = summarize(seconds)
-  table = []
-  for variant, by_ratio in rows.items():
-    for what, row in by_ratio.items():
-      added = (
-        ['', '']
-        if what == _GAN
-        else [f'{row["added_ms"]:+.1f}', f'{row["ratio"] - 1:+.1%}']
-      )
-      times = f'{row["ms"]:.1f} {timing.spread(row["quartiles"])}'
-      table.append([variant, what, times, *added])
-  timing.print_table(['variant', 'ratio', 'ms per step', 'added ms', 'added'], table)
-  best = {}
+  rows, best = summarize(seconds), {}
   for what in rows['ours']:
     others = [name for name in rows if name != 'ours']
     name = min(others, key=lambda other: rows[other][what]['ms'])
     times = float(np.median(seconds[f'ours {what}'] / seconds[f'{name} {what}']))
     best[what] = {'variant': name, 'ours_to_best': times}
-    print(f"{what}: ours takes {times:.2f} times as long as PyTorch's best, {name}")
-  timing.finish({**where, 'gaps': gaps, 'rows': rows, 'best': best}, draw(rows))
+  return where, rows, best
+
+
+def show(rows, best):
+  """Prints the tables of one setting."""
+  table = [
+    [variant, what, timing.per_step(row), '' if what == _GAN else timing.added(row)]
+    for variant, by_ratio in rows.items()
+    for what, row in by_ratio.items()
+  ]
+  timing.print_table(['variant', 'ratio', 'per step', 'added'], table)
+  for what, found in best.items():
+    print(
+      f'{what}: ours takes {found["ours_to_best"]:.2f} times as long as the best of '
+      f'PyTorch, {found["variant"]}',
+      flush=True,
+    )
+
+
+def main(_):
+  if WORKER.value == 'check':
+    print(json.dumps(check(read_config())), flush=True)
+    return
+  if WORKER.value:
+    config = read_config(BATCHES.value[0], PRECISIONS.value[0])
+    work(*(jax_takes(config) if WORKER.value == 'jax' else torch_takes(config)))
+    return
+  base, settings = read_config(), {}
+  gaps = Worker('check', '--config.platform=cpu').first
+  print(', '.join(f'{what}: {gap:.1e}' for what, gap in gaps.items()) + '\n', flush=True)
+  if max(gaps.values()) > 1e-4:
+    sys.exit('The two frameworks do not compute the same.')
+  for precision in PRECISIONS.value:
+    for batch in BATCHES.value or [str(base.classifier.batch_size)]:
+      where, rows, best = compare(batch, precision)
+      if not settings:
+        timing.print_where(where)
+      print(f'Batch {batch}, {precision}\n')
+      show(rows, best)
+      settings[f'{batch}, {precision}'] = {'rows': rows, 'best': best}
+      # As they arrive, for a machine that is only lent.
+      first = next(iter(settings.values()))['rows']
+      timing.finish({**where, 'gaps': gaps, 'settings': settings}, draw(first))
 
 
 def draw(rows):

@@ -5,7 +5,7 @@
 Made for an accelerator. A few hundred steps of it on a CPU:
 
     python -m gan_aug_jax run --config=configs/cifar10.py --workdir=runs/cifar10-short \\
-        --config.gan.num_steps=300 --config.classifier.num_steps=300
+        --config.generator.num_steps=300 --config.classifier.num_steps=300
 """
 
 from gan_aug_jax import config as base
@@ -15,9 +15,9 @@ def get_config():
   config = base.default()
   config.data.name = 'cifar10'
   config.gan.arch = 'dcgan'
-  config.gan.num_epochs = 200
-  config.gan.batch_size = 64
-  config.gan.learning_rate = 2e-4
+  config.generator.num_epochs = 200
+  config.generator.batch_size = 64
+  config.generator.learning_rate = 2e-4
   config.gan.beta1 = 0.5
   config.classifier.arch = 'cnn'
   config.classifier.num_epochs = 50

@@ -27,10 +27,10 @@ def get_config(variant='mnist500-dcgan'):
   config.data.name, config.data.label_budget = DATA[data]
   config.gan.arch = arch
   config.gan.width = 24 if arch == 'resnet' else 32
-  config.gan.num_steps = 2000
-  config.gan.learning_rate = 4e-4
+  config.generator.num_steps = 2000
+  config.generator.learning_rate = 4e-4
   config.gan.loss = 'non_saturating' if arch == 'dcgan' else 'hinge'
-  config.gan.select_steps = 150
+  config.generator.select_steps = 150
   config.score.cas_steps = 400
   is_mnist = data == 'mnist500'
   if diffaug:

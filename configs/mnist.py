@@ -2,7 +2,7 @@
 
     python -m gan_aug_jax run --config=configs/mnist.py --workdir=runs/mnist
 
-Made for an accelerator; on a CPU set --config.gan.num_steps and
+Made for an accelerator; on a CPU set --config.generator.num_steps and
 --config.classifier.num_steps.
 """
 
@@ -13,7 +13,7 @@ def get_config():
   config = base.default()
   config.data.name = 'mnist'
   config.gan.arch = 'dcgan'
-  config.gan.num_epochs = 200
+  config.generator.num_epochs = 200
   config.classifier.arch = 'cnn'
   config.classifier.num_epochs = 50
   config.mix.ratio = 0.2

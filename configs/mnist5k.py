@@ -14,8 +14,8 @@ def get_config():
   config.gan.arch = 'sngan'
   config.gan.loss = 'hinge'
   config.gan.width = 32
-  config.gan.num_steps = 1500
-  config.gan.learning_rate = 4e-4
+  config.generator.num_steps = 1500
+  config.generator.learning_rate = 4e-4
   config.classifier.num_epochs = 12
   config.classifier.learning_rate = 0.04
   config.classifier.schedule = 'cosine'

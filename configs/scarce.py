@@ -12,8 +12,8 @@ def get_config():
   config = _MNIST5K.get_config()
   config.expected_duration = 'about 5 minutes on 2 CPU cores'
   config.data.label_budget = 50  # validation included
-  config.gan.num_steps = 1500
-  config.gan.select_steps = 100
+  config.generator.num_steps = 1500
+  config.generator.select_steps = 100
   config.classifier.batch_size = 64
   config.classifier.num_steps = 800
   return config

@@ -34,7 +34,7 @@ def get_config(name='cifar10'):
     _rehearse(config)
     return config
   config.data.name, config.data.val_fraction = 'cifar10', 0.02
-  config.gan.arch, config.gan.loss, config.gan.num_epochs = 'sngan', 'hinge', 200
+  config.gan.arch, config.gan.loss = 'sngan', 'hinge'
   config.gan.diffaug = ('color', 'translation', 'cutout')
   return config
 
@@ -55,7 +55,7 @@ def _rehearse(config):
   """The same recipe at a size for two cores."""
   config.precision = 'float32'
   config.augment.flip = False  # a mirrored digit is no digit
-  config.gan.num_steps, config.gan.width = 50, 8
+  config.generator.num_steps, config.gan.width = 50, 8
   classifier = config.classifier
   classifier.features, classifier.blocks, classifier.batch_size = (8, 16, 32), 1, 64
   classifier.num_steps, classifier.warmup_steps = 100, 20

@@ -15,6 +15,18 @@ import absl.logging  # noqa: F401  it defines the class of the logger 'absl'
 _OURS, _ABSL = logging.getLogger('gan_aug_jax'), logging.getLogger('absl')
 
 
+class _Handler(logging.StreamHandler):
+  """Writes to what is stderr now: the terminal's display takes its place for a while."""
+
+  @property
+  def stream(self):
+    return sys.stderr
+
+  @stream.setter
+  def stream(self, _):
+    pass
+
+
 @contextlib.contextmanager
 def shown(verbose: bool, *, to_the_end: bool = False) -> Iterator[None]:
   """Shows on stderr what is logged, for as long as it lasts.
@@ -30,7 +42,7 @@ def shown(verbose: bool, *, to_the_end: bool = False) -> Iterator[None]:
 
   # For C++, whose lines do not pass through here; read when JAX is imported.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '0' if verbose else '2')
-  handler = logging.StreamHandler(sys.stderr)
+  handler = _Handler(sys.stderr)
   handler.setFormatter(logging.Formatter('%(name)s: %(message)s'))
   handler.addFilter(is_shown)
   hooks = sys.excepthook, sys.unraisablehook

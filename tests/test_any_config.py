@@ -22,12 +22,12 @@ from gan_aug_jax.step import sharding
 from gan_aug_jax.training.workdir import Session
 from tests.conftest import make_dataset
 
-EXAMPLES = int(os.environ.get('ANY_CONFIG_EXAMPLES', 4))
+EXAMPLES = int(os.environ.get('ANY_CONFIG_EXAMPLES', 3))
 # What a tiny run starts from: an example takes the seconds that XLA compiles it.
 TINY = {
   'arms': ('augmented_classical',),
   'data.image_size': 8,
-  'gan.batch_size': 4,
+  'generator.batch_size': 4,
   'gan.latent_dim': 3,
   'gan.width': 8,
   'classifier.batch_size': 8,

@@ -28,6 +28,7 @@ from PIL import Image
 import pytest
 
 from gan_aug_jax import cli, config as config_lib
+from gan_aug_jax.cli import parsing
 from gan_aug_jax.config import validation
 from gan_aug_jax.data import datasets
 from gan_aug_jax.errors import ConfigError, DataError
@@ -45,8 +46,8 @@ def get_config():
   config.arms = ('real_only', 'augmented')
   config.data.name, config.data.data_dir = 'npz', {npz!r}
   config.data.image_size, config.data.val_fraction = 8, 0.25
-  config.gan.arch, config.gan.num_steps, config.gan.batch_size = 'mlp', 4, 8
-  config.gan.latent_dim, config.gan.width, config.gan.select = 4, 8, 'last'
+  config.gan.arch, config.generator.num_steps, config.generator.batch_size = 'mlp', 4, 8
+  config.gan.latent_dim, config.gan.width, config.generator.select = 4, 8, 'last'
   config.classifier.arch, config.classifier.hidden = 'mlp', (8,)
   config.classifier.num_steps, config.classifier.batch_size = 4, 8
   config.mix.ratio, config.augment.crop_padding, config.log.every_steps = 0.25, 1, 2
@@ -188,12 +189,13 @@ USAGE = {
   ),
   'field by another name as a flag': (
     2,
-    'did you mean --config.gan.num_epochs or --config.classifier.num_epochs?',
+    'did you mean --config.generator.num_epochs or --config.classifier.num_epochs?',
     _run('--epochs=3'),
   ),
   'field by another name in a file': (
     2,
-    "line 2: There is no config field 'gan.bs'; did you mean gan.batch_size?",
+    "line 2: There is no config field 'gan.bs'; did you mean generator.batch_size or "
+    'classifier.batch_size?',
     _config_file(
       'from gan_aug_jax import config as c; config = c.default()\nconfig.gan.bs = 3'
     ),
@@ -201,7 +203,7 @@ USAGE = {
   'group as a field': (2, 'mix is a group of fields', _field('mix=0.5')),
   'field without value': (2, '--config.mix.ratio', _field('mix.ratio')),
   'float for int': (2, "seed='1.5' must be an integer", _field('seed=1.5')),
-  'exponent for int': (2, "gan.num_steps='1e3'", _field('gan.num_steps=1e3')),
+  'exponent for int': (2, "generator.num_steps='1e3'", _field('generator.num_steps=1e3')),
   'text for int': (2, "gan.width='wide'", _field('gan.width=wide')),
   'nothing for int': (2, "seed='' must be", _field('seed=')),
   'text for float': (2, "mix.ratio='lots' must be a number", _field('mix.ratio=lots')),
@@ -218,15 +220,19 @@ USAGE = {
   'code for a tuple': (2, 'arms=', _field('arms=__import__("os").getcwd()')),
   'no arm': (2, 'arms=()', _field('arms=()')),
   'not a number': (2, 'mix.ratio=nan', _field('mix.ratio=nan')),
-  'infinite': (2, 'gan.learning_rate=inf', _field('gan.learning_rate=1e400')),
-  'huge int': (2, 'gan.num_steps=99999', _field(f'gan.num_steps={"9" * 30}')),
+  'infinite': (2, 'generator.learning_rate=inf', _field('generator.learning_rate=1e400')),
+  'huge int': (2, 'generator.num_steps=99999', _field(f'generator.num_steps={"9" * 30}')),
   'huge images': (2, 'data.image_size=100000', _field('data.image_size=100000')),
   'huge latent': (2, 'gan.latent_dim', _field('gan.latent_dim=2000000000')),
   'huge layer': (2, 'classifier.hidden', _field('classifier.hidden=(10000000000,)')),
-  'huge batch': (2, 'gan.batch_size', _field('gan.batch_size=1000000000')),
+  'huge batch': (2, 'generator.batch_size', _field('generator.batch_size=1000000000')),
   'negative steps': (2, 'classifier.num_steps=-1', _field('classifier.num_steps=-1')),
   'zero epochs': (2, 'classifier.num_epochs=0', _field('classifier.num_epochs=0')),
-  'zero steps of a probe': (2, 'gan.select_steps=0', _field('gan.select_steps=0')),
+  'zero steps of a probe': (
+    2,
+    'generator.select_steps=0',
+    _field('generator.select_steps=0'),
+  ),
   'more synthetic than batch': (2, 'mix.ratio=1.5', _field('mix.ratio=1.5')),
   'ratio of no image': (2, 'less than half an image', _field('mix.ratio=0.01')),
   'steps a call that do not fit': (2, 'log.every_steps=2', _field('steps_per_call=3')),
@@ -247,8 +253,8 @@ USAGE = {
   ),
   'batch of too many devices': (
     2,
-    'gan.batch_size=9 must be a multiple of the 2 devices',
-    _run('--config.gan.batch_size=9', '--config.num_cpu_devices=2'),
+    'generator.batch_size=9 must be a multiple of the 2 devices',
+    _run('--config.generator.batch_size=9', '--config.num_cpu_devices=2'),
   ),
   'devices that are not': (3, 'num_cpu_devices=64', _field('num_cpu_devices=64')),
   'impossible devices': (2, 'num_cpu_devices=1000', _field('num_cpu_devices=1000')),
@@ -266,7 +272,10 @@ USAGE = {
   'checkpoint that is not saved': (
     2,
     'generator.checkpoints names step 3',
-    _run("--config.generator.checkpoints=('step:3',)", '--config.log.save_every_steps=2'),
+    _run(
+      "--config.generator.checkpoints=('step:3',)",
+      '--config.generator.save_every_steps=2',
+    ),
   ),
   'seed of another command': (2, 'write --config.seed', _run('--seed=3')),
   'seed of text': (2, "--seed='x'", _given('sample', _DONE, '--seed=x')),
@@ -455,6 +464,11 @@ DATA = {
     "folder/cat/x' is inside data.data_dir=",
     lambda place: _inside(place, 'cat/x', 'ablate'),
   ),
+  'ablation inside a folder of its grid': (
+    2,
+    "folder/runs' is inside data.data_dir=",
+    lambda place: _inside_grid(place),
+  ),
   'folder of nothing': (3, 'found 0 (none)', _data(_folder(classes=()))),
   'folder of one class': (3, "found 1 ('cat')", _data(_folder(classes=('cat',)))),
   'folder with an empty class': (
@@ -508,6 +522,15 @@ def _inside(place, workdir, command='run'):
   config = _ablation(place) if command == 'ablate' else place.config
   fields = [f'--config.data.name={name}', f'--config.data.data_dir={root}']
   return [command, f'--config={config}', f'--workdir={root / workdir}', *fields]
+
+
+def _inside_grid(place):
+  """An ablation whose workdir is inside one of the folders of its grid."""
+  _, root = _folder()(place)
+  other = shutil.copytree(root, place.root / 'other')
+  grid = {'data.data_dir': (str(other), str(root))}
+  flags = ['--config.data.name=folder', f'--workdir={root}/runs']
+  return ['ablate', f'--config={_ablation(place, grid=grid)}', *flags]
 
 
 def _cut(path):
@@ -787,10 +810,11 @@ def _ablate(place, *flags):
   return ['ablate', f'--config={_ablation(place)}', f'--workdir={place.new}', *flags]
 
 
-def _ablation(place):
+def _ablation(place, **fields):
   text = CONFIG.format(npz=str(place.npz))
   path = place.root / 'ablation.py'
-  path.write_text(text.replace('  return config', '  return base.add_ablation(config)'))
+  added = f'  return base.add_ablation(config, **{fields})'
+  path.write_text(text.replace('  return config', added))
   return path
 
 
@@ -972,6 +996,17 @@ def test_switches_of_jax_do_not_reach_a_run(name):
     jax.config.update(name, before)
 
 
+def test_full_precision_reaches_every_product():
+  config, before = config_lib.default(), jax.config.jax_default_matmul_precision
+  config.matmul_precision = 'highest'
+  try:
+    devices.start(config)
+    text = jax.jit(lambda x: x @ x).lower(np.ones((2, 2), np.float32)).as_text()
+    assert 'precision = [HIGHEST, HIGHEST]' in text
+  finally:
+    jax.config.update('jax_default_matmul_precision', before)
+
+
 @pytest.mark.slow  # a process each: JAX reads them once
 @pytest.mark.parametrize(
   ('name', 'value', 'code'),
@@ -1025,6 +1060,15 @@ def test_paths_are_expanded_and_the_data_are_found_from_anywhere(
   monkeypatch.chdir(place.root)
   assert cli.main(['gan_aug_jax', 'evaluate', f'--workdir={place.done}']) == 0
   assert not list(place.root.rglob('~'))
+
+
+def test_paths_in_a_grid_are_made_absolute(place, monkeypatch):
+  monkeypatch.setenv('HOME', '/home/me')
+  monkeypatch.chdir(place.root)
+  config = _ablation(place, grid={'data.data_dir': ('one', '~/two', 'gs://three')})
+  parsed = parsing.parse('ablate', ['', f'--config={config}', '--workdir=w'])
+  places = parsed.config.ablation.grid['data.data_dir']
+  assert places == (f'{place.root}/one', '/home/me/two', 'gs://three')
 
 
 def test_a_folder_of_its_name_is_no_package(tmp_path, monkeypatch):

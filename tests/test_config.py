@@ -48,7 +48,7 @@ def test_shipped_configs_need_nothing_but_the_package():
         assert node.module.startswith('gan_aug_jax'), path
       if isinstance(node, ast.Constant) and isinstance(node.value, str):
         named.update(re.findall(r'^[a-z][\w.]*:[a-z]\w*$', node.value))
-  assert len(named) == 4  # each is a value of generator.external
+  assert len(named) == 4  # each is a value of generator.family
   for name in named:
     module, _, function = name.partition(':')
     assert module.startswith('gan_aug_jax.'), name
@@ -58,9 +58,9 @@ def test_shipped_configs_need_nothing_but_the_package():
 def test_faithful_configs_say_what_the_experiment_asks_for():
   cifar10, mnist = load('cifar10'), load('mnist')
   for faithful in (cifar10, mnist):
-    gan, cnn = faithful.gan, faithful.classifier
-    assert (gan.learning_rate, gan.beta1, gan.batch_size) == (2e-4, 0.5, 64)
-    assert (gan.arch, gan.num_epochs, gan.num_steps) == ('dcgan', 200, 0)
+    gan, generator, cnn = faithful.gan, faithful.generator, faithful.classifier
+    assert (generator.learning_rate, gan.beta1, generator.batch_size) == (2e-4, 0.5, 64)
+    assert (gan.arch, generator.num_epochs, generator.num_steps) == ('dcgan', 200, 0)
     assert (cnn.arch, cnn.optimizer, cnn.learning_rate) == ('cnn', 'sgd', 1e-3)
     assert (cnn.momentum, cnn.batch_size, cnn.num_epochs) == (0.9, 128, 50)
     assert (faithful.mix.ratio, cnn.num_steps) == (0.2, 0)
@@ -91,10 +91,10 @@ BAD = {
   'data.test_on': 'train',
   'gan.arch': 'biggan',
   'gan.loss': 'wasserstein',
-  'gan.num_epochs': 0,
-  'gan.num_steps': -1,
-  'gan.batch_size': 0,
-  'gan.learning_rate': 0.0,
+  'generator.num_epochs': 0,
+  'generator.num_steps': -1,
+  'generator.batch_size': 0,
+  'generator.learning_rate': 0.0,
   'gan.upsampling': 'bicubic',
   'gan.discriminator_learning_rate': -1e-4,
   'gan.d_steps': 0,
@@ -102,9 +102,9 @@ BAD = {
   'gan.r1': -1.0,
   'gan.r2': float('inf'),
   'gan.lecam': -0.1,
-  'gan.select': 'fid',
-  'gan.select_steps': 0,
-  'generator.external': 'my_module',
+  'generator.select': 'fid',
+  'generator.select_steps': 0,
+  'generator.family': 'my_module',
   'generator.checkpoints': ('step:100', 'last'),
   'score.width': 0,
   'score.extractor_steps': 0,
@@ -116,7 +116,7 @@ BAD = {
   'gan.latent_dim': 0,
   'gan.width': 0,
   'gan.label_smoothing': 1.0,
-  'gan.ema_decay': 1.0,
+  'generator.ema_decay': 1.0,
   'classifier.arch': 'vit',
   'classifier.optimizer': 'lion',
   'classifier.learning_rate': float('nan'),
@@ -160,7 +160,7 @@ BAD = {
   'latents.interpolation': 2.0,
   'cache.refresh_steps': 0,
   'cache.images_per_class': -1,
-  'gan.precision': 'int8',
+  'generator.train_precision': 'int8',
   'generator.precision': 'half',
   'classifier.precision': 'f32',
   'distributed.num_processes': -1,
@@ -240,7 +240,7 @@ def test_bad_values_are_named(field, value):
       {'mix.ratio': 1.0, 'filter.min_confidence': 0.5, 'filter.on_reject': 'drop'},
       'no image at all',
     ),
-    ({'cache.refresh_steps': 16, 'log.save_every_steps': 50}, 'refresh_steps=16'),
+    ({'cache.refresh_steps': 16, 'classifier.save_every_steps': 50}, 'refresh_steps=16'),
   ],
 )
 def test_bad_combinations_are_named(fields, named):
@@ -276,7 +276,7 @@ def test_every_field_is_checked_or_needs_no_check():
 
 
 def test_every_default_is_allowed_and_every_field_says_what_depends_on_it():
-  known = {'run', 'gan', 'synthesis', 'classifier', 'cadence', 'nothing'}
+  known = {'run', 'generator', 'synthesis', 'classifier', 'cadence', 'nothing'}
   for name, field in fields_lib.FIELDS.items():
     assert field.doc and field.affects in known, name
     assert not field.rule or field.rule.allows(field.default), name
@@ -293,10 +293,10 @@ def test_old_names_lead_to_fields_that_exist():
   ('name', 'meant'),
   [
     ('classifier.lr', ['classifier.learning_rate']),
-    ('lr', ['gan.learning_rate', 'classifier.learning_rate']),
-    ('batchsize', ['gan.batch_size', 'classifier.batch_size']),
-    ('gan.bs', ['gan.batch_size']),
-    ('epochs', ['gan.num_epochs', 'classifier.num_epochs']),
+    ('lr', ['generator.learning_rate', 'classifier.learning_rate']),
+    ('batchsize', ['generator.batch_size', 'classifier.batch_size']),
+    ('gan.bs', ['generator.batch_size', 'classifier.batch_size']),
+    ('epochs', ['generator.num_epochs', 'classifier.num_epochs']),
     ('wd', ['classifier.weight_decay']),
     ('gan.wd', ['classifier.weight_decay']),
     ('classifier.steps', ['classifier.num_steps']),
@@ -321,7 +321,9 @@ def test_configs_of_older_versions_are_read_under_the_new_names():
     del saved[name]
   for name in ('source', 'classes', 'start_fraction', 'stop_fraction'):
     del saved['mix'][name]
-  del saved['gan']['label_smoothing']
+  del saved['gan']['label_smoothing'], saved['classifier']['save_every_steps']
+  saved['gan'] |= {'num_steps': 9, 'precision': 'bfloat16', 'select': 'last'}
+  saved['log']['save_every_steps'] = 7
   saved['mix'] |= {'warmup': 0.1, 'off': 0.25}
   saved['gan']['real_label'] = 0.8
   saved['sampler'] = {'generator': 'examples.deformations:train', 'candidates': 4}
@@ -331,7 +333,11 @@ def test_configs_of_older_versions_are_read_under_the_new_names():
   assert read.gan.label_smoothing == pytest.approx(0.2)
   assert read.filter.candidates == 4 and read.mix.source == 'train_copies'
   assert read.generator.checkpoints == ('step:20',)
-  assert read.generator.external == 'gan_aug_jax.generators.warps:train'
+  assert read.generator.family == 'gan_aug_jax.generators.warps:train'
+  assert (read.generator.num_steps, read.generator.select) == (9, 'last')
+  assert config.precision_of(read, 'frozen') == 'bfloat16'
+  assert read.classifier.save_every_steps == read.generator.save_every_steps == 7
+  assert config.from_dict({'generator': {'external': ''}}).generator.family == 'gan'
 
 
 def test_choices_are_those_that_can_be_built():
@@ -347,7 +353,7 @@ def test_choices_are_those_that_can_be_built():
   allowed('gan.upsampling', layers.UPSAMPLINGS)
   assert fields_lib.FIELDS['gan.diffaug'].rule.allows(tuple(augment._DIFFERENTIABLE))
   for select in selection._RANKS:
-    assert fields_lib.FIELDS['gan.select'].rule.allows(select)
+    assert fields_lib.FIELDS['generator.select'].rule.allows(select)
   allowed('classifier.arch', classifiers.CLASSIFIERS)
   for shape in plans._SHAPES:
     assert fields_lib.FIELDS['mix.ratio_schedule'].rule.allows(shape)
@@ -359,8 +365,8 @@ def test_choices_are_those_that_can_be_built():
 
 def test_seeds_follow_the_root_unless_set():
   fields = config.default()
-  fields.seed, fields.gan.seed = 5, 7
-  seeds = [config.seed_of(fields, part) for part in ('data', 'gan', 'classifier')]
+  fields.seed, fields.generator.seed = 5, 7
+  seeds = [config.seed_of(fields, part) for part in ('data', 'generator', 'classifier')]
   assert seeds == [5, 7, 5]
 
 
@@ -376,7 +382,7 @@ def test_steps_override_epochs():
   fields = config.default()
   fields.classifier.num_epochs, fields.classifier.batch_size = 3, 64
   assert config.num_steps_of(fields, 'classifier', 100) == 5  # ceil(3 * 100 / 64)
-  fields.gan.num_epochs, fields.gan.batch_size, fields.gan.d_steps = 3, 10, 2
-  assert config.num_steps_of(fields, 'gan', 100) == 15  # each takes 2 batches
+  fields.generator.num_epochs, fields.generator.batch_size, fields.gan.d_steps = 3, 10, 2
+  assert config.num_steps_of(fields, 'generator', 100) == 15  # each takes 2 batches
   fields.classifier.num_steps = 17
   assert config.num_steps_of(fields, 'classifier', 100) == 17

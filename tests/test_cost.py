@@ -32,7 +32,7 @@ def lowered():
     config.mix.ratio = ratio
     session = workdir.Session(config, pathlib.Path('unused'), layout, quiet=True)
     dry = dry_run.arm_step(session, dataset, 'augmented_classical', num_steps=100)
-    steps[ratio] = programs.lower_step(dry.step, layout, dry.state, *dry.inputs(0))
+    steps[ratio] = dry.lower_step()
   return steps
 
 
@@ -110,6 +110,7 @@ def test_convolutions_are_not_left_to_the_slower_library(optimized):
 @pytest.mark.skipif(not importlib.util.find_spec('torch'), reason='PyTorch is missing')
 def test_networks_of_the_comparison_with_pytorch_compute_the_same():
   command = [sys.executable, '-m', 'benchmarks.vs_torch', '--worker=check']
+  command += ['--config.platform=cpu']
   output = subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, check=True).stdout
   gaps = json.loads(output.splitlines()[-1])
   assert len(gaps) == 6 and max(gaps.values()) < 1e-4, gaps

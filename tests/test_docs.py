@@ -115,14 +115,14 @@ def test_command_would_be_taken(words, monkeypatch):
   if words[1] != '-m':
     assert words[1] in ('-c',) or (ROOT / words[1]).is_file()
   elif words[2] == 'gan_aug_jax':
-    _check_command(words[3:])
+    check_command(words[3:])
   elif words[2].startswith('benchmarks.'):
     _check_benchmark(words[2], words[3:])
   else:
     assert words[2] in ('venv', 'pip', 'pytest')
 
 
-def _check_command(arguments):
+def check_command(arguments):
   """Parses and validates a command of the package as it does itself."""
   command, *flags = arguments
   if command.startswith('--'):
@@ -134,7 +134,7 @@ def _check_command(arguments):
     assert ablation.list_arms(values.config, test_ablation.Costs(1000, 4, 2, 1))
   elif command in parsing.TRAINING:
     validation.validate(values.config, trains_gan=command == 'train-gan' or None)
-    module, _, name = values.config.generator.external.partition(':')
+    module, _, name = values.config.generator.family.partition(':')
     if module.startswith('examples.'):
       assert name in _defined(ROOT / (module.replace('.', '/') + '.py'))
 

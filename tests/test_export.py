@@ -61,8 +61,8 @@ def trained(tmp_path_factory):
         f'--workdir={directory / "run"}',
         "--config.generator.checkpoints=('step:10','step:20')",
         '--config.latents.truncation=1.5',
-        '--config.log.save_every_steps=10',
-        '--config.gan.select=last',
+        '--config.generator.save_every_steps=10',
+        '--config.generator.select=last',
       ]
     )
   return directory / 'run'

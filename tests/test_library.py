@@ -13,7 +13,6 @@ from gan_aug_jax.data import splits
 from gan_aug_jax.errors import ConfigError, DataError
 from gan_aug_jax.step import rng
 from tests import tiny
-from tests.test_engine import COLLECTIVE
 
 B = 12
 
@@ -155,10 +154,10 @@ def test_mixing_adds_no_communication_to_a_step(mode, explicit):
   fixed = jax.device_put((jnp.zeros((64, 3)), generator.variables), everywhere)
   batch = jax.device_put(_batch(), sharding)
   text = jax.jit(mix).lower(fixed[1], jax.random.key(0), *batch).compile().as_text()
-  assert not COLLECTIVE.findall(text)
+  assert not tiny.COLLECTIVE.findall(text)
   if not explicit:  # under which a step like this has to say more
     step = jax.jit(_step(mix)).lower(*fixed, jax.random.key(0), *batch)
-    assert set(COLLECTIVE.findall(step.compile().as_text())) == {'all-reduce'}
+    assert set(tiny.COLLECTIVE.findall(step.compile().as_text())) == {'all-reduce'}
 
 
 def test_mapped_steps_take_the_same_step():

@@ -206,9 +206,9 @@ def test_signal_saves_at_the_next_step(tmp_path, number):
 def test_automatic_cadences_are_multiples_of_the_lines():
   fields = config.default()
   fields.log.every_steps = 60
-  assert spec.make_cadence(fields, 1000) == spec.Cadence(1000, 60, 60, 180)
+  assert spec.make_cadence(fields, 'generator', 1000) == spec.Cadence(1000, 60, 60, 180)
   fields.log.eval_every_steps = 5
-  assert spec.make_cadence(fields, 20) == spec.Cadence(20, 60, 5, 60)
+  assert spec.make_cadence(fields, 'generator', 20) == spec.Cadence(20, 60, 5, 60)
 
 
 def test_signal_whose_raise_was_lost_still_stops():
@@ -225,7 +225,7 @@ def test_signal_whose_raise_was_lost_still_stops():
     assert stopped(True) is None
 
 
-_FIXED = {'log.save_every_steps': 100}
+_FIXED = {'generator.save_every_steps': 100}
 
 
 @pytest.mark.parametrize(
@@ -234,10 +234,10 @@ _FIXED = {'log.save_every_steps': 100}
     ((), {}, {'gan.width': 8}, True),
     (('gan',), {}, {'log.every_steps': 10}, False),  # checkpoints would move, too
     (('gan',), _FIXED, {'log.every_steps': 10}, True),
-    (('gan',), {}, {'log.save_every_steps': 100}, False),
+    (('gan',), {}, {'generator.save_every_steps': 100}, False),
     (('gan',), {}, {'log.eval_every_steps': 10}, True),
-    (('gan', 'result', 'gan-seed1'), {}, {'log.save_every_steps': 100}, False),
-    (('gan', 'result', 'arms'), {}, {'log.save_every_steps': 100}, True),
+    (('gan', 'result', 'gan-seed1'), {}, {'generator.save_every_steps': 100}, False),
+    (('gan', 'result', 'arms'), {}, {'generator.save_every_steps': 100}, True),
     (('gan', 'result', 'arms'), {}, {'log.every_steps': 10}, True),
     (('gan', 'result', 'arms'), {}, {'classifier.learning_rate': 1.0}, False),
     (('arms',), {'arms': ('real_only',)}, {'arms': ('augmented', 'real_only')}, True),

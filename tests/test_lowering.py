@@ -23,9 +23,10 @@ def _export(step, where, per_call, platform, *args, draw_ahead=None):
 
 
 @pytest.mark.parametrize('platform', ['cuda', 'tpu'])
-# On 8 devices, scanned, is what a pod runs; the slow ones are the rest of the grid.
-@pytest.mark.parametrize('num_devices', [8, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize('per_call', [5, pytest.param(1, marks=pytest.mark.slow)])
+# On 8 devices, scanned, is what a pod runs.
+@pytest.mark.parametrize(
+  ('num_devices', 'per_call'), [(8, 5), pytest.param(1, 1, marks=pytest.mark.slow)]
+)
 def test_steps_lower_for(toy, platform, num_devices, per_call):
   where = tiny.layout('jit', num_devices)
   assert where.num_devices == num_devices

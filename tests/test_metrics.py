@@ -1,5 +1,6 @@
 """Metrics from a confusion matrix, in the graph and after it, against scikit-learn."""
 
+import types
 import warnings
 
 import jax
@@ -8,8 +9,8 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from gan_aug_jax.evaluation import metrics
-from gan_aug_jax.step import eval_step, programs
+from gan_aug_jax.evaluation import evaluators, metrics
+from gan_aug_jax.step import eval_step, programs, sharding
 from tests import tiny
 
 
@@ -69,7 +70,7 @@ def test_evaluation_counts_each_image_once(toy, backend, num_devices):
   model = tiny.classifiers.build_classifier('mlp', num_classes=3, hidden=(4,))
   images, labels = toy.train.images[:10], toy.train.labels[:10]
   variables = model.init(jax.random.key(0), jnp.zeros((1, *tiny.SHAPE)), train=False)
-  step = eval_step.make_eval_step(model=model, layout=where, batch_size=10, num_classes=3)
+  step = eval_step.make_eval_step(model=model, layout=where, num_classes=3)
   args = where.replicate((variables, images, labels, np.int32(7)))
   result = jax.device_get(programs.compile_step(step, where, *args, donate=())(*args))
   logits = np.asarray(model.apply(variables, images / 127.5 - 1, train=False))
@@ -83,3 +84,33 @@ def test_evaluation_counts_each_image_once(toy, backend, num_devices):
     labels[:7], np.asarray(jax.nn.softmax(logits))[:7], labels=range(3), normalize=False
   )
   assert result['loss'] == pytest.approx(nll, rel=1e-4)
+
+
+def test_an_evaluation_does_not_depend_on_its_chunks_and_places_a_split_once(
+  toy, monkeypatch
+):
+  """Chunks of 4 images as on a CPU, of 10 as on an accelerator; neither divides 36."""
+  where, placed = tiny.layout('jit', 2), []
+  session = types.SimpleNamespace(layout=where, image_dtype=lambda part: jnp.float32)
+  model = tiny.classifiers.build_classifier('mlp', num_classes=3, hidden=(4,))
+  variables = where.replicate(
+    model.init(jax.random.key(0), jnp.zeros((1, *tiny.SHAPE)), train=False)
+  )
+  monkeypatch.setattr(evaluators, 'BATCH', 4)
+  monkeypatch.setattr(evaluators, '_PIXELS', 10 * 8 * 8)
+  real = sharding.Layout.replicate
+  count = lambda self, tree: placed.append(tree) or real(self, tree)
+  results, num_calls = [], []
+  for on_cpu, kept_bytes in ((True, 0), (False, 2**20)):
+    monkeypatch.setattr(sharding.Layout, 'on_cpu', on_cpu)
+    monkeypatch.setattr(evaluators, '_MOST_KEPT_BYTES', kept_bytes)
+    evaluate = evaluators.Evaluator(session, model, 3)
+    results.append(evaluate(variables, toy.train))
+    num_calls.append(results[-1]['calls'])
+  monkeypatch.setattr(sharding.Layout, 'replicate', count)
+  evaluate(variables, toy.train)
+  assert num_calls == [9, 4] and not placed
+  chunks, whole = results
+  assert chunks['loss'] == pytest.approx(whole['loss'], rel=1e-5)
+  for name in ('confusion', 'predictions'):
+    np.testing.assert_array_equal(chunks[name], whole[name])

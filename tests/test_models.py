@@ -129,8 +129,8 @@ class Linear(generators.nn.Module):
     return generators.nn.Dense(1)(images.reshape(len(images), -1))[:, 0]
 
 
-@pytest.mark.parametrize('side', ['r1', 'r2'])
-def test_gradient_penalty_of_a_linear_discriminator_is_its_norm(side):
+@pytest.mark.parametrize('weights', [{'r1': 3.0}, {'r2': 3.0}, {'r1': 1.0, 'r2': 2.0}])
+def test_gradient_penalty_of_a_linear_discriminator_is_its_norm(weights):
   images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4, 4, 1)), jnp.float32)
   labels = jnp.zeros((2, 3), jnp.int32)
   params = Linear().init(jax.random.key(0), images[0], labels[0])['params']
@@ -150,29 +150,33 @@ def test_gradient_penalty_of_a_linear_discriminator_is_its_norm(side):
     return float(loss)
 
   squared = float(jnp.sum(params['Dense_0']['kernel'] ** 2))
-  assert value(**{side: 3.0}) - value() == pytest.approx(0.5 * 3 * squared, rel=1e-4)
+  assert value(**weights) - value() == pytest.approx(0.5 * 3 * squared, rel=1e-4)
 
 
 class Recorder:
-  """A DiffAugment that changes nothing and notes what it was given."""
+  """A DiffAugment that changes nothing and notes what it is given as a program runs."""
 
   def __init__(self):
     self.keys, self.images = [], []
 
   def __call__(self, keys, images):
-    self.keys.append(np.asarray(jax.random.key_data(keys)).tobytes())
-    self.images.append(images)
+    jax.debug.callback(self._note, jax.random.key_data(keys), images, ordered=True)
     return images
 
+  def _note(self, keys, images):
+    self.keys.append(np.asarray(keys).tobytes())
+    self.images.append(np.asarray(images))
 
-@pytest.mark.slow  # op by op; nothing else guards that each look has keys of its own
+
+@pytest.mark.slow  # nothing else guards that each look has keys of its own
 def test_every_look_of_the_discriminator_is_augmented_apart(toy, monkeypatch):
   """Real and synthetic of both updates, and the synthetic of the generator's own."""
   recorder = Recorder()
   monkeypatch.setattr(augment, 'make_diffaug', lambda policy: recorder)
   where = tiny.layout('jit', 1)
   step, state = tiny.gan_step(where, d_steps=2, diffaug=('flip',), loss='hinge')
-  step(state, tiny.feed(where.replicate, toy)(0, 24))
+  jax.block_until_ready(jax.jit(step)(state, tiny.feed(where.replicate, toy)(0, 24)))
+  jax.effects_barrier()
   assert len(recorder.keys) == len(set(recorder.keys)) == 5
   first, _, second, _, _ = recorder.images
   assert tiny.difference(first, second) > 0.1  # each update takes real images of its own
@@ -190,7 +194,7 @@ def test_logit_means_follow_real_and_synthetic_logits(toy):
 def test_discriminator_has_a_learning_rate_of_its_own(toy, tmp_path):
   where, changes = tiny.layout('jit', 1), []
   config = config_lib.default()
-  config.gan.width = config.gan.batch_size = 8
+  config.gan.width = config.generator.batch_size = 8
   for rate in (0.0, 1e-9):
     config.gan.discriminator_learning_rate = rate
     session = workdir.Session(config, tmp_path, where, quiet=True)

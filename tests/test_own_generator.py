@@ -59,7 +59,7 @@ def run(tmp_path, monkeypatch):
   file.write_text(CONFIG)
 
   def start(name, *fields, command='run', workdir=tmp_path / 'w'):
-    flags = [f'--config={file}', f'--config.generator.external=makers:{name}']
+    flags = [f'--config={file}', f'--config.generator.family=makers:{name}']
     flags += [f'--config.{field}' for field in fields]
     return cli.main(['gan_aug_jax', command, f'--workdir={workdir}', *flags])
 
@@ -80,10 +80,6 @@ ONE_ARM = "arms=('augmented_classical',)"
     pytest.param(
       ('cache.refresh_steps=5', 'mix.source=mislabelled', 'mix.mode=add'),
       marks=pytest.mark.slow,  # what the first one guards, of other policies
-    ),
-    pytest.param(
-      ('cache.images_per_class=6', 'filter.score_by=random', 'filter.candidates=2'),
-      marks=pytest.mark.slow,
     ),
   ],
 )

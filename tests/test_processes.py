@@ -24,7 +24,7 @@ def get_config():
   config = base.default()
   config.arms = ('augmented_classical',)
   config.data.image_size, config.data.label_budget, config.data.val_fraction = 8, 14, 0.25
-  config.gan.num_steps, config.gan.batch_size, config.gan.width = 150, 8, 8
+  config.generator.num_steps, config.generator.batch_size, config.gan.width = 150, 8, 8
   config.gan.latent_dim = 4
   config.classifier.num_steps, config.classifier.batch_size = 150, 8
   config.classifier.features, config.classifier.hidden = (4, 4), (8,)
@@ -33,9 +33,10 @@ def get_config():
   config.filter.candidates, config.filter.min_confidence = 2, 0.2
   config.filter.teacher_steps, config.mix.classes = 20, 'feedback'
   config.cache.refresh_steps = 5
-  config.gan.select_steps, config.score.width, config.score.num_samples = 3, 4, 60
+  config.generator.select_steps, config.score.width, config.score.num_samples = 3, 4, 60
   config.score.extractor_steps = 20
-  config.log.every_steps, config.log.save_every_steps = 10, 30
+  config.log.every_steps = 10
+  config.generator.save_every_steps = config.classifier.save_every_steps = 30
   return config
 """
 
@@ -218,8 +219,9 @@ def _launch_pair(launch, workdir, *flags):
   ]
 
 
-SHORT = ['--config.precision=float64', '--config.gan.num_steps=60']
-SHORT += ['--config.classifier.num_steps=60']
+SHORT = ['--config.precision=float64', '--config.generator.num_steps=40']
+SHORT += ['--config.classifier.num_steps=40']
+SHORT += [f'--config.{part}.save_every_steps=20' for part in ('generator', 'classifier')]
 
 
 @pytest.fixture(scope='module')
@@ -238,7 +240,7 @@ def test_two_processes_of_two_devices_equal_one_of_four(
   if backend == 'jit':
     one_process = request.getfixturevalue('one_process')
   else:
-    flags += ['--config.gan.select=frechet', '--config.filter.on_reject=drop']
+    flags += ['--config.generator.select=frechet', '--config.filter.on_reject=drop']
     one_process = tmp_path / 'one'
     _finish(launch(one_process, *flags, '--config.num_cpu_devices=4'))
     flags += ['--config.data.placement=host']  # each process reads its own part

@@ -3,6 +3,7 @@
 import concurrent.futures
 import threading
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,9 +21,9 @@ def compiled(monkeypatch):
   """The names of what XLA compiles, in order."""
   names, real = [], programs._compile_with
 
-  def compile_with(lowered, options):
+  def compile_with(lowered, *options):
     names.append(lowered.as_text().split('@')[1].split()[0])
-    return real(lowered, options)
+    return real(lowered, *options)
 
   monkeypatch.setattr(programs, '_compile_with', compile_with)
   return names
@@ -116,12 +117,25 @@ def test_an_error_of_a_thread_reaches_the_user(accelerator):
 
 
 def test_flags_of_the_user_are_kept(monkeypatch):
+  where = tiny.layout('jit', 1)
   monkeypatch.setenv('XLA_FLAGS', '--xla_backend_optimization_level=1')
-  assert 'xla_backend_optimization_level' not in programs._cpu_options(True)
-  assert programs._cpu_options(True)
+  assert 'xla_backend_optimization_level' not in programs._preferences(where, True)
+  assert programs._preferences(where, True)
   flag = '--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT'
   monkeypatch.setenv('XLA_FLAGS', flag)
-  assert programs._cpu_options(False) == {}
+  assert programs._preferences(where, False) == {}
+
+
+def test_an_option_of_a_layout_is_compiled_with_or_refused(compiled):
+  double = lambda x: 2 * x + 0.123
+  plain = tiny.layout('jit', 1)
+  for options in ({}, {'xla_cpu_enable_fast_min_max': True}):  # of another program
+    where = sharding.make_layout('jit', jax.devices()[:1], options)
+    Program(double, where, donate=())(plain.replicate(np.float32(1)))
+  assert len(compiled) == 2
+  unknown = sharding.make_layout('jit', jax.devices()[:1], {'xla_gpu_no_such': True})
+  with pytest.raises(jax.errors.JaxRuntimeError, match='xla_gpu_no_such'):
+    Program(double, unknown, donate=())(plain.replicate(np.float32(1)))
 
 
 def test_steps_a_call_are_a_constant_that_divides_the_cadences(monkeypatch, tmp_path):
@@ -141,13 +155,12 @@ def test_steps_a_call_are_a_constant_that_divides_the_cadences(monkeypatch, tmp_
   assert steps(1000, 50, 100, 200) == 1
 
 
-@pytest.mark.parametrize('backend', ['jit', pytest.param('pmap', marks=pytest.mark.slow)])
-def test_a_shorter_call_takes_no_more_steps_than_asked(toy, backend):
+def test_a_shorter_call_takes_no_more_steps_than_asked(toy):
   """10 steps as 4, 4 and 2 of the program of 4: as one by one."""
-  where = tiny.layout(backend, 2)
+  where = tiny.layout('jit', 2)
   results = []
   for per_call in (1, 4):
-    step, state, plan, frozen = tiny.fused(where, ratio=0.25, refresh_every=3)
+    step, state, plan, frozen = tiny.fused(where, refresh_every=3, arch='mlp')
     options = {'count': plan.num_real, 'num_steps': 10, 'extra': (frozen,)}
     results.append(tiny.run(where, step, state, toy, per_call=per_call, **options))
   assert results[1][0].step == 10 and len(results[1][1]['loss']) == 10

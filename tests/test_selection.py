@@ -11,7 +11,6 @@ from gan_aug_jax.generators import candidates
 from gan_aug_jax.generators.selection import Selection
 from gan_aug_jax.step import programs, rng, sampling, sharding
 from tests import tiny
-from tests.test_engine import COLLECTIVE
 
 SCORES = {
   10: {'cas': 0.5, 'cas_loss': 2.0, 'frechet': 9.0},
@@ -146,19 +145,3 @@ def test_each_device_runs_generators_on_its_share_only():
   keys = jax.random.split(jax.random.key(0), 12)
   jax.jit(together).lower(variables, keys, jnp.zeros(12, jnp.int32))
   assert sum(calls) == 12 / 4  # the other devices run the same program
-
-
-@pytest.mark.parametrize('backend', ['jit', pytest.param('pmap', marks=pytest.mark.slow)])
-def test_fused_step_with_several_generators(toy, backend):
-  """The same numbers on 1 and 4 devices, and no communication but all-reduces."""
-  results = []
-  for num_devices in (1, 4):
-    where = tiny.layout(backend, num_devices)
-    step, state, plan, stacked = tiny.fused(where, ratio=0.5, num_members=3)
-    arguments = {'count': plan.num_real, 'num_steps': 10, 'extra': (stacked,)}
-    results.append(tiny.run(where, step, state, toy, **arguments))
-  assert tiny.difference(*results) < 1e-4
-  data = tiny.feed(where.replicate, toy)(0, plan.num_real)
-  arguments = (where.replicate(state), data, where.replicate(stacked))
-  text = programs.lower_step(step, where, *arguments).compile().as_text()
-  assert set(COLLECTIVE.findall(text)) == {'all-reduce'}

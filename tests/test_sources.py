@@ -479,7 +479,7 @@ def test_too_few_classes_or_images_are_refused(tmp_path):
   with pytest.raises(DataError, match=r'found 0 \(none\)'):
     _load('folder', tmp_path / 'none')
   _make_folder(tmp_path / 'two', ('.',), count=2)
-  with pytest.raises(DataError, match='has 2 training images; it needs at least 3'):
+  with pytest.raises(DataError, match=r'too few .* \(2\); it needs at least 3'):
     _load('folder', tmp_path / 'two')
   _make_folder(tmp_path / 'three', ('train', 'val', 'test'), count=1)
   assert len(_load('folder', tmp_path / 'three').train) == 2

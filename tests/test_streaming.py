@@ -7,7 +7,6 @@ import pytest
 from gan_aug_jax.data.batches import HostBatches
 from gan_aug_jax.step import plans, programs
 from tests import tiny
-from tests.test_engine import COLLECTIVE
 
 
 def _stream(where, toy, plan, **options):
@@ -19,6 +18,7 @@ def _run(where, step, state, feed, extra=(), *, num_steps=9, per_call=1):
   repeated, count = programs.repeat_step(step, per_call), where.replicated_int(per_call)
   inputs = lambda at: (count, feed(at, per_call), *extra)
   program = programs.compile_step(repeated, where, state, *inputs(0))
+  tiny.assert_only_all_reduces(program)
   losses = []
   for at in range(0, num_steps, per_call):
     state, metrics = program(state, *inputs(at))
@@ -71,12 +71,3 @@ def test_a_feed_begins_anywhere(toy):
       strict=True,
     ):
       np.testing.assert_array_equal(mine, theirs)
-
-
-def test_the_step_still_communicates_by_all_reduce_only(toy):
-  where = tiny.layout()
-  step, state, plan, frozen = tiny.fused(where, ratio=0.4)
-  data = _stream(where, toy, plan)(0, 1)
-  args = (where.replicate(state), data, where.replicate(frozen))
-  text = programs.lower_step(step, where, *args).compile().as_text()
-  assert set(COLLECTIVE.findall(text)) == {'all-reduce'}

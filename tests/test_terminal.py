@@ -68,7 +68,7 @@ def test_a_gan_that_collapses_after_the_chosen_checkpoint_is_reported(
   )
   monkeypatch.setattr(candidates.Scores, '__call__', lambda *_, **__: next(scores))
   flags = [f'--config={original.config}', f'--workdir={tmp_path / "w"}']
-  flags += ['--config.gan.select=cas', '--config.log.save_every_steps=1']
+  flags += ['--config.generator.select=cas', '--config.generator.save_every_steps=1']
   assert cli.main(['gan_aug_jax', 'train-gan', *flags]) == 0
   result = json.loads((tmp_path / 'w' / 'gan' / 'result.json').read_text())
   (warning,) = result['warnings']
@@ -129,7 +129,7 @@ def test_a_terminal_that_closes_saves(original, tmp_path):  # noqa: F811
   file, workdir = tmp_path / 'long.py', tmp_path / 'run'
   file.write_text(CONFIG.format(npz=str(original.npz)))
   flags = ["--config.arms=('real_only',)", '--config.classifier.num_steps=300000']
-  flags += ['--config.log.every_steps=50', '--config.log.save_every_steps=300000']
+  flags += ['--config.log.every_steps=50', '--config.classifier.save_every_steps=300000']
   command = [sys.executable, '-m', 'gan_aug_jax', 'run', f'--config={file}']
   terminal, inside = pty.openpty()
   process = subprocess.Popen(

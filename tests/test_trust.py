@@ -315,7 +315,7 @@ def test_the_code_named_in_a_workdir_of_others_is_not_run(tmp_path, monkeypatch)
   (tmp_path / 'evil_module.py').write_text(f'open({str(marker)!r}, "w")\n')
   monkeypatch.syspath_prepend(tmp_path)
   config = config_lib.default()
-  config.generator.external, config.data.image_size = 'evil_module:make', 8
+  config.generator.family, config.data.image_size = 'evil_module:make', 8
   config.classifier.arch = config.classifier.optimizer = 'evil_module:make'
   config.classifier.schedule = config.augment.transform = 'evil_module:make'
   config.data.name = 'npz'

@@ -1,6 +1,7 @@
 """Tiny GANs and classifiers, built for a layout and a type."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,10 @@ from gan_aug_jax.step import (
   synthesis,
 )
 
+COLLECTIVE = re.compile(
+  r'\b(all-gather|all-to-all|collective-permute|reduce-scatter|send|recv|infeed|outfeed'
+  r'|custom-call|all-reduce)(?:-start)?\('
+)
 LATENT = 5
 CLASSES = 3
 SHAPE = (8, 8, 1)
@@ -301,7 +306,10 @@ def run(
   place=None,
   draw_ahead=None,
 ):
-  """Takes steps; returns the state on the host and metrics as {name: [num_steps]}."""
+  """Takes steps; returns the state on the host and metrics as {name: [num_steps]}.
+
+  On several devices the program may communicate by all-reduces only.
+  """
   take, place = feed(where.replicate, toy), place or (lambda step: step * count)
   state, extra = put(where, state), where.replicate(extra)
   inputs = lambda at: (take(int(place(at)), max(1, count * per_call)), *extra)
@@ -309,6 +317,8 @@ def run(
   program = programs.compile_step(
     repeated, where, state, where.replicated_int(per_call), *inputs(0)
   )
+  if where.num_devices > 1:
+    assert_only_all_reduces(program)
   rows = []
   for at in range(0, num_steps, per_call):
     taken = min(per_call, num_steps - at)
@@ -316,6 +326,13 @@ def run(
     rows.append({name: x[:taken] for name, x in jax.device_get(metrics).items()})
   joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
   return jax.device_get(state), joined
+
+
+def assert_only_all_reduces(program):
+  """And by none that decides how long a loop goes on, for which all would wait."""
+  text = program.compiled.as_text()
+  assert set(COLLECTIVE.findall(text)) == {'all-reduce'}
+  assert not re.search(r'= pred\[\]\S* all-reduce', text)
 
 
 def put(where, state):

@@ -1,6 +1,14 @@
-"""How good must the generator be? The same GAN, trained for longer and longer.
+"""How long must the GAN train? The same GAN, trained for longer and longer.
 
-python -m gan_aug_jax ablate --config=configs/ablations/gan_quality.py --workdir=...
+    python -m gan_aug_jax ablate --config=configs/ablations/gan_quality.py --workdir=...
+    python -m gan_aug_jax ablate --workdir=... \\
+        --config=configs/ablations/gan_quality.py:cifar10,250
+
+Without an argument: 50 embedded digits per class. With the argument of
+configs/recipes/low_data.py, or NAME,IMAGES,TIMES, which makes the rarest class TIMES
+times rarer than the most common, the GAN takes the place of the recipe's warps. Its
+settings are those that StudioGAN found to work on few images (hinge loss, betas 0.5 and
+0.999, several discriminator updates, DiffAugment). Only validation images decide.
 """
 
 from gan_aug_jax import config as base
@@ -8,10 +16,47 @@ from gan_aug_jax import config as base
 _SCARCE = base.load_file('configs/scarce.py')
 
 
-def get_config():
+def get_config(data=''):
+  if data:
+    return _in_place_of_warps(data)
   config = _SCARCE.get_config()
-  config.gan.select = 'last'
-  lengths = (100, 300, 1000, 3000)
-  arms = {f'gan={steps}': {'gan.num_steps': steps} for steps in lengths}
+  config.generator.select = 'last'
+  arms = _lengths(100, 300, 1000, 3000)
   controls = _SCARCE.controls(len(arms) - 2)
   return base.add_ablation(config, arms=arms, controls=controls)
+
+
+def _in_place_of_warps(data):
+  name, images, times = (*data.split(','), '', '')[:3]
+  if data.count(',') > 2 or (times and not times.isdecimal()):
+    raise base.ConfigError(
+      f'configs/ablations/gan_quality.py:{data} must be NAME,IMAGES or '
+      'NAME,IMAGES,TIMES, such as gan_quality.py:cifar10,500,50.'
+    )
+  recipe = base.load_file('configs/recipes/low_data.py')
+  config = recipe.get_config(f'{name},{images}')
+  if times:
+    config.data.imbalance = float(times)
+  config.data.test_on = 'val'
+  warps, config.generator.family = config.generator.family, 'gan'
+  config.generator.select = 'last'
+  config.gan.arch, config.gan.loss, config.gan.d_steps = 'sngan', 'hinge', 2
+  config.generator.learning_rate = 2e-4
+  if config.augment.flip:  # colour and mirroring mean nothing to digits
+    config.gan.diffaug = ('color', 'translation', 'cutout', 'flip')
+  more = round(config.classifier.num_steps * (1 + config.mix.ratio))
+  return base.add_ablation(
+    config,
+    seeds=(3, 4),
+    arms=_lengths(1000, 5000, 10_000, 20_000) | {'warps': {'generator.family': warps}},
+    controls={
+      'longer': {'classifier.num_steps': more},
+      'cutmix': {'augment.mixup': 0.0, 'augment.cutmix': 1.0},
+      'no_color': {'augment.color': 0.0},
+    },
+    oracles=('train_copies', 'held_out'),
+  )
+
+
+def _lengths(*lengths):
+  return {f'gan={steps}': {'generator.num_steps': steps} for steps in lengths}

@@ -14,7 +14,7 @@ def get_config(data='mnist5k'):
   config = base.load_file('configs/recipes/low_data.py').before_search(f'{data},10')
   return base.add_ablation(
     config,
-    arms={'vae': {'generator.external': 'gan_aug_jax.generators.vae:train'}},
+    arms={'vae': {'generator.family': 'gan_aug_jax.generators.vae:train'}},
     grid={'data.label_budget': (10, 25, 100)},
     oracles=('train_copies', 'held_out'),
   )

@@ -4,7 +4,7 @@
         --config.classifier.arch=examples.networks.resnet:ResNet --workdir=...
 
 Real images, warped the way two images of a class differ, take the place of a generator
-that would have to be trained. To draw from a GAN, add `--config.generator.external=`.
+that would have to be trained. To draw from a GAN, add `--config.generator.family=gan`.
 Two seeds show that everything works. For a verdict, take at least five and all the steps
 that your network needs:
 
@@ -19,7 +19,7 @@ _SCARCE = base.load_file('configs/scarce.py')
 def get_config():
   config = _SCARCE.get_config()
   config.expected_duration = ''
-  config.generator.external = 'gan_aug_jax.generators.warps:train'
+  config.generator.family = 'gan_aug_jax.generators.warps:train'
   config.classifier.optimizer = 'adam'
   config.classifier.learning_rate = 1e-3
   config.classifier.weight_decay_on = 'kernels'

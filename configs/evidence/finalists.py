@@ -13,7 +13,7 @@ from gan_aug_jax import config as base
 def get_config(data='mnist5k,50'):
   config = base.base_of(base.load_file('configs/evidence/search.py').get_config(data))
   config.augment.mixup = 0.2
-  warped = {'generator.external': 'gan_aug_jax.generators.warps:train'}
+  warped = {'generator.family': 'gan_aug_jax.generators.warps:train'}
   more = {'mix.mode': 'add', 'mix.ratio': 0.5}
   arms = {
     'warped': warped,

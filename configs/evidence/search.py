@@ -17,14 +17,14 @@ def get_config(data='mnist5k,50'):
     'gan': {},
     'light': {'mix.mode': 'add', 'mix.ratio': 0.5, 'mix.weight': 0.3},
     'taught': {'targets.kind': 'teacher', 'mix.ratio': 0.5},
-    'vae': {'generator.external': 'gan_aug_jax.generators.vae:train'},
-    'warped': {'generator.external': 'gan_aug_jax.generators.warps:train'},
+    'vae': {'generator.family': 'gan_aug_jax.generators.vae:train'},
+    'warped': {'generator.family': 'gan_aug_jax.generators.warps:train'},
     'warped_half': {
-      'generator.external': 'gan_aug_jax.generators.warps:train',
+      'generator.family': 'gan_aug_jax.generators.warps:train',
       'mix.ratio': 0.5,
     },
     'untrained_half': {
-      'generator.external': 'gan_aug_jax.generators.warps:untrained',
+      'generator.family': 'gan_aug_jax.generators.warps:untrained',
       'mix.ratio': 0.5,
     },
   }

@@ -25,12 +25,12 @@ def get_config(data='mnist5k,50'):
   config.classifier.num_steps = 1500
   config.augment.mixup = 0.2
   config.mix.mode, config.mix.ratio = 'add', 0.5
-  config.generator.external = 'gan_aug_jax.generators.warps:train'
+  config.generator.family = 'gan_aug_jax.generators.warps:train'
   arms = {
     'light': {'mix.weight': 0.3},
     'full': {},
     'half': {'mix.mode': 'replace'},
-    'colored': {'generator.external': 'gan_aug_jax.generators.warps:train_colors'},
+    'colored': {'generator.family': 'gan_aug_jax.generators.warps:train_colors'},
   }
   controls = {
     'half_as_many_again': {'classifier.num_steps': 2250},

@@ -20,9 +20,9 @@ def get_config(data='mnist5k,50'):
     seeds=(3,),
     arms={
       'low_data': {},
-      'gan': {'generator.external': ''},
+      'gan': {'generator.family': 'gan'},
       'gans': {
-        'generator.external': '',
+        'generator.family': 'gan',
         'generator.checkpoints': ('step:500', 'step:1000'),
       },
     },

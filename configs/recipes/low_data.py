@@ -8,7 +8,7 @@ The argument is the dataset's name and the images per class, validation included
 all). A few images do not train a useful GAN. So real images are shown instead, warped and
 recoloured the way two images of a class differ (gan_aug_jax.generators.warps), on top of
 the batch and more of the rarer classes. To train a GAN nevertheless, add
-`--config.generator.external=`. With 250 photographs per class or more the recipe gains
+`--config.generator.family=gan`. With 250 photographs per class or more the recipe gains
 nothing. How it was chosen and how much it helps: docs/results/evidence.md.
 """
 
@@ -25,7 +25,7 @@ def get_config(data='mnist5k,50'):
   config.mix.mode = 'add'
   config.mix.ratio = 0.5
   config.mix.classes = 'balance'
-  config.generator.external = 'gan_aug_jax.generators.warps:train_colors'
+  config.generator.family = 'gan_aug_jax.generators.warps:train_colors'
   return config
 
 
@@ -36,7 +36,7 @@ def of_first_search(data):
   config.mix.mode = 'add'
   config.mix.ratio = 0.5
   config.mix.weight = 0.3
-  config.generator.external = 'gan_aug_jax.generators.warps:train'
+  config.generator.family = 'gan_aug_jax.generators.warps:train'
   return config
 
 
@@ -54,10 +54,10 @@ def before_search(data):
   config.gan.arch = 'dcgan'
   config.gan.diffaug = ('translation', 'cutout')
   config.gan.width = 32
-  config.gan.num_steps = 1000
-  config.gan.learning_rate = 4e-4
-  config.gan.select_steps = 100
-  config.log.save_every_steps = 500  # two generators to choose from
+  config.generator.num_steps = 1000
+  config.generator.learning_rate = 4e-4
+  config.generator.select_steps = 100
+  config.generator.save_every_steps = 500  # two generators to choose from
   config.classifier.features = (16, 32, 64)
   config.classifier.num_steps = 1000
   config.classifier.batch_size = 64

@@ -32,6 +32,7 @@ from gan_aug_jax.training import (
   devices,
   files,
   locks,
+  progress,
   signals,
   workdir as workdir_lib,
 )
@@ -40,7 +41,9 @@ from gan_aug_jax.training.progress import format_count
 
 def _start(config, workdir):
   """Starts JAX and returns the `Session` of a valid config."""
-  layout = sharding.make_layout(config.backend, devices.start(config))
+  found = devices.start(config)
+  options = devices.compiler_options(config, found)
+  layout = sharding.make_layout(config.backend, found, options)
   return workdir_lib.Session(config, pathlib.Path(workdir), layout)
 
 
@@ -77,16 +80,19 @@ def _reopen(flags):
 def _train(flags, *, gan, classifiers):
   """Trains what is not trained yet: the GAN, the arms, or both."""
   config = flags.config
-  if config.generator.external and not classifiers:
+  if config_lib.is_external(config) and not classifiers:
     raise ConfigError(
-      f'generator.external={config.generator.external!r} takes the place of the GAN; use '
+      f'generator.family={config.generator.family!r} takes the place of the GAN; use '
       'run, or leave it out.'
     )
   _refuse_inside_data(config, flags.workdir)
   session = _start(config, flags.workdir)
-  if not gan and config_lib.needs_generator(config) and not config.generator.external:
+  if (
+    not gan and config_lib.needs_generator(config) and not config_lib.is_external(config)
+  ):
     frozen.check_trained(session)
-  dataset = runs.load_data(config)
+  with progress.waiting(f'reading {config.data.name}', quiet=session.is_silent):
+    dataset = runs.load_data(config)
   signals.check()
   with locks.owned(session.workdir):
     workdir_lib.claim(session, dataset)
@@ -94,14 +100,18 @@ def _train(flags, *, gan, classifiers):
     run = runs.Run(session, dataset, arms=classifiers)
     with programs.ahead():
       run.start(gan=gan)
-      generator = run.load_or_train_generator(train=gan)
-      results = run.train_arms(generator) if classifiers else None
+      with progress.waiting('preparing', quiet=session.is_silent):
+        work = run.work(gan=gan)
+      with progress.whole(work):
+        generator = run.load_or_train_generator(train=gan)
+        results = run.train_arms(generator) if classifiers else None
     signals.check()
     if not classifiers:
       tables.print_warnings(sentences.of_gan(generator.info))
       print(f'Samples: {session.path("gan", "samples.png")}')
     elif jax.process_index() == 0:
-      tables.print_results(results)
+      findings = run_report.findings(session.workdir, results['arms'])
+      tables.print_results(results, findings)
       about = files.read_json(session.path('config.json'))
       print(f'Report: {run_report.render(session.workdir, about, results)}')
 
@@ -181,6 +191,8 @@ def _ablate(flags):
     )
   layout = _start(base, directory).layout
   plan = cells.make_plan(config, directory, layout)
+  for cell in plan.cells:  # a grid may read other folders
+    _refuse_inside_data(cell.config, directory)
   signals.check()
   if flags['dry-run'].value:
     tables.print_plan(plan.cells, estimate.estimate(plan))

@@ -1,58 +1,15 @@
 """The entry point: help, dispatch to a command, and errors as sentences."""
 
+import difflib
 import os
 import sys
 
 import gan_aug_jax
 from gan_aug_jax import config as config_lib, logs
-from gan_aug_jax.cli import parsing
+from gan_aug_jax.cli import help as help_pages, parsing
 from gan_aug_jax.config import validation
 from gan_aug_jax.errors import ConfigError, MachineError, UserError
 from gan_aug_jax.training import signals
-
-_HELP = """\
-gan_aug_jax: does generative augmentation help your classifier, and what does it cost?
-
-usage: python -m gan_aug_jax COMMAND --workdir=DIR [--config=FILE] [--config.FIELD=VALUE]
-
-  run               train the GAN, then every arm; write results.json and report.html
-  train-gan         train the GAN only
-  train-classifier  train the arms with the GAN in the workdir
-  evaluate          evaluate the trained classifiers again, on validation and test images
-  sample            draw a grid of images by class from the generator (--seed=N)
-  score             measure the quality of the generators; write score/
-  predict           classify the images in --images=FILE_OR_FOLDER with the best arm, or
-                    with --arm=NAME; write predictions.csv, or --output=FILE.csv
-  export            write the generator to files that need none of this package, in
-                    WORKDIR/export or --output=DIR
-  report            write report.html again
-  ablate            train every arm of an ablation with every seed, and write a report;
-                    --dry-run only lists the cells and estimates their time, --shard=i/n
-                    trains part i of n, --collect only writes the report
-
-A config is a Python file; configs/ has examples. The command line can change any field of
-it; docs/config.md lists them all. Commands that train resume from what is in the workdir.
-The commands from evaluate to report, and ablate --collect, need only --workdir.
-
-  python -m gan_aug_jax run --config=configs/mnist5k.py --workdir=runs/first
-  python -m gan_aug_jax run --config=configs/mnist5k.py --workdir=runs/half \\
-      --config.mix.ratio=0.5 --config.data.label_budget=50
-  python -m gan_aug_jax run --config=configs/mlp.py:updated --workdir=runs/mlp
-  python -m gan_aug_jax sample --workdir=runs/first --seed=7
-  python -m gan_aug_jax predict --workdir=runs/first --images=photos
-  python -m gan_aug_jax ablate --config=configs/ablations/ratio.py --workdir=runs/ratio
-
-Write tuples as --config.arms="('real_only','augmented')".
-
-A config can name code of your own as module:name (docs/howto/own-classifier.md). evaluate
-and predict import what a workdir names only with --trust-code.
-
---verbose shows the logs of dependencies, and --debug shows tracebacks.
-
-Exit codes: 0 success, 1 a bug (--debug shows where), 2 wrong usage, 3 a problem with data
-or the machine, 75 stopped by a signal with the state saved (run the same command again to
-resume).
-"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -114,13 +71,17 @@ def _dispatch(argv):
   if command == '--version':
     print(gan_aug_jax.__version__)
     return
-  if command in ('--help', '-h', '-help', 'help') or '--help' in argv:
-    print(_HELP)
+  if command in ('--help', '-h', '-help', 'help'):
+    print(help_pages.overview())
     return
-  if command not in parsing.COMMANDS:
-    raise ConfigError(
-      f'There is no command {command!r}; choose one of {", ".join(parsing.COMMANDS)}.'
-    )
+  if command not in help_pages.PAGES:
+    raise ConfigError(_no_such_command(command))
+  if {'--help', '-h', '-help'} & set(argv[2:]):
+    print(help_pages.page_of(command, parsing.define(command)))
+    return
+  if command == 'fields':
+    _print_fields(argv[2:])
+    return
   flags = parsing.parse(command, [argv[0], *argv[2:]])
   if 'config' in flags:
     trains_gan = True if command in ('train-gan', 'ablate') else None
@@ -133,3 +94,18 @@ def _dispatch(argv):
   from gan_aug_jax.cli import commands
 
   commands.COMMANDS[command](flags)
+
+
+def _no_such_command(command):
+  close = difflib.get_close_matches(command, help_pages.PAGES, n=1)
+  several = ', '.join(help_pages.PAGES)
+  hint = f'did you mean {close[0]}?' if close else f'choose one of {several}.'
+  return f'There is no command {command!r}; {hint}'
+
+
+def _print_fields(names):
+  """Prints the reference of a group or a field; needs no JAX."""
+  names = [name for name in names if name not in ('--verbose', '--debug')]
+  if len(names) > 1 or any(name.startswith('-') for name in names):
+    raise ConfigError('fields takes the name of one group or field, such as mix.')
+  print(help_pages.fields_page(*names))

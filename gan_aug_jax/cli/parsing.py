@@ -5,6 +5,7 @@ the config file in between, and words their errors.
 """
 
 import difflib
+import functools
 import inspect
 import os
 import re
@@ -35,13 +36,13 @@ def parse(command: str, argv: list[str]) -> flags.FlagValues:
 
   Returns:
     The flags: workdir, debug and verbose; config of a command that trains; and those that
-    only this command has (see `_define`).
+    only this command has (see `define`).
 
   Raises:
     ConfigError: if a flag, a config field or the config file is wrong.
   """
   _check_names(argv)
-  values, config_flag = _define(command), flags.FlagValues()
+  values, config_flag = define(command), flags.FlagValues()
   flags.DEFINE_string('config', None, 'Config file.', flag_values=config_flag)
   argv = _read(config_flag, argv, known_only=True)
   fields = _overridden(argv)
@@ -85,10 +86,16 @@ def _expand(name, path):
 
 
 def _make_absolute(config):
-  """Makes data.data_dir a path that means the same from any directory."""
-  place = config_lib.flatten(config).get('data.data_dir')
-  if place and '://' not in place:
-    config.data.data_dir = os.path.abspath(_expand('data.data_dir', place))
+  """Makes each data.data_dir a path that means the same from any directory."""
+
+  def absolute(place):
+    is_path = isinstance(place, str) and place and '://' not in place
+    return os.path.abspath(_expand('data.data_dir', place)) if is_path else place
+
+  config.data.data_dir = absolute(config.data.data_dir)
+  grid = config.ablation.grid if 'ablation' in config else {}
+  if isinstance(places := grid.get('data.data_dir'), tuple | list):
+    grid['data.data_dir'] = tuple(map(absolute, places))
 
 
 def _check_seeds(argv):
@@ -104,29 +111,35 @@ def _check_seeds(argv):
     )
 
 
-def _define(command):
-  """The flags of a command, except for those of the config."""
+def define(command: str) -> flags.FlagValues:
+  """The flags of a command, except for those of the config.
+
+  Args:
+    command: one of `COMMANDS`.
+  """
   values = flags.FlagValues()
-  flags.DEFINE_string('workdir', None, 'Directory of the run.', flag_values=values)
-  flags.DEFINE_bool('debug', False, 'Show tracebacks.', flag_values=values)
-  flags.DEFINE_bool('verbose', False, 'Show all logs.', flag_values=values)
+  define_string = functools.partial(flags.DEFINE_string, flag_values=values)
+  define_bool = functools.partial(flags.DEFINE_bool, default=False, flag_values=values)
+  define_string('workdir', None, 'Directory of the run, or of the ablation.')
+  define_bool('debug', help='Show the traceback of an error.')
+  define_bool('verbose', help='Show the logs of dependencies.')
   if command in ('evaluate', 'predict'):
-    flags.DEFINE_bool(
-      'trust-code', False, 'Import the code that the run names.', flag_values=values
-    )
+    define_bool('trust-code', help='Import the code that the config in --workdir names.')
   if command == 'sample':
     flags.DEFINE_integer(
-      'seed', 0, 'Of the samples.', 0, 2**31 - 1, flag_values=values
+      'seed', 0, 'Draws other images.', 0, 2**31 - 1, flag_values=values
     )  # JAX's keys take 32 bits
+  if command in ('run', 'ablate'):
+    define_bool('dry-run', help='Train nothing; say what would be trained and how long.')
   if command == 'ablate':
-    flags.DEFINE_string('shard', '0/1', 'Train only part i of n.', flag_values=values)
-    flags.DEFINE_bool('dry-run', False, 'Only list the cells.', flag_values=values)
-    flags.DEFINE_bool('collect', False, 'Only write the report.', flag_values=values)
+    define_string('shard', '0/1', 'Train only part i of n: i/n.')
+    define_bool('collect', help='Train nothing; write the report of what is finished.')
   if command == 'predict':
-    flags.DEFINE_string('images', '', 'An image or a folder.', flag_values=values)
-    flags.DEFINE_string('arm', '', 'Default: the best.', flag_values=values)
+    define_string('images', '', 'An image, or a folder of images.')
+    define_string('arm', '', 'Classifier; otherwise the best on validation images.')
   if command in ('predict', 'export'):
-    flags.DEFINE_string('output', '', 'Default: in the workdir.', flag_values=values)
+    what = 'CSV file' if command == 'predict' else 'Directory'
+    define_string('output', '', f'{what}; otherwise it is in the workdir.')
   return values
 
 

@@ -15,7 +15,7 @@ _DRAW_AHEAD_MIB = 256
 
 def members_of(config: ConfigDict) -> list[tuple[int, int]]:
   """The generators to draw from, [(seed, step)]; step 0 is the chosen one."""
-  own = seed_of(config, 'gan')
+  own = seed_of(config, 'generator')
   named = [name.split(':') for name in config.generator.checkpoints]
   members = [
     (own, int(number)) if kind == 'step' else (int(number), 0) for kind, number in named
@@ -48,15 +48,22 @@ def code_of(config: ConfigDict) -> dict[str, str]:
   return {name: values[name] for name in fields.CODE if external.is_named(values[name])}
 
 
+def is_external(config: ConfigDict) -> bool:
+  """Whether the generator comes from outside the package, 'module:name'."""
+  return config.generator.family not in fields.FAMILIES
+
+
 def seed_of(config: ConfigDict, part: str) -> int:
-  """The seed of 'data', 'gan' or 'classifier': its own, or the root's where it is -1."""
+  """The seed of 'data', 'generator' or 'classifier': its own, or the root's."""
   return config.seed if config[part].seed == -1 else config[part].seed
 
 
 def precision_of(config: ConfigDict, part: str) -> str:
-  """What 'gan', 'generator' or 'classifier' computes in: its own, or what it follows."""
-  followed = precision_of(config, 'gan') if part == 'generator' else config.precision
-  return config[part].precision or followed
+  """What 'generator' or 'classifier' trains in, or the 'frozen' generator draws in."""
+  if part == 'frozen':
+    return config.generator.precision or precision_of(config, 'generator')
+  field = 'train_precision' if part == 'generator' else 'precision'
+  return config[part][field] or config.precision
 
 
 def draw_ahead_bytes(config: ConfigDict) -> int:
@@ -73,7 +80,7 @@ def num_steps_of(config: ConfigDict, part: str, num_examples: int) -> int:
 
   Args:
     config: the config.
-    part: 'gan' or 'classifier'.
+    part: 'generator' or 'classifier'.
     num_examples: images of the training set.
   """
   examples = count_of(config, part)
@@ -82,6 +89,7 @@ def num_steps_of(config: ConfigDict, part: str, num_examples: int) -> int:
 
 
 def count_of(config: ConfigDict, part: str) -> int:
-  """Examples that a step of 'gan' or 'classifier' takes."""
-  times = config.gan.d_steps if part == 'gan' else 1
+  """Examples that a step of 'generator' or 'classifier' takes."""
+  has_substeps = part == 'generator' and config.generator.family == 'gan'
+  times = config.gan.d_steps if has_substeps else 1
   return times * config[part].batch_size

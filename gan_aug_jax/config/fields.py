@@ -26,15 +26,18 @@ ORACLES = ('train_copies', 'held_out')
 # And what a skeptic asks for: images without content, and images that teach nonsense.
 NEGATIVE_CONTROLS = ('noise', 'mislabelled')
 
+# The generators that are trained here; any other one is external, 'module:name'.
+FAMILIES = ('gan',)
+
 # What has to be trained again when a field changes.
 RUN = 'run'  # everything
-GAN = 'gan'  # the generator, and the arms that draw from it
+GENERATOR = 'generator'  # it, and the arms that draw from it
 SYNTHESIS = 'synthesis'  # the arms that draw synthetic images
 CLASSIFIER = 'classifier'  # every arm
-CADENCE = 'cadence'  # a GAN that is not finished, which chooses from its checkpoints
+CADENCE = 'cadence'  # an unfinished generator, which is chosen from checkpoints
 NOTHING = 'nothing'  # it says where or how a run happens, not what comes out
 OF_ARMS = {SYNTHESIS, CLASSIFIER}
-OF_GENERATORS = {GAN, SYNTHESIS}
+OF_GENERATORS = {GENERATOR, SYNTHESIS}
 
 # Nobody means more than this: the machine would run out of memory without a message.
 _MOST_FEATURES, _MOST_IMAGES, _MOST = 100_000, 1_000_000, 2**31 - 1
@@ -64,12 +67,14 @@ class Field:
     doc: what it means, with its unit.
     rule: a `Rule`; None allows any value of the default's type.
     affects: one of the constants above.
+    when: when to change it, a sentence; '' where the meaning says it.
   """
 
   default: Any
   doc: str
   rule: Rule | None = None
   affects: str = RUN
+  when: str = ''
 
 
 def _one_of(*allowed):
@@ -157,6 +162,17 @@ _OF_THE_RUN = {
     True, "keep compiled programs in the user's cache directory", affects=NOTHING
   ),
   'precision': Field('float32', 'type to compute in', _one_of(*_PRECISIONS)),
+  'matmul_precision': Field(
+    'default',
+    "of products and convolutions in float32: 'default', which is TF32 on recent NVIDIA "
+    "GPUs and bfloat16 on TPUs, or 'highest', which is float32 everywhere and slower",
+    _one_of('default', 'highest'),
+  ),
+  'deterministic': Field(
+    False,
+    'on a GPU, the same bits when a run is repeated or resumed, at a cost in time; they '
+    'always are on a CPU',
+  ),
   'arms': Field(
     tuple(ARMS), 'classifiers to compare', _some_of(*ARMS, least=1), CLASSIFIER
   ),
@@ -214,6 +230,51 @@ _DATA = {
   'seed': Field(-1, 'of the subset, the validation split and the order', _SEED),
 }
 
+_GENERATOR = {
+  'family': Field(
+    'gan',
+    "what is trained: 'gan', or 'module:name' of your own generator",
+    _or_code(*FAMILIES),
+  ),
+  'seed': Field(-1, 'of its training', _SEED),
+  'num_epochs': Field(200, 'length of its training', _whole(1)),
+  'num_steps': Field(0, 'length in steps; above 0 it overrides num_epochs', _whole(0)),
+  'batch_size': Field(64, 'real images per update', _whole(1, _MOST_IMAGES)),
+  'learning_rate': Field(2e-4, 'of its Adam', _POSITIVE),
+  'ema_decay': Field(
+    0.999, 'moving average of its weights, which is what is sampled', _BELOW_1
+  ),
+  'train_precision': Field(
+    '',
+    "it is trained in; '' follows the root's; parameters are never below float32",
+    _PRECISION,
+  ),
+  'precision': Field(
+    '', "the frozen generator computes in; '' follows train_precision", _PRECISION
+  ),
+  'save_every_steps': Field(
+    0,
+    'its checkpoints, which are candidates, and sample grids; 0: 5 times, at most every '
+    '1,000 steps',
+    _whole(0),
+    CADENCE,
+  ),
+  'select': Field(
+    'cas',
+    "freeze the best saved generator by 'cas' or 'frechet', or the 'last' one",
+    _one_of('cas', 'frechet', 'last'),
+  ),
+  'select_steps': Field(200, "steps of the probe that 'cas' trains on each", _whole(1)),
+  'allow_foreign': Field(
+    False, 'accept a generator that saw other images, and say so in the report'
+  ),
+  'checkpoints': Field(
+    (),
+    "generators to draw from: 'step:N' and 'seed:N'; (): the chosen one",
+    Rule(_are_checkpoints, "of the form 'step:N' or 'seed:N', each once"),
+  ),
+}
+
 _GAN = {
   'arch': Field('dcgan', 'both networks', _one_of('dcgan', 'mlp', 'sngan', 'resnet')),
   'upsampling': Field(
@@ -226,15 +287,7 @@ _GAN = {
     'adversarial loss',
     _one_of('non_saturating', 'hinge', 'relativistic'),
   ),
-  'seed': Field(-1, 'of the GAN', _SEED),
-  'precision': Field(
-    '', "'' follows the root's; parameters are never below float32", _PRECISION
-  ),
-  'num_epochs': Field(200, 'length of training', _whole(1)),
-  'num_steps': Field(0, 'length in steps; above 0 it overrides num_epochs', _whole(0)),
-  'batch_size': Field(64, 'real images per update', _whole(1, _MOST_IMAGES)),
-  'learning_rate': Field(2e-4, "of the generator's Adam", _POSITIVE),
-  'discriminator_learning_rate': Field(0.0, "0: the generator's", _NOT_NEGATIVE),
+  'discriminator_learning_rate': Field(0.0, '0: generator.learning_rate', _NOT_NEGATIVE),
   'd_steps': Field(1, 'discriminator updates for each generator update', _whole(1, 1000)),
   'beta1': Field(0.5, 'of Adam', _BELOW_1),
   'beta2': Field(0.999, 'of Adam', _BELOW_1),
@@ -253,15 +306,6 @@ _GAN = {
   'r1': Field(0.0, 'weight of the gradient penalty at real images', _NOT_NEGATIVE),
   'r2': Field(0.0, 'weight of the gradient penalty at synthetic images', _NOT_NEGATIVE),
   'lecam': Field(0.0, 'weight of the LeCam regularizer', _NOT_NEGATIVE),
-  'ema_decay': Field(
-    0.999, "moving average of the generator's weights, which is what is sampled", _BELOW_1
-  ),
-  'select': Field(
-    'cas',
-    "freeze the best saved generator by 'cas' or 'frechet', or the 'last' one",
-    _one_of('cas', 'frechet', 'last'),
-  ),
-  'select_steps': Field(200, "steps of the probe that 'cas' trains on each", _whole(1)),
 }
 
 _CLASSIFIER = {
@@ -323,6 +367,9 @@ _CLASSIFIER = {
   'hidden': Field((), 'dense layers; (): (128,) for cnn, (128, 64) for mlp', _SIZES),
   'blocks': Field(
     1, 'residual blocks of the resnet per entry of features', _whole(1, 1000)
+  ),
+  'save_every_steps': Field(
+    0, 'steps between its checkpoints; 0: 5 times a run', _whole(0), NOTHING
   ),
   'batch_norm': Field(
     'shared',
@@ -428,25 +475,6 @@ _CACHE = {
   ),
 }
 
-_GENERATOR = {
-  'external': Field(
-    '',
-    "'module:name' of your own generator; '' trains the GAN",
-    _matching(external.PATTERN, "empty, or 'module:name'"),
-  ),
-  'allow_foreign': Field(
-    False, 'accept a generator that saw other images, and say so in the report'
-  ),
-  'checkpoints': Field(
-    (),
-    "generators to draw from: 'step:N' and 'seed:N'; (): the chosen one",
-    Rule(_are_checkpoints, "of the form 'step:N' or 'seed:N', each once"),
-  ),
-  'precision': Field(
-    '', "the frozen generator computes in; '' follows gan.precision", _PRECISION
-  ),
-}
-
 _AUGMENT = {
   'apply_to': Field(
     'both',
@@ -521,22 +549,19 @@ _LOG = {
   'tensorboard': Field(
     False, 'also write event files; needs the extra tensorflow', affects=NOTHING
   ),
-  'save_every_steps': Field(
-    0, 'checkpoints, sample grids; 0: 5 times, a GAN at most every 1,000 steps', _whole(0)
-  ),
 }
 
 # group: (what its fields affect unless they say otherwise, its fields)
 _GROUPS = {
   'data': (RUN, _DATA),
-  'gan': (GAN, _GAN),
+  'generator': (GENERATOR, _GENERATOR),
+  'gan': (GENERATOR, _GAN),
   'classifier': (CLASSIFIER, _CLASSIFIER),
   'mix': (SYNTHESIS, _MIX),
   'latents': (SYNTHESIS, _LATENTS),
   'filter': (SYNTHESIS, _FILTER),
   'targets': (SYNTHESIS, _TARGETS),
   'cache': (SYNTHESIS, _CACHE),
-  'generator': (GAN, _GENERATOR),
   'augment': (CLASSIFIER, _AUGMENT),
   'score': (RUN, _SCORE),
   'distributed': (NOTHING, _DISTRIBUTED),
@@ -607,17 +632,31 @@ _RENAMED = {
   'sampler.smoothing': 'targets.smoothing',
   'sampler.refresh_every': 'cache.refresh_steps',
   'sampler.offline': 'cache.images_per_class',
-  'sampler.generator': 'generator.external',
+  'sampler.generator': 'generator.family',
   'sampler.allow_foreign': 'generator.allow_foreign',
   'sampler.checkpoints': 'generator.checkpoints',
   'sampler.precision': 'generator.precision',
+  'gan.seed': 'generator.seed',
+  'gan.precision': 'generator.train_precision',
+  'gan.num_epochs': 'generator.num_epochs',
+  'gan.num_steps': 'generator.num_steps',
+  'gan.batch_size': 'generator.batch_size',
+  'gan.learning_rate': 'generator.learning_rate',
+  'gan.ema_decay': 'generator.ema_decay',
+  'gan.select': 'generator.select',
+  'gan.select_steps': 'generator.select_steps',
+  'generator.external': 'generator.family',
+  'log.save_every_steps': 'generator.save_every_steps',
   'ablation.placebos': 'ablation.negative_controls',
   'ablation.bounds': 'ablation.oracles',
 }
+# {old name: a second field that took its place}
+_ALSO = {'log.save_every_steps': 'classifier.save_every_steps'}
 # {field: {old value: new value}}
 _RENAMED_VALUES = {
   'mix.source': {'replayed': 'train_copies', 'unseen': 'held_out'},
-  'generator.external': {
+  'generator.family': {
+    '': 'gan',
     'examples.vae:train': 'gan_aug_jax.generators.vae:train',
     'examples.deformations:train': 'gan_aug_jax.generators.warps:train',
     'examples.deformations:train_colors': 'gan_aug_jax.generators.warps:train_colors',
@@ -633,7 +672,8 @@ def renamed(name: str) -> str:
   if name not in _RENAMED:
     return ''
   complement = ' (1 minus the old value)' if name in _COMPLEMENT else ''
-  return f'{name} is now {_RENAMED[name]}{complement}.'
+  also = f' and {_ALSO[name]}' if name in _ALSO else ''
+  return f'{name} is now {_RENAMED[name]}{also}{complement}.'
 
 
 def find_renamed(text: str) -> str:
@@ -650,6 +690,8 @@ def translate(flat: dict[str, Any]) -> dict[str, Any]:
   for name, value in flat.items():
     if name in _COMPLEMENT:
       value = 1 - value
+    if name in _ALSO:
+      translated[_ALSO[name]] = value
     name, values = _RENAMED.get(name, name), _RENAMED_VALUES
     translated[name] = values[name].get(value, value) if name in values else value
   return translated

@@ -54,7 +54,7 @@ def _check_fields(values):
 
 
 def _gan(config):
-  if config.generator.external:
+  if derived.is_external(config):
     yield from _external(config)
     return
   size = config.data.image_size
@@ -75,8 +75,8 @@ def _external(config):
   for name, is_wrong in wrong:
     yield (
       is_wrong,
-      f'{name}={values[name]!r} needs a GAN, and generator.external='
-      f'{config.generator.external!r} takes its place; leave it at '
+      f'{name}={values[name]!r} needs a GAN, and generator.family='
+      f'{config.generator.family!r} takes its place; leave it at '
       f'{FIELDS[name].default!r}',
     )
 
@@ -254,16 +254,22 @@ def _run(config):
     f'{score.num_samples}',
   )
   every = config.cache.refresh_steps
+  save_every = config.classifier.save_every_steps
   yield (
-    log.save_every_steps % every,
-    f'log.save_every_steps={log.save_every_steps} must be a multiple of '
+    save_every % every,
+    f'classifier.save_every_steps={save_every} must be a multiple of '
     f'cache.refresh_steps={every}: cached images are not saved',
   )
-  for name in ('every_steps', 'eval_every_steps', 'save_every_steps'):
+  cadences = {
+    'log.every_steps': log.every_steps,
+    'log.eval_every_steps': log.eval_every_steps,
+    'classifier.save_every_steps': save_every,
+    'generator.save_every_steps': config.generator.save_every_steps,
+  }
+  for name, steps in cadences.items():
     yield (
-      config.steps_per_call and log[name] % config.steps_per_call,
-      f'log.{name}={log[name]} must be a multiple of steps_per_call='
-      f'{config.steps_per_call}',
+      config.steps_per_call and steps % config.steps_per_call,
+      f'{name}={steps} must be a multiple of steps_per_call={config.steps_per_call}',
     )
   needed = ('tensorflow', 'tensorboard')
   yield (

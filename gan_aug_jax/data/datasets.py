@@ -207,8 +207,9 @@ def _check_budget(title, found, pool, per_class):
   counts = pool.class_counts(len(found.class_names))
   if counts.min() < per_class:
     raise DataError(
-      f'data.label_budget={per_class} is more than the {counts.min()} training images of '
-      f'class {found.class_names[counts.argmin()]!r} of {title!r}; lower it.'
+      f'data.label_budget={per_class} is more than there is of class '
+      f'{found.class_names[counts.argmin()]!r} of {title!r} (training images: '
+      f'{counts.min()}); lower it.'
     )
 
 
@@ -226,8 +227,9 @@ def _check(title, found):
   counts = found.train.class_counts(len(found.class_names))
   if counts.min() < len(needed):
     raise DataError(
-      f'Class {found.class_names[counts.argmin()]!r} of {title!r} has {counts.min()} '
-      f'training images; it needs at least {len(needed)}, for {", ".join(needed)}.'
+      f'Class {found.class_names[counts.argmin()]!r} of {title!r} has too few training '
+      f'images ({counts.min()}); it needs at least {len(needed)}, for '
+      f'{", ".join(needed)}.'
     )
 
 

@@ -1,6 +1,7 @@
 """Evaluates a classifier on any split, chunk by chunk through one compiled program."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+import functools
 import time
 
 import jax
@@ -12,40 +13,53 @@ from gan_aug_jax.step import eval_step
 from gan_aug_jax.step.programs import Program
 
 BATCH = 500  # images a chunk
+# Pixels of a chunk on an accelerator, which 500 small images do not keep busy: those of
+# 4,096 images of 32x32. The widest layer of the reference CNN then takes 0.5 GiB.
+_PIXELS = 2**22
+_MOST_KEPT_BYTES = 2**26  # of the pixels of a split whose chunks stay on the devices
 
 
-def chunks(session, split: Split) -> Iterator[tuple]:
+def chunks(session, split: Split, size: int = BATCH) -> Iterator[tuple]:
   """Cuts a split into chunks of one shape.
 
   Args:
     session: the run's.
     split: images and labels.
+    size: of a chunk.
 
   Yields:
-    (images uint8 [BATCH, H, W, C], labels int32 [BATCH], count), placed: the first
+    (images uint8 [size, H, W, C], labels int32 [size], count), placed: the first
     `count` are of the split, and in the last chunk zeros follow them.
   """
-  for start in range(0, len(split), BATCH):
-    yield _pad(session, split.rows(slice(start, start + BATCH)))
+  yield from _chunks(session.layout, split, size)
 
 
-def _pad(session, split):
-  """One chunk, of at most BATCH images."""
-  pad = BATCH - len(split)
+def _chunks(layout, split, size):
+  for start in range(0, len(split), size):
+    yield _pad(layout, split.rows(slice(start, start + size)), size)
+
+
+@functools.lru_cache(maxsize=8)  # the validation images of seeds that train together
+def _on_devices(layout, split, size):
+  return list(_chunks(layout, split, size))
+
+
+def _pad(layout, split, size):
+  """One chunk, of at most `size` images."""
+  pad = size - len(split)
   images = np.pad(split.images, [(0, pad), (0, 0), (0, 0), (0, 0)])
-  return session.layout.replicate(
-    (images, np.pad(split.labels, (0, pad)), np.int32(len(split)))
-  )
+  return layout.replicate((images, np.pad(split.labels, (0, pad)), np.int32(len(split))))
 
 
-def join(parts: list, count: int) -> np.ndarray:
+def join(parts: Iterable[np.ndarray], count: int, size: int = BATCH) -> np.ndarray:
   """Joins the results of chunks to [count, ...].
 
   Args:
-    parts: arrays [BATCH or more, ...]: rows past BATCH fill up the devices.
+    parts: arrays [size or more, ...]: rows past `size` fill up the devices.
     count: images of the split.
+    size: of a chunk.
   """
-  return np.concatenate([part[:BATCH] for part in parts])[:count]
+  return np.concatenate([part[:size] for part in parts])[:count]
 
 
 class Evaluator:
@@ -63,11 +77,20 @@ class Evaluator:
     step = eval_step.make_eval_step(
       model=model,
       layout=session.layout,
-      batch_size=BATCH,
       num_classes=num_classes,
       dtype=session.image_dtype('classifier'),
     )
     self._program = Program(step, session.layout, donate=())
+
+  def chunk_size(self, image_shape: tuple) -> int:
+    """Images per call: enough to keep the device busy, and no more than fit.
+
+    Args:
+      image_shape: (H, W, C).
+    """
+    if self._session.layout.on_cpu:
+      return BATCH
+    return max(BATCH, _PIXELS // (image_shape[0] * image_shape[1]))
 
   def start(self, variables, image_shape: tuple) -> None:
     """Compiles in a thread.
@@ -94,7 +117,8 @@ class Evaluator:
   def _blank(self, image_shape):
     """A chunk without any image."""
     images, labels = np.zeros((0, *image_shape), np.uint8), np.zeros(0, np.int32)
-    return _pad(self._session, Split(images, labels))
+    size = self.chunk_size(image_shape)
+    return _pad(self._session.layout, Split(images, labels), size)
 
   def __call__(self, variables, split: Split) -> dict:
     """Evaluates a classifier on a split.
@@ -105,19 +129,24 @@ class Evaluator:
 
     Returns:
       The metrics of `metrics.summarize`, 'loss' (mean, nats), 'confusion', 'predictions'
-      int32 [N] and 'seconds', compilation left out.
+      int32 [N], 'calls' of the program and their 'seconds', compilation left out.
     """
-    self.compile(variables, split.images.shape[1:])
-    began = time.perf_counter()
-    parts = [
-      jax.device_get(self._program(variables, *chunk))
-      for chunk in chunks(self._session, split)
-    ]
+    image_shape = split.images.shape[1:]
+    self.compile(variables, image_shape)
+    began, parts, size = time.perf_counter(), [], self.chunk_size(image_shape)
+    keep = split.images.nbytes <= _MOST_KEPT_BYTES
+    placed = (_on_devices if keep else _chunks)(self._session.layout, split, size)
+    for chunk in placed:
+      parts.append(self._program(variables, *chunk))
+      if not keep:  # or all chunks of a large split would be on the devices
+        jax.block_until_ready(parts[-2:][0])
+    parts = jax.device_get(parts)
     confusion = sum(part['confusion'] for part in parts)
     return {
       **metrics.summarize(confusion),
       'loss': float(sum(part['loss'] for part in parts)) / len(split),
       'confusion': confusion,
-      'predictions': join([part['predictions'] for part in parts], len(split)),
+      'predictions': join([part['predictions'] for part in parts], len(split), size),
+      'calls': len(parts),
       'seconds': time.perf_counter() - began,
     }

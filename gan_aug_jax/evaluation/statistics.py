@@ -8,8 +8,7 @@ Images are the unit only where there is one seed.
 import math
 
 import numpy as np
-import scipy.optimize
-import scipy.stats
+import scipy.special  # a second faster to import than scipy.stats
 
 LEVEL = 0.95
 MIN_SEEDS = 3
@@ -57,8 +56,8 @@ def paired_t(differences, level=LEVEL) -> dict[str, float]:
   if sd < 1e-9:
     return {'mean': mean, 'sd': 0.0, 'low': math.nan, 'high': math.nan, 'p': 1.0}
   error = sd / math.sqrt(n)
-  reach = error * float(scipy.stats.t.ppf((1 + level) / 2, n - 1))
-  p = float(2 * scipy.stats.t.sf(abs(mean) / error, n - 1))
+  reach = error * float(scipy.special.stdtrit(n - 1, (1 + level) / 2))
+  p = float(2 * scipy.special.stdtr(n - 1, -abs(mean) / error))
   return {'mean': mean, 'sd': sd, 'low': mean - reach, 'high': mean + reach, 'p': p}
 
 
@@ -77,13 +76,11 @@ def detectable(sd, num_seeds, num_comparisons=1, power=0.8) -> float:
   """
   if num_seeds < 2 or not sd > 1e-9:
     return math.nan
-  reach = scipy.stats.t.ppf(1 - (1 - LEVEL) / 2 / num_comparisons, num_seeds - 1)
-
-  def missing(effect):  # in standard errors; the test statistic is noncentral t
-    return scipy.stats.nct.sf(reach, num_seeds - 1, effect) - power
-
-  found = scipy.optimize.brentq(missing, 0, 20 * reach + 20)
-  return float(found * sd / math.sqrt(num_seeds))
+  freedom = num_seeds - 1
+  reach = scipy.special.stdtrit(freedom, 1 - (1 - LEVEL) / 2 / num_comparisons)
+  # In standard errors: the test statistic is noncentral t.
+  effect = scipy.special.nctdtrinc(freedom, 1 - power, reach)
+  return float(effect * sd / math.sqrt(num_seeds))
 
 
 def holm(p_values, num_comparisons=None) -> np.ndarray:

@@ -191,7 +191,7 @@ def _check_countable(name, config):
     'filter.min_confidence': keep.min_confidence > 0,
     'cache.images_per_class': config.cache.images_per_class > 0,
     'generator.checkpoints': generator.checkpoints,
-    'generator.external': generator.external,
+    'generator.family': config_lib.is_external(config),
   }
   for field in filter(others.get, others):
     raise ConfigError(
@@ -255,7 +255,7 @@ def _validate_seeds(base, seeds):
       f'ablation.seeds={seeds!r} must be distinct whole numbers from 0 up, such as '
       '(0, 1, 2).'
     )
-  for part in ('data', 'gan', 'classifier'):
+  for part in ('data', 'generator', 'classifier'):
     if base[part].seed != -1:
       raise ConfigError(
         f'{part}.seed={base[part].seed} would be the same for all of ablation.seeds, '
@@ -282,8 +282,18 @@ def _validate_elsewhere(base, spec):
       raise ConfigError(f'{field} is set in {places[0]}; it belongs in {belongs}.')
 
 
+# What JAX is started with, once for all cells.
+_OF_THE_PROCESS = ('backend', 'platform', 'num_cpu_devices', 'compilation_cache')
+_OF_THE_PROCESS += ('matmul_precision', 'deterministic')
+
+
 def _validate_grid(base, grid):
   for field, values in grid.items():
+    if field in _OF_THE_PROCESS:
+      raise ConfigError(
+        f'ablation.grid has {field}, which is the same for all of a process; run an '
+        'ablation for each value.'
+      )
     if field == 'arms' or field.endswith('seed'):
       raise ConfigError(
         f'ablation.grid has {field}; set ablation.seeds or ablation.arms instead.'

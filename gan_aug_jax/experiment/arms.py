@@ -25,7 +25,7 @@ from gan_aug_jax.step import (
   plans,
   synthesis,
 )
-from gan_aug_jax.training import checkpoint, files, loop, spec, tensorboard
+from gan_aug_jax.training import checkpoint, files, loop, progress, spec, tensorboard
 from gan_aug_jax.training.files import read_result
 from gan_aug_jax.training.workdir import describe_devices, SPLITS, versions
 
@@ -79,13 +79,23 @@ class Arm:
 
   def start(self) -> None:
     """Compiles the arm's programs in threads, unless it is finished."""
-    own = self.is_augmented and self.session.config.generator.external
+    if training := self._training_ahead():
+      training.start()
+      self.evaluator.start(training.state.evaluated, self.dataset.image_shape)
+
+  def operations(self) -> float:
+    """Of its training, see `spec.Training.operations`; 0 as long as that is unknown."""
+    training = self._training_ahead()
+    return training.operations() if training else 0.0
+
+  def _training_ahead(self):
+    """Its `Training` with shapes of the generator; None if finished or not known yet."""
+    own = self.is_augmented and config_lib.is_external(self.session.config)
     if finished_result(self.directory) or own:
-      return
+      return None
     setup = self.setup()
     frozen = setup.source.shapes if setup.source else synthesis.FrozenModels()
-    setup.training.with_frozen(frozen).start()
-    self.evaluator.start(setup.training.state.evaluated, self.dataset.image_shape)
+    return setup.training.with_frozen(frozen)
 
   def train(self, generator, prepared) -> dict:
     """Trains the arm, or resumes it, and evaluates it.
@@ -123,9 +133,10 @@ class Arm:
     """
     session, dataset, state = self.session, self.dataset, trained.state
     splits = {'train': dataset.train, 'val': dataset.val, 'eval': dataset.test}
-    scores = {
-      prefix: self.evaluator(state.evaluated, split) for prefix, split in splits.items()
-    }
+    with progress.waiting(f'{self.name}: evaluating', quiet=session.is_silent):
+      scores = {
+        prefix: self.evaluator(state.evaluated, split) for prefix, split in splits.items()
+      }
     result = _arm_result(session, scores, dataset, self._setup.plan, trained)
     result['acceptance'] = _acceptance(state, dataset)
     result['source'] = prepared.info
@@ -187,7 +198,7 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
   model = build_model(session, dataset.facts)
   optimizer = make_optimizer(session, num_steps)
   cycle = config.cache.refresh_steps if synthetic else 1
-  cadence = spec.make_cadence(config, num_steps, cycle=cycle)
+  cadence = spec.make_cadence(config, 'classifier', num_steps, cycle=cycle)
   synthesize = draw_ahead = init_pool = None
   if synthetic:
     made = synthetic_source.build_synthesis(
@@ -440,7 +451,7 @@ def _arm_result(session, scores, dataset, plan, trained):
   return result | {
     'eval_runtime': seconds,
     'eval_samples_per_second': num_test / seconds,
-    'eval_steps_per_second': -(-num_test // evaluators.BATCH) / seconds,
+    'eval_steps_per_second': test['calls'] / seconds,
     'epoch': int(plan.real_before(progress.step)) / len(dataset.train),
     'num_steps': progress.step,
     'confusion_matrix': test['confusion'].tolist(),

@@ -60,6 +60,12 @@ class Cell:
     """Whether its results are there."""
     return is_finished(workdir, self.name, self.kind)
 
+  def lacks_gan(self, workdir):
+    """Whether it draws from a GAN that is not trained yet."""
+    result = workdir / 'gans' / self.gan / 'gan' / 'result.json'
+    external = self.gan and config_lib.is_external(self.gan_config)
+    return self.gan and not external and not result.exists()
+
 
 def is_finished(workdir, name, kind) -> bool:
   """Whether the results of a cell are there.
@@ -108,9 +114,11 @@ def _gan_of(base, config):
   shared = config.copy_and_resolve_references()
   fields = config_lib.flatten(base)
   of_arms = {f: v for f, v in fields.items() if FIELDS[f].affects in OF_ARMS}
-  seeds = {f'{part}.seed': config_lib.seed_of(config, part) for part in ('data', 'gan')}
+  seeds = {
+    f'{part}.seed': config_lib.seed_of(config, part) for part in ('data', 'generator')
+  }
   # The probes that choose a checkpoint belong to the GAN and take its seed.
-  seeds |= {'classifier.seed': seeds['gan.seed'], 'seed': 0}
+  seeds |= {'classifier.seed': seeds['generator.seed'], 'seed': 0}
   shared.update_from_flattened_dict({**of_arms, **seeds})
   depends_on = workdir_lib.fixed_fields(shared)
   del depends_on['data.test_on']  # which changes no GAN
@@ -155,7 +163,7 @@ class _Costs:
       dry_run.arm_step(session, dataset, name, num_steps=length).operations()
       for name in (config.arms[0], control)
     )
-    num_steps = config_lib.num_steps_of(config, 'gan', len(dataset.train))
+    num_steps = config_lib.num_steps_of(config, 'generator', len(dataset.train))
     gan = num_steps * dry_run.gan_step(session, dataset).operations()
     return gan, step, control_step
 

@@ -3,9 +3,9 @@
 What a step costs depends on shapes, not on weights.
 """
 
-from collections.abc import Callable
 import dataclasses
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,52 +19,61 @@ from gan_aug_jax.generators import (
   gan_training,
   synthetic_source,
 )
-from gan_aug_jax.step import programs, sharding, synthesis
+from gan_aug_jax.step import programs, synthesis
+from gan_aug_jax.training import spec
 
 _NUM_STEPS = 10  # that are timed
 
 
 @dataclasses.dataclass(frozen=True)
 class DryRun:
-  """A training step and its inputs.
+  """The calls of a training that is never run: several steps each, as a run takes them.
 
   Attributes:
-    layout: where it runs.
-    step: `(state, *inputs) -> (state, metrics)`.
-    state: as initialised, placed.
-    batches: `(step number, 1) -> data`.
-    extra: further inputs, the same for every step.
+    training: with its frozen inputs.
+    state: placed; as initialised, but for its step.
+    at: the step that the state is at, a multiple of the steps per call.
   """
 
-  layout: sharding.Layout
-  step: Callable
-  state: object
-  batches: Callable
-  extra: tuple = ()
+  training: spec.Training
+  state: Any
+  at: int = 0
 
-  def inputs(self, number) -> tuple:
-    """All inputs of step `number`."""
-    return (self.batches(number, 1), *self.extra)
+  @property
+  def steps_per_call(self) -> int:
+    return self.training.steps_per_call
+
+  def inputs(self, number: int) -> tuple:
+    """What call `number` takes next to the state."""
+    return self.training.inputs(
+      self.at + number * self.steps_per_call, self.steps_per_call
+    )
+
+  def lower_step(self) -> jax.stages.Lowered:
+    """A single step that draws for itself, lowered, for what XLA counts in it."""
+    return self.training.lower_single_step(self.state)
 
   def operations(self) -> float:
     """Floating-point operations of a step on all devices, as XLA counts them."""
-    lowered = programs.lower_step(self.step, self.layout, self.state, *self.inputs(0))
-    return lowered.cost_analysis()['flops']
+    return self.lower_step().cost_analysis()['flops']
 
   def compile(self) -> programs.Program:
-    """The compiled step, see `programs.compile_step`."""
-    return programs.compile_step(self.step, self.layout, self.state, *self.inputs(0))
+    """The program of a call, compiled."""
+    program = self.training.step_program
+    program.compile(self.state, *self.inputs(0))
+    return program
 
   def seconds(self) -> float:
-    """Mean seconds of ten steps after three to warm up; consumes the state."""
+    """Mean seconds of a step, over ten or more after some to warm up; takes the state."""
     program, state = self.compile(), self.state
-    for number in range(3 + _NUM_STEPS):
-      if number == 3:
+    warm, timed = (-(-steps // self.steps_per_call) for steps in (3, _NUM_STEPS))
+    for number in range(warm + timed):
+      if number == warm:
         jax.block_until_ready(state)
         began = time.perf_counter()
       state, _ = program(state, *self.inputs(number))
     jax.block_until_ready(state)
-    return (time.perf_counter() - began) / _NUM_STEPS
+    return (time.perf_counter() - began) / (timed * self.steps_per_call)
 
 
 def gan_step(session, dataset) -> DryRun:
@@ -75,8 +84,7 @@ def gan_step(session, dataset) -> DryRun:
     dataset: the data.
   """
   training = gan_training.GanTraining(session, dataset).training
-  step, state = training.step_function, training.init()
-  return DryRun(session.layout, step, state, training.batches)
+  return DryRun(training, training.init())
 
 
 def arm_step(session, dataset, name, *, num_steps, at=0) -> DryRun:
@@ -87,7 +95,7 @@ def arm_step(session, dataset, name, *, num_steps, at=0) -> DryRun:
     dataset: the data.
     name: of the arm.
     num_steps: of the training, which schedules depend on.
-    at: the step that the state is at.
+    at: a step; the state is at the last multiple of the steps per call before it.
   """
   config, layout = session.config, session.layout
   source, frozen, generator = None, synthesis.FrozenModels(), None
@@ -97,9 +105,9 @@ def arm_step(session, dataset, name, *, num_steps, at=0) -> DryRun:
     source = synthetic_source.build_source(session, dataset, generator)
     frozen = synthetic_source.load_variables(session, dataset, generator).frozen
   training = arms.set_up(session, dataset, name, source, num_steps=num_steps).training
+  at -= at % training.steps_per_call
   state = training.init().replace(step=layout.replicate(np.int32(at)))
-  batches = lambda number, count: training.batches(at + number, count)
-  return DryRun(layout, training.single_step, state, batches, (frozen,))
+  return DryRun(training.with_frozen(frozen), state, at)
 
 
 def untrained_generator(session, dataset) -> frozen_lib.FrozenGenerator:
@@ -109,7 +117,7 @@ def untrained_generator(session, dataset) -> frozen_lib.FrozenGenerator:
     session: of a run.
     dataset: the data.
   """
-  if session.config.generator.external:
+  if config_lib.is_external(session.config):
     return external.load(session, dataset)
   state = gan_training.GanTraining(session, dataset).training.init()
   networks = build.networks_of(state)
@@ -124,21 +132,21 @@ def untrained_generator(session, dataset) -> frozen_lib.FrozenGenerator:
 def candidate_seconds(session, dataset) -> float:
   """Seconds it takes to score a checkpoint of the GAN, without compilation.
 
-  The feature extractor of `gan.select='frechet'`, trained only once, is left out.
+  The feature extractor of `generator.select='frechet'`, trained only once, is left out.
 
   Args:
     session: of a run.
     dataset: the data.
   """
   config = session.config.copy_and_resolve_references()
-  select_steps = config.gan.select_steps
-  config.gan.select_steps = min(_NUM_STEPS, select_steps)
-  if config.gan.select == 'frechet':
-    config.gan.select = 'last'
+  select_steps = config.generator.select_steps
+  config.generator.select_steps = min(_NUM_STEPS, select_steps)
+  if config.generator.select == 'frechet':
+    config.generator.select = 'last'
   gan = gan_training.GanTraining(dataclasses.replace(session, config=config), dataset)
   state = gan.training.init()
   for _ in range(2):  # the first one compiles
     began = time.perf_counter()
     probe_seconds = gan.rehearse_choice(state)
     seconds = time.perf_counter() - began
-  return seconds + probe_seconds * (select_steps / config.gan.select_steps - 1)
+  return seconds + probe_seconds * (select_steps / config.generator.select_steps - 1)

@@ -27,16 +27,11 @@ class Estimate:
 def estimate(plan) -> Estimate:
   """Measures a few steps of every arm and GAN of a `cells.Plan` that is not finished."""
   cells = [cell for cell in plan.cells if not cell.is_finished(plan.workdir)]
-  gans = {cell.gan: cell for cell in reversed(cells) if _lacks_gan(cell, plan.workdir)}
+  gans = {cell.gan: cell for cell in reversed(cells) if cell.lacks_gan(plan.workdir)}
   with tempfile.TemporaryDirectory() as scratch:
     # The config is set for each step that is measured.
     session = Session(plan.config, pathlib.Path(scratch), plan.layout, quiet=True)
     return Estimate(_arm_seconds(cells, session), _gan_seconds(gans.values(), session))
-
-
-def _lacks_gan(cell, workdir):
-  result = workdir / 'gans' / cell.gan / 'gan' / 'result.json'
-  return cell.gan and not cell.gan_config.generator.external and not result.exists()
 
 
 def _arm_seconds(cells, session):
@@ -62,7 +57,7 @@ def _gan_seconds(cells, session):
   for cell in cells:
     dataset, config = cells_lib.load_data(cell.config), cell.gan_config
     session = dataclasses.replace(session, config=config)
-    total = config_lib.num_steps_of(config, 'gan', len(dataset.train))
+    total = config_lib.num_steps_of(config, 'generator', len(dataset.train))
     num_candidates = gan_training.num_candidates(session, total)
     fields = config_lib.flatten(config).items()
     key = tuple(item for item in fields if not item[0].endswith('seed'))

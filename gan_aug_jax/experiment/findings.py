@@ -121,9 +121,9 @@ def summarize(plan, finished, failures) -> dict:
   Returns:
     A JSON-serialisable dict: 'settings', a list of {'name', 'arms', 'best'}. An arm has
     the results of its seeds and, unless it is a control, one entry for each of
-    `COMPARISONS`. 'best' compares the best arm with the best control, and in 'beside'
-    with controls that also train on validation images and with training images that
-    are drawn again.
+    `COMPARISONS`. 'best' compares the best arm with the best control, and in
+    'further_comparisons' with controls that also train on validation images and with
+    training images that are drawn again.
   """
   by_arm, settings = {}, {}
   for cell in finished:
@@ -254,7 +254,7 @@ def _best(rows, cells):
   if not (best and control):
     return None
   compare = lambda row: _compare(cells[best['name']], cells[row['name']], row['name'])
-  beside = [
+  further = [
     compare(row)
     for row in rows
     if row['role'] == 'all_labels' or row['name'] == 'train_copies'
@@ -262,7 +262,7 @@ def _best(rows, cells):
   compared = compare(control)
   return compared and compared | {
     'arm': best['name'],
-    'beside': [other for other in beside if other],
+    'further_comparisons': [other for other in further if other],
     'trials': sum(row['role'] == 'treatment' for row in rows),
     # A control that takes fewer steps than the arm is no fair trial.
     'control_trials': sum(

@@ -12,7 +12,7 @@ from gan_aug_jax import config as config_lib
 from gan_aug_jax.data import datasets
 from gan_aug_jax.experiment import arms as arms_lib, schedule
 from gan_aug_jax.generators import external, frozen, gan_training, synthetic_source
-from gan_aug_jax.training import files
+from gan_aug_jax.training import files, progress
 from gan_aug_jax.training.progress import format_count
 from gan_aug_jax.training.workdir import describe_devices
 
@@ -63,7 +63,7 @@ class Run:
     self.session, self.dataset, self.gan = session, dataset, None
     self._gan_session = gan_session or session
     needs_gan = config_lib.needs_generator(config) or not arms
-    if needs_gan and not config.generator.external:
+    if needs_gan and not config_lib.is_external(config):
       self.gan = gan_training.GanTraining(self._gan_session, dataset)
     evaluator = arms_lib.make_evaluator(session, dataset.facts)
     names = config.arms if arms else ()
@@ -80,6 +80,20 @@ class Run:
     for arm in self.arms:
       arm.start()
 
+  def work(self, *, gan=True) -> dict[str, float]:
+    """Operations of each training that is left, by name, for `progress.whole`.
+
+    Args:
+      gan: whether the GAN is to be trained.
+    """
+    work = {}
+    if self.gan and gan and (operations := self.gan.operations()):
+      work['GAN'] = operations
+    arms = [arm for arm in self.arms if not arms_lib.finished_result(arm.directory)]
+    work |= {arm.name: arm.operations() for arm in arms}
+    # Of an external generator nothing is known before it is loaded.
+    return {name: operations or max(work.values()) for name, operations in work.items()}
+
   def load_or_train_generator(self, *, train=True) -> frozen.FrozenGenerator | None:
     """The generator that the arms draw from: the GAN's or the user's own.
 
@@ -93,12 +107,13 @@ class Run:
       ConfigError, CheckpointError: see `external` and `gan_training`.
     """
     config, session = self.session.config, self._gan_session
-    if config.generator.external and config_lib.needs_generator(config):
+    if config_lib.is_external(config) and config_lib.needs_generator(config):
       return external.load_and_keep(session, self.dataset)
     if not self.gan:
       return None
     if train:
-      return self.gan.train()
+      with progress.part('GAN'):
+        return self.gan.train()
     return frozen.load_generator(session, self.dataset.facts)
 
   def train_arms(self, generator) -> dict:
@@ -118,15 +133,21 @@ class Run:
         arms_lib.check_images(arm.directory, result, dataset.facts)
       else:
         prepared = synthetic_source.SourceVariables()
-        if arm.is_augmented:
-          shared = shared or synthetic_source.load_variables(session, dataset, generator)
-          prepared = shared
-        result = arm.train(generator, prepared)
+        with progress.part(arm.name):
+          if arm.is_augmented:
+            shared = shared or _load_variables(session, dataset, generator)
+            prepared = shared
+          result = arm.train(generator, prepared)
       trained[arm.name] = result
     results = _results(session, dataset, generator, trained)
     if jax.process_index() == 0:
       files.write_atomically(session.path('results.json'), json.dumps(results, indent=1))
     return results
+
+
+def _load_variables(session, dataset, generator):
+  with progress.waiting('preparing the synthetic images', quiet=session.is_silent):
+    return synthetic_source.load_variables(session, dataset, generator)
 
 
 def describe(session, dataset, *, only_gan=False) -> str:
@@ -139,9 +160,9 @@ def describe(session, dataset, *, only_gan=False) -> str:
   """
   config, trained = session.config, []
   needs_generator = config_lib.needs_generator(config)
-  own = config.generator.external
+  own = config.generator.family if config_lib.is_external(config) else ''
   if only_gan or (needs_generator and not own):
-    steps = config_lib.num_steps_of(config, 'gan', len(dataset.train))
+    steps = config_lib.num_steps_of(config, 'generator', len(dataset.train))
     number = len({seed for seed, _ in config_lib.members_of(config)})
     choice = gan_training.num_candidates(session, steps)
     chosen = f', the best of {choice} checkpoints' if choice > 1 else ''

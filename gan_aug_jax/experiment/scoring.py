@@ -27,6 +27,7 @@ from gan_aug_jax.experiment import runs
 from gan_aug_jax.generators import build, frozen
 from gan_aug_jax.step import device_data, rng, sampling
 from gan_aug_jax.training import devices, files, workdir
+from gan_aug_jax.training.progress import format_count, waiting
 
 _NOISE, _REAL = 'noise', 'real training images'
 _SEED = 1  # of the images that are scored; candidates are chosen by those of seed 0
@@ -65,18 +66,20 @@ def score_generators(session, run: dict) -> dict:
   workdir.check_data(session, run, dataset)
   generator = frozen.load_generator(session, dataset.facts)
   whole, held_out = _hold_out(session, dataset)
-  extractor = probe.train_extractor(
-    session,
-    whole,
-    whole.val,
-    num_steps=config.score.extractor_steps,
-    directory=cache and pathlib.Path(cache, 'extractors'),
-  )
+  with waiting('training the feature extractor on real images'):
+    extractor = probe.train_extractor(
+      session,
+      whole,
+      whole.val,
+      num_steps=config.score.extractor_steps,
+      directory=cache and pathlib.Path(cache, 'extractors'),
+    )
   embed = functools.partial(
     probe.make_embed(session, dataset.num_classes), extractor.variables
   )
   train = embed(dataset.train).features
-  sources = _draw_sources(session, dataset, generator, len(held_out))
+  with waiting(f'drawing {format_count(len(held_out), "image")} of each kind'):
+    sources = _draw_sources(session, dataset, generator, len(held_out))
   rows = _score_sources(session, dataset, sources, held_out, embed, train)
   result = {
     'dataset': dataset.name,
@@ -84,7 +87,7 @@ def score_generators(session, run: dict) -> dict:
     'num_held_out': len(held_out),
     'num_generated': len(held_out),
     # Without a label budget the held-out images are the validation split.
-    'held_out_chose': config.gan.select == 'cas' and whole is dataset,
+    'held_out_chose': config.generator.select == 'cas' and whole is dataset,
     'extractor': {
       'accuracy': extractor.accuracy,
       'hash': extractor.hash,
@@ -161,15 +164,16 @@ def _score_sources(session, dataset, sources, held_out, embed, train):
   )
   real, rows = embed(held_out), {}
   for name, source in sources.items():
-    trained = make_trainer(source.sample)(source.variables)
-    rows[name] = _score(
-      embed(source.images),
-      real,
-      train=None if name == _REAL else train,
-      cas=evaluate(trained, held_out),
-      neighbours=config.neighbours,
-      num_classes=num_classes,
-    )
+    with waiting(f'scoring {name}'):
+      trained = make_trainer(source.sample)(source.variables)
+      rows[name] = _score(
+        embed(source.images),
+        real,
+        train=None if name == _REAL else train,
+        cas=evaluate(trained, held_out),
+        neighbours=config.neighbours,
+        num_classes=num_classes,
+      )
   return rows
 
 
@@ -244,7 +248,7 @@ def _interpolate(session, info, variables, count=10):
   num_classes = info.num_classes
   keys = rng.example_keys(rng.stream_key(0, 'show', step=1), jnp.arange(2))
   first, last = sampling.draw_latents(keys, session.config.gan.latent_dim)
-  generator = build.build_generator(session, info, part='generator')
+  generator = build.build_generator(session, info, part='frozen')
   # Along an arc, so that the latents between are as long as those of the training.
   angle = jnp.linspace(0, jnp.pi / 2, count)[:, None]
   latents = jnp.tile(jnp.cos(angle) * first + jnp.sin(angle) * last, (num_classes, 1))

@@ -54,7 +54,7 @@ def train(seed_runs, directory) -> None:
   prepared = [one.prepare() for one in seed_runs]
   trainings = [one.arm.setup(one.generator).training for one in seed_runs]
   frozen = arm.session.layout.replicate(_stack([one.frozen for one in prepared]))
-  training = _vmap_training(trainings).with_frozen(frozen)
+  training = vmap_training(trainings).with_frozen(frozen)
   name = f'{arm.name} x {count}'
   trained = loop.train(training, directory, name, _Validations(seed_runs))
   trained = dataclasses.replace(trained, state=jax.device_get(trained.state))
@@ -78,8 +78,8 @@ class _Validations(loop.Monitor):
     return scores
 
 
-def _vmap_training(trainings):
-  """Joins `spec.Training`s that differ only in their seeds into one."""
+def vmap_training(trainings: list[spec.Training]) -> spec.Training:
+  """Joins trainings that differ only in their seeds into one."""
   first = trainings[0]
   return spec.make_training(
     first.session,
@@ -125,7 +125,10 @@ def vmap_draw_ahead(draw_ahead: programs.DrawAhead) -> programs.DrawAhead:
 
 
 class StackedBatches:
-  """The batches of several seeds; stacks their windows again only when one changes."""
+  """The batches of several seeds; stacks again only what has changed since the last call.
+
+  That is the order and its place, about once an epoch; the images are stacked once.
+  """
 
   def __init__(self, sources, layout):
     """Takes the sources.
@@ -135,7 +138,7 @@ class StackedBatches:
       layout: where the step runs.
     """
     self._sources, self._layout = sources, layout
-    self._windows, self._stacked = [None] * len(sources), None
+    self._held = {}  # number of a leaf: (the arrays of all seeds, stacked)
 
   @property
   def fingerprint(self) -> str:
@@ -144,9 +147,13 @@ class StackedBatches:
 
   def __call__(self, step, num_steps):
     windows = [source(step, num_steps) for source in self._sources]
-    if any(x is not y for x, y in zip(windows, self._windows, strict=True)):
-      self._windows, self._stacked = windows, self._layout.replicate(_stack(windows))
-    return self._stacked
+    leaves = list(zip(*map(jax.tree.leaves, windows), strict=True))
+    for i, arrays in enumerate(leaves):
+      before, _ = self._held.get(i, ([None] * len(arrays), None))
+      if any(x is not y for x, y in zip(arrays, before, strict=True)):
+        self._held[i] = arrays, self._layout.replicate(_stack(arrays))
+    stacked = [self._held[i][1] for i in range(len(leaves))]
+    return jax.tree.unflatten(jax.tree.structure(windows[0]), stacked)
 
 
 def _stack(trees):

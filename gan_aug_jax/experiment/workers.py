@@ -10,10 +10,11 @@ import json
 import os
 import time
 
+from gan_aug_jax import config as config_lib
 from gan_aug_jax.errors import CheckpointError, UserError
 from gan_aug_jax.experiment import arms as arms_lib, cells as cells_lib, runs, vmap_seeds
 from gan_aug_jax.step import programs
-from gan_aug_jax.training import files, locks, signals, workdir as workdir_lib
+from gan_aug_jax.training import files, locks, progress, signals, workdir as workdir_lib
 from gan_aug_jax.training.workdir import Session
 
 _WAIT_SECONDS = 2.0
@@ -34,10 +35,31 @@ def run(units, workdir, layout) -> dict[str, str]:
     signals.Interrupted: with the state saved.
   """
   worker = Worker(workdir, layout)
+  cells = [cell for unit in units for cell in unit if not cell.is_finished(workdir)]
+  with progress.whole(_work(cells, workdir), counted=[cell.name for cell in cells]):
+    _train_all(worker, units)
+  names = [cell.name for unit in units for cell in unit]
+  return {name: why for name in names if (why := cells_lib.failure(workdir, name))}
+
+
+def _work(cells, workdir):
+  """{cell or GAN: training steps} of what is not finished."""
+  steps = {}
+  for cell in cells:
+    dataset = cells_lib.load_data(cell.config)
+    steps[cell.name] = runs.num_steps_of(cell.config, dataset, cell.kind)
+    if cell.lacks_gan(workdir):
+      num_train = len(dataset.train)
+      steps[cell.gan] = config_lib.num_steps_of(cell.gan_config, 'generator', num_train)
+  return steps
+
+
+def _train_all(worker, units):
   waiting, num_held = collections.deque(units), 0
   while waiting:
     unit = waiting.popleft()
     if worker.train(unit):
+      progress.finished(*(cell.name for cell in unit))
       num_held = 0
       continue
     waiting.append(unit)
@@ -46,8 +68,6 @@ def run(units, workdir, layout) -> dict[str, str]:
       time.sleep(_WAIT_SECONDS)
       signals.check()
       num_held = 0
-  names = [cell.name for unit in units for cell in unit]
-  return {name: why for name in names if (why := cells_lib.failure(workdir, name))}
 
 
 class Worker:
@@ -120,7 +140,7 @@ class Worker:
         session.path('failed.json').unlink(missing_ok=True)
         with _failure_written(session.workdir):
           workdir_lib.claim(session, run.dataset)
-          with programs.ahead():
+          with programs.ahead(), progress.part(name):
             run.start()
             return run.load_or_train_generator()
       why = (files.read_result(session.path('failed.json')) or {}).get('why', 'unknown')
@@ -129,7 +149,11 @@ class Worker:
   def _train_ready(self, ready):
     """Trains pairs of a cell and its `SeedRun`, in one program if there are several."""
     for cell, _ in ready:
-      print(f'Cell {cell.name}')
+      progress.say(f'Cell {cell.name}')
+    with progress.part(*(cell.name for cell, _ in ready)):
+      self._train_cells(ready)
+
+  def _train_cells(self, ready):
     left = [
       (cell, seed_run)
       for cell, seed_run in ready
@@ -146,7 +170,9 @@ class Worker:
         raise
       except Exception as error:  # one of them failed, or memory is short for all
         signals.check()
-        print(f'The seeds failed in one program ({error}); training them one by one.')
+        progress.say(
+          f'The seeds failed in one program ({error}); training them one by one.'
+        )
     for cell, seed_run in ready:
       with _failure_written(cell.directory(self._workdir)):
         seed_run.run.train_arms(seed_run.generator)

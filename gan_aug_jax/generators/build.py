@@ -16,12 +16,12 @@ from gan_aug_jax.models import discriminators, generators
 from gan_aug_jax.step import augment, gan, losses, sampling
 
 
-def build_generator(session, info, *, part='gan', axis_name=None) -> nn.Module:
+def build_generator(session, info, *, part='generator', axis_name=None) -> nn.Module:
   """Builds the generator.
 
   Args:
     session, info: see above.
-    part: 'gan' or 'generator', in whose precision it computes.
+    part: 'generator', which is trained, or 'frozen', in whose precision it computes.
     axis_name: the mapped axis that its batch statistics are averaged over, or None.
   """
   config = session.config.gan
@@ -48,12 +48,12 @@ def _build_discriminator(session, info, part):
 
 def make_step(session, info) -> tuple[Callable, Callable]:
   """Returns the step of `gan.make_gan_step`, and its `init`, `seed -> GanState`."""
-  config = session.config.gan
-  rates = (config.learning_rate, config.discriminator_learning_rate)
+  config, of_all = session.config.gan, session.config.generator
+  rates = (of_all.learning_rate, config.discriminator_learning_rate)
   generator_tx, discriminator_tx = (
-    optax.adam(rate or config.learning_rate, config.beta1, config.beta2) for rate in rates
+    optax.adam(rate or of_all.learning_rate, config.beta1, config.beta2) for rate in rates
   )
-  discriminator = _build_discriminator(session, info, 'gan')
+  discriminator = _build_discriminator(session, info, 'generator')
   shared = {
     'generator': build_generator(session, info, axis_name=session.layout.axis_name),
     'generator_tx': generator_tx,
@@ -63,7 +63,7 @@ def make_step(session, info) -> tuple[Callable, Callable]:
   gan_losses = gan.GanLosses(
     discriminator=discriminator,
     loss=losses.make_gan_loss(config.loss, real_label=1 - config.label_smoothing),
-    batch_size=config.batch_size,
+    batch_size=of_all.batch_size,
     diffaug=augment.make_diffaug(config.diffaug) if config.diffaug else None,
     regularisation=gan.Regularisation(config.r1, config.r2, config.lecam),
   )
@@ -71,9 +71,9 @@ def make_step(session, info) -> tuple[Callable, Callable]:
     **shared,
     gan_losses=gan_losses,
     layout=session.layout,
-    ema_decay=config.ema_decay,
+    ema_decay=of_all.ema_decay,
     d_steps=config.d_steps,
-    dtype=session.image_dtype('gan'),
+    dtype=session.image_dtype('generator'),
   )
   return step, functools.partial(gan.init_gan, **shared, discriminator=discriminator)
 
@@ -112,7 +112,7 @@ def make_sampler(session, info, num_members=1, **latents) -> Callable:
     num_members: number of generators; above 1, `variables` are theirs, stacked.
     **latents: see `sampling.draw_latents`; by default they are drawn as in training.
   """
-  generator = build_generator(session, info, part='generator')
+  generator = build_generator(session, info, part='frozen')
   sample = sampling.make_sampler(generator, session.config.gan.latent_dim, **latents)
   return _of_members(session, sample, num_members)
 
@@ -124,7 +124,7 @@ def make_discriminator_logits(session, info, num_members=1) -> Callable:
     session, info: see above.
     num_members: number of discriminators; above 1, `variables` are theirs, stacked.
   """
-  discriminator = _build_discriminator(session, info, 'generator')
+  discriminator = _build_discriminator(session, info, 'frozen')
   return _of_members(
     session, sampling.make_discriminator_logits(discriminator), num_members
   )

@@ -16,10 +16,10 @@ from gan_aug_jax.evaluation import evaluators, fidelity, probe
 class Scores:
   """Scores frozen generators; `scores(variables, drawn) -> {name: float}`.
 
-  The scores are 'diversity', see `fidelity.class_diversity`, and what `gan.select` asks
-  for: 'cas' and 'cas_loss', the accuracy and loss (nats) on validation images of a probe
-  trained on samples alone; or 'frechet', the distance to training images in the features
-  of a probe trained on them.
+  The scores are 'diversity', see `fidelity.class_diversity`, and what `generator.select`
+  asks for: 'cas' and 'cas_loss', the accuracy and loss (nats) on validation images of a
+  probe trained on samples alone; or 'frechet', the distance to training images in the
+  features of a probe trained on them.
 
   Attributes:
     probe_seconds: how long the last probe trained.
@@ -36,11 +36,11 @@ class Scores:
       draw: an `ImageSampler` of it.
     """
     self._session, self._directory, self._dataset = session, directory, dataset
-    self._draw, self._by = draw, session.config.gan.select
+    self._draw, self._by = draw, session.config.generator.select
     self.probe_seconds = 0.0
     if self._by == 'cas':
       self._train = probe.Trainer(
-        session, dataset, num_steps=session.config.gan.select_steps, sample=sample
+        session, dataset, num_steps=session.config.generator.select_steps, sample=sample
       )
       self._model = probe.build_probe(session, dataset.num_classes)
       self._evaluate = evaluators.Evaluator(session, self._model, dataset.num_classes)

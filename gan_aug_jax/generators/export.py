@@ -62,7 +62,7 @@ def _describe(config, info, member):
     image_shape=info.image_shape,
     width=config.gan.width,
     upsampling=config.gan.upsampling,
-    precision=precision_of(config, 'generator'),
+    precision=precision_of(config, 'frozen'),
     latent_dim=config.gan.latent_dim,
     class_names=info.class_names,
     latent_std=options['std'],

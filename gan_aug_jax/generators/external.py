@@ -1,6 +1,6 @@
 """An external generator, which an arm draws from in the GAN's place under every policy.
 
-`generator.external='module:name'` names a `Generator`, or a function of the run's dataset
+`generator.family='module:name'` names a `Generator`, or a function of the run's dataset
 that trains or reads one. It states the training images that it saw by their fingerprint;
 with any other fingerprint, or none, it counts as foreign.
 
@@ -48,12 +48,12 @@ def load(session, dataset) -> FrozenGenerator:
     ConfigError: if it cannot be drawn from, or is foreign and that is not allowed.
     CheckpointError: if it is not the one that the run began with.
   """
-  began, named = time.perf_counter(), session.config.generator.external
+  began, named = time.perf_counter(), session.config.generator.family
   generator = _make_on_all(named, dataset, session.trusts_code)
   foreign = generator.trained_on != dataset.fingerprint
   if foreign and not session.config.generator.allow_foreign:
     raise ConfigError(
-      f'generator.external={named!r} has trained_on={generator.trained_on!r} and may '
+      f'generator.family={named!r} has trained_on={generator.trained_on!r} and may '
       'have seen some of the test split; if it saw only the training images of this run, '
       f'set trained_on to {dataset.fingerprint!r}, or else give '
       '--config.generator.allow_foreign=True, which the report will mention.'
@@ -108,12 +108,12 @@ def _make_on_all(named, dataset, trusted):
     error = caught
   worked = multihost_utils.process_allgather(np.int32(error is None))
   if error or not np.all(worked):
-    raise error or ConfigError(f'generator.external={named!r} failed on another process.')
+    raise error or ConfigError(f'generator.family={named!r} failed on another process.')
   return generator
 
 
 def _make(named, dataset, trusted):
-  generator = external.load('generator.external', named, trusted=trusted)
+  generator = external.load('generator.family', named, trusted=trusted)
   if not isinstance(generator, Generator):
     empty = dataset.test.rows(slice(0, 0))
     visible = dataclasses.replace(dataset, test=empty, held_out_real=None)
@@ -132,11 +132,11 @@ class _Cached:
 
 @functools.lru_cache(maxsize=8)  # the seeds of an ablation
 def _call(make, named, cached):
-  with external.running(f'generator.external={named!r}'):
+  with external.running(f'generator.family={named!r}'):
     generator = make(cached.dataset)
   if not isinstance(generator, Generator):
     raise ConfigError(
-      f'generator.external={named!r} must be a gan_aug_jax.Generator, or a function of '
+      f'generator.family={named!r} must be a gan_aug_jax.Generator, or a function of '
       f'the dataset that returns one; it returned {type(generator).__name__}.'
     )
   return generator
@@ -148,7 +148,7 @@ def _check(generator, named, dataset):
   numbers = tuple(map(str, range(dataset.num_classes)))
   if shape != dataset.image_shape or names not in (dataset.class_names, numbers):
     raise ConfigError(
-      f'generator.external={named!r} draws {shape} of the classes {", ".join(names)}; '
+      f'generator.family={named!r} draws {shape} of the classes {", ".join(names)}; '
       f'{dataset.name!r} has {dataset.image_shape} of {", ".join(dataset.class_names)}: '
       'sizes, and the order of the classes, must agree.'
     )
@@ -157,7 +157,7 @@ def _check(generator, named, dataset):
   largest = float(np.max(np.abs(images)))
   if not largest <= 1.01:  # nor is NaN
     raise ConfigError(
-      f'generator.external={named!r} draws values as large as {largest:.3g}; images must '
+      f'generator.family={named!r} draws values as large as {largest:.3g}; images must '
       'be in [-1, 1].'
     )
 

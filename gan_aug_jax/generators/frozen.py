@@ -74,7 +74,7 @@ class Gan:
 
   @property
   def seed(self) -> int:
-    return config_lib.seed_of(self.session.config, 'gan')
+    return config_lib.seed_of(self.session.config, 'generator')
 
   def read_result(self) -> dict | None:
     """Its result.json; None where it is missing, damaged or of an older version."""
@@ -90,7 +90,7 @@ def gans_of(session) -> list[Gan]:
     steps.setdefault(seed, []).append(step)
   for seed, of_seed in steps.items():
     config = copy.deepcopy(session.config)
-    config.gan.seed = seed
+    config.generator.seed = seed
     one = dataclasses.replace(session, config=config)
     directory = session.path(f'gan-seed{seed}' if gans else 'gan')
     gans.append(Gan(one, directory, tuple(of_seed)))
@@ -116,11 +116,12 @@ def load_generator(session, info) -> FrozenGenerator:
     CheckpointError: if one is not finished or was trained on other images, or if the run
       drew from an external generator.
   """
-  if external := session.config.generator.external:
+  if config_lib.is_external(session.config):
     # A workdir's config must not make a later command import the module that it names.
     raise CheckpointError(
       f'The run in {str(session.workdir)!r} trained no GAN: it drew from the external '
-      f'generator {external!r}, whose samples are in gan/samples.png.'
+      f'generator {session.config.generator.family!r}, whose samples are in '
+      'gan/samples.png.'
     )
   results, members, networks = [], [], []
   for gan in gans_of(session):

@@ -40,7 +40,9 @@ class GanTraining:
     """
     self._session, self._dataset = session, dataset
     self._info, self._gans = dataset.facts, frozen.gans_of(session)
-    self._num_steps = config_lib.num_steps_of(session.config, 'gan', len(dataset.train))
+    self._num_steps = config_lib.num_steps_of(
+      session.config, 'generator', len(dataset.train)
+    )
     self._has_choice = num_candidates(session, self._num_steps) > 1
     _check_steps(session.config, _cadence_of(session, self._num_steps))
     self._freeze = Freeze(session, self._info)
@@ -51,16 +53,16 @@ class GanTraining:
   @functools.cached_property
   def training(self) -> spec.Training:
     """The first GAN's; the others' differ only in their seeds."""
-    session, config = self._session, self._session.config.gan
+    session, config = self._session, self._session.config
     step, init = build.make_step(session, self._info)
-    plan = plans.plan_batch(config.batch_size, ratio=0.0, mode='replace')
+    plan = plans.plan_batch(config.generator.batch_size, ratio=0.0, mode='replace')
     return spec.make_training(
       session,
       step,
       init=init,
       seed=self._gans[0].seed,
       batches=spec.make_batches(
-        session, self._dataset.train, plan, substeps=config.d_steps
+        session, self._dataset.train, plan, substeps=config.gan.d_steps
       ),
       cadence=_cadence_of(session, self._num_steps),
     )
@@ -83,6 +85,11 @@ class GanTraining:
     self._draw.start(generator)
     if self._has_choice:
       self._scores.start(generator)
+
+  def operations(self) -> float:
+    """Of the trainings that are left, see `spec.Training.operations`."""
+    left = sum(not gan.read_result() for gan in self._gans)
+    return left and left * self.training.operations()
 
   def train(self) -> frozen.FrozenGenerator:
     """Trains each GAN that is not finished, from where it stopped, and loads them all."""
@@ -110,7 +117,7 @@ class GanTraining:
   def _train(self, gan):
     directory = gan.directory
     selection = Selection(
-      gan.session.config.gan.select,
+      gan.session.config.generator.select,
       self._freeze,
       functools.partial(self._score_and_show, directory),
       steps=filter(None, gan.steps),
@@ -128,15 +135,15 @@ class GanTraining:
 
   def _result(self, gan, selection, trained):
     """The content of result.json."""
-    config, count = gan.session.config.gan, parameter_overview.count_parameters
+    config, count = gan.session.config, parameter_overview.count_parameters
     return {
       'fingerprint': self._dataset.fingerprint,
-      'arch': config.arch,
+      'arch': config.gan.arch,
       'seed': gan.seed,
       'num_steps': self._num_steps,
       'num_params': int(count(trained.state.generator)),
       'num_discriminator_params': int(count(trained.state.discriminator)),
-      'select': config.select,
+      'select': config.generator.select,
       'chosen_step': selection.chosen['step'],
       'candidates': selection.history,
       'kept': sorted(selection.kept),
@@ -200,7 +207,7 @@ def _cadence_of(session, num_steps):
   Each takes as long as some hundreds of steps: freezing, drawing, training a probe.
   """
   saves = min(max(num_steps // 1000, 1), 5)
-  cadence = spec.make_cadence(session.config, num_steps, saves=saves)
+  cadence = spec.make_cadence(session.config, 'generator', num_steps, saves=saves)
   return dataclasses.replace(cadence, eval_every=cadence.save_every)
 
 
@@ -215,5 +222,5 @@ def _check_steps(config, cadence):
     if step > num_steps or (step % every and step != num_steps):
       raise ConfigError(
         f'generator.checkpoints names step {step}, but the GAN is saved at multiples of '
-        f'{every} (see log.save_every_steps) and at {num_steps}; name one of these.'
+        f'{every} (see generator.save_every_steps) and at {num_steps}; name one of these.'
       )

@@ -93,7 +93,7 @@ def _build_sample(session, dataset, generator):
     return sampling.make_noise_sampler(dataset.image_shape), {}
   if (real := _real_images(config, dataset)) is not None:
     return sampling.make_pool_sampler(), _shapes_of_images(dataset, len(real))
-  if config.generator.external:
+  if config_lib.is_external(config):
     sample, shapes = generator.sample, generator.variables
   else:
     info, number = dataset.facts, len(config_lib.members_of(config))

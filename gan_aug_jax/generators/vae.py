@@ -1,7 +1,7 @@
 """A generator other than a GAN: a small class-conditional variational autoencoder.
 
     python -m gan_aug_jax run --config=configs/mnist5k.py --workdir=runs/vae \\
-        --config.generator.external=gan_aug_jax.generators.vae:train
+        --config.generator.family=gan_aug_jax.generators.vae:train
 
 Kingma & Welling 2013 (arXiv 1312.6114), with the label as an input of both networks
 (Sohn et al. 2015). It trains in seconds, on the run's own training images only, and

@@ -1,7 +1,7 @@
 """A generator without a network: real images, warped the way images of a class differ.
 
     python -m gan_aug_jax run --config=configs/mnist5k.py --workdir=runs/warps \\
-        --config.generator.external=gan_aug_jax.generators.warps:train
+        --config.generator.family=gan_aug_jax.generators.warps:train
 
 After Hauberg et al. 2016 (Dreaming more data, arXiv 1510.02795): training images of a
 class are registered to one another, and new warps are drawn from a Gaussian fitted to

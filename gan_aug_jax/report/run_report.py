@@ -48,7 +48,7 @@ def render(workdir: pathlib.Path, run: Mapping, results: Mapping) -> pathlib.Pat
     results=results,
     headings=tables.headings(tables.RUN),
     rows=[(name, tables.cells(arm, tables.RUN)) for name, arm in arms.items()],
-    findings=_findings(workdir, arms),
+    findings=findings(workdir, arms),
     costs=sentences.costs(results),
     notes=sentences.policies(results),
     foreign=sentences.foreign(results['gan']),
@@ -64,8 +64,16 @@ def render(workdir: pathlib.Path, run: Mapping, results: Mapping) -> pathlib.Pat
   return path
 
 
-def _findings(workdir, arms):
-  """(headline, detail) of each pair of arms with and without synthetic images."""
+def findings(workdir: pathlib.Path, arms: Mapping) -> list[sentences.Finding]:
+  """What a run says of each pair of arms with and without synthetic images.
+
+  Args:
+    workdir: directory of the run.
+    arms: of results.json.
+
+  Raises:
+    CheckpointError: if predictions cannot be read.
+  """
   found = []
   for treatment, control in _PAIRS:
     if {treatment, control} <= set(arms):

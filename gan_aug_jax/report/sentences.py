@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 import math
+from typing import NamedTuple
 
 from gan_aug_jax import config as config_lib
+from gan_aug_jax.evaluation import statistics
 from gan_aug_jax.experiment import findings
 from gan_aug_jax.training.progress import format_count, format_seconds
 
@@ -18,6 +20,10 @@ INTERVALS = (
   'not enough. The smallest detectable effect would have been found in four out of five '
   'such ablations. The best arm and the best control are those with the highest mean '
   'recall over the classes on validation images; ties go to the lower loss.'
+)
+ONE_SEED = (
+  'This is one seed, and the intervals cover only the choice of test images: a first '
+  'look, not a verdict.'
 )
 _TRAINED_ON_VAL = (
   'The validation images were trained on too, so validation accuracy, and any choice '
@@ -36,9 +42,40 @@ _SHOWN = {
 }
 
 
-def finding(
-  treatment: str, control: str, arms: Mapping, paired: Mapping
-) -> tuple[str, str]:
+class Finding(NamedTuple):
+  """What a comparison showed.
+
+  Attributes:
+    kind: 'helps', 'hurts', 'not-shown', 'few-seeds' or 'oracle'; the class of its box and
+      the key of its colour.
+    headline: one sentence, with one number and one interval.
+    detail: what else there is to know.
+  """
+
+  kind: str
+  headline: str
+  detail: str
+
+
+_WORDS = {
+  'helps': 'helps',
+  'hurts': 'hurts',
+  'not-shown': 'no difference shown',
+  'few-seeds': 'too few seeds for a verdict',
+  'oracle': 'an oracle, so no verdict',
+}
+
+
+# The verdicts of `evaluation.statistics`.
+_KINDS = {
+  'helps': 'helps',
+  'hurts': 'hurts',
+  'no difference shown': 'not-shown',
+  'not enough seeds for a verdict': 'few-seeds',
+}
+
+
+def finding(treatment: str, control: str, arms: Mapping, paired: Mapping) -> Finding:
   """What a run says about an arm with synthetic images and its control.
 
   Args:
@@ -47,18 +84,16 @@ def finding(
     arms: of results.json.
     paired: of `statistics.compare_predictions`.
 
-  Returns:
-    (headline, detail).
   """
   before, after = arms[control], arms[treatment]
   if after['source'].get('shows') in config_lib.ORACLES:
-    verdict = 'an oracle, so no verdict'
+    kind = 'oracle'
   elif paired['low'] > 0:
-    verdict = 'helped'
+    kind = 'helps'
   elif paired['high'] < 0:
-    verdict = 'hurt'
+    kind = 'hurts'
   else:
-    verdict = 'no difference shown'
+    kind = 'not-shown'
   steps = f'Both arms took {format_count(after["num_steps"], "step")}.'
   if before['num_steps'] != after['num_steps']:
     steps = (
@@ -66,14 +101,14 @@ def finding(
       f'{after["num_steps"]:,} and {format_count(before["num_steps"], "step")}.'
     )
   points = _points(paired | {'mean': paired['difference']})
-  headline = f'{treatment} vs. {control}: {verdict}, {points}.'
+  headline = f'{treatment} vs. {control}: {_WORDS[kind]}, {points}.'
   detail = (
     f'Test accuracy is {after["eval_accuracy"]:.2%} with '
     f'{after["effective_ratio"]:.0%} synthetic images and {before["eval_accuracy"]:.2%} '
     f'without: {format_count(paired["gained"], "test image")} gained, '
     f'{paired["lost"]:,} lost. {steps}'
   )
-  return headline, detail
+  return Finding(kind, headline, detail)
 
 
 def costs(results: Mapping) -> str:
@@ -176,15 +211,13 @@ def of_scores(scores: Mapping) -> list[str]:
   return notes
 
 
-def verdicts(setting: Mapping, num_comparisons: int) -> list[tuple[str, str, str]]:
+def verdicts(setting: Mapping, num_comparisons: int) -> list[Finding]:
   """What an ablation says about its best arm, and then about every arm.
 
   Args:
     setting: one of the 'settings' of `findings.summarize`.
     num_comparisons: that the p-values are adjusted for.
 
-  Returns:
-    A (verdict, headline, detail) each; the verdict of an oracle is 'oracle'.
   """
   lines = []
   if best := setting['best']:
@@ -199,13 +232,13 @@ def verdicts(setting: Mapping, num_comparisons: int) -> list[tuple[str, str, str
     ]
     details = [*_rare(paired), *others]
     if row['role'] == 'oracle':
-      kind, verdict = 'oracle', 'an oracle, so no verdict'
+      kind = 'oracle'
     else:
-      kind = verdict = paired['verdict']
+      kind = _KINDS[paired['verdict']]
       details += _power(paired, num_comparisons)
     arms = f'{row["name"]} vs. {paired["control"]} at equal steps'
-    headline = f'{arms}: {verdict}, {_points(paired)}.'
-    lines.append((kind, headline, ' '.join(details)))
+    headline = f'{arms}: {_WORDS[kind]}, {_points(paired)}.'
+    lines.append(Finding(kind, headline, ' '.join(details)))
   return lines
 
 
@@ -259,12 +292,14 @@ def _of_best(best, num_comparisons):
       'ablation.controls.'
     )
   details += _rare(best)
-  details += [f'Vs. {other["control"]}: {_points(other)}.' for other in best['beside']]
+  others = best['further_comparisons']
+  details += [f'Vs. {other["control"]}: {_points(other)}.' for other in others]
+  kind = _KINDS[best['verdict']]
   headline = (
-    f'Best arm ({best["arm"]}) vs. best control ({best["control"]}): {best["verdict"]}, '
+    f'Best arm ({best["arm"]}) vs. best control ({best["control"]}): {_WORDS[kind]}, '
     f'{_points(best)}.'
   )
-  return best['verdict'], headline, ' '.join(details + _power(best, num_comparisons))
+  return Finding(kind, headline, ' '.join(details + _power(best, num_comparisons)))
 
 
 def _interval(row):
@@ -283,7 +318,7 @@ def _rare(row):
 
 
 def _power(row, num_comparisons):
-  if row['adjusted_p'] is None:
+  if row['adjusted_p'] is None or len(row['seeds']) < statistics.MIN_SEEDS:
     return []
   detectable = ''
   if row['detectable'] is not None and not math.isnan(row['detectable']):

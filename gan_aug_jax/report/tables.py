@@ -48,9 +48,10 @@ ABLATION = ('num_seeds', 'mean', 'sd', 'val_accuracy', *_MEANS, 'generalization_
 ABLATION += ('effective_ratio', 'num_steps', 'epoch', *_END)
 SCORES = ('frechet', 'kernel', 'precision', 'recall', 'density', 'coverage', 'cas')
 SCORES += ('gan_test', 'memorised', 'duplicates')
-# What a narrow terminal shows; the pages have everything.
-_NARROW_RUN = ('eval_accuracy', 'eval_f1', 'generalization_gap', 'effective_ratio')
-_NARROW_ABLATION = ('num_seeds', 'mean', 'val_accuracy', 'effective_ratio')
+# What a terminal of 80 columns has room for; the pages have everything.
+_SHORT_RUN = ('eval_accuracy', 'eval_f1', 'generalization_gap', 'effective_ratio')
+_SHORT_ABLATION = ('num_seeds', 'mean', 'sd', 'effective_ratio')
+_STYLES = {'helps': 'bold green', 'hurts': 'bold red'}
 
 
 def headings(fields: Sequence[str]) -> list[str]:
@@ -83,13 +84,20 @@ def score_rows(scores: Mapping) -> list[tuple[str, list[str]]]:
   return rows
 
 
-def print_results(results: Mapping) -> None:
-  """Prints the arms of results.json."""
-  print_warnings(sentences.of_gan(results['gan']))
+def print_results(results: Mapping, findings: Sequence[sentences.Finding] = ()) -> None:
+  """Prints the verdicts of a run, then the arms of results.json.
+
+  Args:
+    results: content of results.json.
+    findings: from `run_report.findings`.
+  """
+  print_warnings([*sentences.of_gan(results['gan']), *sentences.foreign(results['gan'])])
+  _print_findings(findings)
+  if findings:
+    _print_lines([sentences.ONE_SEED])
   title = f'{results["dataset"]}, seed {results["seed"]}'
-  _print_arms(title, results['arms'], RUN, _NARROW_RUN)
-  notes = [sentences.costs(results), *sentences.caveats(results)]
-  _print_lines([*notes, *sentences.foreign(results['gan'])])
+  _print_arms(title, results['arms'], _SHORT_RUN)
+  _print_lines([sentences.costs(results), *sentences.caveats(results)])
 
 
 def print_warnings(lines: Sequence[str]) -> None:
@@ -120,10 +128,8 @@ def print_summary(summary: Mapping) -> None:
   print_warnings(sentences.of_gans(summary))
   for setting in summary['settings']:
     title = ', '.join(filter(None, (summary['dataset'], setting['name'])))
-    arms = {row['name']: row for row in setting['arms']}
-    _print_arms(title, arms, ABLATION, _NARROW_ABLATION)
-    verdicts = sentences.verdicts(setting, summary['num_comparisons'])
-    _print_lines([f'{headline} {detail}' for _, headline, detail in verdicts])
+    _print_findings(sentences.verdicts(setting, summary['num_comparisons']))
+    _print_arms(title, {row['name']: row for row in setting['arms']}, _SHORT_ABLATION)
   _print_lines([sentences.INTERVALS, *sentences.status(summary)])
 
 
@@ -171,8 +177,13 @@ def _console():
   return console
 
 
-def _print_arms(title, arms, wide, narrow):
-  fields = wide if _console().width >= 12 * len(wide) else narrow
+def _print_findings(findings):
+  for finding in findings:
+    _print_lines([finding.headline], style=_STYLES.get(finding.kind, 'bold'))
+    _print_lines([finding.detail] if finding.detail else [])
+
+
+def _print_arms(title, arms, fields):
   rows = [(name, cells(arm, fields)) for name, arm in arms.items()]
   _print_table(title, ('arm', *headings(fields)), rows)
 

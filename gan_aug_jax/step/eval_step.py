@@ -13,7 +13,6 @@ def make_eval_step(
   *,
   model: nn.Module,
   layout: Layout,
-  batch_size: int,
   num_classes: int,
   dtype: jnp.dtype = jnp.float32,
 ) -> Callable:
@@ -22,18 +21,17 @@ def make_eval_step(
   Args:
     model: linen module from `build_classifier`.
     layout: where the step runs.
-    batch_size: images per chunk.
     num_classes: number of classes.
     dtype: of the images, float32 or wider.
 
   Returns:
-    `eval_step(variables, images uint8 [batch_size, H, W, C], labels int32 [batch_size],
-    count) -> dict`, over the first `count` images: confusion int32 [true, predicted];
-    loss, the sum in nats; predictions int32 [batch_size rounded up to the devices].
+    `eval_step(variables, images uint8 [N, H, W, C], labels int32 [N], count) -> dict`,
+    over the first `count` images: confusion int32 [true, predicted]; loss, the sum in
+    nats; predictions int32 [N rounded up to the devices].
   """
 
   def eval_step(variables, images, labels, count):
-    positions = layout.positions(batch_size)
+    positions = layout.positions(len(images))
     x = device_data.normalize(images.at[positions].get(mode='clip'), dtype)
     y = flatten(labels.at[positions].get(mode='clip'))
     logits = model.apply(variables, flatten(x), train=False)

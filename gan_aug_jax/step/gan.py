@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 
 import flax.linen as nn
 import flax.struct
@@ -165,22 +166,22 @@ class GanLosses:
     """
     images = self._augment(batch.images, batch.positions, keys, _LOOKS * substep)
     fake = self._augment(batch.fake, batch.positions, keys, _LOOKS * substep + 1)
-    # Joined within each device's share: joined along the batch, they would be gathered.
-    both = flatten(jnp.concatenate([images, fake], axis=1))
-    twice = flatten(jnp.concatenate([batch.labels, batch.labels], axis=1))
-    variables = {'params': params, 'spectral': state.discriminator_stats}
-    logits, updated = self.discriminator.apply(
-      variables, both, twice, train=True, mutable=['spectral']
-    )
-    stats = updated.get('spectral', state.discriminator_stats)
-    real_logits, fake_logits = jnp.split(logits.reshape(len(images), -1), 2, axis=1)
+    extra, look = self.regularisation, functools.partial(self._look, params, state)
+    if bool(extra.r1) == bool(extra.r2):
+      # Joined within each device's share: joined along the batch, they would be gathered.
+      both, labels = (
+        jnp.concatenate(pair, axis=1)
+        for pair in ((images, fake), (batch.labels, batch.labels))
+      )
+      logits, penalty, stats = look(both, labels, (extra.r1, extra.r2))
+      real_logits, fake_logits = jnp.split(logits, 2, axis=1)
+    else:  # apart, so that only one side's gradient is taken
+      real_logits, r1, stats = look(images, batch.labels, (extra.r1,))
+      fake_logits, r2, _ = look(fake, batch.labels, (extra.r2,))
+      penalty = r1 + r2
     value = jnp.sum(self.loss.discriminator(real_logits, fake_logits)) / self.batch_size
+    value += penalty / self.batch_size
     sums = self._measure(real_logits, fake_logits)
-    extra, labels = self.regularisation, batch.labels
-    for weight, side in ((extra.r1, images), (extra.r2, fake)):
-      if weight:
-        penalty = self._penalty(params, stats, side, flatten(labels))
-        value += 0.5 * weight * penalty / self.batch_size
     if extra.lecam:
       distance = losses.lecam(real_logits, fake_logits, state.logit_means)
       value += extra.lecam * jnp.sum(distance) / self.batch_size
@@ -210,6 +211,34 @@ class GanLosses:
       real_logits = self._logits(state, images, batch.labels)
     return jnp.sum(self.loss.generator(fake_logits, real_logits)) / self.batch_size
 
+  def _look(self, params, state, images, labels, weights):
+    """Logits [groups, n] in training, the gradient penalty, and the new statistics.
+
+    Args:
+      params: the discriminator's.
+      state: everything else.
+      images: [groups, n, H, W, C].
+      labels: [groups, n].
+      weights: of the penalty, one for each equal part of the images.
+    """
+    variables = {'params': params, 'spectral': state.discriminator_stats}
+
+    def logits_of(images):
+      logits, updated = self.discriminator.apply(
+        variables, flatten(images), flatten(labels), train=True, mutable=['spectral']
+      )
+      stats = updated.get('spectral', state.discriminator_stats)
+      return logits.reshape(labels.shape), stats
+
+    if not any(weights):
+      logits, stats = logits_of(images)
+      return logits, 0.0, stats
+    logits, pull_back, stats = jax.vjp(logits_of, images, has_aux=True)
+    parts = jnp.split(pull_back(jnp.ones_like(logits))[0], len(weights), axis=1)
+    squares = [jnp.sum(jnp.square(part)) for part in parts]
+    penalty = 0.5 * sum(w * x for w, x in zip(weights, squares, strict=True))
+    return logits, penalty, stats
+
   def _augment(self, images, positions, keys: StepKeys, look):
     """Images as the discriminator sees them."""
     if self.diffaug is None:
@@ -230,12 +259,6 @@ class GanLosses:
       'real_logit': jnp.sum(real_logits) / self.batch_size,
       'fake_logit': jnp.sum(fake_logits) / self.batch_size,
     }
-
-  def _penalty(self, params, stats, images, labels):
-    """The squared gradient of the logits at images, summed."""
-    variables = {'params': params, 'spectral': stats}
-    total = lambda x: jnp.sum(self.discriminator.apply(variables, x, labels))
-    return jnp.sum(jnp.square(jax.grad(total)(flatten(images))))
 
 
 GanStep = Callable[[GanState, RealExamples], tuple[GanState, dict[str, jax.Array]]]

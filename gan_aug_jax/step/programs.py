@@ -209,8 +209,8 @@ def _compile_once(lowered, layout, runs_once):
         del _kept[next(iter(_kept))]
   if ours:
     try:
-      options = _cpu_options(runs_once) if layout.on_cpu else {}
-      future.set_result(_compile_with(lowered, options))
+      options, preferences = layout.compiler_options, _preferences(layout, runs_once)
+      future.set_result(_compile_with(lowered, dict(options), preferences))
     except BaseException as error:  # even a signal: others wait for the result
       with _lock:
         _kept.pop(key, None)
@@ -225,30 +225,37 @@ def _identity(lowered, layout):
   for constant in getattr(lowered._lowering, 'const_args', ()):
     digest.update(np.ascontiguousarray(constant))
   devices = tuple(device.id for device in layout.mesh.devices.flat)
-  return digest.digest(), lowered.in_tree, lowered.out_tree, devices, layout.backend
+  where = devices, layout.backend, layout.compiler_options
+  return digest.digest(), lowered.in_tree, lowered.out_tree, where
 
 
-def _cpu_options(runs_once):
-  """XLA's options for a CPU, except those that the user's XLA_FLAGS set.
+# XLA has two implementations of convolutions on a CPU. Its default is YNNPACK's, with
+# which a training step of the CNN took twice as long as with Eigen's (docs/results.md,
+# "Where the time of a step goes on a CPU"). These are the operations left to YNNPACK.
+_ON_CPU = {
+  'xla_cpu_experimental_ynn_fusion_type': (
+    'LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE'
+  )
+}
 
-  XLA has two implementations of convolutions. Its default is YNNPACK's, with which a
-  training step of the CNN took twice as long as with Eigen's (docs/results.md, "Where the
-  time of a step goes on a CPU").
-  """
-  kinds = 'LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE'  # all YNNPACK may do
-  options = {'xla_cpu_experimental_ynn_fusion_type': kinds}
-  options |= _RUNS_ONCE if runs_once else {}
+
+def _preferences(layout, runs_once):
+  """Our own options for a program, except those that the user's XLA_FLAGS set."""
+  options = {}
+  if layout.on_cpu:
+    options = _ON_CPU | (_RUNS_ONCE if runs_once else {})
   flags = os.environ.get('XLA_FLAGS', '')
   return {name: value for name, value in options.items() if name not in flags}
 
 
-def _compile_with(lowered, options):
+def _compile_with(lowered, options, preferences):
+  """Compiles with XLA's options, and with those of the preferences that this XLA has."""
   try:
-    return lowered.compile(compiler_options=options)
-  except jax.errors.JaxRuntimeError as error:  # an XLA without such an option
-    if not options or 'option' not in str(error):
+    return lowered.compile(compiler_options=options | preferences)
+  except jax.errors.JaxRuntimeError as error:
+    if not preferences or 'option' not in str(error):
       raise
-    return lowered.compile()
+    return lowered.compile(compiler_options=options)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,10 +27,12 @@ class Layout:
   Attributes:
     mesh: one-dimensional mesh over the devices.
     backend: 'jit' or 'pmap'.
+    compiler_options: pairs (name, value) of XLA's options for programs that run there.
   """
 
   mesh: Mesh
   backend: str
+  compiler_options: tuple[tuple[str, Any], ...] = ()
 
   @property
   def num_devices(self) -> int:
@@ -202,12 +204,15 @@ def flatten(x: jax.Array) -> jax.Array:
   return x.reshape(-1, *x.shape[2:])
 
 
-def make_layout(backend: str, devices: list | None = None) -> Layout:
+def make_layout(
+  backend: str, devices: list | None = None, compiler_options: dict | None = None
+) -> Layout:
   """Returns the `Layout` of a backend over some devices.
 
   Args:
     backend: 'jit' or 'pmap'.
     devices: in the order of the mesh; None for all.
+    compiler_options: XLA's options {name: value} for programs that run there.
 
   Raises:
     ValueError: if the backend is unknown.
@@ -217,4 +222,4 @@ def make_layout(backend: str, devices: list | None = None) -> Layout:
   devices = jax.devices() if devices is None else devices
   # `make_mesh` would give Explicit axes, under which mixing real and synthetic raises.
   mesh = Mesh(np.asarray(devices), (_AXIS,), axis_types=(AxisType.Auto,))
-  return Layout(mesh, backend)
+  return Layout(mesh, backend, tuple((compiler_options or {}).items()))

@@ -68,8 +68,12 @@ def start(config) -> list:
     jax.config.update('jax_platforms', platforms)
   for name, value in _PINNED.items():
     jax.config.update(name, value)
-  precisions = [precision_of(config, part) for part in ('gan', 'generator', 'classifier')]
+  precisions = [
+    precision_of(config, part) for part in ('generator', 'frozen', 'classifier')
+  ]
   jax.config.update('jax_enable_x64', 'float64' in precisions)
+  if config.matmul_precision == 'highest':
+    jax.config.update('jax_default_matmul_precision', 'highest')
   if config.compilation_cache:
     _keep_compiled_programs(jax)
   # Too late where JAX runs already, as in a test or a notebook.
@@ -86,6 +90,20 @@ def start(config) -> list:
     devices = devices[:num_cpu_devices]
   _check_batches(config, len(devices))
   return devices
+
+
+def compiler_options(config, devices: list) -> dict:
+  """XLA's options for the programs of a run, see `sharding.Layout.compiler_options`.
+
+  Args:
+    config: a validated config.
+    devices: from `start`.
+  """
+  if config.deterministic and devices[0].platform == 'gpu':
+    # Leaves out kernels that add in any order, and does not choose among the others by
+    # their speed, which differs from one compilation to the next.
+    return {'xla_gpu_deterministic_ops': True}
+  return {}
 
 
 def keep_freed_memory() -> None:
@@ -202,7 +220,7 @@ def _check_port(coordinator):
 
 
 def _check_batches(config, num_devices):
-  parts = ('gan', 'classifier') if needs_generator(config) else ('classifier',)
+  parts = ('generator', 'classifier') if needs_generator(config) else ('classifier',)
   for part in parts:
     batch_size = config[part].batch_size
     if batch_size % num_devices:

@@ -17,7 +17,7 @@ import numpy as np
 from gan_aug_jax.errors import CheckpointError, NonFiniteError
 from gan_aug_jax.training import files, signals, tensorboard
 from gan_aug_jax.training.checkpoint import Checkpoints
-from gan_aug_jax.training.progress import ProgressBar
+from gan_aug_jax.training.progress import ProgressBar, waiting
 from gan_aug_jax.training.spec import Cadence, Training
 from gan_aug_jax.training.tracing import Tracer
 
@@ -65,19 +65,16 @@ class TrainProgress:
 
   def mean_metrics(self) -> dict[str, float]:
     """Waits for the pending metrics; returns their means over the steps."""
-    self.pending = [_fetch(call) for call in self.pending]
+    fetched = [call for call in self.pending if isinstance(call, dict)]
+    waiting = jax.device_get(self.pending[len(fetched) :])  # all in one transfer
+    for metrics, count in waiting:
+      rows = {name: np.asarray(x, np.float64) for name, x in metrics.items()}
+      fetched.append({name: row[:count].tolist() for name, row in rows.items()})
+    self.pending = fetched
     return {
       name: statistics.fmean(value for call in self.pending for value in call[name])
       for name in self.pending[0]
     }
-
-
-def _fetch(call):
-  if isinstance(call, dict):  # fetched before
-    return call
-  metrics, count = call
-  rows = {name: np.asarray(x, np.float64) for name, x in metrics.items()}
-  return {name: row[:count].tolist() for name, row in rows.items()}
 
 
 class Monitor:
@@ -150,9 +147,11 @@ def train(
     state, progress = _restore(training, directory, checkpoints, monitor)
     writers = make_writers(training.session, directory, after_step=progress.step)
     start = progress.step
-    state = _begin(training, state, progress)
+    silent = training.session.is_silent
+    with waiting(f'{name}: compiling', quiet=silent):
+      state = _begin(training, state, progress)
     with (
-      ProgressBar(name, cadence.num_steps, start=start, quiet=_is_quiet(training)) as bar,
+      ProgressBar(name, cadence.num_steps, start=start, quiet=silent) as bar,
       _make_tracer(training, directory) as tracer,
     ):
       bar.say(f'{name}: {_describe(progress)}')
@@ -164,6 +163,7 @@ def train(
         progress.pending.append((metrics, count))
         progress.step += count
         step = progress.step
+        bar.advance(step)
         log, evaluate, save = cadence.due(step)
         due = log or evaluate or save
         caught = caught or stopped(due)
@@ -253,10 +253,9 @@ def _begin(training, state, progress):
 def _consider(monitor, state, progress, cadence: Cadence, bar):
   """The monitor's scores of a state, which must be finite."""
   began = time.perf_counter()
-  if monitor.task:
-    at, last = (-(-n // cadence.eval_every) for n in (progress.step, cadence.num_steps))
-    bar.say(f'{bar.name}: {monitor.task}, {at} of {last}')
-  scores = monitor.consider(progress.step, state)
+  at, last = (-(-n // cadence.eval_every) for n in (progress.step, cadence.num_steps))
+  with bar.waiting(monitor.task and f'{monitor.task}, {at} of {last}'):
+    scores = monitor.consider(progress.step, state)
   _check_finite(scores, progress.step)
   progress.eval_seconds += time.perf_counter() - began
   return scores
@@ -281,10 +280,6 @@ def make_writers(session, directory: pathlib.Path, *, after_step: int) -> list:
   if session.config.log.tensorboard:
     writers.append(tensorboard.make_writer(directory / 'tensorboard'))
   return writers
-
-
-def _is_quiet(training):
-  return training.session.quiet or jax.process_index() > 0
 
 
 def _make_tracer(training, directory):

@@ -13,6 +13,7 @@ import signal
 import threading
 
 from gan_aug_jax.errors import UserError
+from gan_aug_jax.training import progress
 
 _STOP = (signal.SIGTERM, signal.SIGINT)
 # Windows has no terminals that hang up.
@@ -79,8 +80,7 @@ def _acknowledge(read):
   while received := os.read(read, 1):
     if received[0] in _NUMBERS:
       name = signal.Signals(received[0]).name
-      with contextlib.suppress(OSError):
-        os.write(2, f'gan_aug_jax: {name}: waiting for {_awaited}.\n'.encode())
+      progress.warn(f'gan_aug_jax: {name}: waiting for {_awaited}.')
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from gan_aug_jax import config as config_lib
 from gan_aug_jax.data.batches import BatchSource, DeviceBatches, HostBatches
 from gan_aug_jax.data.splits import Split
 from gan_aug_jax.step import plans
-from gan_aug_jax.step.programs import DrawAhead, Program, repeat_step
+from gan_aug_jax.step.programs import DrawAhead, lower_step, Program, repeat_step
 from gan_aug_jax.training.workdir import Session
 
 # On an accelerator, whose host takes longer to start a step than small networks take to
@@ -46,13 +46,16 @@ class Cadence:
     return tuple(step % every == 0 or step == self.num_steps for every in cadences)
 
 
-def make_cadence(config, num_steps: int, *, saves: int = 5, cycle: int = 1) -> Cadence:
+def make_cadence(
+  config, part: str, num_steps: int, *, saves: int = 5, cycle: int = 1
+) -> Cadence:
   """Reads a cadence from a config; automatic ones are multiples of `log.every_steps`.
 
   Args:
     config: of the run; `log.eval_every_steps=0` means about 20 evaluations.
+    part: 'generator' or 'classifier', whose `save_every_steps` is read.
     num_steps: length of the training.
-    saves: about how many, where `log.save_every_steps=0` leaves that open.
+    saves: about how many, where `save_every_steps=0` leaves that open.
     cycle: see `Cadence`; automatic saves are multiples of it, too.
   """
   log_every = config.log.every_steps
@@ -63,7 +66,7 @@ def make_cadence(config, num_steps: int, *, saves: int = 5, cycle: int = 1) -> C
     num_steps,
     log_every,
     config.log.eval_every_steps or automatic(20, log_every),
-    config.log.save_every_steps or automatic(saves, save_unit),
+    config[part].save_every_steps or automatic(saves, save_unit),
     cycle,
   )
 
@@ -120,6 +123,11 @@ class Training:
     step = self.step_function
     return self.draw_ahead.single(step) if self.draw_ahead else step
 
+  def lower_single_step(self, state) -> jax.stages.Lowered:
+    """Lowers `single_step`, for what XLA counts in it."""
+    arguments = (state, self.batches(0, 1), *self.frozen)
+    return lower_step(self.single_step, self.layout, *arguments)
+
   def with_frozen(self, *frozen) -> 'Training':
     """The same training with these inputs; it shares the programs."""
     return dataclasses.replace(self, frozen=frozen)
@@ -131,11 +139,18 @@ class Training:
       saves: whether states will be saved, and so checked.
     """
     self.init_program.start(self._placed_seed())
-    data = self.batches.shapes(self.steps_per_call)
-    state = self.with_pool(self.state)
-    self.step_program.start(state, self.layout.replicated_int(0), data, *self.frozen)
+    self.step_program.start(*self._shapes())
     if saves:
       self.finite_program.start(self.state)
+
+  def operations(self) -> float:
+    """Floating-point operations of all calls, as XLA counts them; compiles nothing."""
+    num_calls = math.ceil(self.num_steps / self.steps_per_call)
+    return num_calls * self.step_program.operations(*self._shapes())
+
+  def _shapes(self):
+    state, data = self.with_pool(self.state), self.batches.shapes(self.steps_per_call)
+    return state, self.layout.replicated_int(0), data, *self.frozen
 
   def init(self):
     """Returns a new state, placed."""
@@ -160,7 +175,7 @@ class Training:
 
   def compile(self, state, step: int) -> None:
     """Waits until the call that takes steps from `step` on, and its save, is compiled."""
-    self.step_program.compile(state, *self._inputs(step, 0))
+    self.step_program.compile(state, *self.inputs(step, 0))
     self.finite_program.compile(self.without_pool(state))
 
   def call_length(self, step: int) -> int:
@@ -182,9 +197,10 @@ class Training:
     Returns:
       `(state, metrics)`; metrics have a leading axis, of which `count` elements count.
     """
-    return self.step_program(state, *self._inputs(step, count))
+    return self.step_program(state, *self.inputs(step, count))
 
-  def _inputs(self, step, count):
+  def inputs(self, step: int, count: int) -> tuple:
+    """What the call that takes `count` steps from `step` on takes next to the state."""
     first = step - step % self.steps_per_call
     data = self.batches(first, self.steps_per_call)
     return (self.layout.replicated_int(count), data, *self.frozen)

@@ -58,8 +58,13 @@ class Session:
   quiet: bool = False
   trusts_code: bool = True
 
+  @property
+  def is_silent(self) -> bool:
+    """Whether this process shows no progress."""
+    return self.quiet or jax.process_index() > 0
+
   def dtype(self, part: str) -> jnp.dtype:
-    """The type that 'gan', 'generator' or 'classifier' computes in."""
+    """See `config.precision_of`."""
     return jnp.dtype(config_lib.precision_of(self.config, part))
 
   def image_dtype(self, part: str) -> jnp.dtype:
@@ -177,7 +182,7 @@ def _grows(name, fields, before):
   if name == 'arms':
     return set(before['arms']) <= set(fields['arms'])
   # The automatic cadence of checkpoints is a multiple of that of lines.
-  every_save = [values['log.save_every_steps'] for values in (fields, before)]
+  every_save = [values['generator.save_every_steps'] for values in (fields, before)]
   is_fixed = all(every_save) and len(set(every_save)) == 1
   return name == 'log.eval_every_steps' or (name == 'log.every_steps' and is_fixed)
 

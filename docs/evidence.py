@@ -1,0 +1,118 @@
+"""Draws docs/images/evidence.svg from the raw files of the evidence.
+
+    python docs/evidence.py
+
+Each point is a mean over the seeds of one ablation: test accuracy of an arm minus that of
+the control that validation images choose, in points, with a 95 % interval by paired t.
+"""
+
+import json
+import pathlib
+
+import matplotlib
+
+matplotlib.use('agg')
+from matplotlib import pyplot as plt
+
+from gan_aug_jax.evaluation.statistics import paired_t
+
+DOCS = pathlib.Path(__file__).parent
+GAN, VAE = 'GAN of 1,500 steps', 'VAE'
+WARPS, REAL = 'real images, warped (the recipe)', 'unseen real images (ceiling)'
+COLORS = {GAN: '#b2182b', VAE: '#7b3294', WARPS: '#1b7837', REAL: '#555555'}
+
+# dataset, generator, arm, [(raw file, setting, images per class)]
+LINES = (
+  (
+    'CIFAR-10',
+    WARPS,
+    'low_data',
+    (
+      ('evidence/second-confirm-cifar10-50', '', 50),
+      ('evidence/second-confirm-cifar10-100', '', 100),
+      ('evidence/second-confirm-cifar10', '', 250),
+      ('evidence/second-curve-cifar10', 'per_class=500', 500),
+    ),
+  ),
+  ('CIFAR-10', REAL, 'unseen', (('evidence/beyond-own-labels', '', 250),)),
+  (
+    'MNIST',
+    WARPS,
+    'low_data',
+    (
+      ('evidence/second-curve-mnist', 'per_class=10', 10),
+      ('evidence/second-confirm-mnist', '', 25),
+      ('evidence/second-curve-mnist', 'per_class=100', 100),
+    ),
+  ),
+  (
+    'MNIST',
+    VAE,
+    'vae',
+    tuple(('evidence/bounds-mnist', f'per_class={n}', n) for n in (10, 25, 100)),
+  ),
+  (
+    'MNIST',
+    REAL,
+    'unseen',
+    tuple(('evidence/bounds-mnist', f'per_class={n}', n) for n in (10, 25, 100)),
+  ),
+  ('MNIST', GAN, 'ratio=0.35', (('ratio', '', 50),)),
+)
+
+
+def difference(path, setting, arm):
+  """The paired differences of an arm and the best control by validation, in points.
+
+  Args:
+    path: of an ablation's raw files, below docs/results.
+    setting: the name of a setting of its grid, or ''.
+    arm: the name of an arm.
+  """
+  summary = json.loads((DOCS / 'results' / path / 'summary.json').read_text())
+  (found,) = (s for s in summary['settings'] if s['name'] == setting)
+  arms = {a['name']: a for a in found['arms']}
+  controls = [a for a in found['arms'] if a['role'] == 'control']
+  best = max(controls, key=lambda a: a['val_recall'])
+  accuracy, base = arms[arm]['accuracy'], best['accuracy']
+  return paired_t([100 * (accuracy[seed] - base[seed]) for seed in accuracy])
+
+
+def draw():
+  """Returns the figure."""
+  plt.rcParams.update({'font.size': 10, 'svg.hashsalt': 'evidence'})
+  figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout='constrained')
+  for panel, name in zip(axes, ('MNIST', 'CIFAR-10'), strict=True):
+    sizes = set()
+    for dataset, generator, arm, points in LINES:
+      if dataset != name:
+        continue
+      x = [size for *_, size in points]
+      found = [difference(path, setting, arm) for path, setting, _ in points]
+      mean = [point['mean'] for point in found]
+      reach = [point['mean'] - point['low'] for point in found]
+      panel.errorbar(
+        x,
+        mean,
+        reach,
+        marker='o',
+        capsize=3,
+        color=COLORS[generator],
+        linestyle='--' if generator == REAL else '-',
+        label=generator,
+      )
+      sizes |= set(x)
+    panel.axhline(0, color='black', linewidth=0.8)
+    panel.set_xscale('log')
+    panel.set_xticks(sorted(sizes), [str(size) for size in sorted(sizes)])
+    panel.minorticks_off()
+    panel.set_title(name, loc='left')
+    panel.set_xlabel('images per class')
+    panel.legend(frameon=False, fontsize=9)
+    panel.spines[['top', 'right']].set_visible(False)
+  axes[0].set_ylabel('points over the best control')
+  return figure
+
+
+if __name__ == '__main__':
+  draw().savefig(DOCS / 'images' / 'evidence.svg', metadata={'Date': None})

@@ -1,0 +1,100 @@
+"""The reference of every config field, for the command `fields` and docs/config.md.
+
+Made from the table in `fields`; each entry can be read by itself.
+"""
+
+import dataclasses
+
+from gan_aug_jax.config import fields, suggestions
+from gan_aug_jax.errors import ConfigError
+
+# {group: what its fields are about}
+GROUPS = {
+  'run': 'where and how a run computes, and its arms',
+  'data': 'the images: source, size, label budget, splits',
+  'generator': 'the generator: kind, size, training, choice of a checkpoint',
+  'gan': 'what only GANs have: loss, discriminator, regularizers',
+  'flow': 'the flow-matching generator',
+  'classifier': 'the classifier: network, optimizer, length of training',
+  'mix': 'how many synthetic images, of which classes, when and with which weight',
+  'latents': 'the latents that synthetic images are drawn from',
+  'filter': 'which synthetic images are accepted',
+  'targets': 'the targets that synthetic images are trained with',
+  'cache': 'how long synthetic images are reused',
+  'augment': 'classical augmentation, in the classical arms',
+  'score': 'how the command score measures generators',
+  'distributed': 'several processes',
+  'profile': 'traces of training steps',
+  'log': 'metrics, evaluations and checkpoints while training',
+  'ablation': 'the arms, seeds and controls of an ablation',
+}
+_AFFECTS = {
+  fields.RUN: 'After a change everything is trained again.',
+  fields.GENERATOR: 'After a change the generator, and the arms that draw from it, are '
+  'trained again.',
+  fields.SYNTHESIS: 'After a change the arms with synthetic images are trained again.',
+  fields.CLASSIFIER: 'After a change every arm is trained again; the generator is kept.',
+  fields.CADENCE: 'It can change when a run is resumed, unless it would move the '
+  'checkpoints of an unfinished GAN.',
+  fields.NOTHING: 'It can change when a run is resumed.',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """What is to be said about a field.
+
+  Attributes:
+    name: dotted.
+    field: its `fields.Field`.
+  """
+
+  name: str
+  field: fields.Field
+
+  @property
+  def group(self) -> str:
+    """One of `GROUPS`."""
+    return self.name.rpartition('.')[0] or 'run'
+
+  @property
+  def default(self) -> str:
+    """As Python writes it."""
+    return repr(self.field.default)
+
+  def sentences(self) -> list[str]:
+    """What it means, what is allowed, when to change it, and what a change costs."""
+    doc = self.field.doc.rstrip('.')
+    lines = [f'{doc[:1].upper()}{doc[1:]}.']
+    lines += [f'Allowed: {self.field.rule.text}.'] if self.field.rule else []
+    lines += [self.field.when] if self.field.when else []
+    lines += [_AFFECTS[self.field.affects]] if self.group != 'ablation' else []
+    return lines
+
+
+def entries() -> list[Entry]:
+  """Every field, those of an ablation last."""
+  of_ablation = {f'ablation.{f}': field for f, field in fields.ABLATION_FIELDS.items()}
+  return [Entry(*item) for item in (fields.FIELDS | of_ablation).items()]
+
+
+def groups() -> dict[str, str]:
+  """The `GROUPS` that have fields."""
+  present = {entry.group for entry in entries()}
+  return {group: text for group, text in GROUPS.items() if group in present}
+
+
+def find(name: str) -> list[Entry]:
+  """The entries of a group or a field.
+
+  Args:
+    name: of either; '' for all.
+
+  Raises:
+    ConfigError: if there is neither.
+  """
+  found = [entry for entry in entries() if name in ('', entry.group, entry.name)]
+  if not found:
+    sentence = suggestions.no_such_field(name, [entry.name for entry in entries()])
+    raise ConfigError(f'{sentence} `fields` without a name lists the groups.')
+  return found
