@@ -64,7 +64,7 @@ class Program:
       runs_once: whether fast compilation matters more than fast execution.
     """
     self._function, self._layout, self._donate = function, layout, donate
-    self._runs_once, self._future = runs_once, None
+    self._runs_once, self._future, self._lowered = runs_once, None, None
 
   def start(self, *arguments: Any) -> None:
     """Compiles in a thread, for arguments like these: placed arrays, or their shapes.
@@ -78,6 +78,15 @@ class Program:
       self._future = _threads.submit(self._compile, arguments)
       _waiting.add(self._future)
       self._future.add_done_callback(_waiting.discard)
+
+  def operations(self, *arguments: Any) -> float:
+    """Floating-point operations of a call on all devices, as XLA counts them.
+
+    Args:
+      *arguments: see `start`. What is lowered for them is what `compile` compiles.
+    """
+    self._lowered = self._lower(arguments)
+    return (self._lowered.cost_analysis() or {}).get('flops', 0.0)
 
   @property
   def is_compiled(self) -> bool:
@@ -103,8 +112,11 @@ class Program:
       self.compile(*arguments)
     return self.compiled(*_leading(self._layout), *arguments)
 
+  def _lower(self, arguments):
+    return lower_step(self._function, self._layout, *arguments, donate=self._donate)
+
   def _compile(self, arguments):
-    lowered = lower_step(self._function, self._layout, *arguments, donate=self._donate)
+    lowered, self._lowered = self._lowered or self._lower(arguments), None
     return _compile_once(lowered, self._layout, self._runs_once)
 
   @property
