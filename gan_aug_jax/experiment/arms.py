@@ -7,18 +7,15 @@ import json
 
 import jax
 import numpy as np
-import optax
 
-from gan_aug_jax import config as config_lib, external
+from gan_aug_jax import config as config_lib
 from gan_aug_jax.data.datasets import Dataset
 from gan_aug_jax.data.facts import DataFacts
-from gan_aug_jax.errors import CheckpointError, ConfigError
+from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.evaluation import evaluators, figures, metrics
-from gan_aug_jax.experiment import schedule
+from gan_aug_jax.experiment import recipe, schedule
 from gan_aug_jax.generators import synthetic_source
-from gan_aug_jax.models import classifiers, external as external_models
 from gan_aug_jax.step import (
-  augment,
   batches,
   classifier,
   classifier_state,
@@ -195,8 +192,8 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
     config, len(dataset.train), synthetic=synthetic
   )
   plan = schedule.plan_batches(config, num_steps, synthetic=synthetic)
-  model = build_model(session, dataset.facts)
-  optimizer = make_optimizer(session, num_steps)
+  model = recipe.build_model(session, dataset.facts)
+  optimizer = recipe.make_optimizer(session, num_steps)
   cycle = config.cache.refresh_steps if synthetic else 1
   cadence = spec.make_cadence(config, 'classifier', num_steps, cycle=cycle)
   synthesize = draw_ahead = init_pool = None
@@ -211,7 +208,7 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
     layout=session.layout,
     plan=plan,
     synthesize=synthesize,
-    augmentation=_make_augmentation(session, name, dataset.image_shape),
+    augmentation=recipe.make_augmentation(session, name, dataset.image_shape),
     num_classes=dataset.num_classes,
     weight=schedule.make_weight(config, num_steps),
     on_reject=config.filter.on_reject if config.filter.min_confidence else 'drop',
@@ -251,56 +248,8 @@ def _make_init(session, model, optimizer, image_shape, *, synthetic):
     class_stats=synthetic_source.class_stats_of(config) if synthetic else (),
     averages=config.classifier.ema_decay > 0,
   )
-  if external.is_named(config.classifier.optimizer):
-    _check_optimizer(optimizer, init, _described(config, 'classifier.optimizer'))
+  recipe.check_optimizer(session, optimizer, init)
   return init
-
-
-def _check_optimizer(optimizer, init, described):
-  """Checks by shapes that the user's optimizer can take a step and be saved."""
-
-  def trace(seed):
-    state = init(seed)
-    external_models.check_arrays(state.opt_state, f'{described} has states')
-    _, updated = optimizer.update(state.params, state.opt_state, state.params)
-    return state.opt_state, updated
-
-  with external.running(described):
-    before, after = jax.eval_shape(trace, np.int32(0))
-    types = functools.partial(jax.tree.map, lambda x: (x.shape, x.dtype))
-    if types(before) != types(after):
-      raise ConfigError(
-        f'{described} changes the structure, the shapes or the types of its state in a '
-        'step; they must stay the same.'
-      )
-
-
-def _described(config, field):
-  """ "classifier.arch='net:Net'", for example."""
-  return f'{field}={config_lib.flatten(config)[field]!r}'
-
-
-def _make_augmentation(session, arm, image_shape):
-  _, is_classical = config_lib.ARMS[arm]
-  if not is_classical:
-    return batches.Augmentation()
-  config, own = session.config.augment, None
-  if config.transform:
-    described = _described(session.config, 'augment.transform')
-    own = session.load_code('augment.transform')
-    _check_transform(own, described, image_shape)
-  return batches.Augmentation(
-    transform=augment.make_augment(
-      crop=config.crop_padding,
-      flip=config.flip,
-      color=config.color,
-      cutout=config.cutout,
-      own=own,
-    ),
-    mix=augment.make_mix(mixup=config.mixup, cutmix=config.cutmix),
-    partner=config.partner,
-    on=config.apply_to,
-  )
 
 
 def _make_drawing(session, made, image_shape, *, plan, cadence):
@@ -336,67 +285,6 @@ def _make_drawing(session, made, image_shape, *, plan, cadence):
     dtype=made.dtype,
   )
   return synthesis.make_pooled(made, cycle, layout), None, init_pool
-
-
-def _check_transform(transform, described, image_shape):
-  """Checks by shapes that the user's transform gives an image."""
-  image = jax.ShapeDtypeStruct(image_shape, np.float32)
-  with external.running(described):
-    made = jax.eval_shape(transform, jax.random.key(0), image)
-  shape = getattr(made, 'shape', None)
-  if shape != image_shape:
-    raise ConfigError(
-      f'{described} returned {shape or type(made).__name__} for an image of '
-      f'{image_shape}; it must return an image of the same shape.'
-    )
-
-
-def make_optimizer(session, num_steps) -> optax.GradientTransformation:
-  """Returns the optimizer of the config's classifier.
-
-  Args:
-    session: the run's.
-    num_steps: of the training.
-
-  Raises:
-    ConfigError: if the warm-up leaves no step, or the user's code fails.
-  """
-  config, parts, described = session.config.classifier, {}, []
-  for part in ('optimizer', 'schedule'):
-    parts[part], field = config[part], f'classifier.{part}'
-    if external.is_named(config[part]):
-      parts[part] = session.load_code(field)
-      described.append(_described(session.config, field))
-  check_warmup(session.config, num_steps)
-  with external.running(' with '.join(described)):
-    optimizer = classifier.make_optimizer(
-      parts['optimizer'],
-      learning_rate=config.learning_rate,
-      num_steps=num_steps,
-      schedule=parts['schedule'],
-      warmup_steps=config.warmup_steps,
-      momentum=config.momentum,
-      nesterov=config.nesterov,
-      weight_decay=config.weight_decay,
-      only_kernels=config.weight_decay_on == 'kernels',
-      clip_norm=config.clip_norm,
-    )
-  if not isinstance(optimizer, optax.GradientTransformation):
-    raise ConfigError(
-      f'{described[0]} returned {type(optimizer).__name__}; it must return an optax '
-      'transformation.'
-    )
-  return optimizer
-
-
-def check_warmup(config, num_steps) -> None:
-  """Checks that the warm-up leaves steps of a training; raises ConfigError."""
-  warmup = config.classifier.warmup_steps
-  if warmup and warmup >= num_steps:
-    raise ConfigError(
-      f'classifier.warmup_steps={warmup} must be below the {num_steps} steps of the '
-      'training; lower it, or train longer.'
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -486,37 +374,6 @@ def _write_predictions(path, scores, dataset):
   files.write_atomically(path, content.getvalue())
 
 
-def build_model(session, info: DataFacts):
-  """Builds the config's classifier: a linen module, or an `ExternalClassifier`.
-
-  Args:
-    session: the run's.
-    info: `DataFacts` of the run.
-
-  Raises:
-    ConfigError: if it is the user's own and does not work.
-  """
-  config, options = session.config.classifier, {'num_classes': info.num_classes}
-  options['dtype'] = session.dtype('classifier')
-  options['axis_name'] = session.layout.axis_name
-  if external.is_named(config.arch):
-    return external_models.build_external(
-      session.load_code('classifier.arch'),
-      _described(session.config, 'classifier.arch'),
-      image_shape=info.image_shape,
-      **options,
-    )
-  return classifiers.build_classifier(
-    config.arch,
-    **options,
-    dropout=config.dropout,
-    features=config.features,
-    hidden=config.hidden,
-    blocks=config.blocks,
-    batch_norm=config.batch_norm,
-  )
-
-
 def make_evaluator(session, info: DataFacts) -> evaluators.Evaluator:
   """Returns the `evaluators.Evaluator` of the config's classifier.
 
@@ -524,7 +381,9 @@ def make_evaluator(session, info: DataFacts) -> evaluators.Evaluator:
     session: the run's.
     info: `DataFacts` of the run.
   """
-  return evaluators.Evaluator(session, build_model(session, info), info.num_classes)
+  return evaluators.Evaluator(
+    session, recipe.build_model(session, info), info.num_classes
+  )
 
 
 def restore_arm(session, name, info: DataFacts) -> classifier_state.ClassifierState:
@@ -541,8 +400,8 @@ def restore_arm(session, name, info: DataFacts) -> classifier_state.ClassifierSt
   config = session.config
   synthetic = config_lib.is_augmented(config, name)
   num_steps = schedule.num_steps_of_arm(config, info.num_train, synthetic=synthetic)
-  model = build_model(session, info)
-  optimizer, image_shape = make_optimizer(session, num_steps), info.image_shape
+  model = recipe.build_model(session, info)
+  optimizer, image_shape = recipe.make_optimizer(session, num_steps), info.image_shape
   init = _make_init(session, model, optimizer, image_shape, synthetic=synthetic)
   state = session.layout.replicated_shapes(jax.eval_shape(init, np.int32(0)))
   with checkpoint.Checkpoints(session.path('arms', name, 'checkpoints')) as checkpoints:

@@ -13,7 +13,7 @@ import scipy.special
 from gan_aug_jax.data import image_files, notes
 from gan_aug_jax.errors import CheckpointError, ConfigError, DataError
 from gan_aug_jax.evaluation import evaluators
-from gan_aug_jax.experiment import arms
+from gan_aug_jax.experiment import arms, recipe
 from gan_aug_jax.step import device_data
 from gan_aug_jax.training import files
 from gan_aug_jax.training.files import read_result
@@ -107,7 +107,7 @@ def _make_classify(session, info, batch_size):
   It gives probabilities. N is at most `batch_size`; fewer images are padded, so that it
   compiles only once.
   """
-  model = arms.build_model(session, info)
+  model = recipe.build_model(session, info)
   dtype = session.image_dtype('classifier')
 
   @jax.jit

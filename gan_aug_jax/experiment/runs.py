@@ -10,7 +10,7 @@ import numpy as np
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.data import datasets
-from gan_aug_jax.experiment import arms as arms_lib, schedule
+from gan_aug_jax.experiment import arms as arms_lib, recipe, schedule
 from gan_aug_jax.generators import external, frozen, gan_training, synthetic_source
 from gan_aug_jax.training import files, progress
 from gan_aug_jax.training.progress import format_count
@@ -200,7 +200,7 @@ def num_steps_of(config, dataset, name) -> int:
   synthetic = config_lib.is_augmented(config, name)
   steps = schedule.num_steps_of_arm(config, len(dataset.train), synthetic=synthetic)
   schedule.plan_batches(config, steps, synthetic=synthetic)
-  arms_lib.check_warmup(config, steps)
+  recipe.check_warmup(config, steps)
   return steps
 
 

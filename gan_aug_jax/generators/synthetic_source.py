@@ -183,7 +183,7 @@ def build_synthesis(session, dataset, source, *, plan, model) -> synthesis.Synth
     session, dataset: the run's.
     source: the `SyntheticSource`.
     plan: the arm's `BatchPlan`.
-    model: the classifier, see `arms.build_model`.
+    model: the classifier, see `recipe.build_model`.
   """
   config, classes = session.config, session.config.mix.classes
   class_probs = None
