@@ -91,7 +91,7 @@ class Bench:
     dataset = noise.make_dataset((SIDE.value, SIDE.value, 3))
     with _precision(config):
       if of_gan:
-        return timing.compile_calls(dry_run.gan_step(session, dataset))
+        return timing.compile_calls(dry_run.generator_step(session, dataset))
       arm = 'augmented_classical'
       return timing.compile_calls(
         dry_run.arm_step(session, dataset, arm, num_steps=10_000)

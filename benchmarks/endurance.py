@@ -70,7 +70,7 @@ def main(_):
   print(f'{dataset.name} on {workdir.describe_devices(layout)}')
   results = {}
 
-  gan = dry_run.gan_step(session, dataset)
+  gan = dry_run.generator_step(session, dataset)
   results['gan'] = measure('GAN', gan, STEPS.value)
   fused = dry_run.arm_step(session, dataset, 'augmented_classical', num_steps=STEPS.value)
   results['fused'] = measure('fused', fused, STEPS.value)

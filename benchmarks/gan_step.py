@@ -31,7 +31,7 @@ def prepare(config, layout):
   session = workdir.Session(config, pathlib.Path('unused'), layout, quiet=True)
   channels, side = 1 if config.data.name == 'mnist' else 3, config.data.image_size
   dataset = noise.make_dataset((side, side, channels))
-  calls = timing.compile_calls(dry_run.gan_step(session, dataset))
+  calls = timing.compile_calls(dry_run.generator_step(session, dataset))
   return calls.run(2), calls.compile_seconds
 
 
@@ -43,7 +43,7 @@ def main(_):
       config.gan.width = WIDTH.value or config.gan.width
       config.gan.upsampling = upsampling
       config.compilation_cache = False
-      validation.validate(config, trains_gan=True)
+      validation.validate(config, trains_generator=True)
       arms[f'{variant} {upsampling}'] = config
   first = next(iter(arms.values()))
   found = devices.start(first)

@@ -3,9 +3,9 @@
     python -m benchmarks.generators --variants=mnist500-dcgan,mnist500-sngan-diffaug \\
         --workdir=runs/generators
 
-Finished work in the workdir is not repeated. Arguments after `--` go to train-gan, such
-as `-- --config.generator.num_steps=300`. `--grids` names a directory to copy the grids
-to.
+Finished work in the workdir is not repeated. Arguments after `--` go to train-generator,
+such as `-- --config.generator.num_steps=300`. `--grids` names a directory to copy the
+grids to.
 """
 
 import itertools
@@ -46,8 +46,8 @@ def finish(variant, extra):
   """Trains and scores a variant if needed; returns [result of the GAN, scores]."""
   workdir = pathlib.Path(WORKDIR.value, variant)
   here = f'--workdir={workdir}'
-  if not (workdir / 'gan' / 'result.json').exists():
-    command('train-gan', f'--config=configs/generators.py:{variant}', here, *extra)
+  if not (workdir / 'generator' / 'result.json').exists():
+    command('train-generator', f'--config=configs/generators.py:{variant}', here, *extra)
   if not (workdir / 'score' / 'scores.json').exists():
     command('score', here)
   if GRIDS.value:
@@ -55,7 +55,7 @@ def finish(variant, extra):
     shutil.copy(
       workdir / 'score' / 'grid.png', pathlib.Path(GRIDS.value, f'{variant}.png')
     )
-  paths = (workdir / 'gan' / 'result.json', workdir / 'score' / 'scores.json')
+  paths = (workdir / 'generator' / 'result.json', workdir / 'score' / 'scores.json')
   return [json.loads(path.read_text()) for path in paths]
 
 

@@ -6,8 +6,8 @@ Times the fused step under every policy, interleaved in one process, and compare
 plain mixing at the config's ratio. The cost of some policies varies from step to step,
 so runs of 16 steps are timed, a multiple of every refresh interval. The table has the
 median in milliseconds per step, its quartiles, and the median ratio to the plain run of
-the same round. Images are random and networks untrained, which does not change the
-times.
+the same round. Operations are those of a step that draws, as XLA counts them. Images are
+random and networks untrained, which does not change the times.
 """
 
 import json
@@ -31,6 +31,10 @@ _CYCLE = 16
 _RESNET = {'classifier.arch': 'resnet'}
 
 
+def _flow(evaluations, **more):
+  return {'generator.family': 'flow', 'flow.evaluations': evaluations, **more}
+
+
 def _best_of(count, score, **more):
   return {'filter.candidates': count, 'filter.score_by': score, **more}
 
@@ -52,6 +56,11 @@ POLICIES = {
   'teacher, 4, refresh 4': _best_of(4, 'teacher', **{'cache.refresh_steps': 4}),
   'teacher, 4, refresh 16': _best_of(4, 'teacher', **{'cache.refresh_steps': 16}),
   'drawn beforehand': {'cache.images_per_class': 200},
+  'flow, 1': _flow(1),
+  'flow, 2': _flow(2),
+  'flow, 4': _flow(4),
+  'flow, 8': _flow(8),
+  'flow, 4, refresh 16': _flow(4, **{'cache.refresh_steps': 16}),
   'wide latents': {'latents.std': 1.5},
   'truncated, interpolated': {'latents.truncation': 2.0, 'latents.interpolation': 0.5},
   'teacher labels': {'targets.kind': 'teacher'},
@@ -71,7 +80,10 @@ POLICIES = {
 
 
 def prepare(config, layout, dataset, directory):
-  """Returns (run, compile seconds); `run()` takes 16 steps, returns seconds per step."""
+  """Returns (run, compile seconds, operations of a step).
+
+  `run()` takes 16 steps and returns seconds per step.
+  """
   from gan_aug_jax.experiment import dry_run
   from gan_aug_jax.training import workdir
 
@@ -80,8 +92,9 @@ def prepare(config, layout, dataset, directory):
   dry = dry_run.arm_step(
     session, dataset, 'augmented_classical', num_steps=10_000, at=5_000
   )
+  operations = dry.operations()
   calls = timing.compile_calls(dry)
-  return calls.run(_CYCLE), calls.compile_seconds
+  return calls.run(_CYCLE), calls.compile_seconds, operations
 
 
 def main(_):
@@ -107,16 +120,18 @@ def main(_):
     directory = pathlib.Path(scratch.name, str(len(steps)))
     steps[name] = prepare(config, layout, dataset, directory)
   seconds = timing.interleave(
-    {name: run for name, (run, _) in steps.items()}, timing.ROUNDS.value, warm=1
+    {name: run for name, (run, *_) in steps.items()}, timing.ROUNDS.value, warm=1
   )
   rows, table = timing.compare(seconds, _PLAIN), []
   for name, row in rows.items():
-    row |= {'to': _base(name), 'compile_s': steps[name][1]}
+    _, compile_s, operations = steps[name]
+    row |= {'to': _base(name), 'compile_s': compile_s, 'operations': operations}
     if row['to'] != _PLAIN:
       row['ratio'] = float(np.median(seconds[name] / seconds[row['to']]))
     times = timing.per_step(row)
-    table.append([name, times, f'{row["ratio"]:.2f} x {row["to"]}'])
-  timing.print_table(['policy', 'per step', 'relative'], table)
+    relative = f'{row["ratio"]:.2f} x {row["to"]}'
+    table.append([name, times, relative, f'{operations / 1e9:.2f}'])
+  timing.print_table(['policy', 'per step', 'relative', 'GFLOP'], table)
   config = json.loads(first.to_json_best_effort())
   timing.finish({**where, 'config': config, 'steps': rows}, timing.draw_bars(rows))
 

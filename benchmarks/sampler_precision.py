@@ -1,6 +1,6 @@
 """Does a frozen generator in bfloat16 teach as well as in float32? From the same latents.
 
-    python -m gan_aug_jax train-gan --config=configs/mnist5k.py --workdir=RUN
+    python -m gan_aug_jax train-generator --config=configs/mnist5k.py --workdir=RUN
     python -m benchmarks.sampler_precision --workdir=RUN --seeds=5
 
 For each seed, a probe is trained on what the run's generator draws in float32, and one on
@@ -26,11 +26,12 @@ STEPS = flags.DEFINE_integer('steps', 600, 'That a probe is trained.')
 def score(session, dataset, generator, precision):
   """The accuracy of a probe for each seed, and 500 images, drawn in a precision."""
   from gan_aug_jax.evaluation import evaluators, image_sampler, probe
-  from gan_aug_jax.generators import build
+  from gan_aug_jax.generators import families
 
   config = session.config
   config.generator.precision = precision
-  sample, num_classes = build.make_sampler(session, dataset.facts), dataset.num_classes
+  sample = families.build_family(session, dataset.facts).make_sampler()
+  num_classes = dataset.num_classes
   variables = generator.members[0].variables
   drawn = image_sampler.ImageSampler(session, sample, num_classes)(variables, 500)
   model = probe.build_probe(session, num_classes)

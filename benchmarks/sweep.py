@@ -113,10 +113,11 @@ def run_ablation(workers):
       sys.exit('The ablation failed; see its output above.')
     seconds = time.perf_counter() - began
     num_cells = len(list(workdir.glob('cells/*/results.json')))
-    gans = [json.loads(p.read_text()) for p in workdir.glob('gans/*/gan/result.json')]
-    spent = [gan['train_seconds'] + gan['compile_seconds'] for gan in gans]
+    paths = workdir.glob('generators/*/generator/result.json')
+    trained = [json.loads(path.read_text()) for path in paths]
+    spent = [one['train_seconds'] + one['compile_seconds'] for one in trained]
     drawing = len(list(workdir.glob('cells/*/arms/augmented*/result.json')))
-  return seconds, num_cells, drawing - len(gans), float(np.mean(spent))
+  return seconds, num_cells, drawing - len(trained), float(np.mean(spent))
 
 
 def time_cells():

@@ -83,7 +83,7 @@ def jax_takes(config):
     session = workdir.Session(one, pathlib.Path('unused'), layout, quiet=True)
     arm = dry_run.arm_step(session, dataset, 'augmented', num_steps=10_000)
     takes[f'ours {ratio}'] = timing.compile_calls(arm).run(STEPS.value)
-  gan = dry_run.gan_step(session, dataset)
+  gan = dry_run.generator_step(session, dataset)
   takes[f'ours {_GAN}'] = timing.compile_calls(gan).run(STEPS.value)
   return takes, timing.describe(layout)
 

@@ -1,6 +1,6 @@
 """GANs on few images, to compare: the table in docs/results.md.
 
-    python -m gan_aug_jax train-gan --workdir=runs/sngan \\
+    python -m gan_aug_jax train-generator --workdir=runs/sngan \\
         --config=configs/generators.py:mnist500-sngan-diffaug
     python -m gan_aug_jax score --workdir=runs/sngan
 

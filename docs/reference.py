@@ -24,8 +24,8 @@ allowed, or contradicts another one is refused in one sentence. Where "allowed" 
 any value of the default's type is.
 
 "Retrained" says what has to be trained again when the field changes: the whole `run`, the
-`gan`, the arms that draw synthetic images (`synthesis`), every arm (`classifier`), a GAN
-that is not finished (`cadence`: its generator is chosen from its checkpoints), or
+`generator`, the arms that draw synthetic images (`synthesis`), every arm (`classifier`),
+a generator that is not finished (`cadence`: it is chosen from its checkpoints), or
 `nothing`, because it says where or how a run happens.
 """
 _OF_THE_RUN = 'The run'

@@ -1,8 +1,9 @@
 """Generative data augmentation for image classifiers, fused into the training step.
 
 For a training loop of one's own: `load_generator`, `from_function`, `make_mixer`,
-`load_program`, `fingerprint` and the class `Generator`. They are imported when first
-used, so that `import gan_aug_jax` does not wait for JAX.
+`load_program`, `fingerprint` and the class `Generator`. For a generator of one's own:
+`generator`, `from_loss` and the class `Family`. They are imported when first used, so
+that `import gan_aug_jax` does not wait for JAX.
 """
 
 import importlib
@@ -10,9 +11,12 @@ import importlib
 __version__ = '0.1.0'
 
 _MODULES = {
+  'Family': 'generators.family',
   'Generator': 'generators.generator',
   'fingerprint': 'generators.generator',
   'from_function': 'generators.generator',
+  'from_loss': 'generators.family',
+  'generator': 'generators.family',
   'load_generator': 'generators.portable',
   'load_program': 'generators.portable',
   'make_mixer': 'mixer',

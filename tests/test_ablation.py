@@ -33,6 +33,7 @@ from tests import test_run, tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
 SIZE = 640
+BASE = config.default().to_dict()
 ABLATION = """
   config.ablation.seeds = (0, 1)
   config.ablation.arms = {'few': {'mix.ratio': 0.25}}
@@ -135,7 +136,7 @@ def test_cells_share_a_gan_unless_it_would_be_another():
   }
   fields = _config(arms=arms, seeds=(0, 1), negative_controls=('noise', 'mislabelled'))
   listed = cells.list_cells(fields, _arms(fields))
-  gans = {(cell.arm.name, cell.seed): cell.gan for cell in listed}
+  gans = {(cell.arm.name, cell.seed): cell.generator for cell in listed}
   for seed in (0, 1):
     assert gans['few', seed] == gans['hard', seed] == gans['mislabelled', seed] != ''
     assert gans['noise', seed] == ''  # which asks no generator
@@ -143,7 +144,7 @@ def test_cells_share_a_gan_unless_it_would_be_another():
     assert gans['real_only', seed] == ''
   assert gans['few', 0] != gans['few', 1]
   few = next(cell for cell in listed if cell.arm.name == 'few' and cell.seed == 1)
-  seeds = [config.seed_of(few.gan_config, part) for part in ('data', 'generator')]
+  seeds = [config.seed_of(few.generator_config, part) for part in ('data', 'generator')]
   assert seeds == [1, 1] and few.config.seed == 1
 
 
@@ -217,7 +218,7 @@ def test_a_pool_is_counted_as_if_every_step_drew(tmp_path, monkeypatch):
   monkeypatch.setattr(dry_run, 'arm_step', arm_step)
   monkeypatch.setattr(dry_run, 'gan_step', lambda *_: Step())
   monkeypatch.setattr(cells, 'load_data', lambda _: type('Data', (), {'train': [0] * 9}))
-  listed = cells.make_plan(fields, tmp_path, None).cells
+  listed = cells.make_plan(fields, tmp_path, tiny.layout('jit', 1)).cells
   pool = next(cell for cell in listed if cell.arm.name == 'pool')
   assert set(counted) == {1} and pool.config.cache.refresh_steps == 4
 
@@ -229,9 +230,9 @@ def test_a_budget_that_leaves_nothing_unseen_is_refused_before_anything_is_train
   fields = _config(oracles=('held_out',), seeds=(0,))
   fields.data.name, fields.data.image_size = 'toy', 8
   with pytest.raises(DataError, match="leaves none of class 'a'"):
-    cells.make_plan(fields, tmp_path, None)
+    cells.make_plan(fields, tmp_path, tiny.layout('jit', 1))
   fields.data.label_budget = 8
-  listed = cells.make_plan(fields, tmp_path, None).cells
+  listed = cells.make_plan(fields, tmp_path, tiny.layout('jit', 1)).cells
   kept = {cell.arm.name: cells.load_data(cell.config).held_out_real for cell in listed}
   assert len(kept.pop('held_out')) == 3 * 16 - 3 * 8 and not any(kept.values())
 
@@ -239,7 +240,7 @@ def test_a_budget_that_leaves_nothing_unseen_is_refused_before_anything_is_train
 def test_a_seed_that_would_be_the_same_for_all_is_refused():
   fields = _config()
   fields.generator.seed = 3
-  with pytest.raises(ConfigError, match=r'gan\.seed=3'):
+  with pytest.raises(ConfigError, match=r'generator\.seed=3'):
     _arms(fields)
 
 
@@ -276,12 +277,12 @@ workers.run(test_ablation.units_to_share(), workdir, None)
 )
 def test_one_of_a_thing_is_not_a_plural(count, words, tmp_path, capsys):
   fields = _config(seeds=tuple(range(count)), arms={'few': {'mix.ratio': 0.1}})
-  several = [cell for cell in cells.list_cells(fields, _arms(fields)) if cell.gan]
+  several = [cell for cell in cells.list_cells(fields, _arms(fields)) if cell.generator]
   plan = cells.Plan(fields, [], several, tmp_path, tiny.layout('jit', 1))
   for text in words:
     assert text in plan.describe()
   seconds = estimate.Estimate(
-    {cell.name: 1.0 for cell in several}, {cell.gan: 1.0 for cell in several}
+    {cell.name: 1.0 for cell in several}, {cell.generator: 1.0 for cell in several}
   )
   tables.print_plan(several, seconds)
   end = '' if count == 1 else 's'
@@ -294,9 +295,9 @@ def make_run(train):
   """A stand-in for `runs.Run` that calls `train(session)` and trains nothing."""
 
   class Run:
-    def __init__(self, session, dataset, gan_session=None):
+    def __init__(self, session, dataset, generator_session=None):
       self.session, self.dataset, self.arms = session, dataset, [self]
-      self.gan = gan_session
+      self.generator = generator_session
       self.directory = session.path('arms', session.config.arms[0])
 
     def train_arms(self, generator):
@@ -366,13 +367,16 @@ def test_a_failed_cell_is_tried_once_a_command_whatever_the_number_of_workers(
   monkeypatch.setattr(runs, 'Run', make_run(train))
   monkeypatch.setattr(runs.Run, 'start', lambda _: None, raising=False)
   monkeypatch.setattr(
-    runs.Run, 'load_or_train_generator', lambda run: fail(run, run.gan), raising=False
+    runs.Run,
+    'load_or_train_generator',
+    lambda run: fail(run, run.generator),
+    raising=False,
   )
   monkeypatch.setattr(cells, 'load_data', lambda _: type('Data', (), {'train': [0]}))
   monkeypatch.setattr(workers.workdir_lib, 'claim', lambda *_: None)
   units = units_to_share()
-  gans = {cell.gan for (cell,) in units if cell.gan}
-  tried = sorted([*gans, *(cell.name for (cell,) in units if not cell.gan)])
+  gans = {cell.generator for (cell,) in units if cell.generator}
+  tried = sorted([*gans, *(cell.name for (cell,) in units if not cell.generator)])
   for command in range(2):
     trained.clear()
     begun = [workers.Worker(tmp_path, None) for _ in range(3)]  # all at the same time
@@ -392,8 +396,10 @@ def _finished(arm, kind, seed, *, val, right, counts, support):
   recall = [0.9, float(np.mean(right))]  # of a common class and of a rare one
   per_class = {'f1': [0.5, 0.5], 'recall': recall, 'support': list(support)}
   scores |= {'step_ms_median': 10.0, 'per_class': per_class}
-  results = {'dataset': 'toy', 'gan': {}, 'train_counts': counts, 'arms': {kind: scores}}
-  about = {'name': f'{arm},{seed}', 'arm': arm, 'seed': seed, 'kind': kind, 'gan': ''}
+  results = {'dataset': 'toy', 'generator': {}, 'train_counts': counts}
+  results['arms'] = {kind: scores}
+  about = {'name': f'{arm},{seed}', 'arm': arm, 'seed': seed, 'kind': kind}
+  about['generator'] = ''
   return findings.Finished(about, results, right, 0.0)
 
 
@@ -410,7 +416,7 @@ def _summary(accuracies, seeds, counts=(5, 5), support=(5, 5)):
       right = np.arange(1000) < round(1000 * tests[seed])
       options = {'counts': list(counts), 'support': support}
       finished.append(_finished(name, kind, seed, val=val, right=right, **options))
-  plan = {'ablation': {'control': 'base'}, 'arms': arms}
+  plan = {'ablation': {'control': 'base'}, 'arms': arms, 'config': BASE}
   plan['cells'] = [cell.about for cell in finished] + [{'name': 'late', 'seed': 9}]
   return findings.summarize(plan, finished, {'broken': 'why'})
 
@@ -447,11 +453,14 @@ def test_notes_on_the_data_are_those_of_the_cell_that_has_the_most():
   cells[1].results['data_notes'] = ['one', 'two']
   cells[2].results['data_notes'] = ['other']
   arm = {'setting': '', 'name': 'base', 'role': 'control', 'fields': {}, 'key': 'base'}
-  plan = {'ablation': {'control': 'base'}, 'arms': [arm]}
+  plan = {'ablation': {'control': 'base'}, 'arms': [arm], 'config': BASE}
   plan['cells'] = [cell.about for cell in cells]
   summary = findings.summarize(plan, cells, {})
   assert summary['data_notes'] == ['one', 'two']
   assert sentences.status(summary)[-2:] == ['one', 'two']
+  plan['config'] = BASE | {'data': BASE['data'] | {'seed': 3}}
+  (*_, line, _, _) = sentences.status(findings.summarize(plan, cells, {}))
+  assert line.startswith('data.seed is fixed')
 
 
 def test_of_equal_recall_the_lower_validation_loss_is_chosen(monkeypatch):
@@ -493,14 +502,16 @@ def test_bounds_and_controls_with_more_labels_are_neither_judged_nor_chosen():
 def test_gans_that_failed_are_named_first():
   arms = {'base': ('control', 0.7, [0.8]), 'good': ('treatment', 0.9, [0.9])}
   summary = _summary(arms, 1)
-  assert sentences.of_gans(summary) == [] == [*summary['gan_warnings']]
-  cell = lambda i: {'name': f'c{i}', 'gan': f'g{i % 7}'}
-  results = {'gan': {'warnings': ['it failed.']}}
+  assert sentences.of_generators(summary) == [] == [*summary['generator_warnings']]
+  cell = lambda i: {'name': f'c{i}', 'generator': f'g{i % 7}'}
+  results = {'generator': {'warnings': ['it failed.']}}
   finished = [findings.Finished(cell(i), results, np.array([]), 0.0) for i in range(9)]
-  lines = findings._gan_warnings(finished)
-  first, *_, last = sentences.of_gans({'gan_warnings': lines})
-  assert first == 'The training of the GAN g0 (first used by c0): it failed.'
-  assert last == '2 further GANs with warnings: see gans/NAME/gan/result.json.'
+  lines = findings._generator_warnings(finished)
+  first, *_, last = sentences.of_generators({'generator_warnings': lines})
+  assert first == 'The training of the generator g0 (first used by c0): it failed.'
+  assert last == (
+    '2 further generators with warnings: see generators/NAME/generator/result.json.'
+  )
 
 
 def test_recall_of_rare_classes_is_told_where_classes_are_unequal():
@@ -637,7 +648,7 @@ def test_an_interrupted_ablation_ends_with_a_report_that_stands_alone(finished):
     (arm,) = results['arms'].values()
     assert float(row['test_accuracy']) == arm['eval_accuracy']
     assert row['arm'].partition('_')[0] in ('few', 'real')
-  assert len(list((finished / 'gans').iterdir())) == 2  # one a seed
+  assert len(list((finished / 'generators').iterdir())) == 2  # one a seed
 
 
 def test_a_finished_ablation_trains_nothing_again_and_takes_more_seeds(

@@ -30,6 +30,7 @@ TINY = {
   'generator.batch_size': 4,
   'gan.latent_dim': 3,
   'gan.width': 8,
+  'flow.width': 8,
   'classifier.batch_size': 8,
   'classifier.features': (4, 4),
   'classifier.hidden': (6,),
@@ -53,6 +54,11 @@ def _choice(*values):
 FIELDS = {
   'arms': _choice(*config_lib.ARMS).map(lambda arm: (arm,)),
   'precision': _choice('float32', 'bfloat16'),
+  'generator.family': _choice('gan', 'flow'),
+  'flow.class_dropout': st.floats(0, 0.5),
+  'flow.evaluations': st.integers(0, 3),
+  'flow.guidance': _choice(0.0, 1.0, 2.0),
+  'flow.solver': _choice('euler', 'heun'),
   'gan.arch': _choice('mlp', 'dcgan', 'sngan'),
   'gan.loss': _choice('non_saturating', 'hinge', 'relativistic'),
   'gan.upsampling': _choice('transposed', 'subpixel', 'nearest'),
@@ -148,7 +154,10 @@ def test_any_config_is_refused_or_trains_two_finite_steps(changes):
     _assert_sentence(refusal)
     hypothesis.reject()  # and another one is tried
   with tempfile.TemporaryDirectory() as workdir:
-    _train(config, toy, workdir)
+    try:
+      _train(config, toy, workdir)
+    except ConfigError as error:  # what a generator lacks is known when it is built
+      _assert_sentence(str(error))
 
 
 def _train(config, toy, workdir):

@@ -570,7 +570,7 @@ def _harmed(command, harm, *flags):
 
   def row(place):
     harm(place)
-    needs = [_CONFIG] if command in ('run', 'train-gan', 'train-classifier') else []
+    needs = [_CONFIG] if command in ('run', 'train-generator', 'train-classifier') else []
     return _given(command, *needs, _DONE, *flags)(place)
 
   return row
@@ -719,10 +719,10 @@ WORKDIR = {
     'generators of checkpoint 4',
     _harmed('sample', _remove('gan/checkpoints/4')),
   ),
-  'GAN that is not': (3, 'train one first', _harmed('sample', _remove('gan'))),
+  'GAN that is not': (3, 'train one first', _harmed('sample', _remove('generator'))),
   'GAN that is not finished': (
     3,
-    'finish it with run or train-gan',
+    'finish it with run or train-generator',
     _harmed('sample', _unlink('gan/result.json')),
   ),
   'results that are not': (
@@ -783,7 +783,7 @@ WORKDIR = {
   'results of a number': (
     3,
     'results.json',
-    _harmed('report', _edit('results.json', gan=3)),
+    _harmed('report', _edit('results.json', generator=3)),
   ),
   'predictions that are a pickle': (
     3,
@@ -946,7 +946,7 @@ def test_a_workdir_without_permission_is_named(place, capfd):
   assert 'Permission denied' in capfd.readouterr().err
 
 
-@pytest.mark.parametrize('command', ['run', 'train-gan', 'sample', 'report'])
+@pytest.mark.parametrize('command', ['run', 'train-generator', 'sample', 'report'])
 def test_a_workdir_in_use_is_refused_and_its_owner_named(place, capfd, command):
   arguments = _harmed(command, _nothing)(place)
   with locks.owned(place.done):

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.util
+import inspect
 import pathlib
 import re
 
@@ -11,14 +12,14 @@ import pytest
 from gan_aug_jax import config
 from gan_aug_jax.config import fields as fields_lib, suggestions, validation
 from gan_aug_jax.errors import ConfigError
-from gan_aug_jax.generators import selection
+from gan_aug_jax.generators import families, selection
 from gan_aug_jax.models import classifiers, discriminators, generators, layers
 from gan_aug_jax.step import augment, classifier, losses, plans
 
 ROOT = pathlib.Path(__file__).parent.parent
 VARIANTS = ['mnist5k', 'scarce', 'mnist', 'cifar10', 'mlp:original', 'mlp:updated']
 VARIANTS += ['generators:mnist500-dcgan', 'generators:cifar5000-sngan-diffaug']
-VARIANTS += ['generators:cifar-resnet-diffaug']
+VARIANTS += ['generators:cifar-resnet-diffaug', 'flow', 'flow:cifar10,gpu']
 
 
 def load(name):
@@ -265,7 +266,7 @@ def test_a_gan_that_is_not_trained_is_not_checked():
   fields.data.image_size, fields.arms = 28, ('real_only',)
   validation.validate(fields)
   with pytest.raises(ConfigError, match=r'data\.image_size=28'):
-    validation.validate(fields, trains_gan=True)
+    validation.validate(fields, trains_generator=True)
 
 
 def test_every_field_is_checked_or_needs_no_check():
@@ -348,6 +349,10 @@ def test_choices_are_those_that_can_be_built():
     assert all(map(allows, names)) and not allows('other')
 
   allowed('gan.arch', generators.GENERATORS)
+  assert set(fields_lib.FAMILIES) == set(families.FAMILIES)
+  for family, build in families.FAMILIES.items():
+    _, *arguments = inspect.signature(build).parameters
+    assert set(arguments) == set(config.default()[family])
   assert set(generators.GENERATORS) == set(discriminators.DISCRIMINATORS)
   allowed('gan.loss', losses.GAN_LOSSES)
   allowed('gan.upsampling', layers.UPSAMPLINGS)

@@ -14,14 +14,14 @@ import shlex
 import textwrap
 from xml.etree import ElementTree
 
-import jax
 import pytest
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.cli import parsing
 from gan_aug_jax.config import fields as fields_lib, validation
 from gan_aug_jax.experiment import ablation
-from tests import test_ablation
+from gan_aug_jax.generators import external, family
+from tests import test_ablation, tiny
 from tests.test_imports import FOLDERS
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -133,7 +133,9 @@ def check_command(arguments):
   if command == 'ablate' and not values.collect:
     assert ablation.list_arms(values.config, test_ablation.Costs(1000, 4, 2, 1))
   elif command in parsing.TRAINING:
-    validation.validate(values.config, trains_gan=command == 'train-gan' or None)
+    validation.validate(
+      values.config, trains_generator=command == 'train-generator' or None
+    )
     module, _, name = values.config.generator.family.partition(':')
     if module.startswith('examples.'):
       assert name in _defined(ROOT / (module.replace('.', '/') + '.py'))
@@ -239,7 +241,7 @@ def _python_blocks():
 
 
 @pytest.mark.parametrize(('path', 'code'), list(_python_blocks()))
-def test_python_is_code_and_what_can_be_run_runs(path, code, tmp_path, toy):
+def test_python_is_code_and_what_can_be_run_runs(path, code, tmp_path, toy, monkeypatch):
   tree = ast.parse(code)
   for node in ast.walk(tree):
     if isinstance(node, ast.ImportFrom) and node.module.startswith('gan_aug_jax'):
@@ -250,14 +252,15 @@ def test_python_is_code_and_what_can_be_run_runs(path, code, tmp_path, toy):
       _resolve('gan_aug_jax', node.attr)
   if path.name == 'extending.md':
     assert any(_squeeze(code) in source for source in _sources()), 'not what is there'
-  file = tmp_path / 'snippet.py'
+  file = tmp_path / f'snippet_{hash(code) % 10**9}.py'  # none is imported twice
   file.write_text(code)
-  if 'def make(dataset)' in code:
-    generator = runpy.run_path(str(file))['make'](toy)
-    keys, labels = jax.random.split(jax.random.key(0), 2), jax.numpy.array([0, 2])
-    images = generator.sample(generator.variables, keys, labels)
-    assert images.shape == (2, *toy.image_shape)
-    assert generator.trained_on == toy.fingerprint
+  if '@gan_aug_jax.generator' in code:
+    (name,) = re.findall(r'@gan_aug_jax.generator\ndef (\w+)', code)
+    monkeypatch.chdir(tmp_path)
+    setting = family.Setting(toy.facts, tiny.layout('jit', 1))
+    where = tmp_path / 'workdir'
+    made = external.build(f'{file.stem}:{name}', setting, (), workdir=where)
+    assert made.fit or made.shapes()
   elif 'def get_config' in code:
     config = runpy.run_path(str(file))['get_config']()
     if 'ablation' in config:

@@ -135,6 +135,7 @@ POLICIES = {
     pytest.param('jit', 1, ALL, {}, id='plain'),
     pytest.param('jit', 4, ALL, POLICIES, id='policies-on-4-devices'),
     pytest.param('pmap', 4, SOME, POLICIES, id='chunks-under-pmap'),
+    pytest.param('jit', 4, ALL, {**POLICIES, 'family': 'flow'}, id='flow-on-4-devices'),
     pytest.param('jit', 4, SOME, POLICIES, id='chunks', marks=SLOW),
     pytest.param('pmap', 1, ALL, POLICIES, id='pmap-of-one', marks=SLOW),
     pytest.param('pmap', 4, ALL, {'mode': 'add'}, id='pmap-add', marks=SLOW),

@@ -17,7 +17,7 @@ from gan_aug_jax import cli, config as config_lib
 from gan_aug_jax.data import datasets
 from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import CheckpointError, ConfigError
-from gan_aug_jax.generators import build, export, frozen, portable
+from gan_aug_jax.generators import export, frozen, portable
 from gan_aug_jax.generators.description import Description
 from gan_aug_jax.models import generators
 from gan_aug_jax.step import rng, sharding
@@ -27,12 +27,9 @@ from tests.test_run import _toy_source, CONFIG
 
 TINY = Description(
   name='tiny',
-  arch='dcgan',
+  family='gan',
+  arguments={'arch': 'dcgan', 'width': 8, 'latent_dim': tiny.LATENT},
   image_shape=tiny.SHAPE,
-  width=8,
-  upsampling='transposed',
-  precision='float32',
-  latent_dim=tiny.LATENT,
   class_names=('a', 'b', 'c'),
   trained_on='0123456789abcdef',
 )
@@ -42,7 +39,7 @@ LABELS = np.array([0, 1, 2, 0, 1, 2, 2], np.int32)
 @pytest.fixture(scope='module')
 def tiny_file(tmp_path_factory):
   path = tmp_path_factory.mktemp('tiny') / 'tiny.safetensors'
-  export.save_generator(path, TINY, tiny.frozen_generator()[1])
+  export.save_generator(path, TINY, TINY.make_sampler(), tiny.frozen_generator()[1])
   return path
 
 
@@ -56,7 +53,7 @@ def trained(tmp_path_factory):
     assert not cli.main(
       [
         'gan_aug_jax',
-        'train-gan',
+        'train-generator',
         f'--config={directory / "toy.py"}',
         f'--workdir={directory / "run"}',
         "--config.generator.checkpoints=('step:10','step:20')",
@@ -85,8 +82,8 @@ def test_exported_generators_draw_what_the_run_draws(trained, tmp_path):
   run = json.loads((trained / 'config.json').read_text())
   config, info = config_lib.from_dict(run['config']), DataFacts.from_json(run['data'])
   session = workdir.Session(config, trained, sharding.make_layout('jit', jax.devices()))
-  members = frozen.load_generator(session, info).members
-  sample = build.make_sampler(session, info, truncation=1.5)
+  generator = frozen.load_generator(session, info)
+  members, sample = generator.members, generator.family.make_sampler(truncation=1.5)
   assert [member.name for member in members] == ['seed 0, step 10', 'seed 0, step 20']
   drawn = []
   for i, member in enumerate(members):
@@ -113,7 +110,7 @@ def test_one_generator_goes_into_the_workdir(trained, tmp_path, capsys):
   assert (about['description']['seed'], about['description']['step']) == (0, 20)
   for name, digest in about['sha256'].items():
     assert hashlib.sha256((path.parent / name).read_bytes()).hexdigest() == digest
-  assert about['format_version'] == '1' and about['program']['platforms'][0] == 'cpu'
+  assert about['format_version'] == '2' and about['program']['platforms'][0] == 'cpu'
 
 
 def test_export_says_what_is_missing(trained, tmp_path, capsys):
@@ -209,6 +206,11 @@ def _with_description(**changes):
   return damage
 
 
+def _with_arguments(**changes):
+  """Changes what the file says of its network."""
+  return _with_description(arguments=TINY.arguments | changes)
+
+
 def _with_array(**changes):
   """Changes what the header says of one array."""
 
@@ -244,29 +246,32 @@ DAMAGES = {
   'nested': (lambda x: _join(NESTED, b''), UNREADABLE),
   'no object': (lambda x: _join([1], b''), UNREADABLE),
   'other file': (lambda x: safetensors.numpy.save({'a': np.ones(2)}), 'not describe a'),
-  'version': (_with_about(format_version='2'), 'version 2, but this package reads'),
+  'version': (_with_about(format_version='1'), 'version 1, but this package reads'),
   'no description': (_with_about(description=''), 'is not JSON'),
   'description': (_with_about(description='{'), 'is not JSON'),
   'description type': (_with_about(description=None), UNREADABLE),
   'nested description': (_with_about(description=NESTED.decode()), 'is not JSON'),
   'field missing': (_with_about(description='{}'), 'other fields'),
   'further field': (_with_description(code='import os'), 'other fields'),
-  'arch': (_with_description(arch='os.system'), 'its arch is not allowed'),
-  'arch type': (_with_description(arch=['dcgan']), 'its arch is not allowed'),
-  'width': (_with_description(width=10**8), 'not that of the network'),
-  'huge width': (_with_description(width=2**31), ABSURD),
-  'no width': (_with_description(width=0), 'a network that does not exist'),
-  'width type': (_with_description(width=True), ABSURD),
-  'latent': (_with_description(latent_dim=10**30), ABSURD),
-  'std': (_with_description(latent_std=float('nan')), ABSURD),
+  'arch': (_with_arguments(arch='os.system'), 'its gan.arch is not allowed'),
+  'arch type': (_with_arguments(arch=['dcgan']), 'its gan.arch is not allowed'),
+  'width': (_with_arguments(width=10**8), ABSURD),
+  'huge width': (_with_arguments(width=2**31), ABSURD),
+  'no width': (_with_arguments(width=0), ABSURD),
+  'width type': (_with_arguments(width=True), ABSURD),
+  'latent': (_with_arguments(latent_dim=10**30), ABSURD),
+  'std': (_with_description(latents={'std': float('nan')}), ABSURD),
+  'argument': (_with_arguments(code='import os'), ABSURD),
+  'family': (_with_description(family='os.system'), 'its family is not allowed'),
+  'external': (_with_description(family='os:system'), 'code from outside the package'),
   'image': (_with_description(image_shape=[2**30, 2**30, 1]), 'network'),
   'image rank': (_with_description(image_shape=[8, 8]), ABSURD),
   'classes': (_with_description(class_names=[]), 'not that of the network'),
   'class type': (_with_description(class_names=[1, 2, 3]), ABSURD),
   'precision': (_with_description(precision='object'), ABSURD),
   'no such size': (_with_description(image_shape=[9, 9, 1]), 'describes'),
-  'other width': (_with_description(width=16), 'not that of the network'),
-  'other arch': (_with_description(arch='mlp'), 'not those of the network'),
+  'other width': (_with_arguments(width=16), 'not that of the network'),
+  'other arch': (_with_arguments(arch='mlp'), 'not those of the network'),
   'shape': (_with_array(shape=[1]), UNREADABLE),
   'type': (_with_array(dtype='F16'), UNREADABLE),
   'integers': (_with_array(dtype='I32'), 'not that of the network'),
@@ -329,7 +334,7 @@ def _rewrite(program, content=None, **description):
     (lambda p: _rewrite(p, b'no program'), 'JAX cannot read it'),
     (lambda p: _rewrite(p, pickle.dumps(_Harm())), 'JAX cannot read it'),
     (lambda p: _rewrite(p, image_shape=[16, 16, 1]), 'not the program that tiny.json'),
-    (lambda p: _rewrite(p, width=-1), 'its width is not allowed'),
+    (lambda p: _rewrite(p, seed=-1), 'its seed is not allowed'),
   ],
 )
 def test_programs_that_are_not_what_they_should_be_are_refused(program, damage, said):
@@ -339,7 +344,7 @@ def test_programs_that_are_not_what_they_should_be_are_refused(program, damage, 
 
 
 def test_what_could_not_be_loaded_is_not_written(tmp_path):
-  wide = dataclasses.replace(TINY, width=2**31)
-  with pytest.raises(CheckpointError, match='cannot be exported: its width'):
-    export.save_generator(tmp_path / 'a', wide, {})
+  wide = dataclasses.replace(TINY, arguments={'width': 2**31})
+  with pytest.raises(CheckpointError, match=r'cannot be exported: its gan\.width'):
+    export.save_generator(tmp_path / 'a', wide, None, {})
   assert not list(tmp_path.iterdir())

@@ -232,14 +232,19 @@ _FIXED = {'generator.save_every_steps': 100}
   ('trained', 'before', 'change', 'allowed'),
   [
     ((), {}, {'gan.width': 8}, True),
-    (('gan',), {}, {'log.every_steps': 10}, False),  # checkpoints would move, too
-    (('gan',), _FIXED, {'log.every_steps': 10}, True),
-    (('gan',), {}, {'generator.save_every_steps': 100}, False),
-    (('gan',), {}, {'log.eval_every_steps': 10}, True),
-    (('gan', 'result', 'gan-seed1'), {}, {'generator.save_every_steps': 100}, False),
-    (('gan', 'result', 'arms'), {}, {'generator.save_every_steps': 100}, True),
-    (('gan', 'result', 'arms'), {}, {'log.every_steps': 10}, True),
-    (('gan', 'result', 'arms'), {}, {'classifier.learning_rate': 1.0}, False),
+    (('generator',), {}, {'log.every_steps': 10}, False),  # checkpoints would move, too
+    (('generator',), _FIXED, {'log.every_steps': 10}, True),
+    (('generator',), {}, {'generator.save_every_steps': 100}, False),
+    (('generator',), {}, {'log.eval_every_steps': 10}, True),
+    (
+      ('generator', 'result', 'generator-seed1'),
+      {},
+      {'generator.save_every_steps': 100},
+      False,
+    ),
+    (('generator', 'result', 'arms'), {}, {'generator.save_every_steps': 100}, True),
+    (('generator', 'result', 'arms'), {}, {'log.every_steps': 10}, True),
+    (('generator', 'result', 'arms'), {}, {'classifier.learning_rate': 1.0}, False),
     (('arms',), {'arms': ('real_only',)}, {'arms': ('augmented', 'real_only')}, True),
     (('arms',), {'arms': ('real_only',)}, {'arms': ('augmented',)}, False),
   ],
@@ -247,7 +252,7 @@ _FIXED = {'generator.save_every_steps': 100}
 def test_a_workdir_takes_harmless_changes(tmp_path, trained, before, change, allowed):
   for part in trained:
     if part == 'result':
-      (tmp_path / 'gan' / 'result.json').write_text('{}')
+      (tmp_path / 'generator' / 'result.json').write_text('{}')
     else:
       (tmp_path / part).mkdir()
   fields = config.default()

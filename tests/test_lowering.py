@@ -1,4 +1,4 @@
-"""Both steps lower for accelerators that are not here: one device and eight."""
+"""All steps lower for accelerators that are not here: one device and eight."""
 
 import re
 
@@ -40,6 +40,7 @@ def test_steps_lower_for(toy, platform, num_devices, per_call):
     # Scanned steps draw ahead what does not depend on the classifier.
     sample_filter=SampleFilter(2, 'hard' if per_call == 1 else 'teacher', 0.3),
     on_reject='real',
+    family='gan' if per_call == 1 else 'flow',
   )
   data = tiny.feed(lambda tree: tree, toy)(0, plan.num_real * per_call)
   assert bool(draw_ahead) == (per_call > 1)
@@ -49,7 +50,9 @@ def test_steps_lower_for(toy, platform, num_devices, per_call):
   step, state = tiny.gan_step(where, batch_size=16, **options)
   data = tiny.feed(lambda tree: tree, toy)(0, 32 * per_call)
   gan = _export(step, where, per_call, platform, state, data)
-  for exported in (fused, gan):
+  step, state = tiny.flow_step(where, batch_size=16)
+  flow = _export(step, where, per_call, platform, state, data)
+  for exported in (fused, gan, flow):
     assert exported.platforms == (platform,) and exported.nr_devices == num_devices
     text = exported.mlir_module()
     assert 'stablehlo.convolution' in text

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gan_aug_jax import config as config_lib
-from gan_aug_jax.generators import build
+from gan_aug_jax.generators import families
 from gan_aug_jax.models import discriminators, generators, layers
 from gan_aug_jax.step import augment, gan, losses
 from gan_aug_jax.training import workdir
@@ -198,9 +198,9 @@ def test_discriminator_has_a_learning_rate_of_its_own(toy, tmp_path):
   for rate in (0.0, 1e-9):
     config.gan.discriminator_learning_rate = rate
     session = workdir.Session(config, tmp_path, where, quiet=True)
-    step, init = build.make_step(session, toy.facts)
-    state = init(0)
-    after, _ = tiny.run(where, step, state, toy, count=8, num_steps=2)
+    family = families.build_family(session, toy.facts)
+    state = family.init(0)
+    after, _ = tiny.run(where, family.step, state, toy, count=8, num_steps=2)
     parts = ('generator', 'discriminator')
     moved = [tiny.difference(getattr(after, p), getattr(state, p)) for p in parts]
     changes.append(moved)

@@ -91,7 +91,7 @@ def _rows(directory):
 
 
 def _assert_same_run(mine, whole, *, tolerance=0.0):
-  for part in ('gan', 'arms/augmented_classical'):
+  for part in ('generator', 'arms/augmented_classical'):
     (step, ours), (last, theirs) = _parameters(mine / part), _parameters(whole / part)
     assert step == last
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
@@ -101,7 +101,7 @@ def _assert_same_run(mine, whole, *, tolerance=0.0):
     for x, y in zip(a, b, strict=True):
       assert x == pytest.approx(y, rel=0, abs=tolerance)
   results = [json.loads((run / 'results.json').read_text()) for run in (mine, whole)]
-  chosen = [result['gan'] for result in results]
+  chosen = [result['generator'] for result in results]
   assert chosen[0]['chosen_step'] == chosen[1]['chosen_step']
   for a, b in zip(chosen[0]['candidates'], chosen[1]['candidates'], strict=True):
     assert a == pytest.approx(b, rel=0, abs=tolerance)
@@ -139,10 +139,10 @@ def _saving(part, step):
 
 KILLS = {
   'before anything': lambda workdir: (workdir / 'config.json').exists(),
-  'early in the GAN': _lines('gan', 1),
-  'saving the GAN': _saving('gan', 30),
-  'late in the GAN': _lines('gan', 12),
-  'saving the finished GAN': _saving('gan', 150),
+  'early in the GAN': _lines('generator', 1),
+  'saving the GAN': _saving('generator', 30),
+  'late in the GAN': _lines('generator', 12),
+  'saving the finished GAN': _saving('generator', 150),
   'early in the arm': _lines('arms/augmented_classical', 3),
   'saving the arm': _saving('arms/augmented_classical', 75),
   'late in the arm': _lines('arms/augmented_classical', 14),
@@ -167,7 +167,7 @@ def test_killed_at_any_moment_ends_as_uninterrupted(launch, uninterrupted, tmp_p
 
 def test_preempted_saves_exits_75_and_goes_on(launch, uninterrupted, tmp_path):
   workdir = tmp_path / 'run'
-  for part in ('gan', 'arms/augmented_classical'):
+  for part in ('generator', 'arms/augmented_classical'):
     process = launch(workdir)
     reached = _lines(part, 2)
     while process.poll() is None and not reached(workdir):
@@ -252,7 +252,7 @@ def test_two_processes_of_two_devices_equal_one_of_four(
 def test_two_processes_stop_at_one_step_and_go_on(launch, one_process, tmp_path):
   """A SIGTERM that reaches one process only stops both, at the same step."""
   pair = _launch_pair(launch, tmp_path / 'two', *SHORT)
-  reached = _lines('gan', 2)
+  reached = _lines('generator', 2)
   while all(process.poll() is None for process in pair) and not reached(tmp_path / 'two'):
     time.sleep(0.001)
   pair[1].send_signal(signal.SIGTERM)

@@ -17,7 +17,6 @@ from gan_aug_jax.step import (
   device_data,
   losses,
   plans,
-  programs,
   rng,
 )
 from tests import tiny
@@ -178,10 +177,9 @@ def test_frozen_statistics_belong_to_the_averaged_weights(toy):
   _, state = tiny.gan_step(where)
   ema = jax.tree.map(lambda x: 3 * x if x.ndim > 1 else x, state.ema)
   measure = gan.make_measure(module, latent_dim=tiny.LATENT, num_classes=tiny.CLASSES)
-  repeated = jax.jit(programs.repeat_step(measure, 64))
-  (stats, count), _ = repeated((state.generator_stats, 0), 64, ema, 0)
-  assert count == 64
-  variables = {'params': ema, 'batch_stats': stats}
+  variables = {'params': ema, 'batch_stats': state.generator_stats}
+  again = lambda number, variables: measure(variables, number, 0)
+  variables = jax.jit(lambda v: jax.lax.fori_loop(0, 64, again, v))(variables)
   latents = jax.random.normal(jax.random.key(9), (999, tiny.LATENT))
   labels = jnp.arange(999) % tiny.CLASSES
   frozen = module.apply(variables, latents, labels, train=False)

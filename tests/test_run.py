@@ -16,7 +16,7 @@ import sklearn.metrics
 
 from gan_aug_jax import cli
 from gan_aug_jax.data import datasets, splits
-from gan_aug_jax.generators import gan_training
+from gan_aug_jax.generators import generator_training
 from gan_aug_jax.step import programs, sampling, sharding
 from gan_aug_jax.training import files, loop, tensorboard
 from gan_aug_jax.training.signals import Interrupted
@@ -126,7 +126,7 @@ def test_run_writes_what_it_promises(finished):
     'augmented_classical',
   ]
   assert {'dataset', 'seed', 'versions', 'device', 'total_seconds'} <= set(results)
-  assert results['gan']['train_seconds'] > 0
+  assert results['generator']['train_seconds'] > 0
   for name, arm in results['arms'].items():
     assert set(EXPECTED_FIELDS) <= set(arm)
     assert arm['effective_ratio'] == (0.25 if name.startswith('augmented') else 0)
@@ -144,7 +144,7 @@ def test_run_writes_what_it_promises(finished):
     assert [row['step'] for row in rows if 'loss' in row] == [5, 10, 15, 20]
     assert [row['step'] for row in rows if 'val_accuracy' in row] == [5, 10, 15, 20]
     assert all(row['grad_norm'] > 0 for row in rows if 'loss' in row)
-  assert len(list((workdir / 'gan' / 'samples').glob('*.png'))) == 2
+  assert len(list((workdir / 'generator' / 'samples').glob('*.png'))) == 2
 
 
 def test_run_learns_the_toy(finished):
@@ -186,7 +186,9 @@ def test_a_run_as_on_an_accelerator_compiles_as_little_and_gives_the_numbers(
     json.loads((workdir / 'results.json').read_text())
     for workdir in (tmp_path, finished[0])
   )
-  assert mine['gan']['steps_per_call'] == 5 and whole['gan']['steps_per_call'] == 1
+  assert (
+    mine['generator']['steps_per_call'] == 5 and whole['generator']['steps_per_call'] == 1
+  )
   for name, arm in mine['arms'].items():
     assert arm['eval_loss'] == pytest.approx(whole['arms'][name]['eval_loss'], rel=2e-3)
 
@@ -243,10 +245,10 @@ def test_later_commands_need_only_the_workdir(finished, capsys):
 
 
 def test_parts_give_the_numbers_of_a_whole_run(finished, config_file, tmp_path):
-  """train-gan then train-classifier: the same arms."""
+  """train-generator then train-classifier: the same arms."""
   flags = [f'--config={config_file}', f'--workdir={tmp_path / "w"}']
   flags += ["--config.arms=('augmented_classical',)"]
-  assert run('train-gan', *flags) == 0
+  assert run('train-generator', *flags) == 0
   assert run('train-classifier', *flags) == 0
   mine, whole = (
     json.loads((workdir / 'results.json').read_text())['arms']['augmented_classical']
@@ -294,19 +296,19 @@ def test_several_generators_by_step_and_seed(config_file, tmp_path, monkeypatch,
   flags += ["--config.generator.checkpoints=('step:10','step:20','seed:7')"]
   assert run('run', *flags) == 0
   results = json.loads((workdir / 'results.json').read_text())
-  other = json.loads((workdir / 'gan-seed7' / 'result.json').read_text())
+  other = json.loads((workdir / 'generator-seed7' / 'result.json').read_text())
   best = min(other['candidates'], key=lambda row: row['frechet'])['step']
   assert other['chosen_step'] == best
-  assert results['gan']['members'] == [
+  assert results['generator']['members'] == [
     'seed 0, step 10',
     'seed 0, step 20',
     f'seed 7, step {best}',
   ]
-  own = json.loads((workdir / 'gan' / 'result.json').read_text())
+  own = json.loads((workdir / 'generator' / 'result.json').read_text())
   both = own['train_seconds'] + other['train_seconds']
-  assert results['gan']['train_seconds'] == pytest.approx(both)
+  assert results['generator']['train_seconds'] == pytest.approx(both)
   assert results['arms']['augmented']['effective_ratio'] == 0.25
-  assert len(list((workdir / 'gan' / 'extractor').iterdir())) == 1
+  assert len(list((workdir / 'generator' / 'extractor').iterdir())) == 1
   assert not list((tmp_path / 'cache').rglob('*.msgpack'))
   assert run('score', f'--workdir={workdir}') == 0
   rows = json.loads((workdir / 'score' / 'scores.json').read_text())['rows']
@@ -365,8 +367,8 @@ def test_policies_through_a_whole_run(config_file, tmp_path, monkeypatch):
   assert arm['effective_ratio'] <= arm['asked_ratio'] < 0.25
   assert set(arm['acceptance']) <= set('abc') and arm['acceptance']
   assert 0 <= arm['source']['teacher_val_accuracy'] <= 1
-  assert len(list((tmp_path / 'run' / 'gan').glob('offline-*.npz'))) == 1
-  assert len(list((tmp_path / 'run' / 'gan' / 'teacher').iterdir())) == 1
+  assert len(list((tmp_path / 'run' / 'generator').glob('offline-*.npz'))) == 1
+  assert len(list((tmp_path / 'run' / 'generator' / 'teacher').iterdir())) == 1
   html_text = (tmp_path / 'run' / 'report.html').read_text()
   assert 'Accepted by class' in html_text and 'same number of real images' in html_text
   monkeypatch.setattr(loop, 'train', None)  # nothing is trained again
@@ -385,7 +387,9 @@ def test_a_search_of_a_bound_trains_no_gan_and_leaves_the_test_split_alone(
 
   real = sampling.group_by_class
   monkeypatch.setattr(sampling, 'group_by_class', group)
-  monkeypatch.setattr(gan_training, 'GanTraining', None)  # to call it would raise
+  monkeypatch.setattr(
+    generator_training, 'GeneratorTraining', None
+  )  # to call it would raise
   fields = {'data.label_budget': 8, 'data.test_on': 'val', 'mix.source': 'held_out'}
   flags = [f'--config.{field}={value}' for field, value in fields.items()]
   run(
@@ -399,7 +403,7 @@ def test_a_search_of_a_bound_trains_no_gan_and_leaves_the_test_split_alone(
   assert 'a search' in shown and 'beyond the label budget' in shown
   results = json.loads((tmp_path / 'results.json').read_text())
   arm = results['arms']['augmented']
-  assert arm['eval_loss'] == arm['val_loss'] and results['gan'] == {}
+  assert arm['eval_loss'] == arm['val_loss'] and results['generator'] == {}
   toy = datasets.load_dataset('toy', image_size=8, seed=0, val_fraction=0.25, per_class=8)
   used = {image.tobytes() for part in (toy.train, toy.val) for image in part.images}
   assert len(drawn_from) == 3 * 16 - 3 * 8 and not used & set(drawn_from)
@@ -416,7 +420,7 @@ def test_images_drawn_beforehand_are_kept_and_made_again(
   flags = [f'--config={config_file}', f'--workdir={tmp_path / "run"}']
   flags += ["--config.arms=('augmented',)", '--config.cache.images_per_class=4']
   assert run('run', *flags) == 0
-  (path,) = (tmp_path / 'run' / 'gan').glob('offline-*.npz')
+  (path,) = (tmp_path / 'run' / 'generator').glob('offline-*.npz')
   images = np.load(path)['images']
   assert images.shape == (3, 4, 8, 8, 1) and len(np.unique(images, axis=1)) == 3
   path.write_bytes(path.read_bytes()[:100])
@@ -517,14 +521,34 @@ def test_damaged_files_are_named_and_mended(
 def test_damaged_results_of_parts_are_made_again(finished, config_file, tmp_path):
   workdir = shutil.copytree(finished[0], tmp_path / 'copy')
   _damage(workdir / 'arms' / 'augmented' / 'result.json')
-  _damage(workdir / 'gan' / 'result.json')
-  (workdir / 'gan' / 'samples.png').unlink()
+  _damage(workdir / 'generator' / 'result.json')
+  (workdir / 'generator' / 'samples.png').unlink()
   assert run('run', f'--config={config_file}', f'--workdir={workdir}') == 0
   before, after = (
     json.loads((place / 'results.json').read_text()) for place in (finished[0], workdir)
   )
-  assert after['gan'] == before['gan']
-  assert (workdir / 'gan' / 'samples.png').exists()
+  assert after['generator'] == before['generator']
+  assert (workdir / 'generator' / 'samples.png').exists()
+
+
+def test_workdirs_of_older_versions_are_read(finished, tmp_path):
+  """Whose generator was in gan/, and whose results said so."""
+  workdir = shutil.copytree(finished[0], tmp_path / 'old')
+  (workdir / 'generator').rename(workdir / 'gan')
+  for path in (workdir / 'results.json', workdir / 'gan' / 'result.json'):
+    content = json.loads(path.read_text())
+    if 'generator' in content:
+      content['gan'] = content.pop('generator')
+    for of_it in (content, content.get('gan', {})):
+      for name in ('family', 'title', 'foreign', 'trained_on'):
+        of_it.pop(name, None)
+    path.write_text(json.dumps(content | {'arch': 'dcgan'}))
+  for command in ('report', 'sample'):
+    assert run(command, f'--workdir={workdir}') == 0
+  before, after = (
+    (place / 'report.html').read_text().count('<img') for place in (finished[0], workdir)
+  )
+  assert after == before and not (workdir / 'generator').exists()
 
 
 def _interrupt(*_):
@@ -536,28 +560,32 @@ def test_damaged_generator_is_made_again_from_the_checkpoint_before(
   finished, config_file, tmp_path, capsys, monkeypatch, damage
 ):
   workdir = shutil.copytree(finished[0], tmp_path / 'copy')
-  final = workdir / 'gan' / 'checkpoints' / '20'
+  final = workdir / 'generator' / 'checkpoints' / '20'
   if damage == 'damage':
     for path in [path for path in final.rglob('*') if path.is_file()]:
       _damage(path)
   else:
     shutil.rmtree(final)  # there is a generator in the one before, too
-  assert 'run or train-gan' in _refused(capsys, 3, 'sample', f'--workdir={workdir}')
+  assert 'run or train-generator' in _refused(capsys, 3, 'sample', f'--workdir={workdir}')
   flags = [f'--config={config_file}', f'--workdir={workdir}']
   with monkeypatch.context() as patch:
     patch.setattr(loop, 'train', _interrupt)
     _refused(capsys, 75, 'run', *flags)
   said = _refused(capsys, 3, 'sample', f'--workdir={workdir}')
-  assert 'no trained generator' in said and 'finish it with run or train-gan' in said
+  assert (
+    'no trained generator' in said and 'finish it with run or train-generator' in said
+  )
   assert run('run', *flags) == 0
-  assert (workdir / 'gan' / 'checkpoints' / '20.damaged').exists() == (damage == 'damage')
+  assert (workdir / 'generator' / 'checkpoints' / '20.damaged').exists() == (
+    damage == 'damage'
+  )
   before, after = (
-    json.loads((place / 'gan' / 'result.json').read_text())
+    json.loads((place / 'generator' / 'result.json').read_text())
     for place in (finished[0], workdir)
   )
   assert after['candidates'] == before['candidates']
   rows = [
-    (place / 'gan' / 'metrics.jsonl').read_text().splitlines()
+    (place / 'generator' / 'metrics.jsonl').read_text().splitlines()
     for place in (finished[0], workdir)
   ]
   last = [json.loads(lines[-1]) for lines in rows]
@@ -588,7 +616,7 @@ def test_environment_errors_are_one_sentence(finished, config_file, tmp_path, ca
 def test_generator_of_other_images_is_refused(finished, config_file, tmp_path, capsys):
   workdir = tmp_path / 'foreign'
   workdir.mkdir()
-  shutil.copytree(finished[0] / 'gan', workdir / 'gan')
+  shutil.copytree(finished[0] / 'generator', workdir / 'generator')
   flags = [f'--config={config_file}', f'--workdir={workdir}', '--config.data.seed=5']
   assert 'other images' in _refused(capsys, 3, 'train-classifier', *flags)
 
@@ -597,7 +625,7 @@ def test_help_and_installed_command_find_the_configs(tmp_path):
   """From any directory, without a traceback and without a sound from dependencies."""
   command = [sys.executable, '-m', 'gan_aug_jax']
   shown = subprocess.run([*command, '--help'], capture_output=True, text=True, cwd=ROOT)
-  assert shown.returncode == 0 and 'train-gan' in shown.stdout and not shown.stderr
+  assert shown.returncode == 0 and 'train-generator' in shown.stdout and not shown.stderr
   flags = ['--config=configs/mlp.py:updated', '--workdir=w', '--config.mix.ratio=7']
   script = pathlib.Path(sys.executable).with_name('gan-aug-jax')
   refused = subprocess.run(
@@ -641,9 +669,9 @@ def test_tensorboard_gets_what_the_files_have(config_file, tmp_path, monkeypatch
   assert step == 20 and images['confusion'].shape[-1] == 3
   ((hparams,),) = written['arms/augmented', 'write_hparams']
   assert hparams['classifier.learning_rate'] == 0.05
-  grids = written['run/gan', 'write_images']
+  grids = written['run/generator', 'write_images']
   assert [step for step, _ in grids] == sorted(
-    int(path.stem) for path in (workdir / 'gan' / 'samples').iterdir()
+    int(path.stem) for path in (workdir / 'generator' / 'samples').iterdir()
   )
 
 

@@ -41,17 +41,19 @@ def test_the_last_line_says_where_the_report_is(original, copy, capfd):  # noqa:
 
 
 def test_what_went_wrong_in_the_gan_is_said_first(original, copy, capfd):  # noqa: F811
-  path = copy / 'gan' / 'result.json'
+  path = copy / 'generator' / 'result.json'
   result = json.loads(path.read_text())
   path.write_text(json.dumps(result | {'warnings': ['it <collapsed>.']}))
   (copy / 'results.json').unlink()
   flags = [f'--config={original.config}', f'--workdir={copy}']
   assert cli.main(['gan_aug_jax', 'run', *flags]) == 0
-  described, rest = capfd.readouterr().out.split("The GAN's training: it <collapsed>.\n")
+  described, rest = capfd.readouterr().out.split(
+    "The generator's training: it <collapsed>.\n"
+  )
   assert len(described.splitlines()) == 2 and 'test accuracy' in rest
   page = (copy / 'report.html').read_text()
   warning = page.index(
-    '<p class="finding hurts">The GAN&#39;s training: it &lt;collapsed'
+    '<p class="finding hurts">The generator&#39;s training: it &lt;collapsed'
   )
   assert page.index('</style>') < warning < page.index('augmented vs. real_only')
 
@@ -69,12 +71,12 @@ def test_a_gan_that_collapses_after_the_chosen_checkpoint_is_reported(
   monkeypatch.setattr(candidates.Scores, '__call__', lambda *_, **__: next(scores))
   flags = [f'--config={original.config}', f'--workdir={tmp_path / "w"}']
   flags += ['--config.generator.select=cas', '--config.generator.save_every_steps=1']
-  assert cli.main(['gan_aug_jax', 'train-gan', *flags]) == 0
-  result = json.loads((tmp_path / 'w' / 'gan' / 'result.json').read_text())
+  assert cli.main(['gan_aug_jax', 'train-generator', *flags]) == 0
+  result = json.loads((tmp_path / 'w' / 'generator' / 'result.json').read_text())
   (warning,) = result['warnings']
   assert result['chosen_step'] == 1
   assert warning.startswith('at 3 checkpoints from step 2 to 4 the images of a class')
-  assert f"The GAN's training: {warning}\nSamples: " in capfd.readouterr().out
+  assert f"The generator's training: {warning}\nSamples: " in capfd.readouterr().out
 
 
 def _start(file, workdir, *flags):

@@ -4,11 +4,12 @@ import functools
 import re
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gan_aug_jax.models import classifiers, discriminators, generators
+from gan_aug_jax.models import classifiers, discriminators, generators, unet
 from gan_aug_jax.step import (
   augment,
   batches,
@@ -16,7 +17,9 @@ from gan_aug_jax.step import (
   classifier,
   classifier_state,
   device_data,
+  flow,
   gan,
+  generator,
   losses,
   plans,
   programs,
@@ -153,6 +156,7 @@ def fused_ahead(
   partner='any',
   on='both',
   refresh_every=1,
+  family='gan',
 ):
   """The fused step, its initial state, its plan, what is frozen, and what draws ahead.
 
@@ -162,7 +166,8 @@ def fused_ahead(
   Classes are drawn as if the training set had 6, 3 and 1 of them.
   """
   compute = compute or dtype
-  sample, variables = frozen_generator(dtype, compute=compute, **dict(latents))
+  draw_from = frozen_flow if family == 'flow' else frozen_generator
+  sample, variables = draw_from(dtype, compute=compute, **dict(latents))
   logits_of, discriminator = frozen_discriminator(dtype)
   ask, teacher_variables = teacher(dtype, scale=3)
   if offline:
@@ -291,6 +296,52 @@ def gan_step(
     dtype=dtype,
   )
   return step, cast(_init_gan(generator, discriminator), dtype)
+
+
+def flow_model(shape=SHAPE, compute=jnp.float32):
+  return unet.UNet(shape, CLASSES, width=8, dtype=compute)
+
+
+def flow_variables(shape=SHAPE, *, by=0.1):
+  """The first variables with noise added, as velocities are zero at first."""
+  noise = np.random.default_rng(0)
+  shake = lambda x: x + (by * noise.normal(size=x.shape)).astype(x.dtype)
+  return jax.tree.map(shake, _init(flow_model(shape), (2, *shape), (2,), (2,)))
+
+
+def frozen_flow(dtype=jnp.float32, compute=None, **latents):
+  """A random flow: its sampler and parameters."""
+  model = flow_model(compute=compute or dtype)
+  render = flow.make_render(model, evaluations=2)
+  sample = sampling.make_sampler(render, SHAPE, **latents)
+  return sample, cast(flow_variables()['params'], dtype)
+
+
+def flow_step(where, *, batch_size=12, dtype=jnp.float32, compute=None):
+  """The flow's step and its initial state, unplaced."""
+  model = flow_model(compute=compute or dtype)
+  tx = classifier.make_optimizer(
+    'adam', learning_rate=1e-3, num_steps=50, warmup_steps=2, clip_norm=1.0
+  )
+  step = generator.make_generator_step(
+    loss=flow.make_loss(model, class_dropout=0.2, augment=augment.make_augment(crop=2)),
+    tx=tx,
+    layout=where,
+    batch_size=batch_size,
+    ema_decay=0.9,
+    dtype=dtype,
+  )
+  init_params = lambda key: flow_variables()['params']
+  init = functools.partial(generator.init_generator, init_params=init_params, tx=tx)
+  return step, cast(jax.device_get(init(3)), dtype)
+
+
+def equations(jaxpr):
+  """Every equation of a jaxpr, also of those within."""
+  for equation in jaxpr.eqns:
+    yield equation
+    for inner in jax.extend.core.jaxprs_in_params(equation.params):
+      yield from equations(inner)
 
 
 def run(

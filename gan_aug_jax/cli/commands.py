@@ -25,7 +25,7 @@ from gan_aug_jax.experiment import (
   scoring,
   workers,
 )
-from gan_aug_jax.generators import export, frozen, samples
+from gan_aug_jax.generators import export, frozen as frozen_lib, samples
 from gan_aug_jax.report import ablation_report, run_report, sentences, tables
 from gan_aug_jax.step import programs, sharding
 from gan_aug_jax.training import (
@@ -77,38 +77,31 @@ def _reopen(flags):
   return dataclasses.replace(session, trusts_code=trusted), run
 
 
-def _train(flags, *, gan, classifiers):
-  """Trains what is not trained yet: the GAN, the arms, or both."""
+def _train(flags, *, generator, classifiers):
+  """Trains what is not trained yet: the generator, the arms, or both."""
   config = flags.config
-  if config_lib.is_external(config) and not classifiers:
-    raise ConfigError(
-      f'generator.family={config.generator.family!r} takes the place of the GAN; use '
-      'run, or leave it out.'
-    )
   _refuse_inside_data(config, flags.workdir)
   session = _start(config, flags.workdir)
-  if (
-    not gan and config_lib.needs_generator(config) and not config_lib.is_external(config)
-  ):
-    frozen.check_trained(session)
+  if not generator and config_lib.needs_generator(config):
+    frozen_lib.check_trained(session)
   with progress.waiting(f'reading {config.data.name}', quiet=session.is_silent):
     dataset = runs.load_data(config)
   signals.check()
   with locks.owned(session.workdir):
     workdir_lib.claim(session, dataset)
-    print(runs.describe(session, dataset, only_gan=not classifiers), flush=True)
     run = runs.Run(session, dataset, arms=classifiers)
+    print(runs.describe(run), flush=True)
     with programs.ahead():
-      run.start(gan=gan)
+      run.start(generator=generator)
       with progress.waiting('preparing', quiet=session.is_silent):
-        work = run.work(gan=gan)
+        work = run.work(generator=generator)
       with progress.whole(work):
-        generator = run.load_or_train_generator(train=gan)
-        results = run.train_arms(generator) if classifiers else None
+        frozen = run.load_or_train_generator(train=generator)
+        results = run.train_arms(frozen) if classifiers else None
     signals.check()
     if not classifiers:
-      tables.print_warnings(sentences.of_gan(generator.info))
-      print(f'Samples: {session.path("gan", "samples.png")}')
+      tables.print_warnings(sentences.of_generator(frozen.info))
+      print(f'Samples: {session.generator_path("samples.png")}')
     elif jax.process_index() == 0:
       findings = run_report.findings(session.workdir, results['arms'])
       tables.print_results(results, findings)
@@ -170,9 +163,8 @@ def _export(flags):
 def _report(flags):
   directory = pathlib.Path(flags.workdir)
   locks.check_idle(directory)
-  run, path = workdir_lib.read_run(directory), directory / 'results.json'
-  results = files.read_json(path, 'arms', 'gan', 'versions')
-  with files.reading(path):
+  run, results = workdir_lib.read_run(directory), workdir_lib.read_results(directory)
+  with files.reading(directory / 'results.json'):
     print(f'Report: {run_report.render(directory, run, results)}')
 
 
@@ -231,9 +223,9 @@ def _report_ablation(directory):
 
 
 COMMANDS = {
-  'run': functools.partial(_train, gan=True, classifiers=True),
-  'train-gan': functools.partial(_train, gan=True, classifiers=False),
-  'train-classifier': functools.partial(_train, gan=False, classifiers=True),
+  'run': functools.partial(_train, generator=True, classifiers=True),
+  'train-generator': functools.partial(_train, generator=True, classifiers=False),
+  'train-classifier': functools.partial(_train, generator=False, classifiers=True),
   'evaluate': _evaluate,
   'sample': _sample,
   'score': _score,

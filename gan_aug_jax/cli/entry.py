@@ -11,6 +11,8 @@ from gan_aug_jax.config import validation
 from gan_aug_jax.errors import ConfigError, MachineError, UserError
 from gan_aug_jax.training import signals
 
+_ALIASES = {'train-gan': 'train-generator'}
+
 
 def main(argv: list[str] | None = None) -> int:
   """Runs a command.
@@ -74,6 +76,7 @@ def _dispatch(argv):
   if command in ('--help', '-h', '-help', 'help'):
     print(help_pages.overview())
     return
+  command = _ALIASES.get(command, command)
   if command not in help_pages.PAGES:
     raise ConfigError(_no_such_command(command))
   if {'--help', '-h', '-help'} & set(argv[2:]):
@@ -84,8 +87,8 @@ def _dispatch(argv):
     return
   flags = parsing.parse(command, [argv[0], *argv[2:]])
   if 'config' in flags:
-    trains_gan = True if command in ('train-gan', 'ablate') else None
-    validation.validate(config_lib.base_of(flags.config), trains_gan=trains_gan)
+    trains = True if command in ('train-generator', 'ablate') else None
+    validation.validate(config_lib.base_of(flags.config), trains_generator=trains)
   # Imported late: what is wrong with the usage must not wait for JAX.
   try:
     import jax  # noqa: F401  it reads its switches

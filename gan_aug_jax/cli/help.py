@@ -35,9 +35,9 @@ _FIRST = '--config=configs/mnist5k.py --workdir=runs/first'
 PAGES = {
   'run': Page(
     'train the generator and every arm, and write the report',
-    'Trains the GAN, then a classifier for each arm, and evaluates them on the test '
-    'split. Ends with the verdict, results.json and report.html. Run it again to resume '
-    'after an interruption; what is finished is kept.',
+    'Trains the generator, then a classifier for each arm, and evaluates them on the '
+    'test split. Ends with the verdict, results.json and report.html. Run it again to '
+    'resume after an interruption; what is finished is kept.',
     (
       _FIRST,
       '--config=configs/mnist5k.py --workdir=runs/half --config.mix.ratio=0.5 '
@@ -45,19 +45,18 @@ PAGES = {
     ),
     config=True,
   ),
-  'train-gan': Page(
-    'train the GAN only',
-    'Trains the GAN, chooses its best checkpoint, and writes samples. Resumes.',
+  'train-generator': Page(
+    'train the generator only (also: train-gan)',
+    'Trains the generator, chooses its best checkpoint, and writes samples. Resumes.',
     (
       _FIRST,
-      f'{_FIRST} --config.generator.arch=resnet --config.generator.num_steps=5000',
+      f'{_FIRST} --config.gan.arch=resnet --config.generator.num_steps=5000',
     ),
     config=True,
   ),
   'train-classifier': Page(
-    'train the arms with the GAN that is in the workdir',
-    'Like run, for a workdir where train-gan is finished, or with a generator of your '
-    'own (generator.family). Resumes.',
+    'train the arms with the generator that is in the workdir',
+    'Like run, for a workdir where train-generator is finished. Resumes.',
     (_FIRST, f"{_FIRST} --config.arms=\"('real_only','augmented')\""),
     config=True,
   ),
@@ -77,7 +76,7 @@ PAGES = {
     'Compares generated images with real ones that the generator has not seen: Fréchet '
     'and kernel distance, precision and recall, classification accuracy, copies. Writes '
     'score/ in the workdir.',
-    ('--workdir=runs/first', '--workdir=runs/ratio/gans/NAME'),
+    ('--workdir=runs/first', '--workdir=runs/ratio/generators/NAME'),
   ),
   'predict': Page(
     'classify your images with a trained classifier',

@@ -20,7 +20,7 @@ from gan_aug_jax.config import files, suggestions
 from gan_aug_jax.config.fields import FIELDS, find_renamed
 from gan_aug_jax.errors import ConfigError, UserError
 
-TRAINING = ('run', 'train-gan', 'train-classifier')
+TRAINING = ('run', 'train-generator', 'train-classifier')
 LATER = ('evaluate', 'sample', 'score', 'predict', 'export', 'report')
 COMMANDS = (*TRAINING, *LATER, 'ablate')
 # Where absl's own words are none, or do not help.

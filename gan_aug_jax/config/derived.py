@@ -1,6 +1,8 @@
 """What follows from a config's fields: seeds, precisions, lengths, what is drawn."""
 
+import ast
 import math
+from typing import Any
 
 import ml_collections
 
@@ -28,6 +30,18 @@ def is_augmented(config: ConfigDict, arm: str) -> bool:
   return config.mix.ratio > 0 and fields.ARMS[arm][0]
 
 
+def arguments_of(config: ConfigDict) -> dict[str, Any]:
+  """The arguments of an external generator; a value that is no literal is a text."""
+  arguments = {}
+  for text in config.generator.args:
+    name, _, value = text.partition('=')
+    try:
+      arguments[name] = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+      arguments[name] = value
+  return arguments
+
+
 def draws_synthetic(config: ConfigDict) -> bool:
   """Whether any arm draws synthetic images, or what a control has in their place."""
   return any(is_augmented(config, arm) for arm in config.arms)
@@ -35,22 +49,21 @@ def draws_synthetic(config: ConfigDict) -> bool:
 
 def needs_generator(config: ConfigDict) -> bool:
   """Whether any arm draws from a generator, or asks its discriminator."""
+  shows_it = config.mix.source in ('generator', 'mislabelled')
+  return (shows_it or asks_discriminator(config)) and draws_synthetic(config)
+
+
+def asks_discriminator(config: ConfigDict) -> bool:
+  """Whether the generator's discriminator scores its images."""
   keep = config.filter
   scored = keep.candidates > 1 or keep.min_confidence > 0
-  needed = config.mix.source in ('generator', 'mislabelled')
-  needed = needed or (scored and keep.score_by == 'discriminator')
-  return needed and draws_synthetic(config)
+  return scored and keep.score_by == 'discriminator'
 
 
 def code_of(config: ConfigDict) -> dict[str, str]:
   """{field: 'module:name'} of the code that a run's classifiers are made of."""
   values = configs.flatten(config)
   return {name: values[name] for name in fields.CODE if external.is_named(values[name])}
-
-
-def is_external(config: ConfigDict) -> bool:
-  """Whether the generator comes from outside the package, 'module:name'."""
-  return config.generator.family not in fields.FAMILIES
 
 
 def seed_of(config: ConfigDict, part: str) -> int:

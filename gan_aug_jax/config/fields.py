@@ -27,7 +27,7 @@ ORACLES = ('train_copies', 'held_out')
 NEGATIVE_CONTROLS = ('noise', 'mislabelled')
 
 # The generators that are trained here; any other one is external, 'module:name'.
-FAMILIES = ('gan',)
+FAMILIES = ('gan', 'flow')
 
 # What has to be trained again when a field changes.
 RUN = 'run'  # everything
@@ -124,6 +124,11 @@ def _is_range(value):
 def _are_checkpoints(names):
   named = [re.fullmatch(r'step:[1-9]\d{,8}|seed:(0|[1-9]\d{,8})', x) for x in names]
   return all(named) and len(names) == len(set(names))
+
+
+def _are_arguments(texts):
+  names = [re.match(r'([A-Za-z_]\w*)=', text) for text in texts]
+  return all(names) and len({name[1] for name in names}) == len(names)
 
 
 def _are_sizes(sizes):
@@ -236,6 +241,11 @@ _GENERATOR = {
     "what is trained: 'gan', or 'module:name' of your own generator",
     _or_code(*FAMILIES),
   ),
+  'args': Field(
+    (),
+    "arguments of an external generator, each 'name=value'",
+    Rule(_are_arguments, "of the form 'name=value', each name once"),
+  ),
   'seed': Field(-1, 'of its training', _SEED),
   'num_epochs': Field(200, 'length of its training', _whole(1)),
   'num_steps': Field(0, 'length in steps; above 0 it overrides num_epochs', _whole(0)),
@@ -306,6 +316,34 @@ _GAN = {
   'r1': Field(0.0, 'weight of the gradient penalty at real images', _NOT_NEGATIVE),
   'r2': Field(0.0, 'weight of the gradient penalty at synthetic images', _NOT_NEGATIVE),
   'lecam': Field(0.0, 'weight of the LeCam regularizer', _NOT_NEGATIVE),
+}
+
+_FLOW = {
+  'width': Field(
+    32,
+    'features at the largest size: 32 makes 0.5 million parameters, 128 makes 8',
+    _whole(8, _MOST_FEATURES),
+  ),
+  'class_dropout': Field(
+    0.1, 'fraction of images trained without their class, for guidance', _BELOW_1
+  ),
+  'crop_padding': Field(0, 'largest shift of training images in pixels', _whole(0)),
+  'flip': Field(False, 'mirror training images left to right, half of the time'),
+  'evaluations': Field(
+    4, 'of the network for each image drawn', _whole(1, 1000), SYNTHESIS
+  ),
+  'solver': Field(
+    'euler',
+    "'euler', or 'heun', of second order, with two evaluations a step",
+    _one_of('euler', 'heun'),
+    SYNTHESIS,
+  ),
+  'guidance': Field(
+    1.0,
+    'above 1: images more typical of their class and more alike, at twice the cost',
+    _NOT_NEGATIVE,
+    SYNTHESIS,
+  ),
 }
 
 _CLASSIFIER = {
@@ -556,6 +594,7 @@ _GROUPS = {
   'data': (RUN, _DATA),
   'generator': (GENERATOR, _GENERATOR),
   'gan': (GENERATOR, _GAN),
+  'flow': (GENERATOR, _FLOW),
   'classifier': (CLASSIFIER, _CLASSIFIER),
   'mix': (SYNTHESIS, _MIX),
   'latents': (SYNTHESIS, _LATENTS),
@@ -593,7 +632,7 @@ CODE = (
 # Of `ablation`, in a config of `configs/ablations/`; checked by experiment/ablation.py.
 ABLATION_FIELDS = {
   'seeds': Field(
-    (0, 1, 2, 3, 4), 'each sets the subset, the GAN and the classifier together'
+    (0, 1, 2, 3, 4), 'each sets the subset, the generator and the classifier together'
   ),
   'arms': Field({}, '{name: {field: value}} to compare; {}: augmented_classical alone'),
   'grid': Field({}, '{field: values}; arms and controls are repeated at each point'),
@@ -604,7 +643,7 @@ ABLATION_FIELDS = {
     (), "some of 'train_copies', 'held_out': real images, as floor and ceiling"
   ),
   'equal_compute': Field(
-    False, "a control that spends the GAN's operations on its own training, too"
+    False, "a control that spends the generator's operations on its own training, too"
   ),
   'vmap_seeds': Field(False, 'all seeds of an arm in one program'),
 }

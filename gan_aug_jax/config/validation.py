@@ -8,26 +8,27 @@ import importlib.util
 import ml_collections
 
 from gan_aug_jax.config import configs, derived, suggestions
-from gan_aug_jax.config.fields import FIELDS, ORACLES
+from gan_aug_jax.config.fields import FAMILIES, FIELDS, ORACLES
 from gan_aug_jax.errors import ConfigError
 
 ConfigDict = ml_collections.ConfigDict
 
 
-def validate(config: ConfigDict, *, trains_gan: bool | None = None) -> None:
+def validate(config: ConfigDict, *, trains_generator: bool | None = None) -> None:
   """Checks every field, alone and in combination.
 
   Args:
     config: the config.
-    trains_gan: whether a GAN will be trained; None: if an arm needs one.
+    trains_generator: whether one will be trained; None: if an arm needs one.
 
   Raises:
     ConfigError: on the first field that is wrong: its value and what is allowed.
   """
   _check_fields(configs.flatten(config))
-  trains_gan = derived.needs_generator(config) if trains_gan is None else trains_gan
+  if trains_generator is None:
+    trains_generator = derived.needs_generator(config)
   checks = [_classifier(config), _data(config), _run(config)]
-  checks += [_gan(config)] if trains_gan else []
+  checks += [_generator(config)] if trains_generator else []
   checks += [_host(config)] if config.data.placement == 'host' else []
   checks += [_synthesis(config)] if derived.draws_synthetic(config) else []
   for check in checks:
@@ -53,32 +54,41 @@ def _check_fields(values):
 # Each of the following yields (whether it is wrong, the sentence without its full stop).
 
 
-def _gan(config):
-  if derived.is_external(config):
-    yield from _external(config)
-    return
-  size = config.data.image_size
+def _generator(config):
+  generator, size = config.generator, config.data.image_size
   yield (
-    config.gan.arch != 'mlp' and size not in (8, 16, 32, 64, 128),
+    generator.args and generator.family in FAMILIES,
+    f'generator.args={generator.args!r} are for a generator of your own, and '
+    f'generator.family={generator.family!r} has fields; leave it at ()',
+  )
+  yield (
+    generator.family == 'gan'
+    and config.gan.arch != 'mlp'
+    and size not in (8, 16, 32, 64, 128),
     f'data.image_size={size} must be 8, 16, 32, 64 or 128 for gan.arch='
     f"{config.gan.arch!r}; the 'mlp' takes any",
   )
+  if generator.family == 'flow':
+    yield from _flow(config)
 
 
-def _external(config):
-  """What needs a GAN, where an external generator takes its place."""
-  needs = ['generator.checkpoints', 'latents.std', 'latents.truncation']
-  needs += ['latents.interpolation']
-  values = configs.flatten(config)
-  wrong = [(name, values[name] != FIELDS[name].default) for name in needs]
-  wrong += [('filter.score_by', config.filter.score_by == 'discriminator')]
-  for name, is_wrong in wrong:
-    yield (
-      is_wrong,
-      f'{name}={values[name]!r} needs a GAN, and generator.family='
-      f'{config.generator.family!r} takes its place; leave it at '
-      f'{FIELDS[name].default!r}',
-    )
+def _flow(config):
+  size, flow = config.data.image_size, config.flow
+  yield (
+    size % 2,
+    f"data.image_size={size} must be even for generator.family='flow', which works on "
+    'patches of 2 x 2 pixels',
+  )
+  yield (
+    flow.crop_padding >= size,
+    f'flow.crop_padding={flow.crop_padding} must be smaller than data.image_size={size}',
+  )
+  yield (
+    flow.guidance != 1 and not flow.class_dropout,
+    f'flow.guidance={flow.guidance} compares with images of any class, which the network '
+    'learns only with a flow.class_dropout above 0; set it to 0.1, or leave '
+    'flow.guidance at 1.0',
+  )
 
 
 def _host(config):

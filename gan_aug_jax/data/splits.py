@@ -119,7 +119,7 @@ class Dataset:
   Attributes:
     name: what reports call the dataset.
     class_names: one per class.
-    train: what the GAN and the classifier train on.
+    train: what the generator and the classifier train on.
     val: held out of the label budget, or the source's own validation split.
     test: never used in training.
     skipped: names of the image files that could not be read.

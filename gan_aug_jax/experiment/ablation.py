@@ -39,7 +39,7 @@ class Arm:
     same_steps: of an arm that is no control, the control that takes as many steps.
     same_exposure: the control that sees as many real images, or '' where that number is
       not known in advance.
-    same_compute: the control that takes as many operations, the GAN's included; or ''.
+    same_compute: the control that takes as many operations, with the generator's; or ''.
   """
 
   setting: str
@@ -69,9 +69,9 @@ def list_arms(config, costs) -> list[Arm]:
   Args:
     config: with its ablation.
     costs: has `num_train(config)`, the number of training images, and
-      `operations(config, control)`, the floating-point operations of the GAN's training,
-      of a step of the config's arm and of a step of the control. The latter is only
-      called with `ablation.equal_compute`.
+      `operations(config, control)`, the floating-point operations of the generator's
+      training, of a step of the config's arm and of a step of the control. The latter is
+      only called with `ablation.equal_compute`.
 
   Raises:
     ConfigError: if a field, an arm or a combination of them cannot work.
@@ -154,8 +154,8 @@ class _Setting:
       matched['same_exposure'] = self.control(kind, exposure)
     if self.spec.equal_compute and role == 'treatment' and draws:
       _check_countable(name, config)
-      gan, step, control_step = self.costs.operations(config, kind)
-      longer = round((gan + num_steps * step) / control_step)
+      generator, step, control_step = self.costs.operations(config, kind)
+      longer = round((generator + num_steps * step) / control_step)
       matched['same_compute'] = self.control(kind, longer)
     return matched
 
@@ -191,11 +191,10 @@ def _check_countable(name, config):
     'filter.min_confidence': keep.min_confidence > 0,
     'cache.images_per_class': config.cache.images_per_class > 0,
     'generator.checkpoints': generator.checkpoints,
-    'generator.family': config_lib.is_external(config),
   }
   for field in filter(others.get, others):
     raise ConfigError(
-      'ablation.equal_compute counts the steps of the GAN and the classifier only; '
+      'ablation.equal_compute counts the steps of the generator and the classifier only; '
       f'{name!r} needs others because of {field}.'
     )
 
@@ -255,7 +254,7 @@ def _validate_seeds(base, seeds):
       f'ablation.seeds={seeds!r} must be distinct whole numbers from 0 up, such as '
       '(0, 1, 2).'
     )
-  for part in ('data', 'generator', 'classifier'):
+  for part in ('generator', 'classifier'):
     if base[part].seed != -1:
       raise ConfigError(
         f'{part}.seed={base[part].seed} would be the same for all of ablation.seeds, '

@@ -65,7 +65,7 @@ class Arm:
     """Returns the arm's `Setup`, made at the first call.
 
     Args:
-      generator: the user's own `FrozenGenerator`, if one takes the GAN's place.
+      generator: the `FrozenGenerator`, needed unless `synthetic_source.is_known`.
     """
     if self._setup is None:
       source = None
@@ -87,8 +87,9 @@ class Arm:
 
   def _training_ahead(self):
     """Its `Training` with shapes of the generator; None if finished or not known yet."""
-    own = self.is_augmented and config_lib.is_external(self.session.config)
-    if finished_result(self.directory) or own:
+    if finished_result(self.directory):
+      return None
+    if self.is_augmented and not synthetic_source.is_known(self.session, self.dataset):
       return None
     setup = self.setup()
     frozen = setup.source.shapes if setup.source else synthesis.FrozenModels()

@@ -3,7 +3,7 @@
 WORKDIR/
   ablation.json       the config, the arms and the seeds
   cells/NAME/         a run of one arm: config.json, arms/, results.json; or failed.json
-  gans/FINGERPRINT/   the GANs that cells share: config.json, gan/
+  generators/FINGERPRINT/  those that cells share: config.json, generator/
   together/           checkpoints of seeds that train in one program
 """
 
@@ -20,6 +20,7 @@ from gan_aug_jax import config as config_lib
 from gan_aug_jax.config.fields import FIELDS, OF_ARMS
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.experiment import ablation, dry_run, runs
+from gan_aug_jax.generators import families
 from gan_aug_jax.step import sharding
 from gan_aug_jax.training import workdir as workdir_lib
 from gan_aug_jax.training.files import read_result
@@ -36,16 +37,17 @@ class Cell:
     arm: an `ablation.Arm`.
     seed: of everything random.
     config: of its run.
-    gan: name of the GAN that it draws from, a fingerprint of what that depends on; or ''.
-    gan_config: of that GAN, or None.
+    generator: name of the one that it draws from, a fingerprint of what that depends on;
+      or ''.
+    generator_config: of that generator, or None.
   """
 
   name: str
   arm: ablation.Arm
   seed: int
   config: ml_collections.ConfigDict
-  gan: str = ''
-  gan_config: ml_collections.ConfigDict | None = None
+  generator: str = ''
+  generator_config: ml_collections.ConfigDict | None = None
 
   @property
   def kind(self):
@@ -60,11 +62,11 @@ class Cell:
     """Whether its results are there."""
     return is_finished(workdir, self.name, self.kind)
 
-  def lacks_gan(self, workdir):
-    """Whether it draws from a GAN that is not trained yet."""
-    result = workdir / 'gans' / self.gan / 'gan' / 'result.json'
-    external = self.gan and config_lib.is_external(self.gan_config)
-    return self.gan and not external and not result.exists()
+  def lacks_generator(self, workdir):
+    """Whether it draws from a generator that is not trained yet."""
+    directory = generator_workdir(workdir, self.generator)
+    result = workdir_lib.generator_directory(directory) / 'result.json'
+    return bool(self.generator) and not result.exists()
 
 
 def is_finished(workdir, name, kind) -> bool:
@@ -91,6 +93,17 @@ def failure(workdir, name) -> str:
   return (read_result(workdir / 'cells' / name / 'failed.json') or {}).get('why', '')
 
 
+def generator_workdir(workdir, name) -> pathlib.Path:
+  """The workdir of a generator that cells share; older versions had it in gans/.
+
+  Args:
+    workdir: of the ablation.
+    name: of the generator.
+  """
+  old = workdir / 'gans' / name
+  return old if old.exists() else workdir / 'generators' / name
+
+
 def list_cells(config, arms) -> list[Cell]:
   """The cells of an ablation, seed by seed, so that whole seeds are finished first.
 
@@ -104,24 +117,25 @@ def list_cells(config, arms) -> list[Cell]:
     for arm in reversed(distinct.values()):
       of_cell = ablation.config_of(base, arm, seed)
       name = re.sub(r'[^\w.,+=-]+', '-', f'{arm.key},seed={seed}')
-      gan = _gan_of(base, of_cell) if config_lib.needs_generator(of_cell) else ()
-      cells.append(Cell(name, arm, seed, of_cell, *gan))
+      needs = config_lib.needs_generator(of_cell)
+      generator = _generator_of(base, of_cell) if needs else ()
+      cells.append(Cell(name, arm, seed, of_cell, *generator))
   return cells
 
 
-def _gan_of(base, config):
-  """Name and config of a cell's GAN, with the base's values where arms may differ."""
+def _generator_of(base, config):
+  """Name and config of a cell's generator, with the base's values of the arms' fields."""
   shared = config.copy_and_resolve_references()
   fields = config_lib.flatten(base)
   of_arms = {f: v for f, v in fields.items() if FIELDS[f].affects in OF_ARMS}
   seeds = {
     f'{part}.seed': config_lib.seed_of(config, part) for part in ('data', 'generator')
   }
-  # The probes that choose a checkpoint belong to the GAN and take its seed.
+  # The probes that choose a checkpoint belong to the generator and take its seed.
   seeds |= {'classifier.seed': seeds['generator.seed'], 'seed': 0}
   shared.update_from_flattened_dict({**of_arms, **seeds})
   depends_on = workdir_lib.fixed_fields(shared)
-  del depends_on['data.test_on']  # which changes no GAN
+  del depends_on['data.test_on']  # which changes no generator
   content = json.dumps(depends_on, sort_keys=True)
   return hashlib.sha256(content.encode()).hexdigest()[:16], shared
 
@@ -153,7 +167,7 @@ class _Costs:
     return len(load_data(config).train)
 
   def operations(self, config, control):
-    """Of the GAN's training, of a step of the arm and of a step of the control."""
+    """Of the generator's training, of a step of the arm and of a step of the control."""
     # As if every step drew new images, so that the control gets more, never less.
     config = config.copy_and_resolve_references()
     config.cache.refresh_steps = 1
@@ -164,8 +178,8 @@ class _Costs:
       for name in (config.arms[0], control)
     )
     num_steps = config_lib.num_steps_of(config, 'generator', len(dataset.train))
-    gan = num_steps * dry_run.gan_step(session, dataset).operations()
-    return gan, step, control_step
+    generator = num_steps * dry_run.generator_step(session, dataset).operations()
+    return generator, step, control_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +222,7 @@ class Plan:
       'arms': [dataclasses.asdict(arm) for arm in self.arms],
       'cells': [
         {'name': cell.name, 'arm': cell.arm.key, 'seed': cell.seed}
-        | {'kind': cell.kind, 'gan': cell.gan}
+        | {'kind': cell.kind, 'generator': cell.generator}
         for cell in self.cells
       ],
       'versions': workdir_lib.versions(),
@@ -219,10 +233,11 @@ class Plan:
   def describe(self) -> str:
     """Says what the ablation will do."""
     finished = sum(cell.is_finished(self.workdir) for cell in self.cells)
-    gans = len({cell.gan for cell in self.cells if cell.gan})
+    generators = len({cell.generator for cell in self.cells if cell.generator})
     text = (
       f'{format_count(len(self.cells), "cell")}, {finished} of them finished, and '
-      f'{format_count(gans, "GAN")}; on {workdir_lib.describe_devices(self.layout)}.'
+      f'{format_count(generators, "generator")}; on '
+      f'{workdir_lib.describe_devices(self.layout)}.'
     )
     if self.config.ablation.vmap_seeds and self.layout.on_cpu:
       text += (
@@ -241,7 +256,7 @@ def make_plan(config, workdir, layout) -> Plan:
     layout: where the cells will run.
 
   Raises:
-    ConfigError: see `ablation.list_arms`.
+    ConfigError: see `ablation.list_arms` and `families.build_family`.
     CheckpointError: if the workdir holds a run, or a cell of another config.
   """
   if (workdir / 'config.json').exists():
@@ -253,6 +268,9 @@ def make_plan(config, workdir, layout) -> Plan:
   oracles = {c.arm.setting: c for c in cells if c.config.mix.source == 'held_out'}
   for cell in oracles.values():
     load_data(cell.config)  # if too few images are left, fail before anything is trained
+  for cell in {cell.arm.key: cell for cell in cells if cell.generator}.values():
+    session = Session(cell.config, cell.directory(workdir), layout)
+    families.build_family(session, load_data(cell.config).facts)  # likewise
   for cell in cells:
     session = Session(cell.config, cell.directory(workdir), layout)
     workdir_lib.check_config(session, grows=False)

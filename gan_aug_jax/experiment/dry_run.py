@@ -11,14 +11,14 @@ import jax
 import numpy as np
 
 from gan_aug_jax import config as config_lib
+from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.experiment import arms
 from gan_aug_jax.generators import (
-  build,
-  external,
+  fitted,
   frozen as frozen_lib,
-  gan_training,
   synthetic_source,
 )
+from gan_aug_jax.generators.generator_training import GeneratorTraining
 from gan_aug_jax.step import programs, synthesis
 from gan_aug_jax.training import spec
 
@@ -76,15 +76,23 @@ class DryRun:
     return (time.perf_counter() - began) / (timed * self.steps_per_call)
 
 
-def gan_step(session, dataset) -> DryRun:
-  """The `DryRun` of the GAN's step.
+def generator_step(session, dataset) -> DryRun:
+  """The `DryRun` of a step of the generator's training.
 
   Args:
     session: of a run.
     dataset: the data.
+
+  Raises:
+    ConfigError: if the generator takes no steps.
   """
-  training = gan_training.GanTraining(session, dataset).training
-  return DryRun(training, training.init())
+  generator = GeneratorTraining(session, dataset)
+  if generator.family.fit:
+    raise ConfigError(
+      f'generator.family={session.config.generator.family!r} is not trained in steps, so '
+      'its operations cannot be counted; leave ablation.equal_compute at False.'
+    )
+  return DryRun(generator.training, generator.training.init())
 
 
 def arm_step(session, dataset, name, *, num_steps, at=0) -> DryRun:
@@ -111,26 +119,31 @@ def arm_step(session, dataset, name, *, num_steps, at=0) -> DryRun:
 
 
 def untrained_generator(session, dataset) -> frozen_lib.FrozenGenerator:
-  """The generator of a GAN before its first step, or the user's own.
+  """The generator before its first step; one that takes none is made.
 
   Args:
     session: of a run.
     dataset: the data.
   """
-  if config_lib.is_external(session.config):
-    return external.load(session, dataset)
-  state = gan_training.GanTraining(session, dataset).training.init()
-  networks = build.networks_of(state)
+  generator, directory = GeneratorTraining(session, dataset), session.generator_path()
+  family = generator.family
+  if family.fit:
+    named, layout = session.config.generator.family, session.layout
+    fitted.fit(named, family, dataset, seed=0, directory=directory)
+    networks = {'generator': layout.replicate(fitted.read(directory))}
+  else:
+    networks = family.freeze(generator.training.init())
   return frozen_lib.FrozenGenerator(
-    build.make_sampler(session, dataset.facts),
+    family,
     networks['generator'],
-    discriminator=networks['discriminator'],
-    directory=session.path('gan'),
+    directory=directory,
+    members=(),
+    discriminator=networks.get('discriminator'),
   )
 
 
 def candidate_seconds(session, dataset) -> float:
-  """Seconds it takes to score a checkpoint of the GAN, without compilation.
+  """Seconds it takes to score a checkpoint of the generator, without compilation.
 
   The feature extractor of `generator.select='frechet'`, trained only once, is left out.
 
@@ -143,10 +156,10 @@ def candidate_seconds(session, dataset) -> float:
   config.generator.select_steps = min(_NUM_STEPS, select_steps)
   if config.generator.select == 'frechet':
     config.generator.select = 'last'
-  gan = gan_training.GanTraining(dataclasses.replace(session, config=config), dataset)
-  state = gan.training.init()
+  training = GeneratorTraining(dataclasses.replace(session, config=config), dataset)
+  state = training.training.init()
   for _ in range(2):  # the first one compiles
     began = time.perf_counter()
-    probe_seconds = gan.rehearse_choice(state)
+    probe_seconds = training.rehearse_choice(state)
     seconds = time.perf_counter() - began
   return seconds + probe_seconds * (select_steps / config.generator.select_steps - 1)

@@ -7,7 +7,7 @@ import tempfile
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.experiment import cells as cells_lib, dry_run, runs
-from gan_aug_jax.generators import gan_training
+from gan_aug_jax.generators.generator_training import GeneratorTraining
 from gan_aug_jax.training.workdir import Session
 
 
@@ -17,21 +17,24 @@ class Estimate:
 
   Attributes:
     cells: {cell name: seconds}, of cells that are not finished.
-    gans: {GAN name: seconds} likewise, with the choice of a checkpoint.
+    generators: {generator name: seconds} likewise, with the choice of a checkpoint.
   """
 
   cells: dict[str, float]
-  gans: dict[str, float]
+  generators: dict[str, float]
 
 
 def estimate(plan) -> Estimate:
-  """Measures a few steps of every arm and GAN of a `cells.Plan` that is not finished."""
+  """Measures a few steps of every arm and generator of a `cells.Plan` still to train."""
   cells = [cell for cell in plan.cells if not cell.is_finished(plan.workdir)]
-  gans = {cell.gan: cell for cell in reversed(cells) if cell.lacks_gan(plan.workdir)}
+  lacking = [cell for cell in reversed(cells) if cell.lacks_generator(plan.workdir)]
+  generators = {cell.generator: cell for cell in lacking}
   with tempfile.TemporaryDirectory() as scratch:
     # The config is set for each step that is measured.
     session = Session(plan.config, pathlib.Path(scratch), plan.layout, quiet=True)
-    return Estimate(_arm_seconds(cells, session), _gan_seconds(gans.values(), session))
+    return Estimate(
+      _arm_seconds(cells, session), _generator_seconds(generators.values(), session)
+    )
 
 
 def _arm_seconds(cells, session):
@@ -51,21 +54,26 @@ def _arm_seconds(cells, session):
   return seconds
 
 
-def _gan_seconds(cells, session):
-  """{GAN name: seconds}; GANs that differ in seeds take the same step."""
+def _generator_seconds(cells, session):
+  """{generator name: seconds}; those that differ in seeds take the same step.
+
+  One that is made at once counts as nothing.
+  """
   seconds, measured = {}, {}
   for cell in cells:
-    dataset, config = cells_lib.load_data(cell.config), cell.gan_config
+    dataset, config = cells_lib.load_data(cell.config), cell.generator_config
     session = dataclasses.replace(session, config=config)
-    total = config_lib.num_steps_of(config, 'generator', len(dataset.train))
-    num_candidates = gan_training.num_candidates(session, total)
+    generator = GeneratorTraining(session, dataset)
     fields = config_lib.flatten(config).items()
     key = tuple(item for item in fields if not item[0].endswith('seed'))
     if key not in measured:
-      step = dry_run.gan_step(session, dataset).seconds()
-      scored = num_candidates > 1  # the only checkpoint is kept without a score
+      takes_steps = generator.num_steps > 0
+      step = dry_run.generator_step(session, dataset).seconds() if takes_steps else 0.0
+      scored = generator.num_candidates > 1  # the only checkpoint is kept without a score
       candidate = dry_run.candidate_seconds(session, dataset) if scored else 0.0
       measured[key] = step, candidate
     step, candidate = measured[key]
-    seconds[cell.gan] = total * step + num_candidates * candidate
+    seconds[cell.generator] = (
+      generator.num_steps * step + generator.num_candidates * candidate
+    )
   return seconds

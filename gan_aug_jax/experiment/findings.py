@@ -15,6 +15,7 @@ from gan_aug_jax.evaluation import statistics
 from gan_aug_jax.experiment import cells as cells_lib
 from gan_aug_jax.training import files
 from gan_aug_jax.training.files import read_json, read_result
+from gan_aug_jax.training.workdir import generator_directory, read_results
 
 # Averaged over the seeds of an arm.
 _MEANS = (
@@ -57,13 +58,13 @@ class Finished:
     about: its entry in ablation.json.
     results: content of results.json.
     right: bool [num_test], which test images it got right.
-    gan_seconds: that its GAN took, with compilation and the choice of a checkpoint.
+    generator_seconds: that its generator took, with compilation and choice.
   """
 
   about: dict
   results: dict
   right: np.ndarray
-  gan_seconds: float
+  generator_seconds: float
 
   @property
   def arm(self):
@@ -87,6 +88,7 @@ def read_cells(workdir) -> tuple[dict, list[Finished], dict[str, str]]:
   finished, failures = [], {}
   for about in plan['cells']:
     name = about['name']
+    about.setdefault('generator', about.pop('gan', ''))
     if cells_lib.is_finished(workdir, name, about['kind']):
       finished.append(_read_cell(workdir, about))
     elif why := cells_lib.failure(workdir, name):
@@ -96,7 +98,7 @@ def read_cells(workdir) -> tuple[dict, list[Finished], dict[str, str]]:
 
 def _read_cell(workdir, about):
   directory = workdir / 'cells' / about['name']
-  results = read_json(directory / 'results.json', 'arms')
+  results = read_results(directory)
   path = directory / 'arms' / about['kind'] / 'predictions.npz'
   try:
     saved = files.read_arrays(path)
@@ -105,8 +107,10 @@ def _read_cell(workdir, about):
     raise CheckpointError(
       f'{str(path)!r} is damaged; move {str(directory)!r} away and run again.'
     ) from None
-  gan = results['gan']
-  seconds = sum(gan.get(f'{part}_seconds', 0) for part in ('train', 'compile', 'eval'))
+  seconds = sum(
+    results['generator'].get(f'{part}_seconds', 0)
+    for part in ('train', 'compile', 'eval')
+  )
   return Finished(about, results, right, seconds)
 
 
@@ -141,10 +145,11 @@ def summarize(plan, finished, failures) -> dict:
   _add_verdicts(found, num_comparisons)
   names = {about['name'] for about in plan['cells']}
   done = {cell.about['name'] for cell in finished}
-  gans = [cell.results['gan'] for cell in finished]
+  generators = [cell.results['generator'] for cell in finished]
   return {
     'dataset': finished[0].results['dataset'] if finished else '',
     'test_on': finished[0].results.get('test_on', 'test') if finished else '',
+    'data_seed': plan['config']['data']['seed'],
     'seeds': sorted({about['seed'] for about in plan['cells']}),
     'control': plan['ablation']['control'],
     'num_cells': len(names),
@@ -152,20 +157,20 @@ def summarize(plan, finished, failures) -> dict:
     'missing': sorted(names - done - set(failures)),
     'failures': failures,
     'num_comparisons': num_comparisons,
-    'gan_warnings': _gan_warnings(finished),
+    'generator_warnings': _generator_warnings(finished),
     'data_notes': _data_notes(finished),
-    'foreign': sorted({gan['own'] for gan in gans if gan.get('foreign')}),
+    'foreign': sorted({g['family'] for g in generators if g.get('foreign')}),
     'settings': found,
   }
 
 
-def _gan_warnings(finished):
-  """{GAN: {'cell': that uses it first, 'warnings': lines}} of those that have any."""
+def _generator_warnings(finished):
+  """{generator: {'cell': that uses it first, 'warnings': lines}} if there are any."""
   found = {}
   for cell in finished:
-    if lines := cell.results['gan'].get('warnings'):
+    if lines := cell.results['generator'].get('warnings'):
       about = {'cell': cell.about['name'], 'warnings': lines}
-      found.setdefault(cell.about['gan'], about)
+      found.setdefault(cell.about['generator'], about)
   return found
 
 
@@ -185,7 +190,7 @@ def _row(arm, cells):
     return row
   mean = lambda values: float(np.mean(list(values)))
   row |= {field: mean(cell.arm[field] for cell in mine.values()) for field in _MEANS}
-  row['gan_seconds'] = mean(cell.gan_seconds for cell in mine.values())
+  row['generator_seconds'] = mean(cell.generator_seconds for cell in mine.values())
   spread = statistics.paired_t(list(accuracies.values()))
   row |= {name: spread[name] for name in ('mean', 'sd', 'low', 'high')}
   if arm['role'] in TREATED:
@@ -319,13 +324,14 @@ def changed_fields(config, base) -> dict:
 
 
 def scores_of(workdir, name) -> dict:
-  """The scores of a GAN's chosen checkpoint, or {}.
+  """The scores of a generator's chosen checkpoint, or {}.
 
   Args:
     workdir: of the ablation.
-    name: of the GAN.
+    name: of the generator.
   """
-  result = read_result(workdir / 'gans' / name / 'gan' / 'result.json') or {}
+  directory = generator_directory(cells_lib.generator_workdir(workdir, name))
+  result = read_result(directory / 'result.json') or {}
   rows = result.get('candidates', [])
   chosen = [row for row in rows if row['step'] == result['chosen_step']]
   return chosen[0] if chosen else {}

@@ -1,4 +1,4 @@
-"""A whole run: data, GANs, arms, results.
+"""A whole run: data, generators, arms, results.
 
 Every function here resumes from what a workdir holds, and repeats nothing that is done.
 """
@@ -11,9 +11,9 @@ import numpy as np
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.data import datasets
 from gan_aug_jax.experiment import arms as arms_lib, recipe, schedule
-from gan_aug_jax.generators import external, frozen, gan_training, synthetic_source
+from gan_aug_jax.generators import frozen, synthetic_source
+from gan_aug_jax.generators.generator_training import GeneratorTraining
 from gan_aug_jax.training import files, progress
-from gan_aug_jax.training.progress import format_count
 from gan_aug_jax.training.workdir import describe_devices
 
 
@@ -38,83 +38,79 @@ def load_data(config) -> datasets.Dataset:
 
 
 class Run:
-  """What a run trains: the GANs, unless the config needs none, and the arms.
+  """What a run trains: the generators, unless the config needs none, and the arms.
 
   Attributes:
     session: the run's.
     dataset: the data.
-    gan: the `gan_training.GanTraining`, or None where no GAN is trained.
+    generator: the `GeneratorTraining`, or None where none is needed.
     arms: list of `arms.Arm`.
   """
 
-  def __init__(self, session, dataset, *, arms=True, gan_session=None):
+  def __init__(self, session, dataset, *, arms=True, generator_session=None):
     """Plans a run; trains and compiles nothing.
 
     Args:
       session: the run's.
       dataset: the data.
       arms: whether to train the arms.
-      gan_session: of the GANs, if they are kept elsewhere than the arms.
+      generator_session: of the generators, if they are kept elsewhere than the arms.
 
     Raises:
-      ConfigError: see `gan_training`.
+      ConfigError: see `generator_training`.
     """
     config = session.config
-    self.session, self.dataset, self.gan = session, dataset, None
-    self._gan_session = gan_session or session
-    needs_gan = config_lib.needs_generator(config) or not arms
-    if needs_gan and not config_lib.is_external(config):
-      self.gan = gan_training.GanTraining(self._gan_session, dataset)
+    self.session, self.dataset, self.generator = session, dataset, None
+    self._generator_session = generator_session or session
+    if config_lib.needs_generator(config) or not arms:
+      self.generator = GeneratorTraining(self._generator_session, dataset)
     evaluator = arms_lib.make_evaluator(session, dataset.facts)
     names = config.arms if arms else ()
     self.arms = [arms_lib.Arm(session, dataset, name, evaluator) for name in names]
 
-  def start(self, *, gan=True) -> None:
+  def start(self, *, generator=True) -> None:
     """Compiles in threads the programs of what is not trained yet, in order of use.
 
     Args:
-      gan: whether to compile the GAN's, too.
+      generator: whether to compile the generator's, too.
     """
-    if self.gan and gan:
-      self.gan.start()
+    if self.generator and generator:
+      self.generator.start()
     for arm in self.arms:
       arm.start()
 
-  def work(self, *, gan=True) -> dict[str, float]:
+  def work(self, *, generator=True) -> dict[str, float]:
     """Operations of each training that is left, by name, for `progress.whole`.
 
     Args:
-      gan: whether the GAN is to be trained.
+      generator: whether the generator is to be trained.
     """
     work = {}
-    if self.gan and gan and (operations := self.gan.operations()):
-      work['GAN'] = operations
+    if self.generator and generator and (operations := self.generator.operations()):
+      work['generator'] = operations
     arms = [arm for arm in self.arms if not arms_lib.finished_result(arm.directory)]
     work |= {arm.name: arm.operations() for arm in arms}
-    # Of an external generator nothing is known before it is loaded.
+    # Of one that is made at once, and of its arms, nothing is known before.
     return {name: operations or max(work.values()) for name, operations in work.items()}
 
   def load_or_train_generator(self, *, train=True) -> frozen.FrozenGenerator | None:
-    """The generator that the arms draw from: the GAN's or the user's own.
+    """The generator that the arms draw from.
 
     Args:
-      train: whether to train a GAN that is not finished.
+      train: whether to train one that is not finished.
 
     Returns:
       The generator; None if no arm draws from one.
 
     Raises:
-      ConfigError, CheckpointError: see `external` and `gan_training`.
+      CheckpointError: see `frozen.load_generator`.
     """
-    config, session = self.session.config, self._gan_session
-    if config_lib.is_external(config) and config_lib.needs_generator(config):
-      return external.load_and_keep(session, self.dataset)
-    if not self.gan:
+    if not self.generator:
       return None
     if train:
-      with progress.part('GAN'):
-        return self.gan.train()
-    return frozen.load_generator(session, self.dataset.facts)
+      with progress.part('generator'):
+        return self.generator.train()
+    return frozen.load_generator(self._generator_session, self.dataset.facts)
 
   def train_arms(self, generator) -> dict:
     """Trains every arm and writes results.json.
@@ -150,34 +146,18 @@ def _load_variables(session, dataset, generator):
     return synthetic_source.load_variables(session, dataset, generator)
 
 
-def describe(session, dataset, *, only_gan=False) -> str:
-  """Says what a run will do.
-
-  Args:
-    session: the run's.
-    dataset: the data.
-    only_gan: whether it trains no arms.
-  """
-  config, trained = session.config, []
-  needs_generator = config_lib.needs_generator(config)
-  own = config.generator.family if config_lib.is_external(config) else ''
-  if only_gan or (needs_generator and not own):
-    steps = config_lib.num_steps_of(config, 'generator', len(dataset.train))
-    number = len({seed for seed, _ in config_lib.members_of(config)})
-    choice = gan_training.num_candidates(session, steps)
-    chosen = f', the best of {choice} checkpoints' if choice > 1 else ''
-    trained.append(
-      f'{number} x a {config.gan.arch} GAN, {format_count(steps, "step")}{chosen}'
-    )
-  if not only_gan:
-    steps = sorted({num_steps_of(config, dataset, name) for name in config.arms})
+def describe(run: Run) -> str:
+  """Says what a run will do."""
+  session, dataset, config = run.session, run.dataset, run.session.config
+  trained = [run.generator.describe()] if run.generator else []
+  if run.arms:
+    steps = sorted({num_steps_of(config, dataset, arm.name) for arm in run.arms})
     each = ' or '.join(f'{number:,}' for number in steps)
     arch = config.classifier.arch
-    trained.append(f'{len(config.arms)} x a {arch}, {each} steps each')
+    trained.append(f'{len(run.arms)} x a {arch}, {each} steps each')
   sizes = f'{len(dataset.train):,} / {len(dataset.val):,} / {len(dataset.test):,}'
   skipped = f' Files skipped: {len(dataset.skipped):,}.' if dataset.skipped else ''
-  notes = f' Synthetic images come from {own}.' if own and needs_generator else ''
-  notes += f' Expect {config.expected_duration}.' if config.expected_duration else ''
+  notes = f' Expect {config.expected_duration}.' if config.expected_duration else ''
   if config.steps_per_call > 1 and session.layout.on_cpu:
     notes += ' On a CPU, several steps per call are slow: set steps_per_call=1.'
   return (
@@ -210,9 +190,9 @@ _SECONDS = ('train_seconds', 'compile_seconds', 'eval_seconds', 'eval_runtime')
 def _results(session, dataset, generator, trained):
   """The content of results.json; `trained` has the result of each arm."""
   first = trained[session.config.arms[0]]
-  gan = generator.info if generator else {}
+  info = generator.info if generator else {}
   seconds = sum(
-    part.get(name, 0) for part in (gan, *trained.values()) for name in _SECONDS
+    part.get(name, 0) for part in (info, *trained.values()) for name in _SECONDS
   )
   # The arms share one source; read back after an interruption it takes no time.
   seconds += max(arm['source'].get('seconds', 0) for arm in trained.values())
@@ -228,7 +208,7 @@ def _results(session, dataset, generator, trained):
     # Of the training, perhaps on another machine.
     'versions': first['versions'],
     'device': first['device'],
-    'gan': gan,
+    'generator': info,
     'total_seconds': seconds,
     'arms': trained,
   }

@@ -7,8 +7,6 @@ test split is not read. Never choose a generator by these scores: `candidates` h
 for choosing.
 """
 
-from collections.abc import Callable
-import dataclasses
 import functools
 import json
 import pathlib
@@ -24,28 +22,13 @@ from gan_aug_jax.errors import DataError
 from gan_aug_jax.evaluation import evaluators, fidelity, figures, metrics, probe
 from gan_aug_jax.evaluation.image_sampler import ImageSampler
 from gan_aug_jax.experiment import runs
-from gan_aug_jax.generators import build, frozen
+from gan_aug_jax.generators import frozen
 from gan_aug_jax.step import device_data, rng, sampling
 from gan_aug_jax.training import devices, files, workdir
 from gan_aug_jax.training.progress import format_count, waiting
 
 _NOISE, _REAL = 'noise', 'real training images'
 _SEED = 1  # of the images that are scored; candidates are chosen by those of seed 0
-
-
-@dataclasses.dataclass(frozen=True)
-class _Source:
-  """Images to score, and what draws them.
-
-  Attributes:
-    images: the images, with the labels that were asked for.
-    sample: `(variables, keys, labels) -> images`; None for real images.
-    variables: of `sample`.
-  """
-
-  images: Split
-  sample: Callable | None = None
-  variables: dict | None = None
 
 
 def score_generators(session, run: dict) -> dict:
@@ -133,22 +116,17 @@ def _hold_out(session, dataset):
 
 
 def _draw_sources(session, dataset, generator, count):
-  """{name: `_Source`}: real images, each generator, all of them together, and noise."""
-  num_classes = dataset.num_classes
-  sample = build.make_sampler(session, dataset.facts)
-  noise = sampling.make_noise_sampler(dataset.image_shape)
-  draw, draw_together, draw_noise = (
-    ImageSampler(session, each, num_classes) for each in (sample, generator.sample, noise)
-  )
-  sources = {_REAL: _Source(dataset.train.some(count, 0))}
-  for member in generator.members:
-    drawn = draw(member.variables, count, _SEED)
-    sources[member.name] = _Source(drawn, sample, member.variables)
+  """{name: `Split`}: real images, each generator's, those of all together, and noise."""
+  family, num_classes = generator.family, dataset.num_classes
+  drawn_by = lambda sample: ImageSampler(session, sample, num_classes)
+  draw = drawn_by(family.make_sampler())
+  sources = {_REAL: dataset.train.some(count, 0)}
+  sources |= {m.name: draw(m.variables, count, _SEED) for m in generator.members}
   if len(generator.members) > 1:
-    together = draw_together(generator.variables, count, _SEED)
-    sources['all together'] = _Source(together, generator.sample, generator.variables)
-  sources[_NOISE] = _Source(draw_noise({}, count), noise, {})
-  return sources
+    draw_all = drawn_by(frozen.make_sampler(session, family))
+    sources['all together'] = draw_all(generator.variables, count, _SEED)
+  draw_noise = drawn_by(sampling.make_noise_sampler(dataset.image_shape))
+  return sources | {_NOISE: draw_noise({}, count)}
 
 
 def _score_sources(session, dataset, sources, held_out, embed, train):
@@ -156,21 +134,25 @@ def _score_sources(session, dataset, sources, held_out, embed, train):
   config, num_classes = session.config.score, dataset.num_classes
   model = probe.build_probe(session, num_classes)
   evaluate = evaluators.Evaluator(session, model, num_classes)
-  # Generators that share a `sample` share its program.
-  make_trainer = functools.cache(
-    lambda sample: probe.Trainer(
-      session, dataset, num_steps=config.cas_steps, sample=sample, variant=1
-    )
+  train_probe, train_on_real = (
+    probe.Trainer(session, dataset, num_steps=config.cas_steps, sample=sample, variant=1)
+    for sample in (sampling.make_pool_sampler(), None)
   )
+
+  def trained_on(name, images):
+    if name == _REAL:
+      return train_on_real()
+    pool = sampling.group_by_class(images.images, images.labels, num_classes)
+    return train_probe(session.layout.replicate(pool))
+
   real, rows = embed(held_out), {}
-  for name, source in sources.items():
+  for name, images in sources.items():
     with waiting(f'scoring {name}'):
-      trained = make_trainer(source.sample)(source.variables)
       rows[name] = _score(
-        embed(source.images),
+        embed(images),
         real,
         train=None if name == _REAL else train,
-        cas=evaluate(trained, held_out),
+        cas=evaluate(trained_on(name, images), held_out),
         neighbours=config.neighbours,
         num_classes=num_classes,
       )
@@ -221,10 +203,9 @@ def _share_by_class(correct, labels, num_classes):
 
 
 def _draw_pictures(session, dataset, generator, embed, train):
-  """score/grid.png, neighbours.png and interpolation.png, of the first generator."""
-  info, num_classes = dataset.facts, dataset.num_classes
-  variables = generator.members[0].variables
-  sample = build.make_sampler(session, info)
+  """Writes pictures of the first generator into score/."""
+  num_classes, family = dataset.num_classes, generator.family
+  variables, sample = generator.members[0].variables, family.make_sampler()
   grid = ImageSampler(session, sample, num_classes).by_class(variables, 10)
   firsts = Split(grid[:, 0], np.arange(num_classes, dtype=np.int32))
   _, nearest = fidelity.nearest(embed(firsts).features, train, min(5, len(train)))
@@ -234,26 +215,24 @@ def _draw_pictures(session, dataset, generator, embed, train):
       'generated': firsts.images[:, None],
       'nearest training images': dataset.train.images[nearest],
     },
-    'interpolation': {
-      'from one latent to another': _interpolate(session, info, variables)
-    },
   }
+  if family.render:
+    between = _interpolate(family, variables, num_classes)
+    panels['interpolation'] = {'from one latent to another': between}
   for name, images in panels.items():
     picture = figures.grid(dataset.class_names, images)
     files.write_atomically(session.path('score', f'{name}.png'), picture)
 
 
-def _interpolate(session, info, variables, count=10):
+def _interpolate(family, variables, num_classes, count=10):
   """Images between two latents of each class: uint8 [classes, count, H, W, C]."""
-  num_classes = info.num_classes
   keys = rng.example_keys(rng.stream_key(0, 'show', step=1), jnp.arange(2))
-  first, last = sampling.draw_latents(keys, session.config.gan.latent_dim)
-  generator = build.build_generator(session, info, part='frozen')
+  first, last = sampling.draw_latents(keys, family.latent_shape)
   # Along an arc, so that the latents between are as long as those of the training.
-  angle = jnp.linspace(0, jnp.pi / 2, count)[:, None]
-  latents = jnp.tile(jnp.cos(angle) * first + jnp.sin(angle) * last, (num_classes, 1))
+  angle = jnp.linspace(0, jnp.pi / 2, count).reshape(-1, *(1,) * first.ndim)
+  arc = jnp.cos(angle) * first + jnp.sin(angle) * last
+  latents = jnp.tile(arc, (num_classes, *(1,) * first.ndim))
   labels = jnp.repeat(jnp.arange(num_classes), count)
-  render = jax.jit(sampling.make_render(generator))
-  images = render(jax.device_get(variables), latents, labels)
-  pixels = np.asarray(device_data.to_pixels(images))
+  images = jax.jit(family.render)(jax.device_get(variables), latents, labels)
+  pixels = np.asarray(device_data.to_pixels(jnp.clip(images, -1, 1)))
   return pixels.reshape(num_classes, count, *pixels.shape[1:])

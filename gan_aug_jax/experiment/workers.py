@@ -1,6 +1,7 @@
 """Trains the cells of an ablation, each once, however many workers share the workdir.
 
-A worker locks the directory of each cell and GAN that it trains, see `training.locks`.
+A worker locks the directory of each cell and generator that it trains, see
+`training.locks`.
 """
 
 import collections
@@ -43,14 +44,14 @@ def run(units, workdir, layout) -> dict[str, str]:
 
 
 def _work(cells, workdir):
-  """{cell or GAN: training steps} of what is not finished."""
+  """{cell or generator: training steps} of what is not finished."""
   steps = {}
   for cell in cells:
     dataset = cells_lib.load_data(cell.config)
     steps[cell.name] = runs.num_steps_of(cell.config, dataset, cell.kind)
-    if cell.lacks_gan(workdir):
-      num_train = len(dataset.train)
-      steps[cell.gan] = config_lib.num_steps_of(cell.gan_config, 'generator', num_train)
+    if cell.lacks_generator(workdir):
+      config, num_train = cell.generator_config, len(dataset.train)
+      steps[cell.generator] = config_lib.num_steps_of(config, 'generator', num_train)
   return steps
 
 
@@ -84,7 +85,7 @@ class Worker:
     """Trains what is left of a unit.
 
     Returns:
-      Whether it is done. If not, another worker holds one of its cells or GANs.
+      Whether it is done. If not, another worker holds one of its cells or generators.
     """
     with contextlib.ExitStack() as stack:
       for cell in self._unfinished(unit):
@@ -112,25 +113,25 @@ class Worker:
     ]
 
   def _has_failed(self, directory):
-    """Whether a cell or GAN has failed since this command began."""
+    """Whether a cell or generator has failed since this command began."""
     return _stamp(directory) not in (None, self._failed_before.get(directory))
 
   def _prepare(self, cell):
-    """The `SeedRun` of a cell, or None while another worker trains its GAN."""
+    """The `SeedRun` of a cell, or None while another worker trains its generator."""
     session = Session(cell.config, cell.directory(self._workdir), self._layout)
     dataset = cells_lib.load_data(cell.config)
     workdir_lib.claim(session, dataset)
-    if not cell.gan:
+    if not cell.generator:
       return vmap_seeds.SeedRun(runs.Run(session, dataset), None)
-    directory = self._workdir / 'gans' / cell.gan
-    gan_session = Session(cell.gan_config, directory, self._layout)
-    run = runs.Run(session, dataset, gan_session=gan_session)
-    generator = self._load_or_train_generator(cell.gan, gan_session, run)
+    directory = cells_lib.generator_workdir(self._workdir, cell.generator)
+    of_generator = Session(cell.generator_config, directory, self._layout)
+    run = runs.Run(session, dataset, generator_session=of_generator)
+    generator = self._load_or_train_generator(cell.generator, of_generator, run)
     return vmap_seeds.SeedRun(run, generator) if generator else None
 
   def _load_or_train_generator(self, name, session, run):
     """The generator of a cell, or None while another worker trains it."""
-    if session.path('gan', 'result.json').exists():
+    if session.generator_path('result.json').exists():
       with contextlib.suppress(CheckpointError):
         return run.load_or_train_generator(train=False)
     with locks.try_lock(session.workdir) as is_ours:
@@ -189,7 +190,7 @@ def _stamp(directory):
 
 @contextlib.contextmanager
 def _failure_written(directory):
-  """Writes why a cell or GAN failed, so that the others can continue."""
+  """Writes why a cell or generator failed, so that the others can continue."""
   try:
     yield
   except signals.Interrupted:

@@ -1,4 +1,4 @@
-"""Scores a generator, and says what is wrong with it, while its GAN still trains.
+"""Scores a generator, and says what is wrong with it, while it still trains.
 
 Everything comes from the run's own training and validation images: what chooses a
 generator must not know more labels than the run may use.
@@ -9,8 +9,11 @@ import math
 import time
 
 import jax
+import numpy as np
 
+from gan_aug_jax.data.splits import Split
 from gan_aug_jax.evaluation import evaluators, fidelity, probe
+from gan_aug_jax.step import sampling
 
 
 class Scores:
@@ -25,31 +28,35 @@ class Scores:
     probe_seconds: how long the last probe trained.
   """
 
-  def __init__(self, session, directory, dataset, sample, draw):
+  def __init__(self, session, directory, dataset, draw):
     """Prepares the programs, which are compiled at the first call, or by `start`.
 
     Args:
       session: the run's.
-      directory: of the GAN, where an extractor is kept.
-      dataset: what the GAN trains on; its test split is not read.
-      sample: `(variables, keys, labels) -> images`.
-      draw: an `ImageSampler` of it.
+      directory: of the generator, where an extractor is kept.
+      dataset: what it trains on; its test split is not read.
+      draw: the generator's `ImageSampler`.
     """
     self._session, self._directory, self._dataset = session, directory, dataset
     self._draw, self._by = draw, session.config.generator.select
     self.probe_seconds = 0.0
     if self._by == 'cas':
       self._train = probe.Trainer(
-        session, dataset, num_steps=session.config.generator.select_steps, sample=sample
+        session,
+        dataset,
+        num_steps=session.config.generator.select_steps,
+        sample=sampling.make_pool_sampler(),
       )
       self._model = probe.build_probe(session, dataset.num_classes)
       self._evaluate = evaluators.Evaluator(session, self._model, dataset.num_classes)
 
-  def start(self, variables) -> None:
-    """Compiles in threads, for a generator's variables or their shapes."""
+  def start(self) -> None:
+    """Compiles in threads."""
     if self._by == 'cas':
-      self._train.start(variables)
       shape, layout = self._dataset.image_shape, self._session.layout
+      count = self._session.config.score.num_samples
+      blank = Split(np.zeros((count, *shape), np.uint8), np.zeros(count, np.int32))
+      self._train.start(layout.replicated_shapes(self._group(blank)))
       self._evaluate.start(
         layout.replicated_shapes(probe.shapes_of(self._model, shape)), shape
       )
@@ -76,11 +83,20 @@ class Scores:
     return found
 
   def _classification_accuracy(self, variables):
+    # Drawn once: in each step of the probe, an image that takes several evaluations of a
+    # network would cost more than the training that it scores.
+    drawn = self._draw(variables, self._session.config.score.num_samples)
+    pool = self._session.layout.replicate(self._group(drawn))
     began = time.perf_counter()
-    trained = jax.block_until_ready(self._train(variables))
+    trained = jax.block_until_ready(self._train(pool))
     self.probe_seconds = time.perf_counter() - began
     result = self._evaluate(trained, self._dataset.val)
     return {'cas': result['accuracy'], 'cas_loss': result['loss']}
+
+  def _group(self, images):
+    return sampling.group_by_class(
+      images.images, images.labels, self._dataset.num_classes
+    )
 
   def _frechet_distance(self, variables):
     embed, real = self._extractor
@@ -105,7 +121,7 @@ class Scores:
 
 
 def warnings(rows, candidates, num_steps, *, chosen_step=None) -> list[str]:
-  """Sentences on what went wrong in a GAN's training, at any time of it.
+  """Sentences on what went wrong in a training, at any time of it.
 
   Args:
     rows: lines of its metrics.jsonl.

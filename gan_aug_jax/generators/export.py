@@ -8,11 +8,11 @@
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
 
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +21,12 @@ import safetensors.numpy
 import gan_aug_jax
 from gan_aug_jax.config import precision_of
 from gan_aug_jax.errors import CheckpointError
-from gan_aug_jax.generators import build, description as description_lib, frozen, portable
+from gan_aug_jax.generators import (
+  description as description_lib,
+  families,
+  frozen,
+  portable,
+)
 from gan_aug_jax.generators.description import Description
 from gan_aug_jax.step import rng
 from gan_aug_jax.training import files
@@ -45,41 +50,36 @@ def export(session, info, output=None) -> list[pathlib.Path]:
     CheckpointError: if the run trained none, or a file cannot be written.
   """
   directory = pathlib.Path(output) if output else session.path('export')
-  members, paths = frozen.load_generator(session, info).members, []
+  generator, paths = frozen.load_generator(session, info), []
+  members, family = generator.members, generator.family
   for i, member in enumerate(members):
     name = 'generator' if len(members) == 1 else f'generator-{i}'
     paths.append(directory / f'{name}.safetensors')
-    description = _describe(session.config, info, member)
-    save_generator(paths[-1], description, member.variables)
+    latents = session.config.latents.to_dict() if family.render else {}
+    description = Description(
+      name=member.name,
+      family=session.config.generator.family,
+      arguments=families.arguments_of(session.config),
+      image_shape=info.image_shape,
+      class_names=info.class_names,
+      precision=precision_of(session.config, 'frozen'),
+      latents=latents,
+      trained_on=generator.info['trained_on'],
+      seed=member.seed,
+      step=member.step,
+    )
+    sample = family.make_sampler(**latents)
+    save_generator(paths[-1], description, sample, member.variables)
   return paths
 
 
-def _describe(config, info, member):
-  options = build.latent_options(config)
-  return Description(
-    name=member.name,
-    arch=config.gan.arch,
-    image_shape=info.image_shape,
-    width=config.gan.width,
-    upsampling=config.gan.upsampling,
-    precision=precision_of(config, 'frozen'),
-    latent_dim=config.gan.latent_dim,
-    class_names=info.class_names,
-    latent_std=options['std'],
-    truncation=options['truncation'],
-    interpolation=options['interpolation'],
-    trained_on=info.fingerprint,
-    seed=member.seed,
-    step=member.step,
-  )
-
-
-def save_generator(path, description, variables) -> None:
+def save_generator(path, description, sample, variables) -> None:
   """Writes the three files of a generator.
 
   Args:
     path: of NAME.safetensors.
     description: its `Description`.
+    sample: `(variables, keys, labels) -> images`.
     variables: arrays in nested dicts.
 
   Raises:
@@ -91,8 +91,9 @@ def save_generator(path, description, variables) -> None:
     description_lib.parse(text)
   except ValueError as error:
     raise CheckpointError(f'This generator cannot be exported: {error}.') from None
-  flat = traverse_util.flatten_dict(jax.device_get(variables), sep='/')
-  flat = {name: np.ascontiguousarray(value) for name, value in flat.items()}
+  leaves, _ = jax.tree.flatten_with_path(jax.device_get(variables))
+  name_of = functools.partial(jax.tree_util.keystr, simple=True, separator='/')
+  flat = {name_of(path): np.ascontiguousarray(value) for path, value in leaves}
   about = {
     'format': portable.FORMAT,
     'format_version': portable.VERSION,
@@ -102,7 +103,7 @@ def save_generator(path, description, variables) -> None:
   }
   contents = {
     path: safetensors.numpy.save(flat, about),
-    path.with_suffix('.stablehlo'): _compile(description, variables),
+    path.with_suffix('.stablehlo'): _compile_or_refuse(sample, variables),
   }
   about |= {
     'description': dataclasses.asdict(description),
@@ -127,9 +128,20 @@ def save_generator(path, description, variables) -> None:
     ) from None
 
 
-def _compile(description, variables):
+def _compile_or_refuse(sample, variables):
+  try:
+    return _compile(sample, variables)
+  except Exception as error:  # any, of an external generator
+    reason = (str(error).strip().splitlines() or [''])[0].removesuffix('.')
+    raise CheckpointError(
+      f'This generator cannot be exported ({type(error).__name__}: {reason}). A batch '
+      'may have any size in a program: write x.shape[0] instead of len(x).'
+    ) from error
+
+
+def _compile(sample, variables):
   """The bytes of a program `(seed int32, labels int32 [b]) -> images float32`."""
-  sample, variables = description.make_sampler(), jax.device_get(variables)
+  variables = jax.tree.map(jnp.asarray, jax.device_get(variables))
 
   def draw(seed, labels):
     numbers = jnp.arange(labels.shape[0], dtype=jnp.int32)

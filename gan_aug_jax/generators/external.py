@@ -1,210 +1,224 @@
-"""An external generator, which an arm draws from in the GAN's place under every policy.
+"""A generator from outside the package, which `generator.family='module:name'` names.
 
-`generator.family='module:name'` names a `Generator`, or a function of the run's dataset
-that trains or reads one. It states the training images that it saw by their fingerprint;
-with any other fingerprint, or none, it counts as foreign.
-
-Its variables are kept in gan/own.npz, so that a resumed run draws from the ones that it
-began with even if the function trains again. Its code is not kept: a few images are, and
-those that it draws now are compared with them.
+It is a function declared with `family.generator`, or a `Generator`, and becomes a
+`Family` like those of the package: `families` asks for it here, and nothing else does.
 """
 
+import contextlib
 import dataclasses
 import functools
 import io
-import json
-import time
+import os
+import pathlib
+import sys
+from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
 from gan_aug_jax import external
-from gan_aug_jax.data.datasets import Dataset
 from gan_aug_jax.errors import CheckpointError, ConfigError
-from gan_aug_jax.generators import generator as generator_lib, samples
-from gan_aug_jax.generators.frozen import FrozenGenerator, on_first_process
+from gan_aug_jax.generators.family import Family, Setting
 from gan_aug_jax.generators.generator import Generator
-from gan_aug_jax.step import rng, sampling
-from gan_aug_jax.step.device_data import to_pixels
+from gan_aug_jax.step import device_data, rng
 from gan_aug_jax.training import files
-from gan_aug_jax.training.files import read_result
 
 # How much a draw may differ on another machine, for images in [-1, 1].
 _TOLERANCE = 0.05
+# Further out it is a mistake of scale, and not of a network that misses its target.
+_LARGEST = 2.0
 
 
-def load(session, dataset) -> FrozenGenerator:
-  """Makes or reads the external generator and checks it; writes nothing.
+@functools.lru_cache(maxsize=16)  # a run asks again and again, an ablation for each seed
+def build(
+  named: str,
+  setting: Setting,
+  arguments: tuple[tuple[str, Any], ...],
+  *,
+  workdir: pathlib.Path,
+) -> Family:
+  """Builds the generator 'module:name', and traces it; trains and reads nothing.
 
   Args:
-    session, dataset: the run's; the user's function does not get the test split.
-
-  Returns:
-    The same on every process.
+    named: `generator.family`.
+    setting: what it is made for.
+    arguments: of the function, (name, value) each.
+    workdir: of the run, from which no code is imported: it may be somebody else's.
 
   Raises:
-    ConfigError: if it cannot be drawn from, or is foreign and that is not allowed.
-    CheckpointError: if it is not the one that the run began with.
+    ConfigError: if it cannot be imported or called, or is not what it should be.
   """
-  began, named = time.perf_counter(), session.config.generator.family
-  generator = _make_on_all(named, dataset, session.trusts_code)
-  foreign = generator.trained_on != dataset.fingerprint
-  if foreign and not session.config.generator.allow_foreign:
+  found = _find(named, workdir)
+  if not isinstance(found, Generator) and not getattr(found, 'is_generator', False):
     raise ConfigError(
-      f'generator.family={named!r} has trained_on={generator.trained_on!r} and may '
-      'have seen some of the test split; if it saw only the training images of this run, '
-      f'set trained_on to {dataset.fingerprint!r}, or else give '
-      '--config.generator.allow_foreign=True, which the report will mention.'
+      f'generator.family={named!r} must be a function declared with '
+      '@gan_aug_jax.generator, or a gan_aug_jax.Generator.'
     )
-  clipped = lambda *inputs: jnp.clip(generator.sample(*inputs), -1, 1)
-  sample = lambda *inputs: jax.lax.stop_gradient(clipped(*inputs))
-  return FrozenGenerator(
-    sampling.for_candidates(sample),
-    session.layout.replicate(_variables(session, generator, sample, dataset)),
-    directory=session.path('gan'),
-    info={
-      'fingerprint': dataset.fingerprint,
-      'own': named,
-      'name': generator.name,
-      'trained_on': generator.trained_on,
-      'foreign': foreign,
-      'train_seconds': time.perf_counter() - began,
-    },
+  # Traced under `jit`, as `pmap` needs its axis.
+  _trace(named, _call(named, found, _with_jit(setting), dict(arguments)), setting)
+  return _call(named, found, setting, dict(arguments))
+
+
+def _find(named, workdir):
+  module = named.partition(':')[0]
+  if os.getcwd() not in map(os.path.abspath, sys.path):
+    sys.path.append(os.getcwd())
+  places = [pathlib.Path(entry, *module.split('.')).resolve() for entry in sys.path]
+  if any(place.is_relative_to(workdir.resolve()) for place in places):
+    raise ConfigError(
+      f'generator.family={named!r} would be imported from the workdir; keep code and '
+      'results apart.'
+    )
+  return external.load('generator.family', named, trusted=True)
+
+
+def _with_jit(setting):
+  return dataclasses.replace(setting, layout=setting.layout.with_jit)
+
+
+def _call(named, found, setting, arguments):
+  """The `Family` that the user's function, or a `Generator`, gives."""
+  made = found
+  if not isinstance(found, Generator):
+    with calling(named):
+      made = found(setting, **arguments)
+  if isinstance(made, Generator):
+    return _family_of(named, made, setting)
+  if not isinstance(made, Family):
+    raise ConfigError(
+      f'generator.family={named!r} must return a gan_aug_jax.Family or Generator; it '
+      f'returned {type(made).__name__}.'
+    )
+  return made
+
+
+def calling(named: str) -> contextlib.AbstractContextManager:
+  """Turns what the user's code raises into one sentence, see `external.running`."""
+  return external.running(f'generator.family={named!r}')
+
+
+def _family_of(named, generator, setting):
+  """The `Family` of a frozen `Generator`."""
+  shape, names = tuple(generator.image_shape), tuple(generator.class_names)
+  info, numbers = setting.info, tuple(map(str, range(setting.num_classes)))
+  if shape != info.image_shape or names not in (info.class_names, numbers):
+    raise ConfigError(
+      f'generator.family={named!r} draws {shape} of the classes {", ".join(names)}; the '
+      f'data have {info.image_shape} of {", ".join(info.class_names)}: sizes, and the '
+      'order of the classes, must agree.'
+    )
+  return Family(
+    title=generator.name,
+    sample=generator.sample,
+    fit=lambda dataset, *, seed, directory: generator.variables,
+    trained_on=generator.trained_on,
   )
 
 
-def load_and_keep(session, dataset) -> FrozenGenerator:
-  """Like `load`, and the first time writes own.npz, result.json, samples.png."""
-  generator, path = load(session, dataset), session.path('gan', 'own.npz')
-  before = read_result(path.with_name('result.json'))
-  if before and path.exists():
-    seconds = {'train_seconds': before.get('train_seconds', 0.0)}  # of the first time
-    return dataclasses.replace(generator, info=generator.info | seconds)
-
-  def write():
-    variables = jax.device_get(generator.variables)
-    drawn = _draw(generator.sample, variables, dataset, 8)
-    leaves = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(variables))}
-    content = io.BytesIO()
-    np.savez(content, **leaves, drawn=drawn[:, 0])
-    files.write_atomically(path, content.getvalue())
-    picture = samples.next_to_real(dataset, {'generated': np.asarray(to_pixels(drawn))})
-    files.write_atomically(path.with_name('samples.png'), picture)
-    content = json.dumps(generator.info, indent=1)
-    files.write_atomically(path.with_name('result.json'), content)
-
-  on_first_process(write)
-  return generator
-
-
-def _make_on_all(named, dataset, trusted):
-  """The user's `Generator`; an error on one process is one on all."""
-  generator = error = None
-  try:
-    generator = _make(named, dataset, trusted)
-  except ConfigError as caught:
-    error = caught
-  worked = multihost_utils.process_allgather(np.int32(error is None))
-  if error or not np.all(worked):
-    raise error or ConfigError(f'generator.family={named!r} failed on another process.')
-  return generator
-
-
-def _make(named, dataset, trusted):
-  generator = external.load('generator.family', named, trusted=trusted)
-  if not isinstance(generator, Generator):
-    empty = dataset.test.rows(slice(0, 0))
-    visible = dataclasses.replace(dataset, test=empty, held_out_real=None)
-    generator = _call(generator, named, _Cached(dataset.fingerprint, visible))
-  _check(generator, named, dataset)
-  return generator
-
-
-@dataclasses.dataclass(frozen=True)
-class _Cached:
-  """A dataset by its fingerprint, so that runs on the same images share a generator."""
-
-  fingerprint: str
-  dataset: Dataset = dataclasses.field(compare=False)
-
-
-@functools.lru_cache(maxsize=8)  # the seeds of an ablation
-def _call(make, named, cached):
-  with external.running(f'generator.family={named!r}'):
-    generator = make(cached.dataset)
-  if not isinstance(generator, Generator):
+def _trace(named, family, setting):
+  """Traces a step and a draw, so that what cannot work fails before it is trained."""
+  if family.fit:
+    return
+  with calling(named):
+    state = jax.eval_shape(family.init, np.int32(0))
+    after, metrics = jax.eval_shape(family.step, state, _data(setting))
+    networks = jax.eval_shape(family.freeze, state)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
+    labels = jax.ShapeDtypeStruct((2,), jnp.int32)
+    images = jax.eval_shape(family.make_sampler(), networks['generator'], keys, labels)
+  _check_state(named, state, after)
+  wrong = [name for name, value in metrics.items() if value.shape]
+  if wrong:
     raise ConfigError(
-      f'generator.family={named!r} must be a gan_aug_jax.Generator, or a function of '
-      f'the dataset that returns one; it returned {type(generator).__name__}.'
+      f'The metric {wrong[0]!r} of generator.family={named!r} has the shape '
+      f'{list(metrics[wrong[0]].shape)}; metrics must be scalars.'
     )
-  return generator
+  _check_images(named, images, (2, *setting.image_shape))
 
 
-def _check(generator, named, dataset):
-  """Checks shapes and classes, and the values of one image of each class."""
-  shape, names = tuple(generator.image_shape), tuple(generator.class_names)
-  numbers = tuple(map(str, range(dataset.num_classes)))
-  if shape != dataset.image_shape or names not in (dataset.class_names, numbers):
+def _check_state(named, before, after):
+  describe = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+  if describe(before) != describe(after):
     raise ConfigError(
-      f'generator.family={named!r} draws {shape} of the classes {", ".join(names)}; '
-      f'{dataset.name!r} has {dataset.image_shape} of {", ".join(dataset.class_names)}: '
-      'sizes, and the order of the classes, must agree.'
+      f'A step of generator.family={named!r} changes the shapes or types of its state; '
+      'it must return a state like the one that it gets.'
     )
-  generator_lib.check_sample(generator)
-  images = _draw(generator.sample, generator.variables, dataset, 1)
-  largest = float(np.max(np.abs(images)))
-  if not largest <= 1.01:  # nor is NaN
+
+
+def _check_images(named, images, shape):
+  if images.shape != shape or not jnp.issubdtype(images.dtype, jnp.floating):
+    raise ConfigError(
+      f'Images of generator.family={named!r} are {images.dtype}{list(images.shape)}; '
+      f'they must be float {list(shape)}.'
+    )
+
+
+def _data(setting):
+  """Black images, two of each class, such as a step gets."""
+  labels = np.repeat(np.arange(setting.num_classes, dtype=np.int32), 2)
+  black = device_data.arrange(
+    np.zeros((len(labels), *setting.image_shape), np.uint8), labels
+  )
+  return dataclasses.replace(black, order=labels, start=np.int32(0))
+
+
+def check_drawing(named: str, family: Family, variables, *, info, path) -> None:
+  """Checks what a generator draws, the first time, and that it draws the same later.
+
+  Args:
+    named: `generator.family`.
+    family: the `Family`.
+    variables: of the frozen generator.
+    info: of the images.
+    path: of an .npz file with one image a class, as first drawn, written if missing; or
+      None while the generator is in training.
+
+  Raises:
+    ConfigError: if values are outside of [-1, 1], or images depend on their batch.
+    CheckpointError: if the generator's code has changed, so that it draws others.
+  """
+  variables, labels = jax.device_get(variables), np.arange(info.num_classes)
+  keys = rng.example_keys(rng.stream_key(0, 'show'), jnp.arange(info.num_classes))
+  sample = jax.jit(family.make_sampler(clips=False))
+  with calling(named):
+    drawn = np.asarray(sample(variables, keys, labels), np.float32)
+    alone = np.asarray(sample(variables, keys[-1:], labels[-1:]), np.float32)
+  _check_images(named, drawn, (info.num_classes, *info.image_shape))
+  largest = float(np.max(np.abs(drawn)))
+  if not largest <= _LARGEST:  # nor is NaN
     raise ConfigError(
       f'generator.family={named!r} draws values as large as {largest:.3g}; images must '
       'be in [-1, 1].'
     )
+  if np.max(np.abs(drawn[-1] - alone[0])) > _TOLERANCE:
+    raise ConfigError(
+      f'Images of generator.family={named!r} depend on the others of their batch; a '
+      'network must draw in inference mode, with the statistics of its training.'
+    )
+  if path:
+    _compare(named, drawn, path)
 
 
-def _draw(sample, variables, dataset, count):
-  """Images [num_classes, count, H, W, C], drawn on a device of this process."""
-  numbers = jnp.arange(dataset.num_classes * count)
-  keys = rng.example_keys(rng.stream_key(0, 'show'), numbers)
-  images = np.asarray(jax.jit(sample)(jax.device_get(variables), keys, numbers // count))
-  return images.reshape(dataset.num_classes, count, *images.shape[1:])
-
-
-def _variables(session, generator, sample, dataset):
-  """The variables that the run began with, or else the generator's; on the host."""
-  variables = jax.tree.map(np.asarray, jax.device_get(generator.variables))
-  path = session.path('gan', 'own.npz')
+def _compare(named, drawn, path):
+  """Compares images with those that were drawn first, or keeps them."""
   if path.exists():
-    variables, drawn = _read(path, variables)
-    # As when it was written: the first of eight.
-    now = _draw(sample, variables, dataset, 8)[:, 0]
-    if drawn.shape != now.shape or np.max(np.abs(drawn - now)) > _TOLERANCE:
-      raise _another(path)
-  if jax.process_count() > 1:
-    variables = multihost_utils.broadcast_one_to_all(variables)
-  return variables
+    before = _read(path)
+    if before.shape != drawn.shape or np.max(np.abs(before - drawn)) > _TOLERANCE:
+      raise CheckpointError(
+        f'generator.family={named!r} draws other images than when {str(path)!r} was '
+        'written: its code has changed since; give another --workdir.'
+      )
+  elif jax.process_index() == 0:
+    content = io.BytesIO()
+    np.savez(content, images=drawn)
+    files.write_atomically(path, content.getvalue())
 
 
-def _read(path, like):
-  """The variables, of the shapes of `like`, and the images in own.npz."""
+def _read(path):
   try:
-    saved = files.read_arrays(path)
-  except (OSError, ValueError):
+    return files.read_arrays(path)['images']
+  except (OSError, ValueError, KeyError):
     raise CheckpointError(
-      f'{str(path)!r} is damaged; move {str(path.parent)!r} away and run again.'
+      f'{str(path)!r} is damaged; move it away, and it is written again.'
     ) from None
-  leaves, structure = jax.tree.flatten(like)
-  shapes = {str(i): leaf.shape for i, leaf in enumerate(leaves)}
-  drawn = saved.pop('drawn', None)
-  if drawn is None or {name: x.shape for name, x in saved.items()} != shapes:
-    raise _another(path)
-  # NumPy writes types that it does not know, such as bfloat16, as bytes.
-  leaves = [saved[str(i)].view(leaf.dtype) for i, leaf in enumerate(leaves)]
-  return jax.tree.unflatten(structure, leaves), drawn
-
-
-def _another(path):
-  return CheckpointError(
-    f'The run began with another external generator (see {str(path)!r}): its code or the '
-    'shapes of its variables have changed since; give another --workdir.'
-  )

@@ -1,10 +1,10 @@
-"""Freezes a GAN in training into what is kept and drawn from."""
+"""Freezes a generator in training into what is kept and drawn from."""
+
+from typing import Any
 
 import jax
 import numpy as np
 
-from gan_aug_jax.generators import build
-from gan_aug_jax.step import gan
 from gan_aug_jax.step.programs import Program, repeat_step
 
 # The running statistics have a momentum of 0.9: 0.1 % is left of what was there before.
@@ -12,41 +12,43 @@ _BATCHES = 64
 
 
 class Freeze:
-  """Freezes states: `freeze(state) -> {'generator', 'discriminator'}`, placed.
+  """Freezes states: `freeze(state) -> {'generator'}`, and 'discriminator', placed.
 
-  The generator gets the averaged weights, and batch statistics measured for them, see
-  `gan.make_measure`.
+  A generator with batch statistics gets those of its averaged weights, measured in many
+  calls of `Family.measure`.
   """
 
-  def __init__(self, session, info):
+  def __init__(self, session, family):
     """Prepares the program, which is compiled at the first call or by `start`.
 
     Args:
-      session, info: see `build`.
+      session: the run's.
+      family: the `Family` of the generator.
     """
-    self._layout = layout = session.layout
-    measure = gan.make_measure(
-      build.build_generator(session, info),
-      latent_dim=session.config.gan.latent_dim,
-      num_classes=info.num_classes,
-    )
-    self._per_call = 1 if layout.on_cpu else _BATCHES
+    self._layout, self._family = session.layout, family
+    self._per_call = 1 if session.layout.on_cpu else _BATCHES
+
+    def measure(state, seed):
+      variables, number = state
+      return (family.measure(variables, number, seed), number + 1), {}
+
     repeated = repeat_step(measure, self._per_call)
-    self._program = Program(repeated, layout.with_jit, donate=())
+    self._program = Program(repeated, session.layout.with_jit, donate=())
 
-  def start(self, generator: dict) -> None:
+  def start(self, generator: Any) -> None:
     """Compiles in a thread, for a generator's variables or their shapes."""
-    scalar = self._layout.replicated_int(0)
-    measured = (generator['batch_stats'], scalar)
-    self._program.start(measured, scalar, generator['params'], scalar)
+    if self._family.measure:
+      scalar = self._layout.replicated_int(0)
+      self._program.start((generator, scalar), scalar, scalar)
 
-  def __call__(self, state: gan.GanState) -> dict:
+  def __call__(self, state: Any, seed: int) -> dict[str, Any]:
     scalar = self._layout.replicated_int
     # Copies, because the next training step takes the state's buffers.
-    networks = self._layout.replicate(jax.tree.map(np.asarray, build.networks_of(state)))
-    params, stats = networks['generator']['params'], networks['generator']['batch_stats']
-    count, seed = scalar(self._per_call), scalar(int(state.seed))
-    measured = (stats, scalar(0))
-    for _ in range(0, _BATCHES if stats else 0, self._per_call):
-      measured, _ = self._program(measured, count, params, seed)
-    return networks | {'generator': {'params': params, 'batch_stats': measured[0]}}
+    copied = jax.tree.map(np.asarray, self._family.freeze(state))
+    networks = self._layout.replicate(copied)
+    if not self._family.measure:
+      return networks
+    measured, count = (networks['generator'], scalar(0)), scalar(self._per_call)
+    for _ in range(0, _BATCHES, self._per_call):
+      measured, _ = self._program(measured, count, scalar(seed))
+    return networks | {'generator': measured[0]}

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 import copy
 import dataclasses
+import functools
 import pathlib
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -11,7 +13,9 @@ import numpy as np
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.errors import CheckpointError
-from gan_aug_jax.generators import build
+from gan_aug_jax.generators import families, fitted
+from gan_aug_jax.generators.family import Family
+from gan_aug_jax.step import sampling
 from gan_aug_jax.training import checkpoint, files, workdir
 
 _SECONDS = ('train_seconds', 'compile_seconds', 'eval_seconds')
@@ -22,14 +26,14 @@ class Member:
   """One generator that a run draws from.
 
   Attributes:
-    seed: of its GAN's training.
+    seed: of its training.
     step: of that training, at which it was frozen.
     variables: its own, placed.
   """
 
   seed: int
   step: int
-  variables: dict = dataclasses.field(repr=False)
+  variables: Any = dataclasses.field(repr=False)
 
   @property
   def name(self) -> str:
@@ -42,28 +46,28 @@ class FrozenGenerator:
   """What the fused step draws from: one generator, or several stacked.
 
   Attributes:
-    sample: `(variables, keys [B, ...], labels [B]) -> images`, see `sampling`.
+    family: how they draw.
     variables: of one, or of all members stacked; placed.
     directory: where it is kept, and with it what is derived from it.
-    members: each of them; empty where the run trained no GAN.
+    members: each of them.
     info: how it was trained, for results.json: fingerprint, steps, seconds, selection.
-    discriminator: variables of the discriminator, or of all members' stacked.
+    discriminator: variables of the discriminator, or of all members' stacked; or None.
   """
 
-  sample: Callable
-  variables: dict
+  family: Family
+  variables: Any
   directory: pathlib.Path
-  members: tuple[Member, ...] = ()
+  members: tuple[Member, ...]
   info: dict = dataclasses.field(default_factory=dict)
-  discriminator: dict = dataclasses.field(default_factory=dict)
+  discriminator: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Gan:
-  """One GAN of a run.
+class SeedTraining:
+  """The training of a run's generator with one seed.
 
   Attributes:
-    session: the run's, with this GAN's seed in its config.
+    session: the run's, with this seed in its config.
     directory: where it is trained.
     steps: of the generators that are drawn from; 0 for the chosen one.
   """
@@ -80,21 +84,27 @@ class Gan:
     """Its result.json; None where it is missing, damaged or of an older version."""
     result = files.read_result(self.directory / 'result.json')
     needed = {'fingerprint', 'num_steps', 'seed', 'chosen_step', 'kept', 'networks'}
-    return result if result and needed <= set(result) else None
+    if not result or not needed <= set(result):
+      return None
+    # Older versions trained GANs only.
+    older = {'family': 'gan', 'title': f'{result.get("arch", "")} GAN', 'foreign': False}
+    return older | {'trained_on': result['fingerprint']} | result
 
 
-def gans_of(session) -> list[Gan]:
-  """The GANs that a run draws from; the first is in gan/, the others in gan-seedN/."""
-  steps, gans = {}, []
+def trainings_of(session) -> list[SeedTraining]:
+  """The trainings of the generators that a run draws from, each in its own directory."""
+  steps, trainings = {}, []
   for seed, step in config_lib.members_of(session.config):
     steps.setdefault(seed, []).append(step)
   for seed, of_seed in steps.items():
     config = copy.deepcopy(session.config)
     config.generator.seed = seed
     one = dataclasses.replace(session, config=config)
-    directory = session.path(f'gan-seed{seed}' if gans else 'gan')
-    gans.append(Gan(one, directory, tuple(of_seed)))
-  return gans
+    directory = session.generator_path()
+    if trainings:
+      directory = directory.with_name(f'{directory.name}-seed{seed}')
+    trainings.append(SeedTraining(one, directory, tuple(of_seed)))
+  return trainings
 
 
 def on_first_process(action: Callable[[], None]) -> None:
@@ -102,7 +112,7 @@ def on_first_process(action: Callable[[], None]) -> None:
   if jax.process_index() == 0:
     action()
   if jax.process_count() > 1:
-    multihost_utils.sync_global_devices('gan result')
+    multihost_utils.sync_global_devices('generator result')
 
 
 def load_generator(session, info) -> FrozenGenerator:
@@ -113,40 +123,63 @@ def load_generator(session, info) -> FrozenGenerator:
     info: the `DataFacts` of what they were trained on.
 
   Raises:
-    CheckpointError: if one is not finished or was trained on other images, or if the run
-      drew from an external generator.
+    CheckpointError: if one is not finished or was trained on other images.
+    ConfigError: see `families.build_family`.
   """
-  if config_lib.is_external(session.config):
-    # A workdir's config must not make a later command import the module that it names.
-    raise CheckpointError(
-      f'The run in {str(session.workdir)!r} trained no GAN: it drew from the external '
-      f'generator {session.config.generator.family!r}, whose samples are in '
-      'gan/samples.png.'
-    )
-  results, members, networks = [], [], []
-  for gan in gans_of(session):
-    kept, result = load_networks(gan, info)
+  check_trained(session)  # before an external generator's code is run
+  family, results, members, networks = families.build_family(session, info), [], [], []
+  for training in trainings_of(session):
+    kept, result = load_networks(training, family, info)
     results.append(result)
-    for step in gan.steps:
+    for step in training.steps:
       networks.append(kept[f'step{step}' if step else 'chosen'])
-      generator = networks[-1]['generator']
-      members.append(Member(gan.seed, step or result['chosen_step'], generator))
+      variables, number = networks[-1]['generator'], step or result['chosen_step']
+      members.append(Member(training.seed, number, variables))
+    chosen, directory = kept['chosen'], training.directory
+    variables = functools.partial(chosen.get, 'generator')
+    families.check_drawing(session, family, variables, info=info, directory=directory)
   stacked = networks[0]
   if len(members) > 1:
     trees = jax.device_get(networks)
     stacked = session.layout.replicate(jax.tree.map(lambda *x: np.stack(x), *trees))
   return FrozenGenerator(
-    sample=build.make_sampler(session, info, len(members)),
-    variables=stacked['generator'],
-    directory=session.path('gan'),
+    family,
+    stacked['generator'],
+    directory=session.generator_path(),
     members=tuple(members),
     info=_summary(results, members),
-    discriminator=stacked['discriminator'],
+    discriminator=stacked.get('discriminator'),
   )
 
 
+def make_sampler(session, family: Family, **latents: float) -> sampling.Sample:
+  """Returns the `sample` of all the generators that a run draws from.
+
+  Args:
+    session: the run's.
+    family: how they draw.
+    **latents: see `sampling.draw_latents`; by default they are drawn as in training.
+  """
+  return of_members(session, family.make_sampler(**latents))
+
+
+def of_members(session, function: Callable) -> Callable:
+  """Turns a function of a generator's variables into one of all of a run's, stacked."""
+  number = len(config_lib.members_of(session.config))
+  return sampling.make_ensemble(function, number, session.layout)
+
+
+def shapes_of_members(session, family: Family) -> dict | None:
+  """The shapes of what all the generators of a run keep; None if they are not known."""
+  shapes, number = family.shapes(), len(config_lib.members_of(session.config))
+  if number == 1 or shapes is None:
+    return shapes
+  stacked = lambda x: jax.ShapeDtypeStruct((number, *x.shape), x.dtype)
+  return jax.tree.map(stacked, shapes)
+
+
 def _summary(results, members):
-  """The 'gan' of results.json: that of the first GAN, with the seconds of all."""
+  """The 'generator' of results.json: that of the first, with the seconds of all."""
   warnings = [
     f'seed {result["seed"]}: {warning}' if len(results) > 1 else warning
     for result in results
@@ -158,50 +191,57 @@ def _summary(results, members):
 
 
 def check_trained(session) -> None:
-  """Checks that the GANs of a run are trained, before anything else is done.
+  """Checks that the generators of a run are trained, before anything else is done.
 
   Raises:
     CheckpointError: if one is not finished.
   """
-  for gan in gans_of(session):
-    _trained_result(gan)
+  for training in trainings_of(session):
+    _trained_result(training)
 
 
-def _trained_result(gan):
-  """The result.json of a GAN that is trained."""
-  if result := gan.read_result():
+def _trained_result(training):
+  """The result.json of a generator that is trained."""
+  if result := training.read_result():
     return result
   todo = '; train one first, with'
-  if gan.directory.exists():
-    todo = ' yet: the training of the GAN is not finished; finish it with run or'
+  if training.directory.exists():
+    todo = ' yet: its training is not finished; finish it with run or'
   raise CheckpointError(
-    f'There is no trained generator in {str(gan.directory)!r}{todo} train-gan and the '
-    'same --config and --workdir.'
+    f'There is no trained generator in {str(training.directory)!r}{todo} '
+    'train-generator and the same --config and --workdir.'
   )
 
 
-def load_networks(gan: Gan, info) -> tuple[dict, dict]:
-  """Loads what is kept of one GAN.
+def load_networks(training: SeedTraining, family: Family, info) -> tuple[dict, dict]:
+  """Loads what is kept of one training.
 
   Args:
-    gan: which one.
+    training: which one.
+    family: of the generator.
     info: the `DataFacts` of what it was trained on.
 
   Returns:
-    {'chosen' or 'stepN': {'generator', 'discriminator'}}, placed; and its result.json.
+    {'chosen' or 'stepN': {'generator'}}, and 'discriminator' if it has one, placed; and
+    its result.json.
 
   Raises:
     CheckpointError: if it is not finished, or was trained on other images.
-    UnreadableGenerator: if its last checkpoint is missing or damaged.
+    UnreadableGenerator: if what is kept is missing or damaged.
   """
-  result = _trained_result(gan)
+  result = _trained_result(training)
   if result['fingerprint'] != info.fingerprint:
     raise CheckpointError(
-      f'The generator in {str(gan.directory)!r} was trained on other images and may have '
-      'seen some of the test split; train one in another --workdir.'
+      f'The generator in {str(training.directory)!r} was trained on other images and may '
+      'have seen some of the test split; train one in another --workdir.'
     )
-  shapes = dict.fromkeys(result['kept'], build.network_shapes(gan.session, info))
-  replicated = gan.session.layout.replicated
-  with checkpoint.Checkpoints(gan.directory / 'checkpoints') as checkpoints:
-    networks = checkpoints.restore_generators(result['num_steps'], shapes, replicated)
+  layout, shapes = training.session.layout, family.shapes()
+  if shapes is None:
+    variables = layout.replicate(fitted.read(training.directory))
+    return {'chosen': {'generator': variables}}, result
+  shapes = dict.fromkeys(result['kept'], shapes)
+  with checkpoint.Checkpoints(training.directory / 'checkpoints') as checkpoints:
+    networks = checkpoints.restore_generators(
+      result['num_steps'], shapes, layout.replicated
+    )
   return networks, result

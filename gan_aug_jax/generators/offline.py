@@ -11,7 +11,6 @@ import numpy as np
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.evaluation.image_sampler import ImageSampler
-from gan_aug_jax.generators import build
 from gan_aug_jax.training import files
 
 
@@ -29,7 +28,7 @@ def draw_once(session, dataset, sample, variables, directory) -> np.ndarray:
   """
   config, count = session.config, session.config.cache.images_per_class
   seed = config_lib.seed_of(config, 'classifier') ^ 2**29
-  depends = build.latent_options(config) | {'count': count}
+  depends = config.latents.to_dict() | {'count': count}
   depends |= {'source': config.mix.source, 'seed': seed}
   digest = hashlib.sha256(json.dumps(depends).encode())
   for leaf in jax.tree.leaves(jax.device_get(variables)):

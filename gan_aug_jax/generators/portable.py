@@ -25,7 +25,7 @@ from gan_aug_jax.generators import (
 from gan_aug_jax.generators.generator import Generator
 
 FORMAT = 'gan_aug_jax generator'
-VERSION = '1'
+VERSION = '2'
 _MAX_HEADER_BYTES = 10**7
 
 
@@ -101,6 +101,11 @@ def _read_weights(path):
       raise CheckpointError(
         "This generator computes in float64; call jax.config.update('jax_enable_x64', "
         'True) before you load it.'
+      )
+    if description.is_external:
+      raise ValueError(
+        f'it draws with code from outside the package, {description.family!r}; load the '
+        f'program next to it, {path.with_suffix(".stablehlo").name}, with load_program'
       )
     shapes = description.shapes()
     if set(file.keys()) != set(shapes):

@@ -6,7 +6,7 @@ import numpy as np
 
 from gan_aug_jax.evaluation import figures
 from gan_aug_jax.evaluation.image_sampler import ImageSampler
-from gan_aug_jax.generators import build, frozen
+from gan_aug_jax.generators import frozen
 from gan_aug_jax.training import files
 
 
@@ -42,9 +42,9 @@ def write_samples(session, info, seed, per_class=10) -> pathlib.Path:
   Raises:
     CheckpointError: see `frozen.load_generator`.
   """
-  members = frozen.load_generator(session, info).members
-  draw = ImageSampler(session, build.make_sampler(session, info), info.num_classes)
-  drawn = {m.name: draw.by_class(m.variables, per_class, seed) for m in members}
+  generator = frozen.load_generator(session, info)
+  draw = ImageSampler(session, generator.family.make_sampler(), info.num_classes)
+  drawn = {m.name: draw.by_class(m.variables, per_class, seed) for m in generator.members}
   path = session.path(f'samples-{seed}.png')
   files.write_atomically(path, figures.grid(info.class_names, drawn))
   return path

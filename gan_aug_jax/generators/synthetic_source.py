@@ -2,7 +2,7 @@
 
 A source is known before anything is trained: its functions, and the shapes of the
 variables that they take, so that the arms' steps can be compiled meanwhile. The variables
-are loaded once the GAN is trained.
+are loaded once the generator is trained.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import numpy as np
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.evaluation import probe
-from gan_aug_jax.generators import build, offline
+from gan_aug_jax.generators import families, frozen, offline
 from gan_aug_jax.step import class_labels, sampling, synthesis
 from gan_aug_jax.step.synthesis import FrozenModels, Networks
 from gan_aug_jax.training import signals
@@ -46,25 +46,32 @@ class SourceVariables:
   info: dict = dataclasses.field(default_factory=dict)
 
 
+def is_known(session, dataset) -> bool:
+  """Whether the shapes of all variables are known before the generator is made."""
+  config = session.config
+  if config.cache.images_per_class or not config_lib.needs_generator(config):
+    return True
+  return not families.build_family(session, dataset.facts).fit
+
+
 def build_source(session, dataset, generator=None) -> SyntheticSource:
   """Builds the source that the config describes; trains and reads nothing.
 
   Args:
     session, dataset: the run's.
-    generator: the `FrozenGenerator` of an external one, whose variables' shapes are known
-      only when it is made; None for the GAN's.
+    generator: the `FrozenGenerator`; None if it is not made yet and `is_known`.
   """
-  config, info = session.config, dataset.facts
+  config = session.config
   sample, shapes = _build_sample(session, dataset, generator)
   if count := config.cache.images_per_class:
     sample = sampling.make_pool_sampler()
     shapes = _shapes_of_images(dataset, count * dataset.num_classes)
   networks, shapes = Networks(sample), FrozenModels(generator=shapes)
   if _filter(config).needs_discriminator:
-    number = len(config_lib.members_of(config))
-    logits_of = build.make_discriminator_logits(session, info, number)
+    family = families.build_family(session, dataset.facts)
+    logits_of = frozen.of_members(session, family.discriminator_logits)
     networks = dataclasses.replace(networks, discriminator_logits=logits_of)
-    of_networks = build.network_shapes(session, info, number)
+    of_networks = frozen.shapes_of_members(session, family)
     shapes = shapes.replace(discriminator=of_networks['discriminator'])
   if _uses_teacher(config):
     model = probe.build_probe(session, dataset.num_classes)
@@ -93,13 +100,10 @@ def _build_sample(session, dataset, generator):
     return sampling.make_noise_sampler(dataset.image_shape), {}
   if (real := _real_images(config, dataset)) is not None:
     return sampling.make_pool_sampler(), _shapes_of_images(dataset, len(real))
-  if config_lib.is_external(config):
-    sample, shapes = generator.sample, generator.variables
-  else:
-    info, number = dataset.facts, len(config_lib.members_of(config))
-    options = build.latent_options(config)
-    sample = build.make_sampler(session, info, number, **options)
-    shapes = build.network_shapes(session, info, number)['generator']
+  family = families.build_family(session, dataset.facts)
+  sample = frozen.make_sampler(session, family, **config.latents)
+  known = frozen.shapes_of_members(session, family)
+  shapes = known['generator'] if known else generator and generator.variables
   if config.mix.source == 'mislabelled':
     sample = sampling.mislabel(sample, dataset.num_classes)
   return sample, shapes
@@ -129,15 +133,15 @@ def load_variables(session, dataset, generator) -> SourceVariables:
     signals.Interrupted: after that, if a signal came meanwhile.
   """
   began, config = time.perf_counter(), session.config
-  directory = generator.directory if generator else session.path('gan')
+  directory = generator.directory if generator else session.generator_path()
   info = {'shows': config.mix.source}
   with signals.deferred() as stopped:
     images = _load_images(session, dataset, generator, directory)
-    frozen = FrozenModels(generator=images)
+    models = FrozenModels(generator=images)
     if config.cache.images_per_class:
       info['offline'] = config.cache.images_per_class
     if _filter(config).needs_discriminator:
-      frozen = frozen.replace(discriminator=generator.discriminator)
+      models = models.replace(discriminator=generator.discriminator)
     if _uses_teacher(config):
       teacher = probe.train_extractor(
         session,
@@ -146,14 +150,14 @@ def load_variables(session, dataset, generator) -> SourceVariables:
         num_steps=config.filter.teacher_steps,
         directory=directory / 'teacher',
       )
-      frozen = frozen.replace(teacher=teacher.variables)
+      models = models.replace(teacher=teacher.variables)
       info |= {'teacher_hash': teacher.hash, 'teacher_val_accuracy': teacher.accuracy}
     # Of several processes all stop, or none does.
     if caught := stopped(True):
       raise signals.Interrupted(
         f'Stopped by {caught} before an arm; run the same command to go on.'
       )
-  return SourceVariables(frozen, info | {'seconds': time.perf_counter() - began})
+  return SourceVariables(models, info | {'seconds': time.perf_counter() - began})
 
 
 def _load_images(session, dataset, generator, directory):

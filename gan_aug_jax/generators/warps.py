@@ -19,8 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gan_aug_jax.data import datasets
-from gan_aug_jax.generators.generator import from_function, Generator
+from gan_aug_jax.generators.family import Family, generator, Setting
 from gan_aug_jax.step import sampling
 
 KNOTS = 5  # per side
@@ -92,23 +91,27 @@ def register(moving: jax.Array, fixed: jax.Array) -> jax.Array:
   return jax.lax.fori_loop(0, STEPS, step, (start, optimizer.init(start)))[0]
 
 
-def train(dataset: datasets.Dataset) -> Generator:
-  """Returns a generator whose warps are learned on `dataset.train` only."""
-  variables = _learn(dataset)
-  return _generator(dataset, {'warps': variables['warps']}, 'learned warps')
+@generator
+def train(setting: Setting) -> Family:
+  """Returns a generator whose warps are learned on the run's training images."""
+  return _family(
+    setting, 'learned warps', lambda dataset: {'warps': _learn(dataset)['warps']}
+  )
 
 
-def train_colors(dataset: datasets.Dataset) -> Generator:
+@generator
+def train_colors(setting: Setting) -> Family:
   """As `train`, with changes of brightness and contrast learned like the warps."""
-  return _generator(dataset, _learn(dataset), 'learned warps and colours')
+  return _family(setting, 'learned warps and colours', _learn)
 
 
-def untrained(dataset: datasets.Dataset) -> Generator:
+@generator
+def untrained(setting: Setting) -> Family:
   """Returns a generator with warps whose knots are independent normals."""
   knots = KNOTS * KNOTS * 2
   one = np.eye(knots, dtype=np.float32).reshape(1, knots, KNOTS, KNOTS, 2)
-  warps = np.repeat(UNTRAINED_STD * np.sqrt(2 * knots) * one, dataset.num_classes, 0)
-  return _generator(dataset, {'warps': warps}, 'untrained warps')
+  warps = np.repeat(UNTRAINED_STD * np.sqrt(2 * knots) * one, setting.num_classes, 0)
+  return _family(setting, 'untrained warps', lambda dataset: {'warps': warps})
 
 
 def _learn(dataset):
@@ -155,33 +158,34 @@ def recolor(image: jax.Array, change: jax.Array) -> jax.Array:
   return (image - mean) * jnp.exp(contrast) + mean + brightness
 
 
-def _generator(dataset, changes, name):
-  """A generator that changes real images by random sums of `changes`."""
-  real = sampling.group_by_class(
-    dataset.train.images, dataset.train.labels, dataset.num_classes
-  )
-  variables = jax.tree.map(jnp.asarray, {'real': real, 'changes': changes})
+def _family(setting, title, learn):
+  """A generator that changes real images by random sums of what `learn` gives."""
+
+  def fit(dataset, *, seed, directory):
+    del seed, directory
+    train = dataset.train
+    real = sampling.group_by_class(train.images, train.labels, dataset.num_classes)
+    return {'real': real, 'changes': learn(dataset)}
+
   draw = sampling.make_pool_sampler()
 
-  def sample(variables, key, labels):  # called with one label, see `from_function`
-    key_image, key_weights = jax.random.split(key)
-    (image,) = draw(variables['real'], key_image[None], labels)
-    of_class = jax.tree.map(lambda of_all: of_all[labels[0]], variables['changes'])
-    # A sum with normal weights has the covariance of the changes. The difference of two
-    # images has twice the variance of one image about the mean of its class.
-    count = len(of_class['warps'])
-    weights = jax.random.normal(key_weights, (count,)) / jnp.sqrt(2 * count)
-    change = jax.tree.map(lambda of_one: jnp.tensordot(weights, of_one, 1), of_class)
-    image = warp(image, change['warps'])
-    if 'colors' in change:
-      image = jnp.clip(recolor(image, change['colors']), -1, 1)
-    return image[None]
+  def sample(variables, keys, labels):
+    keys = jax.vmap(jax.random.split)(keys)
+    images = draw(variables['real'], keys[:, 0], labels)
+    return jax.vmap(_change, (None, 0, 0, 0))(
+      variables['changes'], keys[:, 1], images, labels
+    )
 
-  return from_function(
-    sample,
-    variables,
-    image_shape=dataset.image_shape,
-    num_classes=dataset.num_classes,
-    trained_on=dataset.fingerprint,
-    name=name,
-  )
+  return Family(title=title, sample=sample, fit=fit, trained_on=setting.info.fingerprint)
+
+
+def _change(changes, key, image, label):
+  """An image [H, W, C], changed by a random sum of the changes of its class."""
+  of_class = jax.tree.map(lambda of_all: of_all[label], changes)
+  # A sum with normal weights has the covariance of the changes. The difference of two
+  # images has twice the variance of one image about the mean of its class.
+  count = len(of_class['warps'])
+  weights = jax.random.normal(key, (count,)) / jnp.sqrt(2 * count)
+  total = jax.tree.map(lambda of_one: jnp.tensordot(weights, of_one, 1), of_class)
+  image = warp(image, total['warps'])
+  return recolor(image, total['colors']) if 'colors' in total else image

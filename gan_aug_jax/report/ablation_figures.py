@@ -138,13 +138,13 @@ def _accuracy(rows, treated, control):
 
 
 def _cost(treated):
-  """Training times of the classifier alone, and with its GAN."""
+  """Training times of the classifier alone, and with its generator."""
   shown, ratios = _along_ratio(treated, treated)
   arms = [row['train_seconds'] for row in shown]
-  total = [row['train_seconds'] + row['gan_seconds'] for row in shown]
+  total = [row['train_seconds'] + row['generator_seconds'] for row in shown]
   panels = {
     'classifier, seconds': figures.Points(arms, percent=False),
-    'with the GAN, seconds': figures.Points(total, percent=False),
+    'with the generator, seconds': figures.Points(total, percent=False),
   }
   return _dots(panels, shown, ratios)
 

@@ -11,11 +11,12 @@ import pathlib
 from typing import Any
 
 from gan_aug_jax.errors import CheckpointError
-from gan_aug_jax.experiment import findings
+from gan_aug_jax.experiment import cells, findings
 from gan_aug_jax.report import ablation_figures, pages, sentences, tables
 from gan_aug_jax.training import files
 from gan_aug_jax.training.files import read_json
 from gan_aug_jax.training.progress import format_seconds
+from gan_aug_jax.training.workdir import generator_directory
 
 # name in cells.csv: field of a cell's arm
 _CELL_FIELDS = {
@@ -75,7 +76,7 @@ def _cell_rows(workdir, plan, finished, failures):
   rows = []
   for about in plan['cells']:
     name = about['name']
-    row = {'cell': name, 'arm': about['arm'], 'seed': about['seed'], 'gan': about['gan']}
+    row = {'cell': name} | {field: about[field] for field in ('arm', 'seed', 'generator')}
     row['status'] = 'failed' if name in failures else 'missing'
     values = dict.fromkeys(_CELL_FIELDS)
     values |= {'changed': '', 'device': '', 'versions': ''}
@@ -131,21 +132,21 @@ def _render(workdir, plan, finished, summary, rows):
     summary=summary,
     plan=plan,
     warnings=sentences.warnings(summary),
-    gan_warnings=sentences.of_gans(summary),
+    generator_warnings=sentences.of_generators(summary),
     intervals=sentences.INTERVALS,
     settings=settings,
     headings=tables.headings(tables.ABLATION),
     comparisons=[comparison.words for comparison in findings.COMPARISONS],
-    gans=_gans(workdir, finished),
+    generators=_generators(workdir, finished),
     cells=rows,
     seconds=format_seconds(_seconds(finished)),
   )
 
 
 def _seconds(finished):
-  """Training time of all cells, and of each GAN once."""
-  gans = {cell.about['gan']: cell.gan_seconds for cell in finished}
-  return sum(cell.arm['train_seconds'] for cell in finished) + sum(gans.values())
+  """Training time of all cells, and of each generator once."""
+  generators = {cell.about['generator']: cell.generator_seconds for cell in finished}
+  return sum(cell.arm['train_seconds'] for cell in finished) + sum(generators.values())
 
 
 def _plots(workdir, plan, setting, finished):
@@ -172,26 +173,28 @@ def _curve(plan, settings):
   return ablation_figures.draw_curve(settings, field, values)
 
 
-def _gans(workdir, finished):
-  """Headings and rows of what each GAN scored when its checkpoint was chosen."""
+def _generators(workdir, finished):
+  """Headings and rows of what each generator scored when its checkpoint was chosen."""
   first = {}
   for cell in finished:
-    if name := cell.about['gan']:
+    if name := cell.about['generator']:
       first.setdefault(name, cell)
   scores = {name: findings.scores_of(workdir, name) for name in first}
   fields = list(next(iter(scores.values()), ()))
   rows = []
   for name, cell in first.items():
     values = [f'{scores[name].get(field, math.nan):.4g}' for field in fields]
-    rows.append((name, [cell.about['name'], *values, f'{cell.gan_seconds:.0f}']))
-  return {'headings': ['GAN', 'first used by', *fields, 'seconds'], 'rows': rows}
+    rows.append((name, [cell.about['name'], *values, f'{cell.generator_seconds:.0f}']))
+  return {'headings': ['generator', 'first used by', *fields, 'seconds'], 'rows': rows}
 
 
 def _samples(workdir, plan):
-  """{'GAN NAME': PNG} of samples from the first seed's GANs, three at most."""
+  """{'generator NAME': PNG} of samples of the first seed, three at most."""
   seed, found = next((about['seed'] for about in plan['cells']), None), {}
   for about in plan['cells']:
-    path = workdir / 'gans' / about['gan'] / 'gan' / 'samples.png'
-    if about['gan'] and about['seed'] == seed and path.exists() and len(found) < 3:
-      found[f'GAN {about["gan"]}'] = path.read_bytes()
+    name = about['generator']
+    directory = generator_directory(cells.generator_workdir(workdir, name))
+    path = directory / 'samples.png'
+    if name and about['seed'] == seed and path.exists() and len(found) < 3:
+      found[f'generator {name}'] = path.read_bytes()
   return found

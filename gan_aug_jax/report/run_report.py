@@ -12,6 +12,7 @@ from gan_aug_jax.evaluation import figures, statistics
 from gan_aug_jax.report import pages, sentences, tables
 from gan_aug_jax.training import files
 from gan_aug_jax.training.files import read_result
+from gan_aug_jax.training.workdir import generator_directory
 
 # (treatment, its control)
 _PAIRS = (('augmented', 'real_only'), ('augmented_classical', 'real_classical'))
@@ -51,9 +52,9 @@ def render(workdir: pathlib.Path, run: Mapping, results: Mapping) -> pathlib.Pat
     findings=findings(workdir, arms),
     costs=sentences.costs(results),
     notes=sentences.policies(results),
-    foreign=sentences.foreign(results['gan']),
-    gan_warnings=sentences.of_gan(results['gan']),
-    checkpoints=_checkpoints(results['gan']),
+    foreign=sentences.foreign(results['generator']),
+    generator_warnings=sentences.of_generator(results['generator']),
+    checkpoints=_checkpoints(results['generator']),
     score_headings=tables.headings(tables.SCORES),
     score_rows=tables.score_rows(scores) if scores else [],
     score_notes=sentences.of_scores(scores) if scores else [],
@@ -102,10 +103,11 @@ def _images(workdir, results, class_names):
     'arm_curves': _arm_curves(workdir, results['arms']),
     'confusions': figures.confusion_matrices(class_names, matrices),
   }
-  if results['gan'] and 'own' not in results['gan']:
-    images['gan_curves'] = _gan_curves(workdir)
-  samples = workdir / 'gan' / 'samples.png'
-  if results['gan'] and samples.exists():
+  directory = generator_directory(workdir)
+  if curves := results['generator'] and _generator_curves(directory):
+    images['generator_curves'] = curves
+  samples = directory / 'samples.png'
+  if results['generator'] and samples.exists():
     images['samples'] = samples.read_bytes()
   return images
 
@@ -127,15 +129,15 @@ def _arm_curves(workdir, arms):
   )
 
 
-def _gan_curves(workdir):
-  rows = files.read_metrics(workdir / 'gan' / 'metrics.jsonl')
-  panels = (
-    ('GAN losses', ('discriminator_loss', 'generator_loss')),
-    ('accuracy of the discriminator', ('real_accuracy', 'fake_accuracy')),
-  )
-  return figures.curves(
-    [(title, {name: _series(rows, name) for name in names}) for title, names in panels]
-  )
+def _generator_curves(directory):
+  """Curves of its losses and accuracies, as far as it has any; or None."""
+  rows = files.read_metrics(directory / 'metrics.jsonl')
+  names = sorted({name for row in rows for name in row})
+  panels = []
+  for title, end in (('losses', 'loss'), ('accuracy of the discriminator', 'accuracy')):
+    if chosen := [name for name in names if name.endswith(end)]:
+      panels.append((title, {name: _series(rows, name) for name in chosen}))
+  return figures.curves(panels) if panels else None
 
 
 def _series(rows, name):
@@ -150,15 +152,15 @@ def _read_scores(workdir):
   return scores if {'rows', 'extractor', 'held_out_chose'} <= set(scores) else None
 
 
-def _checkpoints(gan_info):
-  """Headings and rows, (step, scores, whether it was chosen), of the GAN's candidates."""
-  candidates = gan_info.get('candidates', [])
+def _checkpoints(info):
+  """Headings and rows, (step, scores, whether it was chosen), of the candidates."""
+  candidates = info.get('candidates', [])
   names = [*candidates[0]][1:] if candidates else []
   rows = [
     (
       f'{row["step"]:,}',
       [f'{row.get(name, math.nan):.4f}' for name in names],
-      row['step'] == gan_info['chosen_step'],
+      row['step'] == info['chosen_step'],
     )
     for row in candidates
   ]

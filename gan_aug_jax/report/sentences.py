@@ -15,11 +15,11 @@ SEARCH = (
 )
 INTERVALS = (
   'Intervals are 95 %, by a paired t-test over the seeds. A seed sets the subset, the '
-  'GAN, the initialisation and the order, the same for every arm. Verdicts depend on '
-  'p-values adjusted for the number of comparisons (Holm), so an interval without 0 is '
-  'not enough. The smallest detectable effect would have been found in four out of five '
-  'such ablations. The best arm and the best control are those with the highest mean '
-  'recall over the classes on validation images; ties go to the lower loss.'
+  'generator, the initialisation and the order, the same for every arm. Verdicts depend '
+  'on p-values adjusted for the number of comparisons (Holm), so an interval without 0 '
+  'is not enough. The smallest detectable effect would have been found in four out of '
+  'five such ablations. The best arm and the best control are those with the highest '
+  'mean recall over the classes on validation images; ties go to the lower loss.'
 )
 ONE_SEED = (
   'This is one seed, and the intervals cover only the choice of test images: a first '
@@ -33,7 +33,11 @@ _FOREIGN = (
   'is a foreign generator, which may have seen test images, or more labels than the '
   'runs: the results of its arms are no evidence.'
 )
-_MOST_GANS = 5  # whose warnings are shown
+_ONE_SUBSET = (
+  'data.seed is fixed, so all seeds share one training subset: the intervals say nothing '
+  'about other subsets.'
+)
+_MOST_GENERATORS = 5  # whose warnings are shown
 _SHOWN = {
   'noise': 'noise',
   'mislabelled': 'images of another class',
@@ -115,9 +119,8 @@ def costs(results: Mapping) -> str:
   """How long the training of results.json took."""
   arms = sum(arm['train_seconds'] for arm in results['arms'].values())
   parts = [f'classifiers {format_seconds(arms)}']
-  if gan := results['gan']:
-    name = 'your own generator' if 'own' in gan else 'GAN'
-    parts.insert(0, f'{name} {format_seconds(gan["train_seconds"])}')
+  if generator := results['generator']:
+    parts.insert(0, f'generator {format_seconds(generator["train_seconds"])}')
   total = format_seconds(results['total_seconds'])
   return f'Training: {", ".join(parts)}; {total} with compilation and evaluation.'
 
@@ -133,20 +136,20 @@ def caveats(results: Mapping) -> list[str]:
   return lines
 
 
-def of_gan(gan_info: Mapping) -> list[str]:
-  """What went wrong in the training of a run's GANs: to be read before its results."""
-  return [f"The GAN's training: {line}" for line in gan_info.get('warnings', [])]
+def of_generator(info: Mapping) -> list[str]:
+  """What went wrong in a generator's training: to be read before its results."""
+  return [f"The generator's training: {line}" for line in info.get('warnings', [])]
 
 
-def foreign(gan_info: Mapping) -> list[str]:
+def foreign(info: Mapping) -> list[str]:
   """A warning about a generator that saw other images than the run."""
-  if not gan_info.get('foreign'):
+  if not info.get('foreign'):
     return []
   saw = 'does not say which images it saw'
-  if gan_info['trained_on']:
-    saw = f'saw other images ({gan_info["trained_on"]}) than this run trains on'
+  if info['trained_on']:
+    saw = f'saw other images ({info["trained_on"]}) than this run trains on'
   return [
-    f'The generator {gan_info["own"]} is foreign: it {saw}, and may have seen test '
+    f'The generator {info["family"]} is foreign: it {saw}, and may have seen test '
     'images, or more labels than the run. The results of the augmented arms are no '
     'evidence.'
   ]
@@ -264,20 +267,21 @@ def warnings(summary: Mapping) -> list[str]:
   """Why results of an ablation are no evidence, or less."""
   lines = [f'{name} {_FOREIGN}' for name in summary['foreign']]
   lines += [SEARCH] if summary['test_on'] == 'val' else []
+  lines += [_ONE_SUBSET] if summary.get('data_seed', -1) != -1 else []
   return lines + summary.get('data_notes', [])
 
 
-def of_gans(summary: Mapping) -> list[str]:
-  """What went wrong in the training of an ablation's GANs, of the first few."""
-  found = summary['gan_warnings']
+def of_generators(summary: Mapping) -> list[str]:
+  """What went wrong in the training of an ablation's generators, the first few."""
+  found = summary['generator_warnings']
   lines = [
-    f'The training of the GAN {name} (first used by {gan["cell"]}): {line}'
-    for name, gan in [*found.items()][:_MOST_GANS]
-    for line in gan['warnings']
+    f'The training of the generator {name} (first used by {about["cell"]}): {line}'
+    for name, about in [*found.items()][:_MOST_GENERATORS]
+    for line in about['warnings']
   ]
-  if len(found) > _MOST_GANS:
-    more = format_count(len(found) - _MOST_GANS, 'further GAN')
-    lines.append(f'{more} with warnings: see gans/NAME/gan/result.json.')
+  if len(found) > _MOST_GENERATORS:
+    more = format_count(len(found) - _MOST_GENERATORS, 'further generator')
+    lines.append(f'{more} with warnings: see generators/NAME/generator/result.json.')
   return lines
 
 

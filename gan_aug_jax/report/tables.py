@@ -91,7 +91,8 @@ def print_results(results: Mapping, findings: Sequence[sentences.Finding] = ()) 
     results: content of results.json.
     findings: from `run_report.findings`.
   """
-  print_warnings([*sentences.of_gan(results['gan']), *sentences.foreign(results['gan'])])
+  generator = results['generator']
+  print_warnings([*sentences.of_generator(generator), *sentences.foreign(generator)])
   _print_findings(findings)
   if findings:
     _print_lines([sentences.ONE_SEED])
@@ -125,7 +126,7 @@ def print_scores(scores: Mapping) -> None:
 
 def print_summary(summary: Mapping) -> None:
   """Prints the arms and verdicts of an ablation, from `findings.summarize`."""
-  print_warnings(sentences.of_gans(summary))
+  print_warnings(sentences.of_generators(summary))
   for setting in summary['settings']:
     title = ', '.join(filter(None, (summary['dataset'], setting['name'])))
     _print_findings(sentences.verdicts(setting, summary['num_comparisons']))
@@ -140,7 +141,7 @@ def print_plan(planned: Sequence, estimate: Estimate) -> None:
     planned: the `cells.Cell`s of a plan.
     estimate: how long the unfinished ones train.
   """
-  seconds, gans, by_arm = estimate.cells, estimate.gans, {}
+  seconds, generators, by_arm = estimate.cells, estimate.generators, {}
   for cell in planned:
     by_arm.setdefault(cell.arm.key, []).append(cell)
   rows = []
@@ -154,12 +155,13 @@ def print_plan(planned: Sequence, estimate: Estimate) -> None:
     rows.append((arm.name, texts))
   columns = ('arm', 'setting', 'role', 'changes', 'seeds', 'left', 'time of each')
   _print_table(format_count(len(planned), 'cell'), columns, rows, justify='left')
-  of_cells, of_gans = sum(seconds.values()), sum(gans.values())
+  of_cells, of_generators = sum(seconds.values()), sum(generators.values())
   _print_lines(
     [
-      f'Left to train: {format_seconds(of_cells + of_gans)}, of which '
+      f'Left to train: {format_seconds(of_cells + of_generators)}, of which '
       f'{format_count(len(seconds), "classifier")} {format_seconds(of_cells)} and '
-      f'{format_count(len(gans), "GAN")} {format_seconds(of_gans)}. Extrapolated from a '
+      f'{format_count(len(generators), "generator")} '
+      f'{format_seconds(of_generators)}. Extrapolated from a '
       'few steps of each; includes choosing checkpoints, but not compilation and '
       'evaluation.'
     ]

@@ -312,7 +312,7 @@ def make_gan_step(
         data, first + positions, dtype, step=state.step, substep=substep
       )
       latent_keys = keys.at('gan_latent', positions, _LOOKS * substep)
-      latents = sampling.draw_latents(flatten(latent_keys), latent_dim, dtype)
+      latents = sampling.draw_latents(flatten(latent_keys), (latent_dim,), dtype)
       draw = lambda params: _generate(
         generator, params, state.generator_stats, latents, labels
       )
@@ -385,7 +385,7 @@ def _apply(tx, grads, opt_state, params):
 def make_measure(
   generator: nn.Module, *, latent_dim: int, num_classes: int, batch_size: int = 64
 ) -> Callable:
-  """Returns one step of measuring the batch statistics of a frozen generator.
+  """Returns what measures the batch statistics of a frozen generator on one batch.
 
   The running statistics of training belong to the raw weights. The averaged weights get
   their own, measured on fresh latents with all labels in turn: the "standing statistics"
@@ -398,19 +398,17 @@ def make_measure(
     batch_size: images per step to measure on.
 
   Returns:
-    `measure((stats, batch), params, seed) -> ((stats, batch + 1), {})`, where `batch` is
-    an int32 scalar; see `programs.repeat_step`.
+    `measure(variables, batch, seed) -> variables` with updated 'batch_stats', where
+    `batch` is the number of the batch, an int32 scalar.
   """
 
-  def measure(state, params, seed):
-    stats, batch = state
+  def measure(variables, batch, seed):
     number = batch * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
     keys = rng.example_keys(rng.stream_key(seed, 'gan_statistics'), number)
-    latents = sampling.draw_latents(keys, latent_dim)
-    variables = {'params': params, 'batch_stats': stats}
+    latents = sampling.draw_latents(keys, (latent_dim,))
     _, updated = generator.apply(
       variables, latents, number % num_classes, train=True, mutable=['batch_stats']
     )
-    return (updated.get('batch_stats', stats), batch + 1), {}
+    return {'batch_stats': {}, **variables, **updated}
 
   return measure

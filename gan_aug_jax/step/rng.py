@@ -27,6 +27,7 @@ _STREAMS = {
   'substitute': 12,
   'partner': 13,
   'mix': 14,
+  'generator': 15,
 }
 
 Integer = int | jax.Array

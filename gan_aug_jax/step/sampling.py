@@ -14,22 +14,24 @@ from gan_aug_jax.step.sharding import Layout
 
 # `(variables, keys [B, ...], labels [B]) -> images [B, ..., H, W, C]`, float in [-1, 1].
 Sample = Callable[[dict, jax.Array, jax.Array], jax.Array]
+# `(variables, latents [B, ...], labels [B]) -> images [B, H, W, C]`, float in [-1, 1].
+Render = Callable[[dict, jax.Array, jax.Array], jax.Array]
 
 
 def draw_latents(
   keys: jax.Array,
-  latent_dim: int,
+  shape: tuple[int, ...],
   dtype: jnp.dtype = jnp.float32,
   *,
   std: float = 1.0,
   truncation: float = 0.0,
   interpolation: float = 0.0,
 ) -> jax.Array:
-  """Draws a normal latent for each key: [B] to [B, latent_dim].
+  """Draws a normal latent for each key: [B] to [B, *shape].
 
   Args:
     keys: key array [B].
-    latent_dim: size of the latent.
+    shape: of a latent.
     dtype: of the latents.
     std: standard deviation. GaFi (Dell'Acqua et al. 2023, arXiv 2305.10118) searches from
       1 up; below 1 images are more typical and more alike.
@@ -41,11 +43,9 @@ def draw_latents(
 
   def normal(key):
     if truncation:
-      drawn = jax.random.truncated_normal(
-        key, -truncation, truncation, (latent_dim,), dtype
-      )
+      drawn = jax.random.truncated_normal(key, -truncation, truncation, shape, dtype)
     else:
-      drawn = jax.random.normal(key, (latent_dim,), dtype)
+      drawn = jax.random.normal(key, shape, dtype)
     return drawn if std == 1 else std * drawn
 
   def draw(key):
@@ -58,39 +58,32 @@ def draw_latents(
   return jax.vmap(draw)(keys)
 
 
-def make_render(generator: nn.Module) -> Callable:
-  """Returns `render(variables, latents [B, Z], labels [B]) -> images [B, H, W, C]`.
+def make_render(generator: nn.Module) -> Render:
+  """Returns the `Render` of a linen module that is called with (latents, labels, train).
 
-  Args:
-    generator: linen module, called with (latent, labels, train=False).
-
-  Returns:
-    A pure function. Its images are float in [-1, 1] and carry no gradient; `variables`
-    hold 'params' and 'batch_stats'.
+  Its `variables` hold 'params' and 'batch_stats'.
   """
-
-  def render(variables, latents, labels):
-    images = generator.apply(variables, latents, labels, train=False)
-    return jax.lax.stop_gradient(images)
-
-  return render
+  return lambda variables, *inputs: generator.apply(variables, *inputs, train=False)
 
 
-def make_sampler(generator: nn.Module, latent_dim: int, **latents: float) -> Sample:
+def make_sampler(
+  render: Render, latent_shape: tuple[int, ...], **latents: float
+) -> Sample:
   """Returns `sample(variables, keys [B, ...], labels [B]) -> images [B, ..., H, W, C]`.
 
   Args:
-    generator: linen module, see `make_render`.
-    latent_dim: size of the latent.
+    render: from latents and labels to images.
+    latent_shape: of a latent.
     **latents: see `draw_latents`.
 
   Returns:
-    A pure function, see `make_render`. With keys [B, m] it draws m images of each label.
+    A pure function, whose images carry no gradient. With keys [B, m] it draws m images of
+    each label.
   """
-  render = make_render(generator)
 
   def sample(variables, keys, labels):
-    return render(variables, draw_latents(keys, latent_dim, **latents), labels)
+    drawn = draw_latents(keys, latent_shape, **latents)
+    return jax.lax.stop_gradient(render(variables, drawn, labels))
 
   return for_candidates(sample)
 
@@ -210,12 +203,14 @@ def make_ensemble(function: Callable, num_members: int, layout: Layout) -> Calla
 
   Args:
     function: `(variables, *arrays [B, ...]) -> array [B, ...]`, such as a `Sample`.
-    num_members: G.
+    num_members: G; with a single one, the function stays as it is.
     layout: where the step runs; the batch comes as `sharding.flatten` leaves it.
 
   Returns:
     `(variables, *arrays) -> array`, each leaf of `variables` with a leading axis [G].
   """
+  if num_members == 1:
+    return function
   num_devices = layout.num_devices
   period = num_members // math.gcd(num_devices, num_members)
 

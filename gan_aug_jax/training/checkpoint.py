@@ -1,7 +1,7 @@
 """Checkpoints on disk; the only module that imports orbax.
 
 A checkpoint is one atomic save of items: 'state', the arrays that training resumes from;
-'host', what the loop knows beyond them (JSON); and, of a GAN, 'generators', frozen
+'host', what the loop knows beyond them (JSON); and, of a generator, 'generators', frozen
 variables by name, which can be restored alone.
 
 orbax could keep the best steps by itself (`best_fn`, `preservation_policy`), but whole
@@ -201,7 +201,8 @@ class Checkpoints:
     if generators is None:
       raise UnreadableGenerator(
         f'The generators of checkpoint {step} in {str(self.directory)!r} are missing or '
-        'damaged; run or train-gan with the same --config and --workdir makes them again.'
+        'damaged; run or train-generator with the same --config and --workdir makes '
+        'them again.'
       )
     return generators
 

@@ -106,7 +106,7 @@ def read_json(path, *keys: str) -> dict[str, Any]:
   if path.name == 'config.json' and path.with_name('ablation.json').exists():
     raise CheckpointError(
       f'{str(path.parent)!r} holds an ablation: use ablate --collect, or name one of its '
-      'cells/NAME or gans/NAME.'
+      'cells/NAME or generators/NAME.'
     )
   if not path.exists():
     raise CheckpointError(

@@ -1,7 +1,7 @@
 """Trains one thing in one directory: the host loop, from a step program to a saved state.
 
-The GANs and every arm pass through `train`. It knows nothing of either: what is trained
-is a `spec.Training`, what scores it on the way a `Monitor`.
+The generators and every arm pass through `train`. It knows nothing of either: what is
+trained is a `spec.Training`, what scores it on the way a `Monitor`.
 """
 
 import dataclasses

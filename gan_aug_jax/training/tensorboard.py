@@ -44,7 +44,7 @@ def _quiet():
 
 
 def write_samples(directory: pathlib.Path, samples: Iterable[pathlib.Path]) -> None:
-  """Adds a GAN's grids of samples.
+  """Adds a generator's grids of samples.
 
   Args:
     directory: of the event files.

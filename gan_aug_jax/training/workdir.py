@@ -2,9 +2,10 @@
 
 WORKDIR/
   config.json    the whole config, versions, facts about the data
-  gan/           checkpoints/, metrics.jsonl, samples/, samples.png, result.json, and
-                 teacher/ and offline-*.npz if the config needs them
-  gan-seedN/     the same, of a further GAN
+  generator/     checkpoints/, metrics.jsonl, samples/, samples.png, result.json, and
+                 teacher/ and offline-*.npz if the config needs them; variables.npz of a
+                 generator that is made at once, drawn.npz of an external one
+  generator-seedN/  the same, of a further generator
   arms/NAME/     checkpoints/, metrics.jsonl, predictions.npz, result.json
   score/         scores.json, grid.png, neighbours.png, interpolation.png
   results.json  report.html
@@ -74,6 +75,10 @@ class Session:
   def path(self, *parts) -> pathlib.Path:
     return self.workdir.joinpath(*parts)
 
+  def generator_path(self, *parts) -> pathlib.Path:
+    """Of the first generator's directory, and of what is in it."""
+    return generator_directory(self.workdir).joinpath(*parts)
+
   def load_code(self, field: str) -> Any:
     """Imports what a field of the config names as 'module:name'.
 
@@ -89,6 +94,12 @@ class Session:
     for field in named:
       self.load_code(field)
     return {name: external.fingerprint(name) for name in named.values()}
+
+
+def generator_directory(workdir: pathlib.Path) -> pathlib.Path:
+  """Where the first generator of a run is; older versions called it gan/."""
+  old = workdir / 'gan'
+  return old if old.exists() else workdir / 'generator'
 
 
 def claim(session: Session, dataset: Dataset) -> None:
@@ -127,7 +138,7 @@ def check_config(session: Session, *, grows: bool = True) -> dict[str, Any] | No
   Args:
     session: the run's.
     grows: whether arms may be added and cadences may change; the names of an ablation's
-      cells and GANs depend on both.
+      cells and generators depend on both.
 
   Raises:
     CheckpointError: naming the fields that differ, if something was trained there with
@@ -189,14 +200,14 @@ def _grows(name, fields, before):
 
 def _may_differ(session, grows):
   """What fields may affect that differ: what is not trained in the workdir yet."""
-  gan_begun, arms_begun = (session.path(part).exists() for part in ('gan', 'arms'))
-  if not (gan_begun or arms_begun):
+  first, arms_begun = session.generator_path(), session.path('arms').exists()
+  if not (first.exists() or arms_begun):
     return {field.affects for field in FIELDS.values()}
   # The probes that choose a generator depend on some of the arms' fields, too.
-  gans = session.workdir.glob('gan*')
-  finished = all(files.read_result(gan / 'result.json') is not None for gan in gans)
+  trained = session.workdir.glob(f'{first.name}*')
+  finished = all(files.read_result(path / 'result.json') is not None for path in trained)
   cadence = {CADENCE} if finished and grows else set()
-  of_arms = OF_ARMS if finished and gan_begun and not arms_begun else set()
+  of_arms = OF_ARMS if finished and first.exists() and not arms_begun else set()
   return {NOTHING} | cadence | of_arms
 
 
@@ -245,7 +256,7 @@ def check_data(session: Session, saved: dict[str, Any], dataset: Dataset) -> Non
   """
   with files.reading(session.path('config.json')):
     before, now = DataFacts.from_json(saved['data']), dataset.facts
-  begun = any(session.path(part).exists() for part in ('gan', 'arms'))
+  begun = session.generator_path().exists() or session.path('arms').exists()
   for field, kind in (SPLITS | {'class_names': 'classes of'}).items():
     if begun and getattr(before, field) not in (None, getattr(now, field)):
       raise CheckpointError(
@@ -269,6 +280,22 @@ def read_run(directory) -> dict[str, Any]:
     if not named or facts.image_shape not in ((size, size, 1), (size, size, 3)):
       raise ValueError
   return run
+
+
+def read_results(directory: pathlib.Path) -> dict[str, Any]:
+  """Reads the results.json of a run.
+
+  Raises:
+    CheckpointError: if it is missing or damaged.
+  """
+  path = pathlib.Path(directory, 'results.json')
+  results = files.read_json(path, 'arms', 'versions')
+  with files.reading(path):
+    if 'generator' not in results:  # of an older version
+      old = results.pop('gan')
+      names = {'family': old.get('own', 'gan'), 'title': f'{old.get("arch", "")} GAN'}
+      results['generator'] = old and names | old
+  return results
 
 
 @functools.cache

@@ -1,0 +1,88 @@
+"""A generator that is made at once, not in steps: `Family.fit`, and the file it leaves.
+
+GENERATOR/variables.npz holds its arrays by path, so that nothing else has to know their
+shapes.
+"""
+
+import dataclasses
+import io
+import pathlib
+from typing import Any
+
+from flax import traverse_util
+import jax
+from jax.experimental import multihost_utils
+import jax.numpy as jnp
+import numpy as np
+
+from gan_aug_jax.data.datasets import Dataset
+from gan_aug_jax.errors import ConfigError
+from gan_aug_jax.generators.external import calling
+from gan_aug_jax.generators.family import Family
+from gan_aug_jax.training import files
+from gan_aug_jax.training.checkpoint import UnreadableGenerator
+
+_MOST_BYTES = 2**34
+
+
+def fit(named: str, family: Family, dataset: Dataset, seed: int, directory) -> None:
+  """Makes a generator and keeps its variables; the first of several processes does.
+
+  Args:
+    named: `generator.family`.
+    family: with a `fit`.
+    dataset: the data; the test split is withheld.
+    seed: of the generator.
+    directory: of the generator.
+
+  Raises:
+    ConfigError: if that fails on any process.
+  """
+  error = None
+  if jax.process_index() == 0:
+    visible = dataclasses.replace(
+      dataset, test=dataset.test.rows(slice(0, 0)), held_out_real=None
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+      with calling(named):
+        variables = family.fit(visible, seed=seed, directory=directory)
+        content = _pack(variables)
+      files.write_atomically(directory / 'variables.npz', content)
+    except ConfigError as caught:
+      error = caught
+  if not np.all(multihost_utils.process_allgather(np.int32(error is None))):
+    raise error or ConfigError(f'generator.family={named!r} failed on another process.')
+
+
+def _pack(variables):
+  """The bytes of an .npz file of arrays in nested dicts."""
+  if not isinstance(variables, dict):
+    raise TypeError('fit must return arrays in nested dicts')
+  flat = traverse_util.flatten_dict(jax.device_get(variables), sep='/')
+  arrays = {name: np.asarray(value) for name, value in flat.items()}
+  wrong = [name for name, array in arrays.items() if array.dtype == object]
+  if wrong:
+    raise TypeError(f'fit must return arrays in nested dicts, and {wrong[0]!r} is none')
+  content = io.BytesIO()
+  np.savez(content, **arrays)
+  return content.getvalue()
+
+
+def read(directory: pathlib.Path) -> dict[str, Any]:
+  """Reads the variables of a generator.
+
+  Raises:
+    UnreadableGenerator: if they are missing or damaged.
+  """
+  path = directory / 'variables.npz'
+  try:
+    flat = files.read_arrays(path, _MOST_BYTES)
+  except (OSError, ValueError):
+    raise UnreadableGenerator(
+      f'{str(path)!r} is missing or damaged; run or train-generator with the same '
+      '--config and --workdir makes it again.'
+    ) from None
+  # NumPy writes types that it does not know as bytes.
+  known = lambda x: x.view(jnp.bfloat16) if x.dtype.str == '|V2' else x
+  return traverse_util.unflatten_dict(jax.tree.map(known, flat), sep='/')
