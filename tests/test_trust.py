@@ -309,9 +309,9 @@ def test_the_report_of_an_ablation_escapes_names_and_errors(name, tmp_path, caps
   assert name in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('name', ['run.evil:make', 'pathlib:Path'])
+@pytest.mark.parametrize('name', ['evil:make', 'run.evil:make', 'pathlib:Path'])
 def test_the_code_named_in_a_workdir_of_others_is_not_run(tmp_path, monkeypatch, name):
-  """Nothing is imported from it, and only what was declared a generator is called."""
+  """Code of one's own is imported where the command names it, not a file."""
   marker = tmp_path / 'marker'
   monkeypatch.chdir(tmp_path)
   config = config_lib.default()
@@ -326,7 +326,8 @@ def test_the_code_named_in_a_workdir_of_others_is_not_run(tmp_path, monkeypatch,
   results = json.dumps({'arms': {}, 'generator': {}, 'versions': {}})
   files.write_atomically(tmp_path / 'run' / 'results.json', results)
   code = f'open({str(marker)!r}, "w")\n'
-  files.write_atomically(tmp_path / 'run' / 'evil.py', code)
+  for directory in (tmp_path, tmp_path / 'run'):
+    files.write_atomically(directory / 'evil.py', code)
   trained = {'kept': [], 'networks': [], 'warnings': []}
   trained |= {'fingerprint': '0', 'num_steps': 0, 'seed': 0, 'chosen_step': 0}
   path = tmp_path / 'run' / 'generator' / 'result.json'

@@ -62,8 +62,7 @@ PAGES = {
   ),
   'evaluate': Page(
     'evaluate the trained classifiers again',
-    'Restores every finished arm and evaluates it on validation and test images. Code '
-    'of your own that the workdir names is imported only with --trust-code.',
+    'Restores every finished arm and evaluates it on validation and test images.',
     ('--workdir=runs/first', '--workdir=runs/ratio/cells/NAME'),
   ),
   'sample': Page(
@@ -80,8 +79,7 @@ PAGES = {
   ),
   'predict': Page(
     'classify your images with a trained classifier',
-    'Writes predictions.csv: the class and its probability for each image. Code of your '
-    'own that the workdir names is imported only with --trust-code.',
+    'Writes predictions.csv: the class and its probability for each image.',
     (
       '--workdir=runs/first --images=photos',
       '--workdir=runs/first --images=photo.png --arm=augmented --output=photo.csv',

@@ -123,7 +123,7 @@ def define(command: str) -> flags.FlagValues:
   define_string('workdir', None, 'Directory of the run, or of the ablation.')
   define_bool('debug', help='Show the traceback of an error.')
   define_bool('verbose', help='Show the logs of dependencies.')
-  if command in ('evaluate', 'predict'):
+  if command in ('evaluate', 'sample', 'score', 'predict', 'export'):
     define_bool('trust-code', help='Import the code that the config in --workdir names.')
   if command == 'sample':
     flags.DEFINE_integer(

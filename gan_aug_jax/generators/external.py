@@ -8,9 +8,6 @@ import contextlib
 import dataclasses
 import functools
 import io
-import os
-import pathlib
-import sys
 from typing import Any
 
 import jax
@@ -36,7 +33,7 @@ def build(
   setting: Setting,
   arguments: tuple[tuple[str, Any], ...],
   *,
-  workdir: pathlib.Path,
+  trusted: bool,
 ) -> Family:
   """Builds the generator 'module:name', and traces it; trains and reads nothing.
 
@@ -44,12 +41,12 @@ def build(
     named: `generator.family`.
     setting: what it is made for.
     arguments: of the function, (name, value) each.
-    workdir: of the run, from which no code is imported: it may be somebody else's.
+    trusted: see `gan_aug_jax.external.load`.
 
   Raises:
     ConfigError: if it cannot be imported or called, or is not what it should be.
   """
-  found = _find(named, workdir)
+  found = external.load('generator.family', named, trusted=trusted)
   if not isinstance(found, Generator) and not getattr(found, 'is_generator', False):
     raise ConfigError(
       f'generator.family={named!r} must be a function declared with '
@@ -58,19 +55,6 @@ def build(
   # Traced under `jit`, as `pmap` needs its axis.
   _trace(named, _call(named, found, _with_jit(setting), dict(arguments)), setting)
   return _call(named, found, setting, dict(arguments))
-
-
-def _find(named, workdir):
-  module = named.partition(':')[0]
-  if os.getcwd() not in map(os.path.abspath, sys.path):
-    sys.path.append(os.getcwd())
-  places = [pathlib.Path(entry, *module.split('.')).resolve() for entry in sys.path]
-  if any(place.is_relative_to(workdir.resolve()) for place in places):
-    raise ConfigError(
-      f'generator.family={named!r} would be imported from the workdir; keep code and '
-      'results apart.'
-    )
-  return external.load('generator.family', named, trusted=True)
 
 
 def _with_jit(setting):
