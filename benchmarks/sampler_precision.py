@@ -9,6 +9,7 @@ evaluated on the run's validation images (classification accuracy score, Ravuri 
 Vinyals 2019). Also says how far the images are apart, in gray levels of 255.
 """
 
+import functools
 import json
 import pathlib
 
@@ -23,29 +24,36 @@ SEEDS = flags.DEFINE_integer('seeds', 5, 'Number of pairs of probes.')
 STEPS = flags.DEFINE_integer('steps', 600, 'That a probe is trained.')
 
 
-def score(session, dataset, generator, precision):
-  """The accuracy of a probe for each seed, and 500 images, drawn in a precision."""
-  from gan_aug_jax.evaluation import evaluators, image_sampler, probe
+PRECISIONS = ('float32', 'bfloat16')
+
+
+def make_sampler(session, dataset, precision):
+  """`sample(variables, keys, labels) -> images`, computed in a precision."""
   from gan_aug_jax.generators import families
 
-  config = session.config
-  config.generator.precision = precision
-  sample = families.build_family(session, dataset.facts).make_sampler()
+  session.config.generator.precision = precision
+  return families.build_family(session, dataset.facts).make_sampler()
+
+
+def train_pairs(session, dataset, variables, samplers):
+  """Yields {precision: validation accuracy of a probe} for each seed."""
+  from gan_aug_jax.evaluation import evaluators, probe
+
   num_classes = dataset.num_classes
-  variables = generator.members[0].variables
-  drawn = image_sampler.ImageSampler(session, sample, num_classes)(variables, 500)
   model = probe.build_probe(session, num_classes)
-  evaluate, accuracies = evaluators.Evaluator(session, model, num_classes), []
+  evaluate = evaluators.Evaluator(session, model, num_classes)
   for seed in range(SEEDS.value):
-    config.classifier.seed = seed
-    train = probe.Trainer(session, dataset, num_steps=STEPS.value, sample=sample)
-    accuracies.append(evaluate(train(variables), dataset.val)['accuracy'])
-    print(f'{precision}, seed {seed}: {accuracies[-1]:.2%}', flush=True)
-  return np.array(accuracies), drawn.images.astype(np.float64)
+    session.config.classifier.seed = seed
+    pair = {}
+    for precision, sample in samplers.items():
+      train = probe.Trainer(session, dataset, num_steps=STEPS.value, sample=sample)
+      pair[precision] = evaluate(train(variables), dataset.val)['accuracy']
+    print(seed, {name: f'{100 * accuracy:.2f} %' for name, accuracy in pair.items()})
+    yield pair
 
 
 def main(_):
-  from gan_aug_jax.evaluation import statistics
+  from gan_aug_jax.evaluation import image_sampler, statistics
   from gan_aug_jax.experiment import runs
   from gan_aug_jax.generators import frozen
   from gan_aug_jax.step import sharding
@@ -58,19 +66,23 @@ def main(_):
   where = timing.describe(layout)
   timing.print_where(where)
   dataset = runs.load_data(config)
-  generator = frozen.load_generator(session, dataset.facts)
-  (exact, images), (coarse, others) = (
-    score(session, dataset, generator, precision) for precision in ('float32', 'bfloat16')
-  )
-  gaps, lost = np.abs(images - others), exact - coarse
-  found = statistics.paired_t(100 * lost)
+  variables = frozen.load_generator(session, dataset.facts).members[0].variables
+  samplers = {name: make_sampler(session, dataset, name) for name in PRECISIONS}
+  draw = functools.partial(image_sampler.ImageSampler, session)
+  drawn = [
+    draw(sample, dataset.num_classes)(variables, 500) for sample in samplers.values()
+  ]
+  gaps = np.abs(np.subtract(*(split.images.astype(np.float64) for split in drawn)))
+  pairs = list(train_pairs(session, dataset, variables, samplers))
+  exact, coarse = (100 * np.array([pair[name] for pair in pairs]) for name in PRECISIONS)
+  lost = statistics.paired_t(exact - coarse)
   print(
-    f'float32 {exact.mean():.2%}, bfloat16 {coarse.mean():.2%}; lost '
-    f'{found["mean"]:+.2f} points ({found["low"]:+.2f} to {found["high"]:+.2f}, 95 % by '
-    f'Student, {len(lost)} seeds). Images differ by {gaps.mean():.2f} gray levels on '
+    f'float32 {exact.mean():.2f} %, bfloat16 {coarse.mean():.2f} %; lost '
+    f'{lost["mean"]:+.2f} points ({lost["low"]:+.2f} to {lost["high"]:+.2f}, 95 % by '
+    f'Student, {len(pairs)} seeds). Images differ by {gaps.mean():.2f} gray levels on '
     f'average, {np.quantile(gaps, 0.99):.0f} at most for 99 % of pixels.'
   )
-  timing.finish({**where, 'float32': exact.tolist(), 'bfloat16': coarse.tolist()})
+  timing.finish({**where, 'pairs': pairs, 'gap': float(gaps.mean())})
 
 
 if __name__ == '__main__':

@@ -5,30 +5,48 @@ python docs/reference.py --check   # exits with 1 if it is not current
 """
 
 import pathlib
+import re
 import sys
+import textwrap
 
-from gan_aug_jax.config import fields
+from gan_aug_jax.config import fields, reference
 
 PAGE = pathlib.Path(__file__).with_name('config.md')
 _HEAD = """\
 # Config reference
 
 Written by `python docs/reference.py` from
-[fields.py](../gan_aug_jax/config/fields.py); do not edit this page.
+[fields.py](../gan_aug_jax/config/fields.py); do not edit this page. In a terminal,
+`python -m gan_aug_jax fields GROUP` prints the same.
 
 A config is a Python file whose `get_config()` starts from `gan_aug_jax.config.default()`
-and changes a few fields; see [configs/](../configs/). On the command line each field is
-`--config.FIELD=VALUE`, a tuple `--config.arms="('real_only','augmented')"`. Everything is
-checked before anything is computed: a field that is misspelled, has a value that is not
-allowed, or contradicts another one is refused in one sentence. Where "allowed" is empty,
-any value of the default's type is.
-
-"Retrained" says what has to be trained again when the field changes: the whole `run`, the
-`generator`, the arms that draw synthetic images (`synthesis`), every arm (`classifier`),
-a generator that is not finished (`cadence`: it is chosen from its checkpoints), or
-`nothing`, because it says where or how a run happens.
+and changes a few fields; [configs/](../configs/) has examples. On the command line, each
+field that is not a dict is `--config.FIELD=VALUE`, a tuple is
+`--config.arms="('real_only','augmented')"`, and fields of `ablation` are accepted by
+`ablate` alone. Everything is checked before anything is computed: a field that is
+misspelled, has a value that is not allowed, or contradicts another one is refused in one
+sentence. Where no values are listed as allowed, any value of the default's type is.
 """
-_OF_THE_RUN = 'The run'
+# {group: the page that explains it}
+_PAGES = {
+  'run': 'howto/accelerators.md',
+  'data': 'howto/own-data.md',
+  'generator': 'howto/generators.md',
+  'gan': 'howto/generators.md',
+  'flow': 'howto/generators.md',
+  'mix': 'howto/mixing.md',
+  'latents': 'howto/mixing.md',
+  'filter': 'howto/mixing.md',
+  'targets': 'howto/mixing.md',
+  'cache': 'howto/mixing.md',
+  'classifier': 'howto/mixing.md',
+  'augment': 'howto/mixing.md',
+  'score': 'howto/generators.md',
+  'distributed': 'howto/accelerators.md',
+  'profile': 'howto/accelerators.md',
+  'log': 'howto/accelerators.md',
+  'ablation': 'howto/ablation.md',
+}
 
 
 def main(argv: list[str]) -> int:
@@ -45,38 +63,28 @@ def main(argv: list[str]) -> int:
 
 def render() -> str:
   """Returns the page: Markdown."""
-  groups = {}
-  for name, field in fields.FIELDS.items():
-    group = name.rpartition('.')[0] or _OF_THE_RUN
-    allowed = field.rule.text if field.rule else ''
-    row = (f'`{name}`', f'`{field.default!r}`', field.doc, allowed, field.affects)
-    groups.setdefault(group, []).append(row)
-  parts = [_HEAD]
-  for group, rows in groups.items():
-    head = ('field', 'default', 'meaning', 'allowed', 'retrained')
-    parts.append(f'## {group}\n\n{_table(head, rows)}')
-    if group == _OF_THE_RUN:
-      parts.append(f'The arms:\n\n{_table(("arm", "what it trains on"), _arms())}')
-  rows = [
-    (f'`ablation.{name}`', f'`{field.default!r}`', field.doc)
-    for name, field in fields.ABLATION_FIELDS.items()
-  ]
-  parts.append(f'## ablation\n\n{_table(("field", "default", "meaning"), rows)}')
+  parts, every = [_HEAD], reference.entries()
+  for group, text in reference.groups().items():
+    page = pathlib.PurePath(_PAGES[group])
+    more = f'See [{page.stem.replace("-", " ")}]({page}).'
+    parts.append(f'## {group}\n\n{text[0].upper()}{text[1:]}. {more}\n')
+    if group == 'run':
+      rows = ''.join(f'- `{arm}`: {text}\n' for arm, text in _arms())
+      parts.append(f'The arms:\n\n{rows}')
+    parts += [_describe(entry) for entry in every if entry.group == group]
   return '\n'.join(parts)
+
+
+def _describe(entry):
+  text = re.sub(r'(?<![\w`])([<*_])', r'\\\1', ' '.join(entry.sentences()))
+  lines = textwrap.fill(f'{text} Default: `{entry.default}`.', 90, break_long_words=False)
+  return f'### `{entry.name}`\n\n{lines}\n'
 
 
 def _arms():
   for name, (synthetic, classical) in fields.ARMS.items():
-    kinds = ['real images']
-    kinds += ['synthetic images'] if synthetic else []
-    kinds += ['with classical augmentation'] if classical else []
-    yield f'`{name}`', ', '.join(kinds)
-
-
-def _table(head, rows):
-  escaped = ([cell.replace('|', r'\|') for cell in row] for row in rows)
-  lines = [head, ['---'] * len(head), *escaped]
-  return ''.join(f'| {" | ".join(line)} |\n'.replace('|  |', '| |') for line in lines)
+    kinds = 'real and synthetic images' if synthetic else 'real images'
+    yield name, f'{kinds}, classically augmented' if classical else kinds
 
 
 if __name__ == '__main__':

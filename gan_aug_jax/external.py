@@ -47,6 +47,8 @@ def load(field: str, name: str, *, trusted: bool) -> Any:
     sys.path.append(os.getcwd())
   try:
     return getattr(importlib.import_module(module), attribute)
+  except UserError:  # a signal
+    raise
   except (Exception, SystemExit) as error:  # any, from the user's code
     raise ConfigError(
       f'{field}={name!r} cannot be imported ({reason(error)}); name a module that Python '
@@ -66,7 +68,7 @@ def running(described: str) -> Iterator[None]:
   """
   try:
     yield
-  except UserError:
+  except UserError:  # a signal, too
     raise
   except Exception as error:
     raise ConfigError(f'{described} failed: {reason(error)}.') from error

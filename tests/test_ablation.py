@@ -286,7 +286,7 @@ def test_one_of_a_thing_is_not_a_plural(count, words, tmp_path, capsys):
   )
   tables.print_plan(several, seconds)
   end = '' if count == 1 else 's'
-  assert f'{count} classifier{end} {count} s and {count} GAN{end} {count} s' in (
+  assert f'{count} classifier{end} {count} s, {count} generator{end} {count} s' in (
     capsys.readouterr().out
   )
 
@@ -560,7 +560,7 @@ def test_a_curve_is_drawn_along_a_grid_of_one_field_of_numbers(grid, drawn):
   plan = {'ablation': {'grid': grid}}
   curve = ablation_report._curve(plan, settings)
   assert bool(curve) == drawn
-  assert not drawn or curve['curve'].startswith(b'\x89PNG')
+  assert not drawn or curve['curve x'].startswith(b'\x89PNG')
 
 
 def test_what_is_finished_first_is_judged_among_all_that_is_planned():

@@ -286,7 +286,6 @@ USAGE = {
     'leave --config out',
     _given('sample', _DONE, '--config.gan.width=3'),
   ),
-  'ablation of nothing': (2, 'has no ablation', _run(command='ablate')),
   'number of seeds': (
     2,
     'seeds="(2,)" for seed 2, or "(0,1)" for 2 seeds',
@@ -1047,6 +1046,7 @@ def test_paths_are_expanded_and_the_data_are_found_from_anywhere(
   place, tmp_path, monkeypatch, capfd
 ):
   monkeypatch.setenv('HOME', str(place.root))
+  monkeypatch.setenv('XDG_CACHE_HOME', '~/cache')
   monkeypatch.chdir(place.root)
   fields = ['--config.data.data_dir=toy.npz']
   arguments = ['run', '--config=~/toy.py', '--workdir=~/runs/x', *fields]
@@ -1060,6 +1060,7 @@ def test_paths_are_expanded_and_the_data_are_found_from_anywhere(
   monkeypatch.chdir(place.root)
   assert cli.main(['gan_aug_jax', 'evaluate', f'--workdir={place.done}']) == 0
   assert not list(place.root.rglob('~'))
+  assert os.environ['XDG_CACHE_HOME'] == f'{place.root}/cache'  # for dependencies
 
 
 def test_paths_in_a_grid_are_made_absolute(place, monkeypatch):

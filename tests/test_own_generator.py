@@ -24,6 +24,8 @@ from tests.test_run import _toy_source, CONFIG
 
 PAGE = pathlib.Path(__file__).parent.parent / 'docs' / 'howto' / 'own-generator.md'
 MAKERS = """
+import signal
+
 import gan_aug_jax
 import jax
 import jax.numpy as jnp
@@ -53,6 +55,13 @@ broken = gan_aug_jax.generator(lambda setting: 1 / 0)
 nothing = gan_aug_jax.generator(lambda setting: None)
 unfit = gan_aug_jax.generator(lambda setting: _means(setting, fit=lambda *_, **__: 1 / 0))
 vague = gan_aug_jax.generator(lambda setting: _means(setting, fit=lambda *_, **__: [1]))
+
+
+def _stop(*_, **__):
+  signal.raise_signal(signal.SIGTERM)
+
+
+stopped = gan_aug_jax.generator(lambda setting: _means(setting, fit=_stop))
 
 
 def _trained(setting, *, sample=None, loss=None):
@@ -195,10 +204,9 @@ def test_one_that_is_made_at_once_is_made_once(place, capsys):
   result = _result(workdir)
   assert (result['title'], result['num_steps']) == ('class means', 0)
   before = (workdir / 'generator' / 'variables.npz').stat().st_mtime_ns
-  shutil.rmtree(workdir / 'arms')
-  assert run('run', workdir, 'makers:means', *fields) == 0
+  assert run('train-generator', workdir, 'makers:means', *fields) == 0
   assert (workdir / 'generator' / 'variables.npz').stat().st_mtime_ns == before
-  assert later('sample', workdir) == later('export', workdir) == 0
+  assert later('sample', workdir) == 0
   # Its code has changed.
   saved = json.loads((workdir / 'config.json').read_text())
   saved['config']['generator']['args'] = ['noise=0.3']
@@ -229,7 +237,7 @@ def test_a_foreign_one_is_reported(place):
     ('makers:other', (), 'of the classes 0, 1;'),
     ('makers:flat', (), 'they must be float [2, 8, 8, 1]'),
     ('makers:summed', (), 'the loss is [], not one an example'),
-    ('makers:means', ("generator.args=('size=3',)",), "argument 'size'"),
+    ('makers:means', ("generator.args=('size=[3]',)",), "argument 'size'"),
     ('makers:means', ("generator.args=('size',)",), "of the form 'name=value'"),
     ('makers:means', ("generator.args=('scale=3.0',)",), 'draws values as large as'),
     ('makers:means', ("generator.args=('scale=1e999',)",), 'as large as'),
@@ -249,6 +257,10 @@ def test_what_cannot_be_is_one_sentence(place, name, fields, message, tmp_path, 
   assert run('train-generator', tmp_path / 'w', name, *fields) == 2
   error = capsys.readouterr().err
   assert message in error and error.count('\n') == 1
+
+
+def test_a_signal_stops_what_is_made_at_once(place, tmp_path):
+  assert run('train-generator', tmp_path / 'w', 'makers:stopped') == 75
 
 
 def test_images_that_depend_on_their_batch_are_refused(place, tmp_path, capsys):

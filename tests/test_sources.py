@@ -516,7 +516,7 @@ def test_class_names_that_cannot_be_shown_are_refused(tmp_path, name):
 def test_class_names_are_drawn_as_they_are():
   """A formula that cannot be parsed would end the run in its report."""
   names = [r'$\frac$', '../../etc', '<b>']
-  assert figures.confusion_matrices(names, {'arm': np.eye(3)}).startswith(b'\x89PNG')
+  assert figures.confusion_matrix('arm', names, np.eye(3)).startswith(b'\x89PNG')
   panels = {'generated': np.zeros((3, 2, 8, 8, 1), np.uint8)}
   assert figures.grid(names, panels).startswith(b'\x89PNG')
   assert figures.changes(names, names, np.eye(3)).startswith(b'\x89PNG')

@@ -382,7 +382,9 @@ def run(
 def assert_only_all_reduces(program):
   """And by none that decides how long a loop goes on, for which all would wait."""
   text = program.compiled.as_text()
-  assert set(COLLECTIVE.findall(text)) == {'all-reduce'}
+  # On a GPU its libraries are custom calls.
+  libraries = set() if jax.default_backend() == 'cpu' else {'custom-call'}
+  assert set(COLLECTIVE.findall(text)) - libraries == {'all-reduce'}
   assert not re.search(r'= pred\[\]\S* all-reduce', text)
 
 

@@ -22,7 +22,6 @@ def get_config():
   config.generator.family = 'gan_aug_jax.generators.warps:train'
   config.classifier.optimizer = 'adam'
   config.classifier.learning_rate = 1e-3
-  config.classifier.weight_decay_on = 'kernels'
   config.classifier.num_steps = 100
   config.mix.ratio = 0.25
   return base.add_ablation(config, seeds=(0, 1))

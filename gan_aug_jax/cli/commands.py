@@ -87,6 +87,12 @@ def _train(flags, *, generator, classifiers):
   with progress.waiting(f'reading {config.data.name}', quiet=session.is_silent):
     dataset = runs.load_data(config)
   signals.check()
+  if 'dry-run' in flags and flags['dry-run'].value:
+    print(runs.describe(runs.Run(session, dataset, arms=classifiers)))
+    with progress.waiting('timing a few steps', quiet=session.is_silent):
+      estimated = estimate.of_run(session, dataset)
+    tables.print_estimate(estimated)
+    return
   with locks.owned(session.workdir):
     workdir_lib.claim(session, dataset)
     run = runs.Run(session, dataset, arms=classifiers)
@@ -104,7 +110,7 @@ def _train(flags, *, generator, classifiers):
       print(f'Samples: {session.generator_path("samples.png")}')
     elif jax.process_index() == 0:
       findings = run_report.findings(session.workdir, results['arms'])
-      tables.print_results(results, findings)
+      tables.print_results(results, findings.values())
       about = files.read_json(session.path('config.json'))
       print(f'Report: {run_report.render(session.workdir, about, results)}')
 
@@ -182,12 +188,15 @@ def _ablate(flags):
       'ablate runs each cell in one process; give each process a part with --shard=i/n.'
     )
   layout = _start(base, directory).layout
-  plan = cells.make_plan(config, directory, layout)
+  with progress.waiting('planning'):
+    plan = cells.make_plan(config, directory, layout)
   for cell in plan.cells:  # a grid may read other folders
     _refuse_inside_data(cell.config, directory)
   signals.check()
   if flags['dry-run'].value:
-    tables.print_plan(plan.cells, estimate.estimate(plan))
+    with progress.waiting('timing a few steps'):
+      estimated = estimate.of_ablation(plan)
+    tables.print_plan(plan.cells, estimated)
     return
   plan.write()
   print(plan.describe(), flush=True)

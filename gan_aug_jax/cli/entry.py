@@ -25,6 +25,9 @@ def main(argv: list[str] | None = None) -> int:
     The exit code.
   """
   ends, argv = argv is None, list(sys.argv if argv is None else argv)
+  for name in {'XDG_CACHE_HOME', 'XDG_CONFIG_HOME'} & set(os.environ):
+    # Matplotlib would make a directory of the name ~.
+    os.environ[name] = os.path.expanduser(os.environ[name])
   try:
     with signals.watched(), logs.shown('--verbose' in argv, to_the_end=ends):
       _dispatch(argv)

@@ -55,6 +55,8 @@ def parse(command: str, argv: list[str]) -> flags.FlagValues:
     config = _load_config(_expand('--config', config_flag.config))
     if 'ablation' in config and command != 'ablate':
       raise ConfigError(f'The config is of an ablation, not of {command}; use ablate.')
+    if command == 'ablate' and 'ablation' not in config:
+      config = config_lib.add_ablation(config)  # its arms, with several seeds
     _check_fields(fields, config)
     _check_seeds(argv)
     config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)

@@ -14,7 +14,6 @@ from gan_aug_jax.config.configs import (
   from_dict,
 )
 from gan_aug_jax.config.derived import (
-  arguments_of,
   asks_discriminator,
   code_of,
   count_of,
@@ -24,6 +23,7 @@ from gan_aug_jax.config.derived import (
   members_of,
   needs_generator,
   num_steps_of,
+  parse_arguments,
   precision_of,
   seed_of,
 )
@@ -38,7 +38,6 @@ __all__ = [
   'ORACLES',
   'ablation',
   'add_ablation',
-  'arguments_of',
   'asks_discriminator',
   'base_of',
   'code_of',
@@ -53,6 +52,7 @@ __all__ = [
   'members_of',
   'needs_generator',
   'num_steps_of',
+  'parse_arguments',
   'precision_of',
   'seed_of',
 ]

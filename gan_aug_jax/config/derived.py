@@ -30,10 +30,10 @@ def is_augmented(config: ConfigDict, arm: str) -> bool:
   return config.mix.ratio > 0 and fields.ARMS[arm][0]
 
 
-def arguments_of(config: ConfigDict) -> dict[str, Any]:
-  """The arguments of an external generator; a value that is no literal is a text."""
+def parse_arguments(args: tuple[str, ...]) -> dict[str, Any]:
+  """The arguments in `generator.args`; a value that is no literal is a text."""
   arguments = {}
-  for text in config.generator.args:
+  for text in args:
     name, _, value = text.partition('=')
     try:
       arguments[name] = ast.literal_eval(value)

@@ -147,13 +147,15 @@ _OF_THE_RUN = {
   'expected_duration': Field(
     '', 'how long the run takes, and on what; printed at the start', affects=NOTHING
   ),
-  'seed': Field(0, 'root of every seed below that is -1', _whole(0)),
+  'seed': Field(0, 'root of every seed that is -1', _whole(0)),
   'backend': Field(
-    'jit', "'jit' or 'pmap'; the numbers are the same", _one_of('jit', 'pmap')
+    'jit',
+    "how steps are compiled: 'jit' or 'pmap'; the numbers are the same",
+    _one_of('jit', 'pmap'),
   ),
   'platform': Field(
     '',
-    "'cpu', 'gpu' or 'tpu'; '' takes what JAX finds",
+    "where to compute: 'cpu', 'gpu' or 'tpu'; '' takes what JAX finds",
     _one_of('', 'cpu', 'gpu', 'tpu'),
     NOTHING,
   ),
@@ -161,12 +163,20 @@ _OF_THE_RUN = {
     0, 'virtual devices on a CPU host; 0: one', _whole(0, 256), NOTHING
   ),
   'steps_per_call': Field(
-    0, 'training steps scanned in one call; 0: 1 on a CPU, up to 50 elsewhere', _whole(0)
+    0,
+    'training steps scanned in one call; 0: 1 on a CPU, up to 50 elsewhere',
+    _whole(0),
+    when='Raise it on an accelerator if a step takes less than a few milliseconds.',
   ),
   'compilation_cache': Field(
     True, "keep compiled programs in the user's cache directory", affects=NOTHING
   ),
-  'precision': Field('float32', 'type to compute in', _one_of(*_PRECISIONS)),
+  'precision': Field(
+    'float32',
+    'type to compute in',
+    _one_of(*_PRECISIONS),
+    when="Use 'bfloat16' on a TPU or a recent GPU.",
+  ),
   'matmul_precision': Field(
     'default',
     "of products and convolutions in float32: 'default', which is TF32 on recent NVIDIA "
@@ -185,34 +195,47 @@ _OF_THE_RUN = {
 
 _DATA = {
   'name': Field(
-    'mnist5k', "embedded 'mnist5k', 'folder', 'npz', 'huggingface:NAME' or a TFDS name"
+    'mnist5k',
+    "source of the images: the embedded 'mnist5k', 'folder', "
+    "'npz', 'huggingface:NAME' or a TFDS name",
   ),
   'data_dir': Field(
-    '', "where it is; '' takes TFDS_DATA_DIR, or TFDS's own default", affects=NOTHING
+    '',
+    "where the data are; '' takes TFDS_DATA_DIR, or TFDS's own default",
+    affects=NOTHING,
   ),
   'on_corrupt': Field(
     'refuse',
     "for image files that cannot be read: 'refuse' the dataset, or 'skip' and count them",
     _one_of('refuse', 'skip'),
+    when="Use 'skip' once you have seen which files are damaged.",
   ),
   'placement': Field(
     'device',
     "keep all images on the 'device', or stream each step's images from the 'host'",
     _one_of('device', 'host'),
     NOTHING,
+    when="Use 'host' if the images do not fit into the device's memory.",
   ),
   'image_size': Field(
-    32, 'side in pixels; smaller images are padded, others resized', _whole(8, 4096)
+    32,
+    'side of the images in pixels; smaller ones are padded, larger ones resized',
+    _whole(8, 4096),
+    when='Raise it if the classes differ in details; time and memory grow '
+    'with its square.',
   ),
   'label_budget': Field(
     0,
     'labelled images per class, validation included; 0: all',
     Rule(lambda n: n == 0 or n >= 2, '0 (all), or at least 2'),
+    when='Lower it to see what generated images are worth when labels are scarce.',
   ),
   'val_fraction': Field(
     0.1,
-    'validation fraction of the training split (or of the budget), stratified',
+    'fraction of the training split (or of the budget) that is '
+    'held out for validation, by class',
     _within(0, 1, low_open=True, high_open=True),
+    when='Raise it if a class has fewer than ten validation images.',
   ),
   'imbalance': Field(
     1.0,
@@ -221,7 +244,8 @@ _DATA = {
   ),
   'imbalance_shape': Field(
     'exponential',
-    "'exponential', a long tail; 'step', half of the classes are rare",
+    "shape of the imbalance: 'exponential', a long tail; 'step', "
+    'half of the classes are rare',
     _one_of('exponential', 'step'),
   ),
   'train_on_val': Field(
@@ -231,8 +255,14 @@ _DATA = {
     'test',
     "final evaluation: the 'test' split, or 'val' in a search that must not see it",
     _one_of('test', 'val'),
+    when="Use 'val' while you search for a recipe, and 'test' once, to confirm it.",
   ),
-  'seed': Field(-1, 'of the subset, the validation split and the order', _SEED),
+  'seed': Field(
+    -1,
+    'seed of the subset, the validation split and the order of the '
+    'images; -1 follows the root',
+    _SEED,
+  ),
 }
 
 _GENERATOR = {
@@ -246,11 +276,18 @@ _GENERATOR = {
     "arguments of an external generator, each 'name=value'",
     Rule(_are_arguments, "of the form 'name=value', each name once"),
   ),
-  'seed': Field(-1, 'of its training', _SEED),
-  'num_epochs': Field(200, 'length of its training', _whole(1)),
-  'num_steps': Field(0, 'length in steps; above 0 it overrides num_epochs', _whole(0)),
-  'batch_size': Field(64, 'real images per update', _whole(1, _MOST_IMAGES)),
-  'learning_rate': Field(2e-4, 'of its Adam', _POSITIVE),
+  'seed': Field(-1, "seed of the generator's training; -1 follows the root", _SEED),
+  'num_epochs': Field(200, "length of the generator's training, in epochs", _whole(1)),
+  'num_steps': Field(
+    0,
+    "length of the generator's training in steps; above 0 it overrides num_epochs",
+    _whole(0),
+    when='Raise it until the score of its checkpoints is flat.',
+  ),
+  'batch_size': Field(
+    64, "real images per update of the generator's training", _whole(1, _MOST_IMAGES)
+  ),
+  'learning_rate': Field(2e-4, "learning rate of the generator's Adam", _POSITIVE),
   'ema_decay': Field(
     0.999, 'moving average of its weights, which is what is sampled', _BELOW_1
   ),
@@ -273,6 +310,7 @@ _GENERATOR = {
     'cas',
     "freeze the best saved generator by 'cas' or 'frechet', or the 'last' one",
     _one_of('cas', 'frechet', 'last'),
+    when="Use 'last' to save the time that scoring checkpoints takes.",
   ),
   'select_steps': Field(200, "steps of the probe that 'cas' trains on each", _whole(1)),
   'allow_foreign': Field(
@@ -286,7 +324,11 @@ _GENERATOR = {
 }
 
 _GAN = {
-  'arch': Field('dcgan', 'both networks', _one_of('dcgan', 'mlp', 'sngan', 'resnet')),
+  'arch': Field(
+    'dcgan',
+    'architecture of generator and discriminator',
+    _one_of('dcgan', 'mlp', 'sngan', 'resnet'),
+  ),
   'upsampling': Field(
     'transposed',
     "'transposed' convolutions (4x4, stride 2), 'subpixel' or 'nearest' (3x3)",
@@ -299,8 +341,8 @@ _GAN = {
   ),
   'discriminator_learning_rate': Field(0.0, '0: generator.learning_rate', _NOT_NEGATIVE),
   'd_steps': Field(1, 'discriminator updates for each generator update', _whole(1, 1000)),
-  'beta1': Field(0.5, 'of Adam', _BELOW_1),
-  'beta2': Field(0.999, 'of Adam', _BELOW_1),
+  'beta1': Field(0.5, 'first decay rate of Adam', _BELOW_1),
+  'beta2': Field(0.999, 'second decay rate of Adam', _BELOW_1),
   'latent_dim': Field(100, 'size of the latent', _whole(1, _MOST_FEATURES)),
   'width': Field(
     64, 'features next to the image, in both networks', _whole(8, _MOST_FEATURES)
@@ -330,7 +372,7 @@ _FLOW = {
   'crop_padding': Field(0, 'largest shift of training images in pixels', _whole(0)),
   'flip': Field(False, 'mirror training images left to right, half of the time'),
   'evaluations': Field(
-    4, 'of the network for each image drawn', _whole(1, 1000), SYNTHESIS
+    4, 'evaluations of the network for each image drawn', _whole(1, 1000), SYNTHESIS
   ),
   'solver': Field(
     'euler',
@@ -348,30 +390,50 @@ _FLOW = {
 
 _CLASSIFIER = {
   'arch': Field(
-    'cnn', "network, or 'module:name' of your own", _or_code('cnn', 'mlp', 'resnet')
+    'cnn',
+    "network of the classifier, or 'module:name' of your own",
+    _or_code('cnn', 'mlp', 'resnet'),
   ),
-  'seed': Field(-1, 'of the classifier', _SEED),
+  'seed': Field(
+    -1,
+    'seed of the initialisation and of what the training draws; -1 follows the root',
+    _SEED,
+  ),
   'precision': Field(
     '', "'' follows the root's; parameters are never below float32", _PRECISION
   ),
   'num_epochs': Field(
-    50, 'length of training: num_epochs * N / batch_size steps in every arm', _whole(1)
+    50,
+    'length of training: num_epochs * N / batch_size steps in every arm',
+    _whole(1),
+    when='Train until the validation accuracy is flat: an undertrained '
+    'baseline makes any augmentation look good.',
   ),
-  'num_steps': Field(0, 'length in steps; above 0 it overrides num_epochs', _whole(0)),
+  'num_steps': Field(
+    0, 'length of training in steps; above 0 it overrides num_epochs', _whole(0)
+  ),
   'budget': Field(
     'steps',
     "what is equal in all arms: 'steps', or 'exposure' to real examples",
     _one_of('steps', 'exposure'),
+    when="Use 'exposure' where more steps alone would help.",
   ),
-  'batch_size': Field(128, 'examples per step', _whole(1, _MOST_IMAGES)),
+  'batch_size': Field(
+    128, 'examples per step of the classifier', _whole(1, _MOST_IMAGES)
+  ),
   'optimizer': Field(
     'sgd',
     "'sgd' with momentum, 'adam' (AdamW), or 'module:name' of your own",
     _or_code('sgd', 'adam'),
   ),
-  'learning_rate': Field(1e-3, 'peak', _POSITIVE),
-  'momentum': Field(0.9, 'of sgd', _BELOW_1),
-  'nesterov': Field(False, 'momentum that looks ahead; with adam, NAdam'),
+  'learning_rate': Field(
+    1e-3,
+    'peak learning rate',
+    _POSITIVE,
+    when='Tune it for the baseline, without synthetic images.',
+  ),
+  'momentum': Field(0.9, 'momentum of sgd', _BELOW_1),
+  'nesterov': Field(False, 'Nesterov momentum, which looks ahead; with adam, NAdam'),
   'weight_decay': Field(
     0.0, 'added to the gradient of sgd; decoupled in adam', _NOT_NEGATIVE
   ),
@@ -398,7 +460,9 @@ _CLASSIFIER = {
   'ema_decay': Field(
     0.0, 'moving average of the weights, which is what is evaluated; 0: none', _BELOW_1
   ),
-  'dropout': Field(0.0, "after each hidden layer, and the resnet's pooling", _BELOW_1),
+  'dropout': Field(
+    0.0, "dropout rate after each hidden layer, and the resnet's pooling", _BELOW_1
+  ),
   'features': Field(
     (), 'channels; (): (32, 64, 128) for cnn, (16, 32, 64) for resnet', _SIZES
   ),
@@ -418,10 +482,16 @@ _CLASSIFIER = {
 
 _MIX = {
   'ratio': Field(
-    0.2, 'synthetic images divided by the batch size, in the augmented arms', _FRACTION
+    0.2,
+    'synthetic images divided by the batch size, in the augmented arms',
+    _FRACTION,
+    when='Try 0.1 to 0.5 with an ablation; the best ratio depends on the generator.',
   ),
   'mode': Field(
-    'replace', "'replace' real images, or 'add' to them", _one_of('replace', 'add')
+    'replace',
+    "'replace' real images, or 'add' to them",
+    _one_of('replace', 'add'),
+    when="Use 'add' to keep all real images of a batch; a step then takes longer.",
   ),
   'source': Field(
     'generator',
@@ -431,7 +501,8 @@ _MIX = {
   ),
   'classes': Field(
     'uniform',
-    "their classes: 'uniform', as in 'train', 'inverse' to it, what fills up the rare "
+    "classes of the synthetic images: 'uniform', as in 'train', "
+    "'inverse' to it, what fills up the rare "
     "ones ('balance'), or where the classifier errs ('feedback')",
     _one_of('uniform', 'train', 'inverse', 'balance', 'feedback'),
   ),
@@ -443,11 +514,13 @@ _MIX = {
   ),
   'stop_fraction': Field(
     1.0,
-    'fraction of the training after which they stop',
+    'fraction of the training after which synthetic images stop',
     _within(0, 1, low_open=True),
   ),
   'weight': Field(
-    1.0, 'of a synthetic image in the loss, compared with 1 of a real one', _POSITIVE
+    1.0,
+    'weight of a synthetic image in the loss, compared with 1 of a real one',
+    _POSITIVE,
   ),
   'weight_schedule': Field(
     'constant', "'constant', or rising to the weight", _one_of(*_SHAPES)
@@ -473,15 +546,21 @@ _LATENTS = {
 
 _FILTER = {
   'candidates': Field(
-    1, 'images drawn per synthetic position, of which the best is kept', _whole(1, 64)
+    1,
+    'images drawn per synthetic position, of which the best is kept',
+    _whole(1, 64),
+    when='Raise it to keep only the images that score best; each costs a forward pass.',
   ),
   'score_by': Field(
     'teacher',
-    'what is best',
+    'what tells which candidate is best',
     _one_of('teacher', 'discriminator', 'hard', 'random'),
   ),
   'min_confidence': Field(
-    0.0, "of an accepted image: the teacher's, or the discriminator's", _BELOW_1
+    0.0,
+    "least confidence of an accepted image: the teacher's, or the discriminator's",
+    _BELOW_1,
+    when='Raise it if the generator often draws the wrong class.',
   ),
   'on_reject': Field(
     'real',
@@ -499,7 +578,9 @@ _TARGETS = {
     "targets of synthetic images: 'hard', 'smoothed', or the 'teacher' probabilities",
     _one_of('hard', 'smoothed', 'teacher'),
   ),
-  'smoothing': Field(0.1, "of 'smoothed'", _FRACTION),
+  'smoothing': Field(
+    0.1, "share of the target that 'smoothed' spreads over all classes", _FRACTION
+  ),
 }
 
 _CACHE = {
@@ -519,8 +600,17 @@ _AUGMENT = {
     "in the classical arms: 'both' kinds of images, 'real' or 'synthetic' ones",
     _one_of('both', 'real', 'synthetic'),
   ),
-  'crop_padding': Field(4, 'largest shift in pixels', _whole(0)),
-  'flip': Field(True, 'mirror left to right, half of the time'),
+  'crop_padding': Field(
+    4,
+    'largest shift in pixels',
+    _whole(0),
+    when='Scale it with the image size; about an eighth of the side is usual.',
+  ),
+  'flip': Field(
+    True,
+    'mirror left to right, half of the time',
+    when='Turn it off where mirrored images mean something else, such as digits.',
+  ),
   'color': Field(
     0.0, 'largest change of brightness, saturation and contrast, up to 1', _FRACTION
   ),
@@ -530,11 +620,15 @@ _AUGMENT = {
     "'module:name' of your own function of a key and an image, after those above",
     _matching(external.PATTERN, "empty, or 'module:name'"),
   ),
-  'mixup': Field(0.0, 'alpha; blends with a real training image', _NOT_NEGATIVE),
-  'cutmix': Field(0.0, 'alpha; pastes a part of a real training image', _NOT_NEGATIVE),
+  'mixup': Field(
+    0.0, 'alpha of MixUp, which blends with a real training image', _NOT_NEGATIVE
+  ),
+  'cutmix': Field(
+    0.0, 'alpha of CutMix, which pastes a part of a real training image', _NOT_NEGATIVE
+  ),
   'partner': Field(
     'any',
-    "training image for these two: 'any', or of the 'same' class",
+    "training image that MixUp and CutMix use: 'any', or of the 'same' class",
     _one_of('any', 'same'),
   ),
 }
@@ -542,15 +636,21 @@ _AUGMENT = {
 _SCORE = {
   'width': Field(
     24,
-    'of the probes, small CNNs that generators are scored by',
+    'width of the probes, small CNNs that generators are scored by',
     _whole(1, _MOST_FEATURES),
   ),
-  'extractor_steps': Field(2000, 'of the probe trained on real images', _whole(1)),
+  'extractor_steps': Field(
+    2000, 'training steps of the probe trained on real images', _whole(1)
+  ),
   'cas_steps': Field(
-    600, 'of the probes trained on synthetic images', _whole(1), NOTHING
+    600, 'training steps of the probes trained on synthetic images', _whole(1), NOTHING
   ),
   'num_samples': Field(
-    5000, 'synthetic images, and at most so many real ones', _whole(10, _MOST_IMAGES)
+    5000,
+    'synthetic images to score, and at most so many real ones',
+    _whole(10, _MOST_IMAGES),
+    when='Raise it for scores that vary less; compare only scores of '
+    'equally many images.',
   ),
   'neighbours': Field(
     5, 'k of precision, recall, density and coverage', _whole(1), NOTHING
@@ -567,8 +667,10 @@ _DISTRIBUTED = {
       "empty, or 'host:port' such as '10.0.0.1:1234'",
     ),
   ),
-  'num_processes': Field(0, 'with coordinator', _whole(0)),
-  'process_id': Field(-1, 'with coordinator, from 0', _whole(-1)),
+  'num_processes': Field(0, 'number of processes, where coordinator is set', _whole(0)),
+  'process_id': Field(
+    -1, 'number of this process, from 0, where coordinator is set', _whole(-1)
+  ),
 }
 
 _PROFILE = {
@@ -582,10 +684,16 @@ _PROFILE = {
 _LOG = {
   'every_steps': Field(50, 'steps between lines of metrics.jsonl', _whole(1)),
   'eval_every_steps': Field(
-    0, 'of the classifier, on validation images; 0: about 20 times a run', _whole(0)
+    0,
+    'steps between evaluations of the classifier on validation images; '
+    '0: about 20 times a run',
+    _whole(0),
   ),
   'tensorboard': Field(
-    False, 'also write event files; needs the extra tensorflow', affects=NOTHING
+    False,
+    'also write event files; needs the extra tensorflow',
+    affects=NOTHING,
+    when='Use it to watch several runs in one place.',
   ),
 }
 

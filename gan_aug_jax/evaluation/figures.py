@@ -1,6 +1,10 @@
-"""Figures of a run, each drawn from arrays and returned as PNG bytes."""
+"""Figures of a run, each drawn from arrays and returned as PNG bytes.
 
-from collections.abc import Sequence
+A figure is one panel, at most as wide as a page's column: pages put panels next to each
+other where there is room, and below each other on a phone.
+"""
+
+from collections.abc import Mapping, Sequence
 import dataclasses
 import io
 
@@ -10,20 +14,24 @@ from matplotlib.ticker import PercentFormatter
 import numpy as np
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart.
-_COLORS = ('#0072B2', '#56B4E9', '#D55E00', '#E69F00', '#009E73', '#CC79A7')
-_BLUE, _, _RED, _ORANGE, _GREEN, _ = _COLORS
+_COLORS = ('#0072B2', '#D55E00', '#009E73', '#E69F00', '#56B4E9', '#CC79A7')
+_BLUE, _RED, _GREEN, _ORANGE = _COLORS[:4]
+_KINDS = {'helps': _GREEN, 'hurts': _RED, 'plain': _BLUE}
+_GREY = '0.45'
 _MAX_CLASSES = 20
+_WIDTH = 4.6  # inches of a panel
 # A decorator: the figure is drawn in this style.
 _styled = matplotlib.rc_context(
   {
     'axes.spines.right': False,
     'axes.spines.top': False,
-    'axes.titlesize': 10,
+    'axes.titlesize': 11,
+    'font.size': 10,
     'grid.alpha': 0.3,
-    'legend.fontsize': 8,
+    'legend.fontsize': 9,
     'legend.frameon': False,
     'savefig.bbox': 'tight',
-    'savefig.dpi': 110,
+    'savefig.dpi': 150,
     'savefig.facecolor': 'white',
     'text.parse_math': False,  # or a dollar sign in a class name begins a formula
   }
@@ -56,14 +64,14 @@ def _name_cells(ax, rows, columns, fontsize=None):
 
 
 @_styled
-def grid(class_names, panels) -> bytes:
-  """Images in panels next to each other, a row for each of the first 20 classes.
+def grid(row_names, panels) -> bytes:
+  """Images in panels next to each other, a row for each of the first 20 names.
 
   Args:
-    class_names: one a class.
-    panels: {title: uint8 [classes, n, H, W, C]}.
+    row_names: such as the classes.
+    panels: {title: uint8 [rows, n, H, W, C]}.
   """
-  rows = min(len(class_names), _MAX_CLASSES)
+  rows = min(len(row_names), _MAX_CLASSES)
   columns = [images.shape[1] for images in panels.values()]
   figure = Figure(figsize=(0.55 * sum(columns) + 1, 0.55 * rows + 0.4))
   axes = figure.subplots(1, len(panels), width_ratios=columns, squeeze=False)[0]
@@ -76,159 +84,170 @@ def grid(class_names, panels) -> bytes:
     ax.set_yticks([])
     ax.spines[:].set_visible(False)
   pitch = images.shape[2] + 1
-  axes[0].set_yticks(pitch * (np.arange(rows) + 0.5), class_names[:rows])
+  axes[0].set_yticks(pitch * (np.arange(rows) + 0.5), row_names[:rows])
   axes[0].tick_params(length=0)
   figure.subplots_adjust(wspace=0.04)
   return _png(figure)
 
 
 @_styled
-def curves(panels) -> bytes:
-  """Line plots next to each other.
+def curves(title: str, series: Mapping, *, percent: bool = False) -> bytes:
+  """A line plot.
 
   Args:
-    panels: list of (title, {series name: (steps, values)}).
+    title: of the plot.
+    series: {name: (steps, values)}.
+    percent: whether the values are shares.
   """
-  figure = Figure(figsize=(4 * len(panels), 3.2), layout='tight')
-  axes = figure.subplots(1, len(panels), squeeze=False)[0]
-  for ax, (title, series) in zip(axes, panels, strict=True):
-    for i, (name, (steps, values)) in enumerate(series.items()):
-      marker = 'o' if len(steps) < 3 else None
-      ax.plot(steps, values, label=name, color=_COLORS[i % len(_COLORS)], marker=marker)
-    ax.set_title(title)
-    ax.set_xlabel('step')
-    ax.grid()
-    if series:
-      ax.legend()
+  figure = Figure(figsize=(_WIDTH, 3.2), layout='tight')
+  ax = figure.subplots()
+  for i, (name, (steps, values)) in enumerate(series.items()):
+    marker = 'o' if len(steps) < 3 else None
+    ax.plot(steps, values, label=name, color=_COLORS[i % len(_COLORS)], marker=marker)
+  ax.set(title=title, xlabel='step')
+  ax.margins(x=0.01)
+  if percent:
+    _show_percent(ax.yaxis)
+  ax.grid()
+  if any(len(steps) for steps, _ in series.values()):
+    ax.legend()
   return _png(figure)
 
 
+def _show_percent(axis):
+  """Labels shares as percentages, and ends the axis where shares end."""
+  axis.set_major_formatter(PercentFormatter(1, decimals=None))
+  low, high = axis.get_view_interval()
+  least = 0 if axis.get_data_interval()[0] >= 0 else -1
+  axis.axes.set(**{f'{axis.axis_name}lim': (max(low, least), min(high, 1))})
+
+
 @_styled
-def confusion_matrices(class_names, matrices) -> bytes:
-  """Confusion matrices, two a row, coloured by the share of each true class.
+def confusion_matrix(title, class_names, counts) -> bytes:
+  """A confusion matrix, coloured by the share of each true class.
 
   Args:
+    title: of the plot.
     class_names: one a class.
-    matrices: {title: counts [true, predicted]}.
+    counts: [true, predicted].
   """
-  size, columns = max(3.4, 0.36 * len(class_names)), min(len(matrices), 2)
-  rows = -(-len(matrices) // columns)
-  figure = Figure(figsize=(columns * (size + 1), rows * (size + 0.8)), layout='tight')
-  for number, (title, counts) in enumerate(matrices.items(), 1):
-    ax, counts = figure.add_subplot(rows, columns, number), np.asarray(counts)
-    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    # Off the diagonal a per cent must be visible, so the colours follow the root.
-    ax.imshow(np.sqrt(share), cmap='Blues', vmin=0, vmax=1)
-    ax.set_title(title)
-    ax.set_xlabel('predicted')
-    ax.set_ylabel('true')
-    _name_cells(ax, class_names, class_names, fontsize=7)
-    if len(class_names) <= _MAX_CLASSES:
-      for i, j in np.argwhere(counts):
-        color = 'white' if share[i, j] > 0.3 else 'black'
-        ax.text(j, i, counts[i, j], ha='center', va='center', fontsize=6, color=color)
+  size, counts = max(_WIDTH, 0.36 * len(class_names) + 1), np.asarray(counts)
+  figure = Figure(figsize=(size, size), layout='tight')
+  ax = figure.subplots()
+  share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+  # Off the diagonal a per cent must be visible, so the colours follow the root.
+  ax.imshow(np.sqrt(share), cmap='Blues', vmin=0, vmax=1)
+  ax.set(title=title, xlabel='predicted', ylabel='true')
+  _name_cells(ax, class_names, class_names, fontsize=8)
+  if len(class_names) <= _MAX_CLASSES:
+    for i, j in np.argwhere(counts):
+      color = 'white' if share[i, j] > 0.3 else 'black'
+      ax.text(j, i, counts[i, j], ha='center', va='center', fontsize=7, color=color)
   return _png(figure)
 
 
 @dataclasses.dataclass(frozen=True)
-class Points:
-  """Values with intervals, for `dots`.
+class Interval:
+  """A row of `intervals`.
 
   Attributes:
-    values: [n], NaN for one that is missing.
-    low, high: [n], ends of their intervals; NaN or None for no interval.
-    seeds: [n] lists of the single values that each is a mean of.
-    band: (low, mean, high) of a control.
-    percent: whether the values are shares.
+    label: what it is of.
+    mean: a share; so are the others.
+    low, high: of its interval; NaN for none.
+    singles: the values that it is a mean of.
+    kind: 'helps' (green), 'hurts' (red), 'plain' (blue); any other is grey.
   """
 
-  values: Sequence[float]
-  low: Sequence[float] | None = None
-  high: Sequence[float] | None = None
-  seeds: Sequence[Sequence[float]] = ()
-  band: tuple[float, float, float] | None = None
-  percent: bool = True
+  label: str
+  mean: float
+  low: float = np.nan
+  high: float = np.nan
+  singles: Sequence[float] = ()
+  kind: str = 'plain'
 
 
 @_styled
-def dots(panels, *, labels, x=None, x_name='', y_name='', same_y=False) -> bytes:
-  """Points with intervals and the band of a control, in panels next to each other.
+def intervals(rows: Sequence[Interval], title: str, *, unit: str = '') -> bytes:
+  """Values with their intervals, one below the other, each under its label.
 
   Args:
-    panels: {title: `Points`}.
-    labels: names [n] of the points.
-    x: their places [n], or None to list them one below the other. Where the last is many
-      times the first, the axis is logarithmic and marks them.
-    x_name: of that axis.
-    y_name: of the values.
-    same_y: whether the panels share the values' axis.
+    rows: what to draw.
+    title: of the plot.
+    unit: '' for shares, shown as percentages; otherwise they are shown in hundredths of
+      it, as differences around a line at 0.
   """
-  listed = x is None
-  height = max(2.6, 0.34 * len(labels) + 1.2) if listed else 3.0
-  figure = Figure(figsize=(3.3 * len(panels) + 1.5 * listed, height), layout='tight')
-  axes = figure.subplots(1, len(panels), squeeze=False, sharey=listed or same_y)[0]
-  places = -np.arange(len(labels)) if listed else np.asarray(x)
-  for ax, (title, points) in zip(axes, panels.items(), strict=True):
-    _draw_points(ax, points, places, listed)
-    ax.set_title(title)
-    ax.grid()
-    if listed:
-      ax.set(yticks=places, yticklabels=labels, xlabel=y_name)
-      continue
-    ax.set(xlabel=x_name, ylabel=y_name)
-    if places.min() > 0 and places.max() > 8 * places.min():
-      ax.set_xscale('log')
-      ax.set_xticks(places, [f'{place:g}' for place in places])
-      ax.minorticks_off()
+  figure = Figure(figsize=(_WIDTH, 0.5 * len(rows) + 0.9), layout='tight')
+  ax, scale = figure.subplots(), 100 if unit else 1
+  for i, row in enumerate(rows):
+    color, singles = _KINDS.get(row.kind, _GREY), scale * np.asarray(row.singles)
+    ax.plot(singles, np.full(len(singles), -i - 0.2), '.', color='0.6', ms=5)
+    if np.isfinite(row.low):
+      ax.plot([scale * row.low, scale * row.high], [-i, -i], color=color, lw=2.5)
+    ax.plot(scale * row.mean, -i, 's', color=color, ms=6)
+  if unit:
+    ax.axvline(0, color='0.2', lw=1)
+  else:
+    _show_percent(ax.xaxis)
+  left = ax.get_yaxis_transform()
+  for i, row in enumerate(rows):
+    ax.text(0, -i + 0.22, row.label, fontsize=9, transform=left, va='bottom')
+  ax.set(title=title, yticks=[], ylim=(-len(rows) + 0.5, 0.75), xlabel=unit)
+  ax.grid(axis='x')
+  ax.spines['left'].set_visible(False)
   return _png(figure)
 
 
-def _draw_points(ax, points, places, listed):
-  """Draws values along the y axis, or along the x axis where points are listed."""
-  if listed:
-    axis, draw_span, draw_line, error = ax.xaxis, ax.axvspan, ax.axvline, 'xerr'
-  else:
-    axis, draw_span, draw_line, error = ax.yaxis, ax.axhspan, ax.axhline, 'yerr'
-  turn = lambda place, value: (value, place) if listed else (place, value)
-  for place, seeds in zip(places, points.seeds, strict=False):
-    ax.plot(*turn([place] * len(seeds), seeds), '.', color='0.55', ms=4, zorder=1)
-  values = np.asarray(points.values, float)
-  ends = [values if end is None else end for end in (points.low, points.high)]
-  reach = np.nan_to_num(np.abs(np.asarray(ends, float) - values))
-  style = {'fmt': 'o', 'color': _BLUE, 'capsize': 3, 'ms': 5, 'zorder': 3}
-  ax.errorbar(*turn(places, values), **{error: reach}, **style)
-  if points.band:
-    low, mean, high = points.band
-    draw_span(low, high, color=_ORANGE, alpha=0.22, lw=0, zorder=0)
-    draw_line(mean, color=_ORANGE, lw=1.2, zorder=0)
-  if points.percent:
-    axis.set_major_formatter(PercentFormatter(1, decimals=None))
+@dataclasses.dataclass(frozen=True)
+class Line:
+  """Values along an axis, for `along`.
+
+  Attributes:
+    values: shares [n], NaN for one that is missing.
+    low, high: [n], ends of their intervals; NaN for no interval.
+    singles: [n] lists of the single values that each is a mean of.
+    band: (low, mean, high) of a control.
+  """
+
+  values: Sequence[float]
+  low: Sequence[float]
+  high: Sequence[float]
+  singles: Sequence[Sequence[float]] = ()
+  band: tuple[float, float, float] | None = None
 
 
 @_styled
-def forest(rows) -> bytes:
-  """Paired differences with their intervals, one below the other.
-
-  Those right of the line at 0 are better than their control.
+def along(line: Line, title: str, *, x, x_name: str, y_name: str = '', y_range=None):
+  """Values with intervals along an axis, and the band of a control: PNG.
 
   Args:
-    rows: list of (label, {'mean', 'low', 'high', 'verdict', 'differences'}), as shares.
+    line: what to draw.
+    title: of the plot.
+    x: places [n] of the values. Where the last is many times the first, the axis is
+      logarithmic and marks them.
+    x_name: of that axis.
+    y_name: of the values.
+    y_range: (low, high) of their axis, shared by several plots.
   """
-  figure = Figure(figsize=(8, 0.42 * len(rows) + 1.1), layout='tight')
-  ax, colors = figure.subplots(), {'helps': _GREEN, 'hurts': _RED}
-  for i, (_, row) in enumerate(rows):
-    color = colors.get(row.get('verdict'), '0.35')
-    singles = 100 * np.asarray(row['differences'])
-    ax.plot(singles, np.full(len(singles), -i - 0.22), '.', color='0.55', ms=5)
-    if np.isfinite(row['low']):
-      ax.plot([100 * row['low'], 100 * row['high']], [-i, -i], color=color, lw=2)
-    ax.plot(100 * row['mean'], -i, 's', color=color, ms=6)
-  ax.axvline(0, color='0.2', lw=1)
-  ax.set_yticks(-np.arange(len(rows)), [label for label, _ in rows])
-  ax.set_ylim(-len(rows) + 0.3, 0.6)
-  ax.set_xlabel('difference in test accuracy, points')
-  ax.grid(axis='x')
-  ax.spines['left'].set_visible(False)
+  figure = Figure(figsize=(_WIDTH, 3.2), layout='tight')
+  ax, x = figure.subplots(), np.asarray(x)
+  for place, singles in zip(x, line.singles, strict=False):
+    ax.plot([place] * len(singles), singles, '.', color='0.6', ms=5, zorder=1)
+  values = np.asarray(line.values, float)
+  reach = np.nan_to_num(np.abs(np.asarray([line.low, line.high], float) - values))
+  ax.errorbar(x, values, yerr=reach, fmt='o', color=_BLUE, capsize=3, ms=6, zorder=3)
+  if line.band:
+    low, mean, high = line.band
+    ax.axhspan(low, high, color=_ORANGE, alpha=0.22, lw=0, zorder=0)
+    ax.axhline(mean, color=_ORANGE, lw=1.2, zorder=0)
+  ax.set(title=title, xlabel=x_name, ylabel=y_name)
+  if x.min() > 0 and x.max() > 8 * x.min():
+    ax.set_xscale('log')
+    ax.set_xticks(x, [f'{place:g}' for place in x])
+    ax.minorticks_off()
+  if y_range:
+    ax.set_ylim(*y_range)
+  _show_percent(ax.yaxis)
+  ax.grid()
   return _png(figure)
 
 
@@ -245,15 +264,15 @@ def changes(labels, class_names, differences, *, unit='points of F1', scale=100)
   """
   values = scale * np.asarray(differences, float)
   reach = max(0.5, float(np.abs(values).max()))
-  width = max(5.0, 0.55 * len(class_names) + 2.6)
+  width = max(_WIDTH, 0.5 * len(class_names) + 2.2)
   figure = Figure(figsize=(width, 0.42 * len(labels) + 1.3), layout='tight')
   ax = figure.subplots()
   shown = ax.imshow(values, cmap='RdBu', vmin=-reach, vmax=reach, aspect='auto')
-  _name_cells(ax, labels, class_names)
+  _name_cells(ax, labels, class_names, fontsize=9)
   if values.size <= 400:
     for i, j in np.argwhere(values):
       color = 'white' if abs(values[i, j]) > 0.6 * reach else 'black'
       text = f'{values[i, j]:+.{int(scale > 1)}f}'
-      ax.text(j, i, text, ha='center', va='center', fontsize=7, color=color)
+      ax.text(j, i, text, ha='center', va='center', fontsize=8, color=color)
   figure.colorbar(shown, ax=ax, label=unit, pad=0.02)
   return _png(figure)

@@ -37,6 +37,17 @@ def compare_predictions(treatment, control, labels) -> dict[str, float]:
   }
 
 
+def proportion_interval(count: int, total: int) -> tuple[float, float]:
+  """The 95 % interval of a share (Wilson 1927, J. Am. Stat. Assoc. 22, 209-212).
+
+  Args:
+    count: how many of `total` there are.
+    total: at least 1.
+  """
+  interval = scipy.stats.binomtest(count, total).proportion_ci(LEVEL, method='wilson')
+  return float(interval.low), float(interval.high)
+
+
 def paired_t(differences, level=LEVEL) -> dict[str, float]:
   """Mean of paired differences, with an interval and a test by Student's t over seeds.
 

@@ -6,6 +6,7 @@ import io
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gan_aug_jax import config as config_lib
@@ -16,10 +17,13 @@ from gan_aug_jax.evaluation import evaluators, figures, metrics
 from gan_aug_jax.experiment import recipe, schedule
 from gan_aug_jax.generators import synthetic_source
 from gan_aug_jax.step import (
+  augment,
   batches,
   classifier,
   classifier_state,
+  device_data,
   plans,
+  rng,
   synthesis,
 )
 from gan_aug_jax.training import checkpoint, files, loop, progress, spec, tensorboard
@@ -40,6 +44,24 @@ class Setup:
   source: synthetic_source.SyntheticSource | None
   plan: plans.BatchPlan
   training: spec.Training
+
+
+_NUM_SHOWN = 10  # images of a kind in batch.png
+
+
+@functools.lru_cache
+def _make_pixel_augment(crop, flip, color, cutout, own):
+  """Returns `pixels uint8 [N, H, W, C] -> pixels` of the classical augmentation."""
+  transform = augment.make_augment(
+    crop=crop, flip=flip, color=color, cutout=cutout, own=own
+  )
+
+  @jax.jit
+  def change(pixels):
+    keys = rng.example_keys(rng.stream_key(0, 'show', step=1), jnp.arange(len(pixels)))
+    return device_data.to_pixels(transform(keys, device_data.normalize(pixels)))
+
+  return change
 
 
 class Arm:
@@ -117,7 +139,29 @@ class Arm:
       Validation(self.evaluator, self.dataset),
     )
     trained.progress.compile_seconds += compile_seconds
+    if jax.process_index() == 0:
+      self._write_batch(generator)
     return self.finish(prepared, trained)
+
+  def _write_batch(self, generator):
+    """Writes batch.png: images such as it trains on, augmented as in its batches."""
+    config, train = self.session.config, self.dataset.train
+    rows = {'real': train.images[:_NUM_SHOWN]}
+    drawn = generator and generator.directory / 'samples.npz'
+    if self.is_augmented and config.mix.source == 'generator' and drawn.exists():
+      rows['synthetic'] = files.read_arrays(drawn)['drawn'][:_NUM_SHOWN]
+    if config_lib.ARMS[self.name][1]:
+      fields = ('crop_padding', 'flip', 'color', 'cutout')
+      options = [config.augment[field] for field in fields]
+      own = config.augment.transform and self.session.load_code('augment.transform')
+      change = _make_pixel_augment(*options, own)
+      for name in [*rows]:
+        if config.augment.apply_to in ('both', name):
+          rows[f'{name}, augmented'] = np.asarray(change(rows.pop(name)))
+    count = min(map(len, rows.values()))
+    images = np.stack([images[:count] for images in rows.values()])
+    picture = figures.grid(list(rows), {'': images})
+    files.write_atomically(self.directory / 'batch.png', picture)
 
   def finish(self, prepared, trained) -> dict:
     """Evaluates a trained arm and writes its results; the only use of the test split.
@@ -141,8 +185,8 @@ class Arm:
     if jax.process_index() == 0:
       _write_predictions(self.directory / 'predictions.npz', scores, dataset)
       if session.config.log.tensorboard:
-        confusion = {self.name: result['confusion_matrix']}
-        picture = figures.confusion_matrices(dataset.class_names, confusion)
+        matrix = result['confusion_matrix']
+        picture = figures.confusion_matrix(self.name, dataset.class_names, matrix)
         events = self.directory / 'tensorboard'
         tensorboard.write_result(events, session.config, result, picture)
       content = json.dumps(result, indent=1)

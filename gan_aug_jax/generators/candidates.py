@@ -15,6 +15,8 @@ from gan_aug_jax.data.splits import Split
 from gan_aug_jax.evaluation import evaluators, fidelity, probe
 from gan_aug_jax.step import sampling
 
+_MOST_COMPARED = 5000  # images, when copies are looked for: they take memory
+
 
 class Scores:
   """Scores frozen generators; `scores(variables, drawn) -> {name: float}`.
@@ -76,6 +78,12 @@ class Scores:
     )
     if math.isfinite(diversity):  # it is not with one real image a class
       found['diversity'] = diversity
+    validation = self._dataset.val
+    if len(drawn) > 1 and len(validation) > 1:
+      compared = drawn, train.some(_MOST_COMPARED, 0), validation.some(_MOST_COMPARED, 0)
+      flat = (x.images.reshape(len(x), -1) for x in compared)
+      copies = fidelity.memorisation(*(np.float32(x) / 255 for x in flat))
+      found['memorised'] = copies['memorised']
     if self._by == 'cas' and not is_only:
       found |= self._classification_accuracy(variables)
     if self._by == 'frechet' and not is_only:

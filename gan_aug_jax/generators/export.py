@@ -20,7 +20,7 @@ import safetensors.numpy
 
 import gan_aug_jax
 from gan_aug_jax.config import precision_of
-from gan_aug_jax.errors import CheckpointError
+from gan_aug_jax.errors import CheckpointError, UserError
 from gan_aug_jax.generators import (
   description as description_lib,
   families,
@@ -131,6 +131,8 @@ def save_generator(path, description, sample, variables) -> None:
 def _compile_or_refuse(sample, variables):
   try:
     return _compile(sample, variables)
+  except UserError:  # a signal
+    raise
   except Exception as error:  # any, of an external generator
     reason = (str(error).strip().splitlines() or [''])[0].removesuffix('.')
     raise CheckpointError(

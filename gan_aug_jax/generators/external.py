@@ -8,13 +8,12 @@ import contextlib
 import dataclasses
 import functools
 import io
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gan_aug_jax import external
+from gan_aug_jax import config as config_lib, external
 from gan_aug_jax.errors import CheckpointError, ConfigError
 from gan_aug_jax.generators.family import Family, Setting
 from gan_aug_jax.generators.generator import Generator
@@ -29,32 +28,29 @@ _LARGEST = 2.0
 
 @functools.lru_cache(maxsize=16)  # a run asks again and again, an ablation for each seed
 def build(
-  named: str,
-  setting: Setting,
-  arguments: tuple[tuple[str, Any], ...],
-  *,
-  trusted: bool,
+  named: str, setting: Setting, args: tuple[str, ...], *, trusted: bool
 ) -> Family:
   """Builds the generator 'module:name', and traces it; trains and reads nothing.
 
   Args:
     named: `generator.family`.
     setting: what it is made for.
-    arguments: of the function, (name, value) each.
+    args: `generator.args`.
     trusted: see `gan_aug_jax.external.load`.
 
   Raises:
     ConfigError: if it cannot be imported or called, or is not what it should be.
   """
   found = external.load('generator.family', named, trusted=trusted)
+  arguments = config_lib.parse_arguments(args)
   if not isinstance(found, Generator) and not getattr(found, 'is_generator', False):
     raise ConfigError(
       f'generator.family={named!r} must be a function declared with '
       '@gan_aug_jax.generator, or a gan_aug_jax.Generator.'
     )
   # Traced under `jit`, as `pmap` needs its axis.
-  _trace(named, _call(named, found, _with_jit(setting), dict(arguments)), setting)
-  return _call(named, found, setting, dict(arguments))
+  _trace(named, _call(named, found, _with_jit(setting), arguments), setting)
+  return _call(named, found, setting, arguments)
 
 
 def _with_jit(setting):

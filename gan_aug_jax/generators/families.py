@@ -33,8 +33,8 @@ def build_family(session, info: DataFacts) -> Family:
   if name in FAMILIES:
     family = FAMILIES[name](setting, **arguments_of(config))
   else:
-    arguments = tuple(arguments_of(config).items())
-    family = external.build(name, setting, arguments, trusted=session.trusts_code)
+    args = tuple(config.generator.args)
+    family = external.build(name, setting, args, trusted=session.trusts_code)
   _check_has(family, config)
   if is_foreign(family, info) and not config.generator.allow_foreign:
     raise ConfigError(
@@ -52,9 +52,11 @@ def is_foreign(family: Family, info: DataFacts) -> bool:
 
 
 def arguments_of(config) -> dict[str, Any]:
-  """The arguments of a config's generator: its group's fields, or `generator.args`."""
-  name = config.generator.family
-  return config[name].to_dict() if name in FAMILIES else config_lib.arguments_of(config)
+  """What a config's generator is built with: its group's fields, or texts."""
+  name, args = config.generator.family, config.generator.args
+  if name in FAMILIES:
+    return config[name].to_dict()
+  return dict(text.split('=', 1) for text in args)
 
 
 def _setting_of(session, info):

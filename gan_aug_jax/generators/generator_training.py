@@ -108,8 +108,13 @@ class GeneratorTraining:
 
   def operations(self) -> float:
     """Of the trainings that are left, see `spec.Training.operations`."""
-    left = sum(not training.read_result() for training in self._trainings)
-    return left * self.training.operations() if left and self.num_steps else 0.0
+    left = self.num_left if self.num_steps else 0
+    return left * self.training.operations() if left else 0.0
+
+  @property
+  def num_left(self) -> int:
+    """How many are not trained yet."""
+    return sum(not training.read_result() for training in self._trainings)
 
   def train(self) -> frozen.FrozenGenerator:
     """Trains each that is not finished, from where it stopped, and loads them all."""
@@ -248,7 +253,7 @@ class GeneratorTraining:
       for m in members
     }
     if jax.process_index() == 0:
-      files.write_atomically(path, samples.next_to_real(self._dataset, drawn))
+      samples.write_next_to_real(path, self._dataset, drawn)
 
 
 def _params(variables):

@@ -1,5 +1,6 @@
 """Pictures of what generators draw."""
 
+import io
 import pathlib
 
 import numpy as np
@@ -10,21 +11,25 @@ from gan_aug_jax.generators import frozen
 from gan_aug_jax.training import files
 
 
-def next_to_real(dataset, drawn) -> bytes:
-  """A picture of the first training images of each class, next to drawn ones.
+def write_next_to_real(path: pathlib.Path, dataset, drawn) -> None:
+  """Writes a picture of the first training images of each class, next to drawn ones.
+
+  A few of the drawn images are written next to it, as 'drawn' in an npz archive.
 
   Args:
+    path: of the PNG.
     dataset: the data.
     drawn: {title: images uint8 [num_classes, N, H, W, C]}.
-
-  Returns:
-    PNG.
   """
   train, shape = dataset.train, (8, *dataset.image_shape)
   first = [train.images[train.labels == c][:8] for c in range(dataset.num_classes)]
   # Where a class has fewer, they are repeated.
   real = np.stack([np.resize(images, shape) for images in first])
-  return figures.grid(dataset.class_names, {'real': real, **drawn})
+  by_class = next(iter(drawn.values()))[:, :2]
+  few, content = by_class.swapaxes(0, 1).reshape(-1, *by_class.shape[2:]), io.BytesIO()
+  np.savez_compressed(content, drawn=few)
+  files.write_atomically(path.with_suffix('.npz'), content.getvalue())
+  files.write_atomically(path, figures.grid(dataset.class_names, {'real': real, **drawn}))
 
 
 def write_samples(session, info, seed, per_class=10) -> pathlib.Path:

@@ -6,6 +6,9 @@ import numpy as np
 
 from gan_aug_jax.evaluation import figures
 from gan_aug_jax.experiment import findings
+from gan_aug_jax.report import sentences
+
+_UNIT = 'difference in test accuracy, points'
 
 
 def draw(
@@ -23,17 +26,17 @@ def draw(
     class_names: one per class.
 
   Returns:
-    {name: PNG bytes}: 'accuracy', 'forest', 'cost', 'f1'; and of the best arm and the
-    best control 'confusions' and 'confusion_changes'.
+    {name: PNG bytes}: 'answer', 'accuracy', 'forest', 'f1'; and of the best arm and the
+    best control 'confusion NAME' and 'confusion changes'.
   """
   rows = [row for row in setting['arms'] if row['num_seeds']]
   treated = [row for row in rows if row.get('difference')]
   control = next((row for row in rows if row['name'] == control), None)
   f1 = [row['difference']['f1'] for row in treated]
   images = {
+    'answer': figures.intervals(_answers(setting, treated), 'Gain', unit=_UNIT),
     'accuracy': _accuracy(rows, treated, control),
-    'forest': figures.forest(_differences(treated, setting['best'])),
-    'cost': _cost(treated),
+    'forest': figures.intervals(_differences(treated), 'all comparisons', unit=_UNIT),
     'f1': figures.changes([row['name'] for row in treated], class_names, f1),
   }
   if setting['best']:
@@ -52,7 +55,7 @@ def draw_curve(
     values: of the field.
 
   Returns:
-    {'curve': PNG bytes}; empty if no arm is finished at two values.
+    {'curve ARM': PNG bytes} of the arms that are finished at two values or more.
   """
   lines = {}
   for value, setting in zip(values, settings, strict=True):
@@ -60,98 +63,92 @@ def draw_curve(
       if row.get('difference'):
         lines.setdefault(row['name'], {})[value] = row['difference']
   missing = {'mean': np.nan, 'low': np.nan, 'high': np.nan, 'differences': []}
-  panels = {}
-  for name, line in lines.items():
-    if len(line) > 1:
-      rows = [line.get(value, missing) for value in values]
-      panels[name] = figures.Points(
-        *([row[field] for row in rows] for field in ('mean', 'low', 'high')),
-        seeds=[row['differences'] for row in rows],
-        band=(0, 0, 0),
-      )
-  if not panels:
+  lines = {
+    name: [line.get(value, missing) for value in values]
+    for name, line in lines.items()
+    if len(line) > 1
+  }
+  ends = [row[end] for line in lines.values() for row in line for end in ('low', 'high')]
+  ends += [x for line in lines.values() for row in line for x in row['differences']]
+  if not np.any(np.isfinite(ends)):
     return {}
-  image = figures.dots(
-    panels, labels=values, x=values, x_name=field, y_name='difference', same_y=True
-  )
-  return {'curve': image}
+  low, high = np.nanmin([*ends, 0]), np.nanmax([*ends, 0])
+  margin = 0.05 * (high - low)
+  return {
+    f'curve {name}': figures.along(
+      figures.Line(
+        *([row[end] for row in line] for end in ('mean', 'low', 'high')),
+        singles=[row['differences'] for row in line],
+        band=(0, 0, 0),
+      ),
+      name,
+      x=values,
+      x_name=field,
+      y_name='difference',
+      y_range=(low - margin, high + margin),
+    )
+    for name, line in lines.items()
+  }
 
 
-def _differences(treated, best):
-  """(label, comparison) of the best arm, then of each arm with each of its controls."""
-  rows = []
+def _interval(label, paired, kind):
+  ends = [np.nan if paired[end] is None else paired[end] for end in ('low', 'high')]
+  return figures.Interval(label, paired['mean'], *ends, paired['differences'], kind)
+
+
+def _answers(setting, treated):
+  """The best arm, then every arm, each with its control at equal steps."""
+  rows, best = [], setting['best']
   if best:
-    rows.append((f'best: {best["arm"]} vs. {best["control"]}', best))
+    label = f'best arm: {best["arm"]} vs. {best["control"]}'
+    rows.append(_interval(label, best, sentences.kind_of(best)))
+  for row in treated:
+    paired = row['difference']
+    kind = 'oracle' if row['role'] == 'oracle' else sentences.kind_of(paired)
+    rows.append(_interval(f'{row["name"]} vs. {paired["control"]}', paired, kind))
+  return rows
+
+
+def _differences(treated):
+  """Each arm with each of its controls."""
+  rows = []
   for row in treated:
     seen = set()
     for comparison in findings.COMPARISONS:
       paired = row.get(comparison.name)
       if paired and paired['control'] not in seen:
         seen.add(paired['control'])
-        rows.append((f'{row["name"]}, {comparison.words}', paired))
+        rows.append(_interval(f'{row["name"]}, {comparison.words}', paired, ''))
   return rows
 
 
-def _along_ratio(treated, rows):
-  """What to show: treatments along their ratios if only these differ, or all rows.
-
-  Args:
-    treated: rows of the arms that are no controls.
-    rows: to show otherwise.
-
-  Returns:
-    (treatments, their ratios), or (rows, None).
-  """
+def _accuracy(rows, treated, control):
+  """Test accuracies, along the ratio if the treatments differ in nothing else."""
   arms = [row for row in treated if row['role'] == 'treatment']
   others = [{f: v for f, v in row['fields'].items() if f != 'mix.ratio'} for row in arms]
   ratios = [row['effective_ratio'] for row in arms]
-  alike = all(other == others[0] for other in others)
-  if alike and len(set(ratios)) == len(ratios) > 1:
-    return arms, ratios
-  return rows, None
-
-
-def _accuracy(rows, treated, control):
-  """Accuracies and gap, along the ratio or of every arm."""
-  shown, ratios = _along_ratio(treated, rows)
-  panels = {}
-  for title, field in (
-    ('test accuracy', 'mean'),
-    ('validation accuracy', 'val_accuracy'),
-    ('generalization gap', 'generalization_gap'),
-  ):
-    spread = field == 'mean'
-    band = None
-    if control:
-      mean = control[field]
-      ends = (control['low'], control['high']) if spread else (mean, mean)
-      low, high = np.nan_to_num(ends, nan=mean)
-      band = (low, mean, high)
-    panels[title] = figures.Points(
-      [row[field] for row in shown],
-      low=[row['low'] for row in shown] if spread else None,
-      high=[row['high'] for row in shown] if spread else None,
-      seeds=[list(row['accuracy'].values()) for row in shown] if spread else (),
-      band=band,
+  title = 'test accuracy'
+  only_ratios = all(other == others[0] for other in others)
+  if control and only_ratios and len(set(ratios)) == len(ratios) > 1:
+    ends = np.nan_to_num([control['low'], control['high']], nan=control['mean'])
+    line = figures.Line(
+      *([row[end] for row in arms] for end in ('mean', 'low', 'high')),
+      singles=[list(row['accuracy'].values()) for row in arms],
+      band=(ends[0], control['mean'], ends[1]),
     )
-  return _dots(panels, shown, ratios)
-
-
-def _cost(treated):
-  """Training times of the classifier alone, and with its generator."""
-  shown, ratios = _along_ratio(treated, treated)
-  arms = [row['train_seconds'] for row in shown]
-  total = [row['train_seconds'] + row['generator_seconds'] for row in shown]
-  panels = {
-    'classifier, seconds': figures.Points(arms, percent=False),
-    'with the generator, seconds': figures.Points(total, percent=False),
-  }
-  return _dots(panels, shown, ratios)
-
-
-def _dots(panels, shown, ratios):
-  names = [row['name'] for row in shown]
-  return figures.dots(panels, labels=names, x=ratios, x_name='synthetic images')
+    return figures.along(line, title, x=ratios, x_name='share of synthetic images')
+  return figures.intervals(
+    [
+      figures.Interval(
+        row['name'],
+        *(row[end] for end in ('mean', 'low', 'high')),
+        list(row['accuracy'].values()),
+        'plain' if row in treated else '',
+      )
+      for row in rows
+    ],
+    title,
+  )
 
 
 def _confusions(best, cells, class_names):
@@ -165,9 +162,11 @@ def _confusions(best, cells, class_names):
     for name in (best['arm'], best['control'])
   }
   change = totals[best['arm']] - totals[best['control']]
-  return {
-    'confusions': figures.confusion_matrices(class_names, totals),
-    'confusion_changes': figures.changes(
-      class_names, class_names, change, unit='test images', scale=1
-    ),
+  images = {
+    f'confusion {name}': figures.confusion_matrix(name, class_names, counts)
+    for name, counts in totals.items()
   }
+  images['confusion changes'] = figures.changes(
+    class_names, class_names, change, unit='test images', scale=1
+  )
+  return images

@@ -76,7 +76,7 @@ def _cell_rows(workdir, plan, finished, failures):
   rows = []
   for about in plan['cells']:
     name = about['name']
-    row = {'cell': name} | {field: about[field] for field in ('arm', 'seed', 'generator')}
+    row = {'cell': name, **{f: about[f] for f in ('arm', 'seed', 'generator')}}
     row['status'] = 'failed' if name in failures else 'missing'
     values = dict.fromkeys(_CELL_FIELDS)
     values |= {'changed': '', 'device': '', 'versions': ''}
@@ -106,16 +106,14 @@ def _render(workdir, plan, finished, summary, rows):
   settings = []
   for i, setting in enumerate(summary['settings']):
     for name, png in _plots(workdir, plan, setting, finished).items():
-      images[f'{name} {i}'] = png
+      images[f'{i} {name}'] = png
     treated = [row for row in setting['arms'] if row['role'] in findings.TREATED]
     settings.append(
       {
         'title': setting['name'],
         'verdicts': sentences.verdicts(setting, summary['num_comparisons']),
-        'rows': [
-          (row['name'], tables.cells(row, tables.ABLATION), row in treated)
-          for row in setting['arms']
-        ],
+        'short_rows': _rows(setting, tables.SHORT_ABLATION, treated),
+        'rows': _rows(setting, tables.ABLATION, treated),
         'differences': [
           (
             row['name'],
@@ -131,10 +129,11 @@ def _render(workdir, plan, finished, summary, rows):
     images=images,
     summary=summary,
     plan=plan,
-    warnings=sentences.warnings(summary),
-    generator_warnings=sentences.of_generators(summary),
+    warnings=[*sentences.of_generators(summary), *sentences.warnings(summary)],
     intervals=sentences.INTERVALS,
     settings=settings,
+    arms=_arms(workdir, finished, images),
+    short_headings=tables.headings(tables.SHORT_ABLATION),
     headings=tables.headings(tables.ABLATION),
     comparisons=[comparison.words for comparison in findings.COMPARISONS],
     generators=_generators(workdir, finished),
@@ -143,29 +142,48 @@ def _render(workdir, plan, finished, summary, rows):
   )
 
 
+def _rows(setting, fields, treated):
+  arms = setting['arms']
+  return [(row['name'], tables.cells(row, fields), row in treated) for row in arms]
+
+
+def _arms(workdir, finished, images):
+  """{arm: what it trains on} by the first finished cell of each; adds their batches."""
+  lines = {}
+  for cell in finished:
+    name, kind = cell.about['arm'], cell.about['kind']
+    if name not in lines:
+      directory = workdir / 'cells' / cell.about['name']
+      config = read_json(directory / 'config.json', 'config')['config']
+      lines[name] = sentences.arms(config, cell.results)[kind]
+      if (path := directory / 'arms' / kind / 'batch.png').exists():
+        images[f'batch {name}'] = path.read_bytes()
+  return lines
+
+
 def _seconds(finished):
   """Training time of all cells, and of each generator once."""
-  generators = {cell.about['generator']: cell.generator_seconds for cell in finished}
-  return sum(cell.arm['train_seconds'] for cell in finished) + sum(generators.values())
+  each = {cell.about['generator']: cell.generator_seconds for cell in finished}
+  return sum(cell.arm['train_seconds'] for cell in finished) + sum(each.values())
 
 
 def _plots(workdir, plan, setting, finished):
   """{name: PNG} of a setting, or {} before an arm and its control are finished."""
-  cells = {}
+  by_arm = {}
   for arm in plan['arms']:
     if arm['setting'] == setting['name']:
-      cells[arm['name']] = [c for c in finished if c.about['arm'] == arm['key']]
+      by_arm[arm['name']] = [c for c in finished if c.about['arm'] == arm['key']]
   rows = [row for row in setting['arms'] if row.get('difference')]
   if not rows:
     return {}
-  first = cells[rows[0]['name']][0].about['name']
+  first = by_arm[rows[0]['name']][0].about['name']
   data = read_json(workdir / 'cells' / first / 'config.json', 'data')['data']
   control = plan['ablation']['control']
-  return ablation_figures.draw(setting, control, cells, data['class_names'])
+  return ablation_figures.draw(setting, control, by_arm, data['class_names'])
 
 
 def _curve(plan, settings):
-  """{'curve': PNG} if the grid is one field with numbers as values, or {}."""
+  """{'curve ARM': PNG} if the grid is one field with numbers as values, or {}."""
   (field, values), *others = [*plan['ablation']['grid'].items()] or [('', ())]
   numbers = all(isinstance(value, int | float) for value in values)
   if others or len(values) < 2 or not numbers:
@@ -184,17 +202,17 @@ def _generators(workdir, finished):
   rows = []
   for name, cell in first.items():
     values = [f'{scores[name].get(field, math.nan):.4g}' for field in fields]
-    rows.append((name, [cell.about['name'], *values, f'{cell.generator_seconds:.0f}']))
-  return {'headings': ['generator', 'first used by', *fields, 'seconds'], 'rows': rows}
+    rows.append((cell.about['name'], [*values, f'{cell.generator_seconds:.0f}', name]))
+  return {'headings': ['first used by', *fields, 'seconds', 'directory'], 'rows': rows}
 
 
 def _samples(workdir, plan):
-  """{'generator NAME': PNG} of samples of the first seed, three at most."""
+  """{'generator of CELL': PNG} of samples of the first seed, three at most."""
   seed, found = next((about['seed'] for about in plan['cells']), None), {}
   for about in plan['cells']:
     name = about['generator']
     directory = generator_directory(cells.generator_workdir(workdir, name))
     path = directory / 'samples.png'
     if name and about['seed'] == seed and path.exists() and len(found) < 3:
-      found[f'generator {name}'] = path.read_bytes()
-  return found
+      found.setdefault(name, (f'generator of {about["name"]}', path.read_bytes()))
+  return dict(found.values())

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import math
 import pathlib
 
+import numpy as np
+
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.evaluation import figures, statistics
 from gan_aug_jax.report import pages, sentences, tables
@@ -40,21 +42,28 @@ def render(workdir: pathlib.Path, run: Mapping, results: Mapping) -> pathlib.Pat
       '--workdir.'
     )
   arms, class_names = results['arms'], run['data']['class_names']
-  scores = _read_scores(workdir)
+  scores, found = _read_scores(workdir), findings(workdir, arms)
+  generator, config = results['generator'], run['config']
   page = pages.render(
     'run.html.j2',
-    config=run['config'],
-    images=_images(workdir, results, class_names),
+    config=config,
+    images=_images(workdir, results, found, class_names),
     run=run,
     results=results,
+    short_headings=tables.headings(tables.SHORT_RUN),
+    short_rows=_rows(arms, tables.SHORT_RUN),
     headings=tables.headings(tables.RUN),
-    rows=[(name, tables.cells(arm, tables.RUN)) for name, arm in arms.items()],
-    findings=findings(workdir, arms),
+    rows=_rows(arms, tables.RUN),
+    findings=found,
+    one_seed=sentences.ONE_SEED,
+    more_seeds=sentences.more_seeds(workdir),
+    arms=sentences.arms(config, results),
     costs=sentences.costs(results),
     notes=sentences.policies(results),
-    foreign=sentences.foreign(results['generator']),
-    generator_warnings=sentences.of_generator(results['generator']),
-    checkpoints=_checkpoints(results['generator']),
+    warnings=sentences.run_warnings(results),
+    choice=sentences.choice(generator),
+    copies=sentences.copies(generator),
+    checkpoints=_checkpoints(generator),
     score_headings=tables.headings(tables.SCORES),
     score_rows=tables.score_rows(scores) if scores else [],
     score_notes=sentences.of_scores(scores) if scores else [],
@@ -65,8 +74,8 @@ def render(workdir: pathlib.Path, run: Mapping, results: Mapping) -> pathlib.Pat
   return path
 
 
-def findings(workdir: pathlib.Path, arms: Mapping) -> list[sentences.Finding]:
-  """What a run says of each pair of arms with and without synthetic images.
+def findings(workdir: pathlib.Path, arms: Mapping) -> dict[str, sentences.Finding]:
+  """{arm: what a run says of it} of arms with synthetic images and their controls.
 
   Args:
     workdir: directory of the run.
@@ -75,13 +84,13 @@ def findings(workdir: pathlib.Path, arms: Mapping) -> list[sentences.Finding]:
   Raises:
     CheckpointError: if predictions cannot be read.
   """
-  found = []
+  found = {}
   for treatment, control in _PAIRS:
     if {treatment, control} <= set(arms):
       mine, labels = _read_predictions(workdir, treatment)
       theirs, _ = _read_predictions(workdir, control)
       paired = statistics.compare_predictions(mine, theirs, labels)
-      found.append(sentences.finding(treatment, control, arms, paired))
+      found[treatment] = sentences.finding(treatment, control, arms, paired)
   return found
 
 
@@ -97,47 +106,71 @@ def _read_predictions(workdir, arm):
     ) from None
 
 
-def _images(workdir, results, class_names):
-  matrices = {name: arm['confusion_matrix'] for name, arm in results['arms'].items()}
-  images = {
-    'arm_curves': _arm_curves(workdir, results['arms']),
-    'confusions': figures.confusion_matrices(class_names, matrices),
-  }
-  directory = generator_directory(workdir)
-  if curves := results['generator'] and _generator_curves(directory):
-    images['generator_curves'] = curves
-  samples = directory / 'samples.png'
-  if results['generator'] and samples.exists():
-    images['samples'] = samples.read_bytes()
+def _images(workdir, results, found, class_names):
+  """{name: PNG}; names that begin alike are shown next to each other."""
+  arms = results['arms']
+  images = {'answer': _answer(arms, found)}
+  for name, arm in arms.items():
+    matrix = arm['confusion_matrix']
+    images[f'confusion {name}'] = figures.confusion_matrix(name, class_names, matrix)
+    if (path := workdir / 'arms' / name / 'batch.png').exists():
+      images[f'batch {name}'] = path.read_bytes()
+  images |= _curves(
+    {arm: workdir / 'arms' / arm / 'metrics.jsonl' for arm in arms},
+    ('validation accuracy', 'validation loss', 'training loss (as trained)'),
+    ('val_accuracy', 'val_loss', 'loss'),
+  )
+  if results['generator']:
+    images |= _generator_images(generator_directory(workdir))
   return images
 
 
-def _arm_curves(workdir, arms):
-  rows = {
-    arm: files.read_metrics(workdir / 'arms' / arm / 'metrics.jsonl') for arm in arms
+def _rows(arms, fields):
+  return [(name, tables.cells(arm, fields)) for name, arm in arms.items()]
+
+
+def _answer(arms, found):
+  rows = []
+  for name, arm in arms.items():
+    matrix = np.asarray(arm['confusion_matrix'])
+    right, total = int(np.trace(matrix)), int(matrix.sum())
+    low, high = statistics.proportion_interval(right, total)
+    kind = found[name].kind if name in found else 'plain'
+    rows.append(figures.Interval(name, right / total, low, high, kind=kind))
+  return figures.intervals(rows, 'test accuracy, with 95 % intervals')
+
+
+def _curves(paths, titles, names):
+  """{'curve TITLE': PNG}, a line for each file of metrics."""
+  rows = {label: files.read_metrics(path) for label, path in paths.items()}
+  return {
+    f'curve {title}': figures.curves(
+      title,
+      {label: _series(of_one, name) for label, of_one in rows.items()},
+      percent='accuracy' in title,
+    )
+    for title, name in zip(titles, names, strict=True)
   }
-  panels = (
-    ('validation accuracy', 'val_accuracy'),
-    ('validation loss', 'val_loss'),
-    ('training loss (as trained)', 'loss'),
-  )
-  return figures.curves(
-    [
-      (title, {arm: _series(of_arm, name) for arm, of_arm in rows.items()})
-      for title, name in panels
-    ]
-  )
 
 
-def _generator_curves(directory):
-  """Curves of its losses and accuracies, as far as it has any; or None."""
+def _generator_images(directory):
+  """Samples, those at each save, and curves of the discriminator and generator."""
+  images = {}
+  if (path := directory / 'samples.png').exists():
+    images['samples'] = path.read_bytes()
+  strip = sorted((directory / 'samples').glob('*.png'))
+  images |= {f'step {int(path.stem):,}': path.read_bytes() for path in strip}
   rows = files.read_metrics(directory / 'metrics.jsonl')
   names = sorted({name for row in rows for name in row})
-  panels = []
-  for title, end in (('losses', 'loss'), ('accuracy of the discriminator', 'accuracy')):
-    if chosen := [name for name in names if name.endswith(end)]:
-      panels.append((title, {name: _series(rows, name) for name in chosen}))
-  return figures.curves(panels) if panels else None
+  for title, ending in (
+    ('losses of the networks', '_loss'),
+    ('accuracy of the discriminator', '_accuracy'),
+  ):
+    series = {n: _series(rows, n) for n in names if n.endswith(ending) and 'cas' not in n}
+    if series:
+      percent = ending == '_accuracy'
+      images[f'generator {title}'] = figures.curves(title, series, percent=percent)
+  return images
 
 
 def _series(rows, name):

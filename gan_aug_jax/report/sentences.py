@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import math
+import pathlib
 from typing import NamedTuple
 
 from gan_aug_jax import config as config_lib
@@ -79,6 +80,11 @@ _KINDS = {
 }
 
 
+def kind_of(paired: Mapping) -> str:
+  """The `Finding.kind` of a comparison with a verdict."""
+  return _KINDS[paired['verdict']]
+
+
 def finding(treatment: str, control: str, arms: Mapping, paired: Mapping) -> Finding:
   """What a run says about an arm with synthetic images and its control.
 
@@ -136,6 +142,12 @@ def caveats(results: Mapping) -> list[str]:
   return lines
 
 
+def run_warnings(results: Mapping) -> list[str]:
+  """All that is to be read before the results of results.json."""
+  generator = results['generator']
+  return [*of_generator(generator), *foreign(generator), *caveats(results)]
+
+
 def of_generator(info: Mapping) -> list[str]:
   """What went wrong in a generator's training: to be read before its results."""
   return [f"The generator's training: {line}" for line in info.get('warnings', [])]
@@ -155,9 +167,87 @@ def foreign(info: Mapping) -> list[str]:
   ]
 
 
+def arms(config: Mapping, results: Mapping) -> dict[str, str]:
+  """{arm: what it trains on, in a line} of results.json.
+
+  Args:
+    config: of config.json.
+    results: content of results.json.
+  """
+  config, lines = config_lib.from_dict(config), {}
+  for name, arm in results['arms'].items():
+    synthetic, classical = config_lib.ARMS[name]
+    text = 'Real images only'
+    if synthetic:
+      shown = _SHOWN.get(arm['source'].get('shows'), 'synthetic images')
+      how = 'in place of' if config.mix.mode == 'replace' else 'on top of'
+      text = f'Real images, and {arm["effective_ratio"]:.0%} {shown} {how} real ones'
+    if config_lib.is_augmented(config, name) != synthetic:
+      text = 'Real images; no synthetic ones at this ratio'
+    changes = _describe_augmentation(config.augment) if classical else 'as they are'
+    lines[name] = f'{text}, {changes}.'
+  return lines
+
+
+def _describe_augmentation(augment):
+  done = [f'shifted by up to {augment.crop_padding} pixels'] * bool(augment.crop_padding)
+  done += ['mirrored'] * augment.flip
+  done += ['recoloured'] * bool(augment.color)
+  done += [f'with a blank square of {augment.cutout} pixels'] * bool(augment.cutout)
+  done += ['mixed by MixUp'] * bool(augment.mixup)
+  done += ['mixed by CutMix'] * bool(augment.cutmix)
+  which = {'both': '', 'real': ' (real images)', 'synthetic': ' (synthetic images)'}
+  return (', '.join(done) or 'as they are') + which[augment.apply_to]
+
+
+def more_seeds(workdir: pathlib.Path) -> str:
+  """The command that repeats a run with several seeds."""
+  return f'python -m gan_aug_jax ablate --config=FILE --workdir={workdir}-seeds'
+
+
+def choice(info: Mapping) -> str:
+  """Which checkpoint of the generator was chosen, and why; '' without any."""
+  rows = info.get('candidates', [])
+  if not rows:
+    return ''
+  chosen = next(row for row in rows if row['step'] == info['chosen_step'])
+  step = f'step {chosen["step"]:,}'
+  if len(rows) == 1:
+    return f'The only checkpoint, {step}, was kept.'
+  first = f'Of {len(rows)} checkpoints, {step} was chosen'
+  worst = lambda name, choose: choose(row[name] for row in rows)
+  if 'cas' in chosen:
+    return (
+      f'{first}: a classifier trained on its images alone is right on '
+      f'{chosen["cas"]:.1%} of the validation images (the worst checkpoint: '
+      f'{worst("cas", min):.1%}).'
+    )
+  if 'frechet' in chosen:
+    return (
+      f'{first}: its images are closest to the training images (Fréchet distance '
+      f'{chosen["frechet"]:.2f}; the worst checkpoint: {worst("frechet", max):.2f}).'
+    )
+  return f'{first}, the last one.'
+
+
+def copies(info: Mapping) -> str:
+  """Whether the chosen generator copies its training images; '' where not measured."""
+  rows = info.get('candidates', [])
+  chosen = [row for row in rows if row['step'] == info['chosen_step']]
+  if not chosen or 'memorised' not in chosen[0]:
+    return ''
+  share = chosen[0]['memorised']
+  verdict = 'it copies training images' if share > 0.1 else 'no sign of copying'
+  return (
+    f'Memorisation: {share:.1%} of its images are closer to a training image, in pixels, '
+    f'than 99 % of the validation images are ({verdict}; about 1 % is expected of fresh '
+    'images).'
+  )
+
+
 def policies(results: Mapping) -> list[str]:
-  """What the policies of each arm in results.json did, and the caveats."""
-  lines = caveats(results)
+  """What the policies of each arm in results.json did."""
+  lines = []
   if skipped := results.get('num_skipped'):
     lines.append(f'Skipped: {format_count(skipped, "unreadable image file")}.')
   for name, arm in results['arms'].items():
@@ -275,8 +365,8 @@ def of_generators(summary: Mapping) -> list[str]:
   """What went wrong in the training of an ablation's generators, the first few."""
   found = summary['generator_warnings']
   lines = [
-    f'The training of the generator {name} (first used by {about["cell"]}): {line}'
-    for name, about in [*found.items()][:_MOST_GENERATORS]
+    f'The training of the generator of {about["cell"]}: {line}'
+    for about in [*found.values()][:_MOST_GENERATORS]
     for line in about['warnings']
   ]
   if len(found) > _MOST_GENERATORS:

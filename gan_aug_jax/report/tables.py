@@ -1,6 +1,6 @@
 """The columns of all tables, and the tables on the terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import math
 
 import rich.console
@@ -48,9 +48,9 @@ ABLATION = ('num_seeds', 'mean', 'sd', 'val_accuracy', *_MEANS, 'generalization_
 ABLATION += ('effective_ratio', 'num_steps', 'epoch', *_END)
 SCORES = ('frechet', 'kernel', 'precision', 'recall', 'density', 'coverage', 'cas')
 SCORES += ('gan_test', 'memorised', 'duplicates')
-# What a terminal of 80 columns has room for; the pages have everything.
-_SHORT_RUN = ('eval_accuracy', 'eval_f1', 'generalization_gap', 'effective_ratio')
-_SHORT_ABLATION = ('num_seeds', 'mean', 'sd', 'effective_ratio')
+# What comes first; the pages have everything.
+SHORT_RUN = ('eval_accuracy', 'eval_f1', 'generalization_gap', 'effective_ratio')
+SHORT_ABLATION = ('num_seeds', 'mean', 'sd', 'effective_ratio')
 _STYLES = {'helps': 'bold green', 'hurts': 'bold red'}
 
 
@@ -84,21 +84,20 @@ def score_rows(scores: Mapping) -> list[tuple[str, list[str]]]:
   return rows
 
 
-def print_results(results: Mapping, findings: Sequence[sentences.Finding] = ()) -> None:
+def print_results(results: Mapping, findings: Collection[sentences.Finding] = ()) -> None:
   """Prints the verdicts of a run, then the arms of results.json.
 
   Args:
     results: content of results.json.
     findings: from `run_report.findings`.
   """
-  generator = results['generator']
-  print_warnings([*sentences.of_generator(generator), *sentences.foreign(generator)])
+  print_warnings(sentences.run_warnings(results))
   _print_findings(findings)
   if findings:
     _print_lines([sentences.ONE_SEED])
   title = f'{results["dataset"]}, seed {results["seed"]}'
-  _print_arms(title, results['arms'], _SHORT_RUN)
-  _print_lines([sentences.costs(results), *sentences.caveats(results)])
+  _print_arms(title, results['arms'], SHORT_RUN)
+  _print_lines([sentences.costs(results)])
 
 
 def print_warnings(lines: Sequence[str]) -> None:
@@ -130,7 +129,7 @@ def print_summary(summary: Mapping) -> None:
   for setting in summary['settings']:
     title = ', '.join(filter(None, (summary['dataset'], setting['name'])))
     _print_findings(sentences.verdicts(setting, summary['num_comparisons']))
-    _print_arms(title, {row['name']: row for row in setting['arms']}, _SHORT_ABLATION)
+    _print_arms(title, {row['name']: row for row in setting['arms']}, SHORT_ABLATION)
   _print_lines([sentences.INTERVALS, *sentences.status(summary)])
 
 
@@ -141,7 +140,7 @@ def print_plan(planned: Sequence, estimate: Estimate) -> None:
     planned: the `cells.Cell`s of a plan.
     estimate: how long the unfinished ones train.
   """
-  seconds, generators, by_arm = estimate.cells, estimate.generators, {}
+  seconds, by_arm = estimate.arms, {}
   for cell in planned:
     by_arm.setdefault(cell.arm.key, []).append(cell)
   rows = []
@@ -155,15 +154,19 @@ def print_plan(planned: Sequence, estimate: Estimate) -> None:
     rows.append((arm.name, texts))
   columns = ('arm', 'setting', 'role', 'changes', 'seeds', 'left', 'time of each')
   _print_table(format_count(len(planned), 'cell'), columns, rows, justify='left')
-  of_cells, of_generators = sum(seconds.values()), sum(generators.values())
+  print_estimate(estimate)
+
+
+def print_estimate(estimate: Estimate) -> None:
+  """Prints how long what is left will take."""
+  of_arms, of_generators = sum(estimate.arms.values()), sum(estimate.generators.values())
+  count = format_count(len(estimate.generators), 'generator')
   _print_lines(
     [
-      f'Left to train: {format_seconds(of_cells + of_generators)}, of which '
-      f'{format_count(len(seconds), "classifier")} {format_seconds(of_cells)} and '
-      f'{format_count(len(generators), "generator")} '
-      f'{format_seconds(of_generators)}. Extrapolated from a '
-      'few steps of each; includes choosing checkpoints, but not compilation and '
-      'evaluation.'
+      f'Left: {format_seconds(of_arms + of_generators)}: '
+      f'{format_count(len(estimate.arms), "classifier")} {format_seconds(of_arms)}, '
+      f'{count} {format_seconds(of_generators)}. Extrapolated from a few steps; with '
+      'compilation, the choice of checkpoints and evaluation.'
     ]
   )
 

@@ -27,6 +27,7 @@ from gan_aug_jax.step.sharding import Layout
 # XLA's options for a CPU program that runs once: an initialisation compiles four to six
 # times as fast.
 _RUNS_ONCE = {
+  'xla_cpu_use_fusion_emitters': False,
   'xla_backend_optimization_level': 0,
   'xla_llvm_disable_expensive_passes': True,
 }

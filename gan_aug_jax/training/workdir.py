@@ -2,11 +2,12 @@
 
 WORKDIR/
   config.json    the whole config, versions, facts about the data
-  generator/     checkpoints/, metrics.jsonl, samples/, samples.png, result.json, and
-                 teacher/ and offline-*.npz if the config needs them; variables.npz of a
-                 generator that is made at once, drawn.npz of an external one
+  generator/     checkpoints/, metrics.jsonl, samples/, samples.png, samples.npz,
+                 result.json, and teacher/ and offline-*.npz if the config needs them;
+                 variables.npz of a generator that is made at once, drawn.npz of an
+                 external one
   generator-seedN/  the same, of a further generator
-  arms/NAME/     checkpoints/, metrics.jsonl, predictions.npz, result.json
+  arms/NAME/     checkpoints/, metrics.jsonl, predictions.npz, result.json, batch.png
   score/         scores.json, grid.png, neighbours.png, interpolation.png
   results.json  report.html
 """
