@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from gan_aug_jax import cli, config
+from gan_aug_jax.cli import parsing
 from gan_aug_jax.data import datasets
 from gan_aug_jax.errors import ConfigError, DataError, NonFiniteError
 from gan_aug_jax.experiment import (
@@ -216,7 +217,7 @@ def test_a_pool_is_counted_as_if_every_step_drew(tmp_path, monkeypatch):
     return Step()
 
   monkeypatch.setattr(dry_run, 'arm_step', arm_step)
-  monkeypatch.setattr(dry_run, 'gan_step', lambda *_: Step())
+  monkeypatch.setattr(dry_run, 'generator_step', lambda *_: Step())
   monkeypatch.setattr(cells, 'load_data', lambda _: type('Data', (), {'train': [0] * 9}))
   listed = cells.make_plan(fields, tmp_path, tiny.layout('jit', 1)).cells
   pool = next(cell for cell in listed if cell.arm.name == 'pool')
@@ -273,7 +274,8 @@ workers.run(test_ablation.units_to_share(), workdir, None)
 
 
 @pytest.mark.parametrize(
-  ('count', 'words'), [(1, ('1 cell,', '1 GAN;')), (4, ('4 cells,', '4 GANs;'))]
+  ('count', 'words'),
+  [(1, ('1 cell,', '1 generator;')), (4, ('4 cells,', '4 generators;'))],
 )
 def test_one_of_a_thing_is_not_a_plural(count, words, tmp_path, capsys):
   fields = _config(seeds=tuple(range(count)), arms={'few': {'mix.ratio': 0.1}})
@@ -289,6 +291,15 @@ def test_one_of_a_thing_is_not_a_plural(count, words, tmp_path, capsys):
   assert f'{count} classifier{end} {count} s, {count} generator{end} {count} s' in (
     capsys.readouterr().out
   )
+
+
+def test_the_config_of_a_run_is_an_ablation_of_its_arms(monkeypatch):
+  monkeypatch.chdir(ROOT)
+  flags = ['gan_aug_jax', '--config=configs/mnist5k.py', '--workdir=w']
+  config = parsing.parse('ablate', flags).config
+  names = {arm.name for arm in ablation.list_arms(config, Costs(1000, 4, 2, 1))}
+  assert {'augmented_classical', 'real_only', 'real_classical'} <= names
+  assert len(config.ablation.seeds) == 5
 
 
 def make_run(train):

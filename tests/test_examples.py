@@ -30,12 +30,9 @@ def files(tmp_path_factory):
   dataset = load_dataset('mnist5k', image_size=32, seed=0, val_fraction=1 / 7)
   about = Description(
     name='untrained',
-    arch='mlp',
+    family='gan',
+    arguments={'arch': 'mlp', 'width': 8, 'latent_dim': 4},
     image_shape=dataset.image_shape,
-    width=8,
-    upsampling='transposed',
-    precision='float32',
-    latent_dim=4,
     class_names=dataset.class_names,
     trained_on=dataset.fingerprint,
   )

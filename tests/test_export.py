@@ -39,7 +39,7 @@ LABELS = np.array([0, 1, 2, 0, 1, 2, 2], np.int32)
 @pytest.fixture(scope='module')
 def tiny_file(tmp_path_factory):
   path = tmp_path_factory.mktemp('tiny') / 'tiny.safetensors'
-  export.save_generator(path, TINY, TINY.make_sampler(), tiny.frozen_generator()[1])
+  export.save_generator(path, TINY, tiny.frozen_generator()[1])
   return path
 
 
@@ -346,5 +346,5 @@ def test_programs_that_are_not_what_they_should_be_are_refused(program, damage, 
 def test_what_could_not_be_loaded_is_not_written(tmp_path):
   wide = dataclasses.replace(TINY, arguments={'width': 2**31})
   with pytest.raises(CheckpointError, match=r'cannot be exported: its gan\.width'):
-    export.save_generator(tmp_path / 'a', wide, None, {})
+    export.save_generator(tmp_path / 'a', wide, {})
   assert not list(tmp_path.iterdir())

@@ -276,7 +276,7 @@ def test_targets_are_hard_smoothed_or_the_teachers():
 
 def test_latents_have_the_asked_distribution():
   keys = jax.random.split(jax.random.key(0), 20000)
-  draw = functools.partial(sampling.draw_latents, keys, 3)
+  draw = functools.partial(sampling.draw_latents, keys, (3,))
   assert np.std(draw(std=1.6)) == pytest.approx(1.6, rel=0.02)
   cut = np.abs(draw(truncation=1.5, std=2.0))
   assert cut.max() <= 3.0 < np.abs(draw(std=2.0)).max()

@@ -20,7 +20,7 @@ import pytest
 from gan_aug_jax import cli, logs
 from gan_aug_jax.generators import candidates
 from gan_aug_jax.report import tables
-from gan_aug_jax.training import tracing
+from gan_aug_jax.training import progress, tracing
 from tests.test_bad_input import CONFIG, original  # noqa: F401  a fixture
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -50,7 +50,7 @@ def test_what_went_wrong_in_the_gan_is_said_first(original, copy, capfd):  # noq
   described, rest = capfd.readouterr().out.split(
     "The generator's training: it <collapsed>.\n"
   )
-  assert len(described.splitlines()) == 2 and 'test accuracy' in rest
+  assert 'test accuracy' in rest and 'test accuracy' not in described
   page = (copy / 'report.html').read_text()
   warning = page.index(
     '<p class="warning">The generator&#39;s training: it &lt;collapsed'
@@ -226,3 +226,27 @@ def test_dependencies_are_quiet_unless_they_are_asked_for(verbose, capsys):
   assert bool(caught) == verbose
   after = [logging.getLogger(name).level for name in ('', 'absl', 'gan_aug_jax')]
   assert after == levels  # and the next command in this process begins anew
+
+
+def test_the_time_left_of_a_run_counts_the_parts_to_come(monkeypatch, capsys):
+  clock = [0.0]
+  monkeypatch.setattr(progress.time, 'perf_counter', lambda: clock[0])
+  with progress.whole({'first': 1.0, 'second': 3.0}):
+    for name, seconds in (('first', 20), ('second', 60)):
+      with progress.part(name), progress.ProgressBar(name, 10) as bar:
+        for step in range(1, 11):
+          clock[0] += seconds / 10
+          bar.update(step)
+  lines = capsys.readouterr().out.splitlines()
+  assert '(part 1 of 2, about 1 min 00 s left)' in lines[1]  # 20 s, of a quarter of it
+  assert lines[-1].endswith('0 s left (part 2 of 2, about 0 s left)')
+
+
+def test_finished_cells_are_counted_and_an_interrupted_one_is_not():
+  with progress.whole({'x': 1.0, 'y': 1.0, 'gan': 5.0}, counted=('x', 'y')):
+    with progress.part('x'), progress.part('gan'):
+      pass
+    with pytest.raises(KeyError), progress.part('y'):
+      raise KeyError
+    assert progress._whole.describe() == '1 of 2 cells finished'
+    assert set(progress._whole.work) == {'y'}

@@ -93,7 +93,8 @@ def frozen_generator(dtype=jnp.float32, seed=0, compute=None, **latents):
   variables = _init(module, (2, LATENT), (2,), seed=seed, train=False)
   # Louder than its initialisation, so that its images differ from one another.
   variables = jax.tree.map(lambda x: 20 * x if x.ndim > 1 else x, variables)
-  return sampling.make_sampler(module, LATENT, **latents), cast(variables, dtype)
+  render = sampling.make_render(module)
+  return sampling.make_sampler(render, (LATENT,), **latents), cast(variables, dtype)
 
 
 def frozen_discriminator(dtype=jnp.float32, seed=0):

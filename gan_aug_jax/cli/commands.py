@@ -98,9 +98,9 @@ def _train(flags, *, generator, classifiers):
     run = runs.Run(session, dataset, arms=classifiers)
     print(runs.describe(run), flush=True)
     with programs.ahead():
-      run.start(generator=generator)
       with progress.waiting('preparing', quiet=session.is_silent):
         work = run.work(generator=generator)
+      run.start(generator=generator)
       with progress.whole(work):
         frozen = run.load_or_train_generator(train=generator)
         results = run.train_arms(frozen) if classifiers else None

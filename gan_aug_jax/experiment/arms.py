@@ -146,7 +146,9 @@ class Arm:
   def _write_batch(self, generator):
     """Writes batch.png: images such as it trains on, augmented as in its batches."""
     config, train = self.session.config, self.dataset.train
-    rows = {'real': train.images[:_NUM_SHOWN]}
+    classes = [np.flatnonzero(train.labels == c) for c in range(self.dataset.num_classes)]
+    shown = [rows[i] for i in range(_NUM_SHOWN) for rows in classes if len(rows) > i]
+    rows = {'real': train.images[shown[:_NUM_SHOWN]]}
     drawn = generator and generator.directory / 'samples.npz'
     if self.is_augmented and config.mix.source == 'generator' and drawn.exists():
       rows['synthetic'] = files.read_arrays(drawn)['drawn'][:_NUM_SHOWN]

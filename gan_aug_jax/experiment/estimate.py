@@ -17,6 +17,9 @@ from gan_aug_jax.generators.generator_training import GeneratorTraining
 from gan_aug_jax.training import spec
 from gan_aug_jax.training.workdir import Session
 
+# Of a training on two CPU cores: saving it, and what is compiled next to its step.
+_OVERHEAD_SECONDS = 1.5
+
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
@@ -86,10 +89,12 @@ class _ArmTimes:
     if key not in self._step_seconds:
       config.filter.teacher_steps = 1
       trial = dataclasses.replace(session, config=config)
+      began = time.perf_counter()
       step = dry_run.arm_step(trial, dataset, name, num_steps=total)
       operations, compiling = step.operations(), self._compile_seconds
       if not self._per_operation:
-        self._compile_seconds = _compile_seconds(step)
+        step.compile()
+        self._compile_seconds = compiling = time.perf_counter() - began
         self._per_operation = step.seconds() / operations
       self._step_seconds[key] = operations * self._per_operation
     each = self._step_seconds[key]
@@ -97,7 +102,7 @@ class _ArmTimes:
     looks = math.ceil(total / cadence.eval_every) + 1
     num_images = looks * len(dataset.val) + len(dataset.train) + len(dataset.test)
     evaluating = num_images * each / session.config.classifier.batch_size / 3
-    return total * each + evaluating + compiling
+    return total * each + evaluating + compiling + _OVERHEAD_SECONDS
 
 
 class _GeneratorTimes:
@@ -117,11 +122,5 @@ class _GeneratorTimes:
       candidate = dry_run.candidate_seconds(session, dataset) if scored else 0.0
       self._measured[key] = step.seconds() if step else 0.0, candidate
     step, candidate = self._measured[key]
-    return training.num_steps * step + training.num_candidates * candidate
-
-
-def _compile_seconds(step):
-  """Of a step that was not compiled before; what was is read from the user's cache."""
-  began = time.perf_counter()
-  step.compile()
-  return time.perf_counter() - began
+    seconds = training.num_steps * step + training.num_candidates * candidate
+    return seconds + _OVERHEAD_SECONDS

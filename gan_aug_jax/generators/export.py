@@ -69,18 +69,18 @@ def export(session, info, output=None) -> list[pathlib.Path]:
       step=member.step,
     )
     sample = family.make_sampler(**latents)
-    save_generator(paths[-1], description, sample, member.variables)
+    save_generator(paths[-1], description, member.variables, sample)
   return paths
 
 
-def save_generator(path, description, sample, variables) -> None:
+def save_generator(path, description, variables, sample=None) -> None:
   """Writes the three files of a generator.
 
   Args:
     path: of NAME.safetensors.
     description: its `Description`.
-    sample: `(variables, keys, labels) -> images`.
     variables: arrays in nested dicts.
+    sample: `(variables, keys, labels) -> images`; None for that of the description.
 
   Raises:
     CheckpointError: if `portable` would refuse it, or a file cannot be written.
@@ -103,7 +103,9 @@ def save_generator(path, description, sample, variables) -> None:
   }
   contents = {
     path: safetensors.numpy.save(flat, about),
-    path.with_suffix('.stablehlo'): _compile_or_refuse(sample, variables),
+    path.with_suffix('.stablehlo'): _compile_or_refuse(
+      sample or description.make_sampler(), variables
+    ),
   }
   about |= {
     'description': dataclasses.asdict(description),

@@ -74,18 +74,26 @@ class Program:
     steps that run meanwhile and distort their times. Nor does it under `pmap` in several
     processes, which can only lower for arrays.
     """
-    local = not self._layout.axis_name or jax.process_count() == 1
-    if self._future is None and local and not self._layout.on_cpu:
+    if self._future is None and self._takes_shapes and not self._layout.on_cpu:
       self._future = _threads.submit(self._compile, arguments)
       _waiting.add(self._future)
       self._future.add_done_callback(_waiting.discard)
+
+  @property
+  def _takes_shapes(self):
+    return not self._layout.axis_name or jax.process_count() == 1
 
   def operations(self, *arguments: Any) -> float:
     """Floating-point operations of a call on all devices, as XLA counts them.
 
     Args:
       *arguments: see `start`. What is lowered for them is what `compile` compiles.
+
+    Returns:
+      The number; 0 where it cannot be counted for shapes.
     """
+    if not self._takes_shapes:
+      return 0.0
     self._lowered = self._lower(arguments)
     return (self._lowered.cost_analysis() or {}).get('flops', 0.0)
 
