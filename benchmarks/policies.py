@@ -130,7 +130,7 @@ def main(_):
       row['ratio'] = float(np.median(seconds[name] / seconds[row['to']]))
     times = timing.per_step(row)
     relative = f'{row["ratio"]:.2f} x {row["to"]}'
-    table.append([name, times, relative, f'{operations / 1e9:.2f}'])
+    table.append([name, times, relative, f'{operations / 1e9:.3g}'])
   timing.print_table(['policy', 'per step', 'relative', 'GFLOP'], table)
   config = json.loads(first.to_json_best_effort())
   timing.finish({**where, 'config': config, 'steps': rows}, timing.draw_bars(rows))

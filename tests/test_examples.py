@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import pathlib
 import runpy
 
@@ -14,6 +15,9 @@ from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.generators import export
 from gan_aug_jax.generators.description import Description
 from gan_aug_jax.models import generators
+from gan_aug_jax.models.external import build_external
+from gan_aug_jax.training import checkpoint
+from tests import tiny
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / 'examples'
 load_dataset = functools.cache(datasets.load_dataset)  # a second each time
@@ -61,3 +65,35 @@ def test_example_trains_on_what_the_generator_draws(files, capsys, monkeypatch, 
   assert said[BLACK] != said[WHITE]
   with pytest.raises(CheckpointError, match='trained on images ffffffff'):
     main(files[FOREIGN], num_steps=2)
+
+
+@pytest.mark.parametrize(
+  'name',
+  ['resnet:ResNet', 'vit:ViT', 'haiku_net:make', 'equinox_net:make', 'nnx_net:make'],
+)
+def test_example_network_is_trained_and_saved_as_a_classifier(name, toy, tmp_path):
+  module, _, attribute = name.partition(':')
+  if module == 'haiku_net':
+    pytest.importorskip('haiku')
+  where = tiny.layout('jit', 1)
+  model = build_external(
+    getattr(importlib.import_module(f'examples.networks.{module}'), attribute),
+    name,
+    num_classes=tiny.CLASSES,
+    image_shape=tiny.SHAPE,
+  )
+  step, before, *_, frozen = tiny.fused(where, arch=model, ratio=0.0)
+  after, metrics = tiny.run(
+    where, step, before, toy, count=12, num_steps=2, extra=(frozen,)
+  )
+  assert metrics['loss'][1] != metrics['loss'][0]
+  assert tiny.difference(before.params, after.params) > 0
+  # Some have batch statistics, and all keep the types of their numbers.
+  shapes = lambda state: jax.tree.map(lambda x: (x.shape, x.dtype), state)
+  assert shapes(before.replace(opt_state=())) == shapes(after.replace(opt_state=()))
+  placed = where.replicate(after)
+  with checkpoint.Checkpoints(tmp_path / 'checkpoints') as checkpoints:
+    checkpoints.save(2, state=placed, host={})
+  with checkpoint.Checkpoints(tmp_path / 'checkpoints') as checkpoints:
+    restored, _ = checkpoints.restore_step(2, placed)
+  assert tiny.difference(after, restored) == 0

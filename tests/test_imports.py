@@ -10,6 +10,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'gan_aug_jax'
 FOLDERS = (
   'errors',
   'logs',
+  'external',
   'config',
   'models',
   'step',

@@ -122,7 +122,8 @@ def run(command, workdir, name, *fields):
 
 
 def later(command, workdir, *flags):
-  return cli.main(['gan_aug_jax', command, f'--workdir={workdir}', *flags])
+  trust = [] if command == 'report' else ['--trust-code']
+  return cli.main(['gan_aug_jax', command, f'--workdir={workdir}', *trust, *flags])
 
 
 @pytest.fixture(scope='module')

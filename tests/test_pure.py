@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.special
 
@@ -12,6 +13,7 @@ from gan_aug_jax.step import (
   augment,
   class_labels,
   classifier,
+  classifier_state,
   device_data,
   losses,
   plans,
@@ -249,6 +251,95 @@ def test_warm_up_rises_linearly_before_the_schedule(schedule):
   np.testing.assert_allclose(updates[:5, 0], [0, -0.125, -0.25, -0.375, -0.5], atol=1e-6)
   without = _take_steps(6, jnp.array([1.0]), num_steps=6, **options)
   np.testing.assert_allclose(updates[4:], without, atol=1e-6)
+
+
+def test_one_cycle_rises_and_falls_in_straight_lines_to_0():
+  options = {'learning_rate': 0.4, 'momentum': 0.0, 'schedule': 'linear'}
+  updates = _take_steps(
+    8, jnp.array([1.0]), name='sgd', num_steps=8, warmup_steps=4, **options
+  )
+  expected = [0, 0.1, 0.2, 0.3, 0.4, 0.3, 0.2, 0.1]
+  np.testing.assert_allclose(-updates[:, 0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['sgd', 'adam'])
+def test_weight_decay_can_spare_biases_and_norms(name):
+  params = {'kernel': jnp.ones((1, 1)), 'bias': jnp.ones(1), 'scale': jnp.ones(())}
+  for only_kernels, decayed in ((False, params), (True, {'kernel': ...})):
+    optimizer = classifier.make_optimizer(
+      name,
+      learning_rate=0.1,
+      num_steps=9,
+      weight_decay=0.5,
+      only_kernels=only_kernels,
+    )
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    for part, update in updates.items():
+      np.testing.assert_allclose(update, -0.05 if part in decayed else 0, rtol=1e-6)
+
+
+def test_an_own_schedule_takes_the_steps_after_the_warm_up():
+  seen = []
+
+  def own(schedule, num_steps):
+    seen.append(num_steps)
+    return optax.scale_by_learning_rate(schedule)
+
+  decay = lambda peak, num_steps: lambda step: peak * (step + num_steps)
+  updates = _take_steps(
+    4,
+    jnp.array([1.0]),
+    name=own,
+    learning_rate=0.5,
+    num_steps=4,
+    schedule=decay,
+    warmup_steps=2,
+  )
+  assert seen == [4]
+  np.testing.assert_allclose(-updates[:, 0], [0, 0.25, 1.0, 1.5])
+
+
+def test_the_average_of_a_state_is_that_of_its_variables():
+  state = classifier_state.ClassifierState(
+    step=jnp.int32(0),
+    seed=jnp.int32(0),
+    params={'w': jnp.float32(0)},
+    batch_stats={'mean': jnp.float32(0), 'count': jnp.int32(0)},
+    opt_state=(),
+    class_stats={},
+  )
+  assert state.evaluated == state.variables
+  assert classifier_state.update_average(state, 0.9) is state
+  state = classifier_state.AveragedState(**vars(state), ema=state.variables)
+  average = 0.0
+  for step in range(1, 200):
+    new = {'params': {'w': jnp.float32(step)}}
+    new['batch_stats'] = {'mean': jnp.float32(-step), 'count': jnp.int32(step)}
+    state = classifier_state.update_average(
+      state.replace(step=jnp.int32(step), **new), 0.9
+    )
+    decay = min(0.9, step / (9 + step))
+    average = decay * average + (1 - decay) * step
+  np.testing.assert_allclose(state.evaluated['params']['w'], average, rtol=1e-4)
+  kept = state.evaluated['batch_stats']
+  np.testing.assert_allclose(kept['mean'], -average, rtol=1e-4)
+  assert kept['count'] == 199
+
+
+def test_an_own_transform_comes_last_and_sees_one_image_with_its_key():
+  keys = jax.random.split(jax.random.key(0), 5)
+  images = jnp.linspace(-1, 1, 5 * 8 * 8).reshape(5, 8, 8, 1)
+
+  def own(key, image):
+    return (image + jax.random.uniform(key)).astype(jnp.bfloat16)
+
+  plain = augment.make_augment(crop=1, flip=True)(keys, images)
+  added = augment.make_augment(crop=1, flip=True, own=own)(keys, images) - plain
+  assert added.dtype == images.dtype
+  by_image = np.asarray(added.mean((1, 2, 3)))
+  np.testing.assert_allclose(added, by_image[:, None, None, None] + 0 * added, atol=0.02)
+  assert len(set(np.round(by_image, 2))) == 5
 
 
 def test_warm_up_that_leaves_no_step_is_refused():

@@ -309,13 +309,15 @@ def test_the_report_of_an_ablation_escapes_names_and_errors(name, tmp_path, caps
   assert name in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('name', ['run.evil:make', 'pathlib:Path'])
+@pytest.mark.parametrize('name', ['evil:make', 'run.evil:make', 'pathlib:Path'])
 def test_the_code_named_in_a_workdir_of_others_is_not_run(tmp_path, monkeypatch, name):
-  """Nothing is imported from it, and only what was declared a generator is called."""
+  """Code of one's own is imported where the command names it, not a file."""
   marker = tmp_path / 'marker'
   monkeypatch.chdir(tmp_path)
   config = config_lib.default()
   config.generator.family, config.data.image_size = name, 8
+  config.classifier.arch = config.classifier.optimizer = name
+  config.classifier.schedule = config.augment.transform = name
   config.data.name = 'npz'
   info = {'fingerprint': '0', 'class_names': ['a', 'b'], 'image_shape': [8, 8, 1]}
   info['num_train'] = 2
@@ -324,13 +326,16 @@ def test_the_code_named_in_a_workdir_of_others_is_not_run(tmp_path, monkeypatch,
   results = json.dumps({'arms': {}, 'generator': {}, 'versions': {}})
   files.write_atomically(tmp_path / 'run' / 'results.json', results)
   code = f'open({str(marker)!r}, "w")\n'
-  files.write_atomically(tmp_path / 'run' / 'evil.py', code)
+  for directory in (tmp_path, tmp_path / 'run'):
+    files.write_atomically(directory / 'evil.py', code)
   trained = {'kept': [], 'networks': [], 'warnings': []}
   trained |= {'fingerprint': '0', 'num_steps': 0, 'seed': 0, 'chosen_step': 0}
   path = tmp_path / 'run' / 'generator' / 'result.json'
   files.write_atomically(path, json.dumps(trained))
-  for command in ('sample', 'score', 'evaluate', 'report', 'export'):
-    assert cli.main(['gan_aug_jax', command, f'--workdir={tmp_path / "run"}']) in (2, 3)
+  for command in ('sample', 'score', 'evaluate', 'report', 'export', 'predict'):
+    flags = [f'--workdir={tmp_path / "run"}']
+    flags += [f'--images={tmp_path}'] if command == 'predict' else []
+    assert cli.main(['gan_aug_jax', command, *flags]) in (2, 3)
   assert not marker.exists()
 
 

@@ -186,16 +186,18 @@ def fused_ahead(
       for function in (sample, logits_of)
     )
   plan = plans.plan_batch(batch_size, ratio=ratio, mode=mode, ramp=ramp)
-  model = classifiers.build_classifier(
-    arch,
-    num_classes=CLASSES,
-    dropout=dropout,
-    features={'cnn': (4, 4), 'mlp': (), 'resnet': (4, 6)}[arch],
-    hidden=() if arch == 'resnet' else (8,),
-    dtype=compute,
-    axis_name=where.axis_name,
-    batch_norm=batch_norm,
-  )
+  model = arch  # an `ExternalClassifier`
+  if isinstance(arch, str):
+    model = classifiers.build_classifier(
+      arch,
+      num_classes=CLASSES,
+      dropout=dropout,
+      features={'cnn': (4, 4), 'mlp': (), 'resnet': (4, 6)}[arch],
+      hidden=() if arch == 'resnet' else (8,),
+      dtype=compute,
+      axis_name=where.axis_name,
+      batch_norm=batch_norm,
+    )
   optimizer = _SGD
   class_probs = None
   if classes == 'feedback':

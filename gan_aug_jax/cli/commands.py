@@ -3,6 +3,7 @@
 Importing this module must not start JAX: `_start` does, as the config says.
 """
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -71,7 +72,9 @@ def _reopen(flags):
   if not own and not os.path.isdir(config.data.data_dir):
     config.data.data_dir = ''  # TFDS_DATA_DIR may say where it is now
   validation.validate(config)
-  return _start(config, flags.workdir), run
+  session = _start(config, flags.workdir)
+  trusted = 'trust-code' in flags and flags['trust-code'].value
+  return dataclasses.replace(session, trusts_code=trusted), run
 
 
 def _train(flags, *, generator, classifiers):
@@ -114,6 +117,7 @@ def _train(flags, *, generator, classifiers):
 
 def _evaluate(flags):
   session, run = _reopen(flags)
+  workdir_lib.check_code(session, run)
   dataset = runs.load_data(session.config)
   workdir_lib.check_data(session, run, dataset)
   scores = arms.evaluate_arms(session, dataset)
@@ -139,6 +143,7 @@ def _predict(flags):
   if not flags.images:
     raise ConfigError('--images is missing; name an image or a folder of images.')
   session, run = _reopen(flags)
+  workdir_lib.check_code(session, run)
   arm, accuracy, count = predict.choose_arm(session, flags.arm)
   output = flags.output or session.path('predictions.csv')
   _check_new_directory(session.config, os.path.dirname(output))

@@ -125,6 +125,8 @@ def define(command: str) -> flags.FlagValues:
   define_string('workdir', None, 'Directory of the run, or of the ablation.')
   define_bool('debug', help='Show the traceback of an error.')
   define_bool('verbose', help='Show the logs of dependencies.')
+  if command in ('evaluate', 'sample', 'score', 'predict', 'export'):
+    define_bool('trust-code', help='Import the code that the config in --workdir names.')
   if command == 'sample':
     flags.DEFINE_integer(
       'seed', 0, 'Draws other images.', 0, 2**31 - 1, flag_values=values

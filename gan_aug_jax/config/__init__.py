@@ -1,8 +1,8 @@
 """Every field of a run, what it may be, and what goes together.
 
-Imports nothing of this package but its errors: what a field means is decided here. Every
-other folder takes plain arguments, except those that turn fields into arguments
-(training, evaluation, generators, experiment, cli). Start reading in `fields`.
+Imports nothing of this package but `errors` and `external`: what a field means is decided
+here. Every other folder takes plain arguments, except those that turn fields into
+arguments (training, evaluation, generators, experiment, cli). Start reading in `fields`.
 """
 
 from gan_aug_jax.config.configs import (
@@ -15,6 +15,7 @@ from gan_aug_jax.config.configs import (
 )
 from gan_aug_jax.config.derived import (
   asks_discriminator,
+  code_of,
   count_of,
   draw_ahead_bytes,
   draws_synthetic,
@@ -39,6 +40,7 @@ __all__ = [
   'add_ablation',
   'asks_discriminator',
   'base_of',
+  'code_of',
   'count_of',
   'default',
   'draw_ahead_bytes',

@@ -6,7 +6,8 @@ from typing import Any
 
 import ml_collections
 
-from gan_aug_jax.config import fields
+from gan_aug_jax import external
+from gan_aug_jax.config import configs, fields
 
 ConfigDict = ml_collections.ConfigDict
 
@@ -57,6 +58,12 @@ def asks_discriminator(config: ConfigDict) -> bool:
   keep = config.filter
   scored = keep.candidates > 1 or keep.min_confidence > 0
   return scored and keep.score_by == 'discriminator'
+
+
+def code_of(config: ConfigDict) -> dict[str, str]:
+  """{field: 'module:name'} of the code that a run's classifiers are made of."""
+  values = configs.flatten(config)
+  return {name: values[name] for name in fields.CODE if external.is_named(values[name])}
 
 
 def seed_of(config: ConfigDict, part: str) -> int:

@@ -10,6 +10,8 @@ import math
 import re
 from typing import Any
 
+from gan_aug_jax import external
+
 ARMS = {
   # name: (draws synthetic images, augments classically)
   'real_only': (False, False),
@@ -26,7 +28,6 @@ NEGATIVE_CONTROLS = ('noise', 'mislabelled')
 
 # The generators that are trained here; any other one is external, 'module:name'.
 FAMILIES = ('gan', 'flow')
-EXTERNAL = r'[A-Za-z_][\w.]*:[A-Za-z_]\w*'
 
 # What has to be trained again when a field changes.
 RUN = 'run'  # everything
@@ -106,6 +107,13 @@ def _whole(low, high=_MOST):
 
 def _matching(pattern, text):
   return Rule(lambda value: not value or re.fullmatch(pattern, value), text)
+
+
+def _or_code(*allowed):
+  return Rule(
+    lambda value: value in allowed or re.fullmatch(external.PATTERN, value),
+    'one of ' + ', '.join(map(repr, allowed)) + ", or 'module:name' of your own",
+  )
 
 
 def _is_range(value):
@@ -261,10 +269,7 @@ _GENERATOR = {
   'family': Field(
     'gan',
     "what is trained: 'gan', or 'module:name' of your own generator",
-    Rule(
-      lambda name: name in FAMILIES or re.fullmatch(EXTERNAL, name),
-      f"one of {', '.join(map(repr, FAMILIES))}, or 'module:name'",
-    ),
+    _or_code(*FAMILIES),
   ),
   'args': Field(
     (),
@@ -384,7 +389,11 @@ _FLOW = {
 }
 
 _CLASSIFIER = {
-  'arch': Field('cnn', 'network of the classifier', _one_of('cnn', 'mlp', 'resnet')),
+  'arch': Field(
+    'cnn',
+    "network of the classifier, or 'module:name' of your own",
+    _or_code('cnn', 'mlp', 'resnet'),
+  ),
   'seed': Field(
     -1,
     'seed of the initialisation and of what the training draws; -1 follows the root',
@@ -412,7 +421,11 @@ _CLASSIFIER = {
   'batch_size': Field(
     128, 'examples per step of the classifier', _whole(1, _MOST_IMAGES)
   ),
-  'optimizer': Field('sgd', "'sgd' with momentum, or 'adam'", _one_of('sgd', 'adam')),
+  'optimizer': Field(
+    'sgd',
+    "'sgd' with momentum, 'adam' (AdamW), or 'module:name' of your own",
+    _or_code('sgd', 'adam'),
+  ),
   'learning_rate': Field(
     1e-3,
     'peak learning rate',
@@ -424,17 +437,28 @@ _CLASSIFIER = {
   'weight_decay': Field(
     0.0, 'added to the gradient of sgd; decoupled in adam', _NOT_NEGATIVE
   ),
+  'weight_decay_on': Field(
+    'all',
+    "what weight_decay applies to: 'all', or 'kernels' without biases and norms",
+    _one_of('all', 'kernels'),
+  ),
   'clip_norm': Field(
     0.0, 'largest global norm of the gradient; 0: no limit', _NOT_NEGATIVE
   ),
   'schedule': Field(
-    'constant', "'constant', or 'cosine' to 0", _one_of('constant', 'cosine')
+    'constant',
+    "after the warm-up: 'constant', 'cosine' or 'linear' to 0, or 'module:name' of your "
+    'own',
+    _or_code(*_SHAPES),
   ),
   'warmup_steps': Field(
     0, 'steps over which the learning rate rises linearly', _whole(0)
   ),
   'label_smoothing': Field(
     0.0, "fraction of a real image's target that is spread over all classes", _BELOW_1
+  ),
+  'ema_decay': Field(
+    0.0, 'moving average of the weights, which is what is evaluated; 0: none', _BELOW_1
   ),
   'dropout': Field(
     0.0, "dropout rate after each hidden layer, and the resnet's pooling", _BELOW_1
@@ -591,6 +615,11 @@ _AUGMENT = {
     0.0, 'largest change of brightness, saturation and contrast, up to 1', _FRACTION
   ),
   'cutout': Field(0, 'side in pixels of a square that is blanked', _whole(0)),
+  'transform': Field(
+    '',
+    "'module:name' of your own function of a key and an image, after those above",
+    _matching(external.PATTERN, "empty, or 'module:name'"),
+  ),
   'mixup': Field(
     0.0, 'alpha of MixUp, which blends with a real training image', _NOT_NEGATIVE
   ),
@@ -699,6 +728,14 @@ def _flat_table():
 
 # {dotted name: Field}
 FIELDS = _flat_table()
+
+# Those that may name code of the user's, whose source a run goes on with.
+CODE = (
+  'classifier.arch',
+  'classifier.optimizer',
+  'classifier.schedule',
+  'augment.transform',
+)
 
 # Of `ablation`, in a config of `configs/ablations/`; checked by experiment/ablation.py.
 ABLATION_FIELDS = {

@@ -123,6 +123,7 @@ def _classifier(config):
       augment[name] >= size,
       f'augment.{name}={augment[name]} must be smaller than data.image_size={size}',
     )
+  yield from _own_code(config)
   yield (
     classifier.batch_norm != 'shared' and classifier.arch != 'resnet',
     f"classifier.batch_norm={classifier.batch_norm!r} is for classifier.arch='resnet'; "
@@ -137,6 +138,26 @@ def _classifier(config):
     f'mix.ratio={ratio} of classifier.batch_size={batch_size} is less than half an '
     f'image; use 0 or at least {1 / batch_size:.4g}',
   )
+
+
+# {field that may name code of the user's: fields that only the built-in ones read}
+_OF_BUILT_IN = {
+  'classifier.arch': ('dropout', 'features', 'hidden', 'blocks', 'batch_norm'),
+  'classifier.optimizer': ('momentum', 'nesterov', 'weight_decay', 'weight_decay_on'),
+}
+
+
+def _own_code(config):
+  """What has no effect because the user's own code takes its place."""
+  values = configs.flatten(config)
+  for name in sorted(set(derived.code_of(config)) & set(_OF_BUILT_IN)):
+    for last in _OF_BUILT_IN[name]:
+      field = f'classifier.{last}'
+      yield (
+        values[field] != FIELDS[field].default,
+        f'{field}={values[field]!r} has no effect on {name}={values[name]!r}; set it in '
+        f'that code, and leave it at {FIELDS[field].default!r} here',
+      )
 
 
 def _synthesis(config):

@@ -8,16 +8,14 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.data.datasets import Dataset
 from gan_aug_jax.data.facts import DataFacts
-from gan_aug_jax.errors import CheckpointError, ConfigError
+from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.evaluation import evaluators, figures, metrics
-from gan_aug_jax.experiment import schedule
+from gan_aug_jax.experiment import recipe, schedule
 from gan_aug_jax.generators import synthetic_source
-from gan_aug_jax.models import classifiers
 from gan_aug_jax.step import (
   augment,
   batches,
@@ -52,9 +50,11 @@ _NUM_SHOWN = 10  # images of a kind in batch.png
 
 
 @functools.lru_cache
-def _make_pixel_augment(crop, flip, color, cutout):
+def _make_pixel_augment(crop, flip, color, cutout, own):
   """Returns `pixels uint8 [N, H, W, C] -> pixels` of the classical augmentation."""
-  transform = augment.make_augment(crop=crop, flip=flip, color=color, cutout=cutout)
+  transform = augment.make_augment(
+    crop=crop, flip=flip, color=color, cutout=cutout, own=own
+  )
 
   @jax.jit
   def change(pixels):
@@ -100,7 +100,7 @@ class Arm:
     """Compiles the arm's programs in threads, unless it is finished."""
     if training := self._training_ahead():
       training.start()
-      self.evaluator.start(training.state.variables, self.dataset.image_shape)
+      self.evaluator.start(training.state.evaluated, self.dataset.image_shape)
 
   def operations(self) -> float:
     """Of its training, see `spec.Training.operations`; 0 as long as that is unknown."""
@@ -130,7 +130,7 @@ class Arm:
     training = self.setup(generator).training
     # Compiled here, so that it counts as compilation and not as evaluation.
     compile_seconds = self.evaluator.compile(
-      training.state.variables, self.dataset.image_shape
+      training.state.evaluated, self.dataset.image_shape
     )
     trained = loop.train(
       training.with_frozen(prepared.frozen),
@@ -154,7 +154,9 @@ class Arm:
       rows['synthetic'] = files.read_arrays(drawn)['drawn'][:_NUM_SHOWN]
     if config_lib.ARMS[self.name][1]:
       fields = ('crop_padding', 'flip', 'color', 'cutout')
-      change = _make_pixel_augment(*(config.augment[field] for field in fields))
+      options = [config.augment[field] for field in fields]
+      own = config.augment.transform and self.session.load_code('augment.transform')
+      change = _make_pixel_augment(*options, own)
       for name in [*rows]:
         if config.augment.apply_to in ('both', name):
           rows[f'{name}, augmented'] = np.asarray(change(rows.pop(name)))
@@ -177,7 +179,7 @@ class Arm:
     splits = {'train': dataset.train, 'val': dataset.val, 'eval': dataset.test}
     with progress.waiting(f'{self.name}: evaluating', quiet=session.is_silent):
       scores = {
-        prefix: self.evaluator(state.variables, split) for prefix, split in splits.items()
+        prefix: self.evaluator(state.evaluated, split) for prefix, split in splits.items()
       }
     result = _arm_result(session, scores, dataset, self._setup.plan, trained)
     result['acceptance'] = _acceptance(state, dataset)
@@ -237,8 +239,8 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
     config, len(dataset.train), synthetic=synthetic
   )
   plan = schedule.plan_batches(config, num_steps, synthetic=synthetic)
-  model = build_model(session, dataset.num_classes)
-  optimizer = make_optimizer(config, num_steps)
+  model = recipe.build_model(session, dataset.facts)
+  optimizer = recipe.make_optimizer(session, num_steps)
   cycle = config.cache.refresh_steps if synthetic else 1
   cadence = spec.make_cadence(config, 'classifier', num_steps, cycle=cycle)
   synthesize = draw_ahead = init_pool = None
@@ -253,7 +255,7 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
     layout=session.layout,
     plan=plan,
     synthesize=synthesize,
-    augmentation=_make_augmentation(config.augment, name),
+    augmentation=recipe.make_augmentation(session, name, dataset.image_shape),
     num_classes=dataset.num_classes,
     weight=schedule.make_weight(config, num_steps),
     on_reject=config.filter.on_reject if config.filter.min_confidence else 'drop',
@@ -261,7 +263,12 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
     dtype=session.image_dtype('classifier'),
   )
   step = classifier.make_fused_step(
-    model=model, optimizer=optimizer, layout=session.layout, plan=plan, compose=compose
+    model=model,
+    optimizer=optimizer,
+    layout=session.layout,
+    plan=plan,
+    compose=compose,
+    ema_decay=config.classifier.ema_decay,
   )
   init = _make_init(session, model, optimizer, dataset.image_shape, synthetic=synthetic)
   training = spec.make_training(
@@ -279,27 +286,17 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
 
 def _make_init(session, model, optimizer, image_shape, *, synthetic):
   """Returns `seed -> state` of an arm."""
-  return functools.partial(
+  config = session.config
+  init = functools.partial(
     classifier_state.init_classifier,
     model=model,
     optimizer=optimizer,
     image_shape=image_shape,
-    class_stats=synthetic_source.class_stats_of(session.config) if synthetic else (),
+    class_stats=synthetic_source.class_stats_of(config) if synthetic else (),
+    averages=config.classifier.ema_decay > 0,
   )
-
-
-def _make_augmentation(config, arm):
-  _, is_classical = config_lib.ARMS[arm]
-  if not is_classical:
-    return batches.Augmentation()
-  return batches.Augmentation(
-    transform=augment.make_augment(
-      crop=config.crop_padding, flip=config.flip, color=config.color, cutout=config.cutout
-    ),
-    mix=augment.make_mix(mixup=config.mixup, cutmix=config.cutmix),
-    partner=config.partner,
-    on=config.apply_to,
-  )
+  recipe.check_optimizer(session, optimizer, init)
+  return init
 
 
 def _make_drawing(session, made, image_shape, *, plan, cadence):
@@ -337,35 +334,6 @@ def _make_drawing(session, made, image_shape, *, plan, cadence):
   return synthesis.make_pooled(made, cycle, layout), None, init_pool
 
 
-def make_optimizer(config, num_steps) -> optax.GradientTransformation:
-  """Returns the optimizer of the config's classifier.
-
-  Args:
-    config: the config.
-    num_steps: of the training.
-
-  Raises:
-    ConfigError: if the warm-up leaves no step.
-  """
-  config = config.classifier
-  if config.warmup_steps and config.warmup_steps >= num_steps:
-    raise ConfigError(
-      f'classifier.warmup_steps={config.warmup_steps} must be below the {num_steps} '
-      'steps of the training; lower it, or train longer.'
-    )
-  return classifier.make_optimizer(
-    config.optimizer,
-    learning_rate=config.learning_rate,
-    num_steps=num_steps,
-    schedule=config.schedule,
-    warmup_steps=config.warmup_steps,
-    momentum=config.momentum,
-    nesterov=config.nesterov,
-    weight_decay=config.weight_decay,
-    clip_norm=config.clip_norm,
-  )
-
-
 @dataclasses.dataclass(frozen=True)
 class Validation(loop.Monitor):
   """Scores a classifier on validation images while it trains."""
@@ -386,7 +354,7 @@ def validate(evaluate, state, dataset) -> dict:
     state: a `ClassifierState`, placed.
     dataset: the data.
   """
-  scores = evaluate(state.variables, dataset.val)
+  scores = evaluate(state.evaluated, dataset.val)
   rates = _acceptance(state, dataset)
   return {
     'val_loss': scores['loss'],
@@ -429,7 +397,7 @@ def _arm_result(session, scores, dataset, plan, trained):
     'train_seconds': progress.train_seconds,
     'compile_seconds': progress.compile_seconds,
     'eval_seconds': progress.eval_seconds + train['seconds'] + val['seconds'],
-    'versions': versions(),
+    'versions': versions() | session.code(),
     'device': describe_devices(session.layout),
     **{field: getattr(dataset.facts, field) for field in SPLITS},
     'steps_per_call': progress.steps_per_call,
@@ -453,36 +421,16 @@ def _write_predictions(path, scores, dataset):
   files.write_atomically(path, content.getvalue())
 
 
-def build_model(session, num_classes):
-  """Builds the linen module of the config's classifier.
-
-  Args:
-    session: the run's.
-    num_classes: number of classes.
-  """
-  config = session.config.classifier
-  return classifiers.build_classifier(
-    config.arch,
-    num_classes=num_classes,
-    dropout=config.dropout,
-    features=config.features,
-    hidden=config.hidden,
-    dtype=session.dtype('classifier'),
-    axis_name=session.layout.axis_name,
-    blocks=config.blocks,
-    batch_norm=config.batch_norm,
-  )
-
-
-def make_evaluator(session, num_classes) -> evaluators.Evaluator:
+def make_evaluator(session, info: DataFacts) -> evaluators.Evaluator:
   """Returns the `evaluators.Evaluator` of the config's classifier.
 
   Args:
     session: the run's.
-    num_classes: number of classes.
+    info: `DataFacts` of the run.
   """
-  model = build_model(session, num_classes)
-  return evaluators.Evaluator(session, model, num_classes)
+  return evaluators.Evaluator(
+    session, recipe.build_model(session, info), info.num_classes
+  )
 
 
 def restore_arm(session, name, info: DataFacts) -> classifier_state.ClassifierState:
@@ -499,8 +447,8 @@ def restore_arm(session, name, info: DataFacts) -> classifier_state.ClassifierSt
   config = session.config
   synthetic = config_lib.is_augmented(config, name)
   num_steps = schedule.num_steps_of_arm(config, info.num_train, synthetic=synthetic)
-  model = build_model(session, info.num_classes)
-  optimizer, image_shape = make_optimizer(config, num_steps), info.image_shape
+  model = recipe.build_model(session, info)
+  optimizer, image_shape = recipe.make_optimizer(session, num_steps), info.image_shape
   init = _make_init(session, model, optimizer, image_shape, synthetic=synthetic)
   state = session.layout.replicated_shapes(jax.eval_shape(init, np.int32(0)))
   with checkpoint.Checkpoints(session.path('arms', name, 'checkpoints')) as checkpoints:
@@ -524,7 +472,7 @@ def evaluate_arms(session, dataset) -> dict:
     CheckpointError: if no arm is finished, or if a checkpoint cannot be read or is of
       other images.
   """
-  evaluate = make_evaluator(session, dataset.num_classes)
+  evaluate = make_evaluator(session, dataset.facts)
   splits = {'val': dataset.val}
   if session.config.data.test_on == 'test':
     splits['test'] = dataset.test
@@ -536,7 +484,7 @@ def evaluate_arms(session, dataset) -> dict:
     check_images(session.path('arms', name), result, dataset.facts)
     state = restore_arm(session, name, dataset.facts)
     scores[name] = {
-      split: evaluate(state.variables, rows) for split, rows in splits.items()
+      split: evaluate(state.evaluated, rows) for split, rows in splits.items()
     }
   if not scores:
     raise CheckpointError(

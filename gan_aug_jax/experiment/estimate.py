@@ -17,7 +17,7 @@ from gan_aug_jax.generators.generator_training import GeneratorTraining
 from gan_aug_jax.training import spec
 from gan_aug_jax.training.workdir import Session
 
-# Of a training on two CPU cores: saving it, and what is compiled next to its step.
+# A rough figure for saving a training, and for what is compiled next to its step.
 _OVERHEAD_SECONDS = 1.5
 
 

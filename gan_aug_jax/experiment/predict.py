@@ -13,7 +13,7 @@ import scipy.special
 from gan_aug_jax.data import image_files, notes
 from gan_aug_jax.errors import CheckpointError, ConfigError, DataError
 from gan_aug_jax.evaluation import evaluators
-from gan_aug_jax.experiment import arms
+from gan_aug_jax.experiment import arms, recipe
 from gan_aug_jax.step import device_data
 from gan_aug_jax.training import files
 from gan_aug_jax.training.files import read_result
@@ -80,7 +80,7 @@ def label_images(session, info, images, *, arm, output) -> tuple[int, dict[str, 
   depth = info.bit_depth or _find_bit_depth(images, root, names)
   state = arms.restore_arm(session, arm, info)
   batch_size = min(evaluators.BATCH, len(names))
-  classify = _make_classify(session, len(class_names), batch_size)
+  classify = _make_classify(session, info, batch_size)
   text, unreadable = io.StringIO(), {}
   table = csv.writer(text, lineterminator='\n')
   table.writerow(['file', 'label', 'probability', *(f'p:{name}' for name in class_names)])
@@ -89,7 +89,7 @@ def label_images(session, info, images, *, arm, output) -> tuple[int, dict[str, 
     paths = [os.path.join(root, name) for name in chunk]
     pixels, kept, unread = image_files.read_all(chunk, paths, size, depth)
     unreadable |= unread
-    probabilities = classify(state.variables, image_files.with_channels(pixels, channels))
+    probabilities = classify(state.evaluated, image_files.with_channels(pixels, channels))
     for i, shares in zip(kept, probabilities, strict=True):
       best = int(shares.argmax())
       numbers = [f'{share:.8f}' for share in (shares[best], *shares)]
@@ -101,13 +101,13 @@ def label_images(session, info, images, *, arm, output) -> tuple[int, dict[str, 
   return len(names) - len(unreadable), unreadable
 
 
-def _make_classify(session, num_classes, batch_size):
+def _make_classify(session, info, batch_size):
   """Returns `classify(variables, images uint8 [N, H, W, C]) -> float64 [N, num_classes]`.
 
   It gives probabilities. N is at most `batch_size`; fewer images are padded, so that it
   compiles only once.
   """
-  model = arms.build_model(session, num_classes)
+  model = recipe.build_model(session, info)
   dtype = session.image_dtype('classifier')
 
   @jax.jit

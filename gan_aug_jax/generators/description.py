@@ -13,7 +13,8 @@ from flax import traverse_util
 import jax
 import jax.numpy as jnp
 
-from gan_aug_jax.config.fields import EXTERNAL, FIELDS
+from gan_aug_jax import external
+from gan_aug_jax.config.fields import FIELDS
 from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.generators import families
 from gan_aug_jax.generators.family import Family, Setting
@@ -98,7 +99,8 @@ def _is_allowed(name, value):
   """Whether JSON gives a field a value of its type, and within the limits."""
   if name == 'family':
     is_text = isinstance(value, str)
-    return is_text and (value in families.FAMILIES or re.fullmatch(EXTERNAL, value))
+    known = is_text and value in families.FAMILIES
+    return known or (is_text and re.fullmatch(external.PATTERN, value))
   if name == 'precision':
     return value in ('float32', 'bfloat16', 'float64')
   if name == 'class_names':

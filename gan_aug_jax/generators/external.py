@@ -7,18 +7,14 @@ It is a function declared with `family.generator`, or a `Generator`, and becomes
 import contextlib
 import dataclasses
 import functools
-import importlib
 import io
-import os
-import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gan_aug_jax import config as config_lib
-from gan_aug_jax.errors import CheckpointError, ConfigError, UserError
+from gan_aug_jax import config as config_lib, external
+from gan_aug_jax.errors import CheckpointError, ConfigError
 from gan_aug_jax.generators.family import Family, Setting
 from gan_aug_jax.generators.generator import Generator
 from gan_aug_jax.step import device_data, rng
@@ -30,7 +26,7 @@ _TOLERANCE = 0.05
 
 @functools.lru_cache(maxsize=16)  # a run asks again and again, an ablation for each seed
 def build(
-  named: str, setting: Setting, args: tuple[str, ...], *, workdir: pathlib.Path
+  named: str, setting: Setting, args: tuple[str, ...], *, trusted: bool
 ) -> Family:
   """Builds the generator 'module:name', and traces it; trains and reads nothing.
 
@@ -38,12 +34,13 @@ def build(
     named: `generator.family`.
     setting: what it is made for.
     args: `generator.args`.
-    workdir: of the run, from which no code is imported: it may be somebody else's.
+    trusted: see `gan_aug_jax.external.load`.
 
   Raises:
     ConfigError: if it cannot be imported or called, or is not what it should be.
   """
-  found, arguments = _find(named, workdir), config_lib.parse_arguments(args)
+  found = external.load('generator.family', named, trusted=trusted)
+  arguments = config_lib.parse_arguments(args)
   if not isinstance(found, Generator) and not getattr(found, 'is_generator', False):
     raise ConfigError(
       f'generator.family={named!r} must be a function declared with '
@@ -52,27 +49,6 @@ def build(
   # Traced under `jit`, as `pmap` needs its axis.
   _trace(named, _call(named, found, _with_jit(setting), arguments), setting)
   return _call(named, found, setting, arguments)
-
-
-def _find(named, workdir):
-  module, _, name = named.partition(':')
-  if os.getcwd() not in map(os.path.abspath, sys.path):
-    sys.path.append(os.getcwd())
-  places = [pathlib.Path(entry, *module.split('.')).resolve() for entry in sys.path]
-  if any(place.is_relative_to(workdir.resolve()) for place in places):
-    raise ConfigError(
-      f'generator.family={named!r} would be imported from the workdir; keep code and '
-      'results apart.'
-    )
-  try:
-    return getattr(importlib.import_module(module), name)
-  except UserError:  # a signal
-    raise
-  except Exception as error:  # any, from the user's code
-    raise ConfigError(
-      f'generator.family={named!r} cannot be imported ({_reason(error)}); name a '
-      'module that Python finds from here, and something in it.'
-    ) from error
 
 
 def _with_jit(setting):
@@ -95,25 +71,9 @@ def _call(named, found, setting, arguments):
   return made
 
 
-@contextlib.contextmanager
-def calling(named: str):
-  """Turns what the user's code raises into one sentence.
-
-  Raises:
-    ConfigError: naming the generator.
-  """
-  try:
-    yield
-  except UserError:  # a signal, too
-    raise
-  except Exception as error:  # any
-    raise ConfigError(f'generator.family={named!r} failed: {_reason(error)}.') from error
-
-
-def _reason(error: Exception) -> str:
-  """The type of an error and the first line of its message."""
-  text = (str(error).strip().splitlines() or [''])[0].removesuffix('.')
-  return f'{type(error).__name__}: {text}' if text else type(error).__name__
+def calling(named: str) -> contextlib.AbstractContextManager:
+  """Turns what the user's code raises into one sentence, see `external.running`."""
+  return external.running(f'generator.family={named!r}')
 
 
 def _family_of(named, generator, setting):

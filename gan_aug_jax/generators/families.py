@@ -34,7 +34,7 @@ def build_family(session, info: DataFacts) -> Family:
     family = FAMILIES[name](setting, **arguments_of(config))
   else:
     args = tuple(config.generator.args)
-    family = external.build(name, setting, args, workdir=session.workdir)
+    family = external.build(name, setting, args, trusted=session.trusts_code)
   _check_has(family, config)
   if is_foreign(family, info) and not config.generator.allow_foreign:
     raise ConfigError(

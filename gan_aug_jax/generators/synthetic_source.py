@@ -187,7 +187,7 @@ def build_synthesis(session, dataset, source, *, plan, model) -> synthesis.Synth
     session, dataset: the run's.
     source: the `SyntheticSource`.
     plan: the arm's `BatchPlan`.
-    model: the classifier, a linen module.
+    model: the classifier, see `recipe.build_model`.
   """
   config, classes = session.config, session.config.mix.classes
   class_probs = None

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from gan_aug_jax.evaluation import figures
+from gan_aug_jax.evaluation import figures, statistics
 from gan_aug_jax.experiment import findings
 from gan_aug_jax.report import sentences
 
@@ -34,7 +34,9 @@ def draw(
   control = next((row for row in rows if row['name'] == control), None)
   f1 = [row['difference']['f1'] for row in treated]
   images = {
-    'answer': figures.intervals(_answers(setting, treated), 'Gain', unit=_UNIT),
+    'answer': figures.intervals(
+      _answers(setting, treated), 'gain over real images', unit=_UNIT
+    ),
     'accuracy': _accuracy(rows, treated, control),
     'forest': figures.intervals(_differences(treated), 'all comparisons', unit=_UNIT),
     'f1': figures.changes([row['name'] for row in treated], class_names, f1),
@@ -92,8 +94,15 @@ def draw_curve(
 
 
 def _interval(label, paired, kind):
-  ends = [np.nan if paired[end] is None else paired[end] for end in ('low', 'high')]
+  ends = _ends(paired, len(paired['differences']))
   return figures.Interval(label, paired['mean'], *ends, paired['differences'], kind)
+
+
+def _ends(row, num_seeds):
+  """Of an interval; NaN where two seeds would give a very wide one."""
+  if num_seeds < statistics.MIN_SEEDS or row['low'] is None:
+    return np.nan, np.nan
+  return row['low'], row['high']
 
 
 def _answers(setting, treated):
@@ -141,7 +150,8 @@ def _accuracy(rows, treated, control):
     [
       figures.Interval(
         row['name'],
-        *(row[end] for end in ('mean', 'low', 'high')),
+        row['mean'],
+        *_ends(row, row['num_seeds']),
         list(row['accuracy'].values()),
         'plain' if row in treated else '',
       )

@@ -397,6 +397,8 @@ def _of_best(best, num_comparisons):
 
 
 def _interval(row):
+  if len(row.get('differences', ())) == 2:
+    return 'two seeds show too little for an interval'
   if row['low'] is None or math.isnan(row['low']):
     return 'no interval'
   return f'95 % interval {100 * row["low"]:+.2f} to {100 * row["high"]:+.2f}'

@@ -113,7 +113,12 @@ def _boxes(centres, sides, images):
 
 
 def make_augment(
-  *, crop: int = 0, flip: bool = False, color: float = 0.0, cutout: int = 0
+  *,
+  crop: int = 0,
+  flip: bool = False,
+  color: float = 0.0,
+  cutout: int = 0,
+  own: Callable | None = None,
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
   """Returns `augment(keys [B], images [B, H, W, C]) -> images`.
 
@@ -122,6 +127,7 @@ def make_augment(
     flip: whether to mirror at random.
     color: largest change of brightness, saturation and contrast, in [0, 1]; 0 for none.
     cutout: side in pixels of a square that is blanked; 0 for none.
+    own: `(key, image [H, W, C]) -> image`, applied last; None for none.
   """
 
   def augment(keys, images):
@@ -135,6 +141,8 @@ def make_augment(
       images = jnp.clip(images, -1, 1)
     if cutout:
       images = random_cutout(_fold(keys, 3), images, (cutout, cutout))
+    if own:
+      images = jax.vmap(own)(_fold(keys, 4), images).astype(images.dtype)
     return images
 
   return augment

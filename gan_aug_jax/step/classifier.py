@@ -9,7 +9,11 @@ import optax
 
 from gan_aug_jax.step import losses, rng
 from gan_aug_jax.step.batches import Compose
-from gan_aug_jax.step.classifier_state import ClassifierState, update_class_stats
+from gan_aug_jax.step.classifier_state import (
+  ClassifierState,
+  update_average,
+  update_class_stats,
+)
 from gan_aug_jax.step.device_data import RealExamples
 from gan_aug_jax.step.plans import BatchPlan
 from gan_aug_jax.step.sharding import flatten, Layout
@@ -25,15 +29,17 @@ def make_fused_step(
   layout: Layout,
   plan: BatchPlan,
   compose: Compose,
+  ema_decay: float = 0.0,
 ) -> FusedStep:
   """Returns the fused step: gather, synthesize, mix, augment, update, measure.
 
   Args:
-    model: linen module from `build_classifier`.
+    model: linen module from `build_classifier`, or an `ExternalClassifier`.
     optimizer: optax transformation.
     layout: where the step runs.
     plan: how many positions are synthetic.
     compose: from `batches.make_compose`, of the same plan.
+    ema_decay: of the moving average of a state that has one, in [0, 1).
 
   Returns:
     `step(state, data, frozen, drawn=None) -> (state, metrics)`; `drawn` is a
@@ -99,7 +105,7 @@ def make_fused_step(
       class_stats=update_class_stats(state.class_stats, sums, plan.batch_size),
       pool=pool,
     )
-    return state, metrics
+    return update_average(state, ema_decay), metrics
 
   return fused_step
 
@@ -118,31 +124,36 @@ def _class_sums(class_stats, batch, labels, nll):
 
 
 def make_optimizer(
-  name: str,
+  name: str | Callable,
   *,
   learning_rate: float,
   num_steps: int,
-  schedule: str = 'constant',
+  schedule: str | Callable = 'constant',
   warmup_steps: int = 0,
   momentum: float = 0.9,
   nesterov: bool = False,
   weight_decay: float = 0.0,
+  only_kernels: bool = False,
   clip_norm: float = 0.0,
 ) -> optax.GradientTransformation:
   """Builds a classifier's optimizer.
 
   Args:
-    name: 'sgd' (with momentum; weight decay is added to the gradient) or 'adam' (weight
-      decay is decoupled, as in AdamW).
+    name: 'sgd' (with momentum; weight decay is added to the gradient), 'adam' (weight
+      decay is decoupled, as in AdamW), or `(schedule, num_steps) -> transformation`.
     learning_rate: the peak.
     num_steps: length of the training, for the schedule.
-    schedule: 'constant', or 'cosine' from the peak to 0.
+    schedule: 'constant', 'cosine' or 'linear' from the peak to 0, or `(learning_rate,
+      num_steps) -> schedule`. With a warm-up, 'linear' is the one-cycle policy (Smith &
+      Topin 2017, arXiv 1708.07120, section 2).
     warmup_steps: steps in which the learning rate rises linearly from 0 to the peak; the
       schedule takes the others (Goyal et al. 2017, arXiv 1706.02677, section 2.2).
     momentum: of SGD.
     nesterov: whether the momentum looks ahead (Sutskever et al. 2013, section 2; with
       'adam' it is NAdam, Dozat 2016).
     weight_decay: 0 for none.
+    only_kernels: whether weight decay leaves out what has at most one axis, biases and
+      the scales of norms (He et al. 2018, arXiv 1812.01187, section 3.1).
     clip_norm: largest global norm of a gradient, to which a larger one is scaled down
       (Pascanu et al. 2013, arXiv 1211.5063, algorithm 1); 0 for no clipping.
 
@@ -150,16 +161,23 @@ def make_optimizer(
     ValueError: if the optimizer or schedule is unknown, or the warm-up leaves no step.
   """
   rate = _learning_rate(schedule, learning_rate, num_steps, warmup_steps)
-  if name == 'sgd':
+  mask = _are_kernels if only_kernels else None
+  if callable(name):
+    optimizer = name(rate if callable(rate) else optax.constant_schedule(rate), num_steps)
+  elif name == 'sgd':
     sgd = optax.sgd(rate, momentum or None, nesterov)
-    optimizer = optax.chain(optax.add_decayed_weights(weight_decay), sgd)
+    optimizer = optax.chain(optax.add_decayed_weights(weight_decay, mask), sgd)
   elif name == 'adam':
-    optimizer = optax.adamw(rate, weight_decay=weight_decay, nesterov=nesterov)
+    optimizer = optax.adamw(rate, weight_decay=weight_decay, mask=mask, nesterov=nesterov)
   else:
     raise ValueError(f'Optimizer {name!r} is unknown; known: sgd, adam.')
   if not clip_norm:
     return optimizer
   return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+
+
+def _are_kernels(params):
+  return jax.tree.map(lambda x: x.ndim > 1, params)
 
 
 def _learning_rate(schedule, peak, num_steps, warmup_steps):
@@ -168,12 +186,19 @@ def _learning_rate(schedule, peak, num_steps, warmup_steps):
       f'A warm-up of {warmup_steps} steps leaves none of the {num_steps} steps of the '
       'training.'
     )
-  if schedule == 'constant':
+  num_left = num_steps - warmup_steps
+  if callable(schedule):
+    rate = schedule(peak, num_left)
+  elif schedule == 'constant':
     rate = optax.constant_schedule(peak) if warmup_steps else peak
   elif schedule == 'cosine':
-    rate = optax.cosine_decay_schedule(peak, num_steps - warmup_steps)
+    rate = optax.cosine_decay_schedule(peak, num_left)
+  elif schedule == 'linear':
+    rate = optax.linear_schedule(peak, 0.0, num_left)
   else:
-    raise ValueError(f'Schedule {schedule!r} is unknown; known: constant, cosine.')
+    raise ValueError(
+      f'Schedule {schedule!r} is unknown; known: constant, cosine, linear.'
+    )
   if not warmup_steps:
     return rate
   warmup = optax.linear_schedule(0.0, peak, warmup_steps)

@@ -23,7 +23,7 @@ class ClassifierState:
     step: int32 scalar, steps taken.
     seed: int32 scalar, root of every random stream.
     params: parameters.
-    batch_stats: running statistics; empty for models without.
+    batch_stats: running statistics, and whatever else an external network keeps.
     opt_state: the optimizer's state.
     class_stats: statistics by class, [num_classes] each; only those that a policy needs.
       'class_loss', float: moving average of the loss on real examples. 'asked' and
@@ -44,6 +44,28 @@ class ClassifierState:
   def variables(self) -> dict:
     return {'params': self.params, 'batch_stats': self.batch_stats}
 
+  @property
+  def evaluated(self) -> dict:
+    """The variables to evaluate."""
+    return self.variables
+
+
+@flax.struct.dataclass
+class AveragedState(ClassifierState):
+  """A state with a moving average, which is evaluated.
+
+  A class of its own, as checkpoints of states without one have no such field.
+
+  Attributes:
+    ema: moving average of `variables`.
+  """
+
+  ema: dict = flax.struct.field(default_factory=dict)
+
+  @property
+  def evaluated(self) -> dict:
+    return self.ema
+
 
 def init_classifier(
   seed: rng.Integer,
@@ -52,15 +74,17 @@ def init_classifier(
   optimizer: optax.GradientTransformation,
   image_shape: tuple[int, int, int],
   class_stats: tuple[str, ...] = (),
+  averages: bool = False,
 ) -> ClassifierState:
   """Initialises a classifier's state.
 
   Args:
     seed: integer in [0, 2^31), or an int32 scalar array.
-    model: linen module from `build_classifier`.
+    model: linen module from `build_classifier`, or an `ExternalClassifier`.
     optimizer: optax transformation.
     image_shape: (height, width, channels).
     class_stats: names of the statistics to gather, see `ClassifierState.class_stats`.
+    averages: whether it has a moving average.
   """
   images = jnp.zeros((1, *image_shape))
   variables = model.init(rng.stream_key(seed, 'init'), images, train=False)
@@ -70,7 +94,7 @@ def init_classifier(
     'asked': jnp.zeros(model.num_classes, jnp.int32),
     'accepted': jnp.zeros(model.num_classes, jnp.int32),
   }
-  return ClassifierState(
+  state = ClassifierState(
     step=jnp.int32(0),
     seed=jnp.int32(seed),
     params=variables['params'],
@@ -78,6 +102,30 @@ def init_classifier(
     opt_state=optimizer.init(variables['params']),
     class_stats={name: initial[name] for name in class_stats},
   )
+  if not averages:
+    return state
+  ema = jax.tree.map(jnp.copy, state.variables)  # or it would be donated twice
+  return AveragedState(**vars(state), ema=ema)
+
+
+def update_average(state: ClassifierState, decay: float) -> ClassifierState:
+  """Moves the average of a state that has one towards its variables.
+
+  Args:
+    state: after an update, its step counted.
+    decay: in [0, 1); reached gradually, or the average of a short training would be
+      mostly initialisation. Counters, which are integers, are taken as they are.
+  """
+  if not isinstance(state, AveragedState):
+    return state
+  decay = jnp.minimum(decay, state.step / (9 + state.step))
+
+  def move(old, new):
+    if not jnp.issubdtype(new.dtype, jnp.floating):
+      return new
+    return old + (1 - decay).astype(new.dtype) * (new - old)
+
+  return state.replace(ema=jax.tree.map(move, state.ema, state.variables))
 
 
 def update_class_stats(class_stats: dict, sums: dict, batch_size: int) -> dict:

@@ -173,7 +173,7 @@ def train(
         means, row = progress.mean_metrics(), {}
         seconds = time.perf_counter() - began
         progress.train_seconds += seconds
-        _check_finite(means, step)
+        _check_metrics(progress.pending, step)
         if log:
           bar.update(step, _note(means))
           row = means | {'step_ms': 1e3 * seconds / (step - since)}
@@ -299,6 +299,19 @@ def _check_finite(row, step):
   bad = [name for name, value in row.items() if not math.isfinite(value)]
   if bad:
     raise NonFiniteError(f'{bad[0]} is {row[bad[0]]} at step {step}; {_KEPT}')
+
+
+def _check_metrics(pending, step):
+  """Checks the metrics of each step since the last line; the last was number `step`."""
+  for name in pending[0]:
+    values = [value for call in pending for value in call[name]]
+    for number, value in enumerate(values, step - len(values) + 1):
+      if number == 1 and not math.isfinite(value):
+        raise NonFiniteError(
+          f'{name} is {value} in the first step: the network gives that with its initial '
+          'parameters, so correct it, or its input.'
+        )
+      _check_finite({name: value}, number)
 
 
 def _note(row):

@@ -26,8 +26,8 @@ import jax.numpy as jnp
 import ml_collections
 
 import gan_aug_jax
-from gan_aug_jax import config as config_lib
-from gan_aug_jax.config.fields import CADENCE, FIELDS, NOTHING, OF_ARMS
+from gan_aug_jax import config as config_lib, external
+from gan_aug_jax.config.fields import CADENCE, CLASSIFIER, FIELDS, NOTHING, OF_ARMS
 from gan_aug_jax.data.datasets import Dataset
 from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import CheckpointError
@@ -51,12 +51,14 @@ class Session:
     workdir: pathlib.Path of the run.
     layout: where steps run.
     quiet: no progress on the terminal.
+    trusts_code: whether what the config names as 'module:name' may be imported.
   """
 
   config: ml_collections.ConfigDict
   workdir: pathlib.Path
   layout: sharding.Layout
   quiet: bool = False
+  trusts_code: bool = True
 
   @property
   def is_silent(self) -> bool:
@@ -77,6 +79,22 @@ class Session:
   def generator_path(self, *parts) -> pathlib.Path:
     """Of the first generator's directory, and of what is in it."""
     return generator_directory(self.workdir).joinpath(*parts)
+
+  def load_code(self, field: str) -> Any:
+    """Imports what a field of the config names as 'module:name'.
+
+    Raises:
+      ConfigError: see `external.load`.
+    """
+    name = config_lib.flatten(self.config)[field]
+    return external.load(field, name, trusted=self.trusts_code)
+
+  def code(self) -> dict[str, str]:
+    """{'module:name': `external.fingerprint`} of the classifiers' own code."""
+    named = config_lib.code_of(self.config)
+    for field in named:
+      self.load_code(field)
+    return {name: external.fingerprint(name) for name in named.values()}
 
 
 def generator_directory(workdir: pathlib.Path) -> pathlib.Path:
@@ -99,15 +117,16 @@ def claim(session: Session, dataset: Dataset) -> None:
     raise CheckpointError(
       f'{str(session.workdir)!r} holds an ablation; give a run another --workdir.'
     )
-  saved = check_config(session)
+  saved, code = check_config(session), session.code()
   if saved:
     check_data(session, saved, dataset)
-    if _plain(session.config) == _plain(saved['config']):
+    same_code = code.items() <= saved.get('versions', {}).items()
+    if same_code and _plain(session.config) == _plain(saved['config']):
       return
   content = {
     'config': session.config.to_dict(),
     'data': dataset.facts.to_json(),
-    'versions': versions(),
+    'versions': versions() | code,
     'device': describe_devices(session.layout),
   }
   if jax.process_index() == 0:
@@ -145,7 +164,29 @@ def check_config(session: Session, *, grows: bool = True) -> dict[str, Any] | No
       f'{str(session.workdir)!r} holds a run of another config, {"; ".join(fixed)}; give '
       'another --workdir, or the same config.'
     )
+  if CLASSIFIER not in may_differ:
+    check_code(session, saved)
   return saved
+
+
+def check_code(session: Session, saved: dict[str, Any]) -> None:
+  """Checks that the classifiers' own code is what a run was trained with.
+
+  Args:
+    session: the run's.
+    saved: content of config.json.
+
+  Raises:
+    ConfigError: if it may not be imported, or cannot be.
+    CheckpointError: if its source has changed.
+  """
+  before = saved.get('versions', {})
+  for name, now in session.code().items():
+    if before.get(name, now) != now:
+      raise CheckpointError(
+        f'The source of {name!r} has changed since the run in {str(session.workdir)!r} '
+        f'began ({before[name]} there, {now} now); restore it, or give another --workdir.'
+      )
 
 
 def _grows(name, fields, before):

@@ -1,0 +1,181 @@
+"""The network, optimizer and augmentation of an arm, built in or the user's own."""
+
+import jax
+import numpy as np
+import optax
+
+from gan_aug_jax import config as config_lib, external
+from gan_aug_jax.data.facts import DataFacts
+from gan_aug_jax.errors import ConfigError
+from gan_aug_jax.models import classifiers, external as external_models
+from gan_aug_jax.step import augment, batches, classifier
+
+
+def build_model(session, info: DataFacts):
+  """Builds the config's classifier: a linen module, or an `ExternalClassifier`.
+
+  Args:
+    session: the run's.
+    info: `DataFacts` of the run.
+
+  Raises:
+    ConfigError: if it is the user's own and does not work.
+  """
+  config, options = session.config.classifier, {'num_classes': info.num_classes}
+  options['dtype'] = session.dtype('classifier')
+  options['axis_name'] = session.layout.axis_name
+  if external.is_named(config.arch):
+    return external_models.build_external(
+      session.load_code('classifier.arch'),
+      _described(session.config, 'classifier.arch'),
+      image_shape=info.image_shape,
+      **options,
+    )
+  return classifiers.build_classifier(
+    config.arch,
+    **options,
+    dropout=config.dropout,
+    features=config.features,
+    hidden=config.hidden,
+    blocks=config.blocks,
+    batch_norm=config.batch_norm,
+  )
+
+
+def make_optimizer(session, num_steps) -> optax.GradientTransformation:
+  """Returns the optimizer of the config's classifier.
+
+  Args:
+    session: the run's.
+    num_steps: of the training.
+
+  Raises:
+    ConfigError: if the warm-up leaves no step, or the user's code fails.
+  """
+  config, described = session.config.classifier, _own_parts(session.config)
+  optimizer, schedule = (
+    session.load_code(f'classifier.{part}')
+    if external.is_named(config[part])
+    else config[part]
+    for part in ('optimizer', 'schedule')
+  )
+  check_warmup(session.config, num_steps)
+  with external.running(described):
+    optimizer = classifier.make_optimizer(
+      optimizer,
+      learning_rate=config.learning_rate,
+      num_steps=num_steps,
+      schedule=schedule,
+      warmup_steps=config.warmup_steps,
+      momentum=config.momentum,
+      nesterov=config.nesterov,
+      weight_decay=config.weight_decay,
+      only_kernels=config.weight_decay_on == 'kernels',
+      clip_norm=config.clip_norm,
+    )
+  if not isinstance(optimizer, optax.GradientTransformation):
+    raise ConfigError(
+      f'{described} returned {type(optimizer).__name__}; it must return an optax '
+      'transformation.'
+    )
+  return optimizer
+
+
+def check_warmup(config, num_steps) -> None:
+  """Checks that the warm-up leaves steps of a training; raises ConfigError."""
+  warmup = config.classifier.warmup_steps
+  if warmup and warmup >= num_steps:
+    raise ConfigError(
+      f'classifier.warmup_steps={warmup} must be below the {num_steps} steps of the '
+      'training; lower it, or train longer.'
+    )
+
+
+def check_optimizer(session, optimizer, init) -> None:
+  """Checks by shapes that the user's optimizer can take a step and be saved.
+
+  Args:
+    session: the run's.
+    optimizer: of `make_optimizer`; one that is built in is not checked.
+    init: `seed -> state` of an arm.
+
+  Raises:
+    ConfigError: if it cannot.
+  """
+  if not (described := _own_parts(session.config)):
+    return
+
+  def trace(seed):
+    state = init(seed)
+    external_models.check_arrays(state.opt_state, f'{described} has states')
+    _, updated = optimizer.update(state.params, state.opt_state, state.params)
+    return state.opt_state, updated
+
+  with external.running(described):
+    before, after = jax.eval_shape(trace, np.int32(0))
+    before, after = (
+      jax.tree.map(lambda x: (x.shape, x.dtype), state) for state in (before, after)
+    )
+    if before != after:
+      raise ConfigError(
+        f'{described} changes the structure, the shapes or the types of its state in a '
+        'step; they must stay the same.'
+      )
+
+
+def make_augmentation(session, arm, image_shape) -> batches.Augmentation:
+  """Returns what happens to the images of an arm.
+
+  Args:
+    session: the run's.
+    arm: one of `config.ARMS`.
+    image_shape: (H, W, C).
+
+  Raises:
+    ConfigError: if the user's transform does not work.
+  """
+  _, is_classical = config_lib.ARMS[arm]
+  if not is_classical:
+    return batches.Augmentation()
+  config, own = session.config.augment, None
+  if config.transform:
+    described = _described(session.config, 'augment.transform')
+    own = session.load_code('augment.transform')
+    _check_transform(own, described, image_shape)
+  return batches.Augmentation(
+    transform=augment.make_augment(
+      crop=config.crop_padding,
+      flip=config.flip,
+      color=config.color,
+      cutout=config.cutout,
+      own=own,
+    ),
+    mix=augment.make_mix(mixup=config.mixup, cutmix=config.cutmix),
+    partner=config.partner,
+    on=config.apply_to,
+  )
+
+
+def _check_transform(transform, described, image_shape):
+  """Checks by shapes that the user's transform gives an image."""
+  image = jax.ShapeDtypeStruct(image_shape, np.float32)
+  with external.running(described):
+    made = jax.eval_shape(transform, jax.random.key(0), image)
+  shape = getattr(made, 'shape', None)
+  if shape != image_shape:
+    raise ConfigError(
+      f'{described} returned {shape or type(made).__name__} for an image of '
+      f'{image_shape}; it must return an image of the same shape.'
+    )
+
+
+def _described(config, field):
+  """ "classifier.arch='net:Net'", for example."""
+  return f'{field}={config_lib.flatten(config)[field]!r}'
+
+
+def _own_parts(config):
+  """The user's optimizer and schedule, for messages; '' if both are built in."""
+  fields = [f'classifier.{part}' for part in ('optimizer', 'schedule')]
+  named = config_lib.code_of(config)
+  return ' with '.join(_described(config, field) for field in fields if field in named)

@@ -1,0 +1,135 @@
+"""The user's own code, named as 'module:name' in a config; only this module imports it.
+
+A config that the user gives may name code. One that is read back from a workdir may come
+from somebody else, so what it names is imported only where the user says `--trust-code`.
+"""
+
+import ast
+from collections.abc import Iterator
+import contextlib
+import hashlib
+import importlib
+import os
+import pathlib
+import sys
+from types import ModuleType
+from typing import Any
+
+from gan_aug_jax.errors import ConfigError, UserError
+
+PATTERN = r'[A-Za-z_][\w.]*:[A-Za-z_]\w*'
+
+
+def is_named(value: Any) -> bool:
+  """Whether a field's value names code, rather than something built in."""
+  return isinstance(value, str) and ':' in value
+
+
+def load(field: str, name: str, *, trusted: bool) -> Any:
+  """Imports what 'module:name' names.
+
+  Args:
+    field: of the config, for messages.
+    name: 'module:name'; the working directory counts, last.
+    trusted: whether the user named it, or trusts whoever did. Code of this package needs
+      no trust.
+
+  Raises:
+    ConfigError: if it is not trusted, or cannot be imported.
+  """
+  module, _, attribute = name.partition(':')
+  if not trusted and not module.startswith('gan_aug_jax.'):
+    raise ConfigError(
+      f'{field}={name!r} in the workdir names code that this command would have to '
+      'import; give --trust-code if you know whose it is.'
+    )
+  if os.getcwd() not in map(os.path.abspath, sys.path):
+    sys.path.append(os.getcwd())
+  try:
+    return getattr(importlib.import_module(module), attribute)
+  except UserError:  # a signal
+    raise
+  except (Exception, SystemExit) as error:  # any, from the user's code
+    raise ConfigError(
+      f'{field}={name!r} cannot be imported ({reason(error)}); name a module that Python '
+      'finds from here, and something in it.'
+    ) from error
+
+
+@contextlib.contextmanager
+def running(described: str) -> Iterator[None]:
+  """Turns what the user's code raises into one sentence.
+
+  Args:
+    described: the code, as in "classifier.arch='net:Net'".
+
+  Raises:
+    ConfigError: for anything that is raised inside, except a `UserError`.
+  """
+  try:
+    yield
+  except UserError:  # a signal, too
+    raise
+  except Exception as error:
+    raise ConfigError(f'{described} failed: {reason(error)}.') from error
+
+
+def reason(error: BaseException) -> str:
+  """The kind of an error and the first line of its message."""
+  text = (str(error).strip().splitlines() or [''])[0].removesuffix('.')
+  return f'{type(error).__name__}: {text}' if text else type(error).__name__
+
+
+def fingerprint(name: str) -> str:
+  """Hash of the source behind 'module:name': 16 hex digits, or 'unknown'.
+
+  It covers the module's file and, as they are imported, those next to it or in its
+  package. Installed packages are left out, as is this one: their versions are recorded.
+
+  Args:
+    name: of what `load` has imported.
+  """
+  paths = sorted(_sources(sys.modules[name.partition(':')[0]]))
+  content = b'\0'.join(path.read_bytes() for path in paths)
+  return hashlib.sha256(content).hexdigest()[:16] if paths else 'unknown'
+
+
+def _sources(module: ModuleType) -> set[pathlib.Path]:
+  found, waiting, home = set(), [module], _home(module)
+  while waiting:
+    path = _file(module := waiting.pop())
+    if not path or path in found:
+      continue
+    found.add(path)
+    others = filter(None, map(sys.modules.get, _imported(module, path)))
+    waiting += [other for other in others if home and _home(other) == home]
+  return found
+
+
+def _file(module):
+  path = getattr(module, '__file__', None) or ''
+  return pathlib.Path(path).resolve() if path.endswith('.py') else None
+
+
+def _home(module):
+  """Where a module's own code is: its directory, or its package if that is installed."""
+  path, top = _file(module), module.__name__.partition('.')[0]
+  if not path or top == 'gan_aug_jax':
+    return None
+  depth = module.__name__.count('.') + (path.name == '__init__.py')
+  directory = path.parents[depth]
+  return directory / top if directory.name.endswith('-packages') else directory
+
+
+def _imported(module, path):
+  """The names of the modules that a file may import, at any place."""
+  package = module.__name__ if path.name == '__init__.py' else module.__package__
+  for node in ast.walk(ast.parse(path.read_bytes())):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      above = (package or '').split('.')[: -(node.level - 1) or None]
+      parts = [*(above if node.level else []), *filter(None, [node.module])]
+      base = '.'.join(parts)
+      yield base
+      yield from (f'{base}.{alias.name}' for alias in node.names)
