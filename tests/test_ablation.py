@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import pytest
 from gan_aug_jax import cli, config
 from gan_aug_jax.cli import parsing
 from gan_aug_jax.data import datasets
+from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import ConfigError, DataError, NonFiniteError
 from gan_aug_jax.experiment import (
   ablation,
@@ -218,7 +220,9 @@ def test_a_pool_is_counted_as_if_every_step_drew(tmp_path, monkeypatch):
 
   monkeypatch.setattr(dry_run, 'arm_step', arm_step)
   monkeypatch.setattr(dry_run, 'generator_step', lambda *_: Step())
-  monkeypatch.setattr(cells, 'load_data', lambda _: type('Data', (), {'train': [0] * 9}))
+  facts = DataFacts('', ('a', 'b'), (8, 8, 3), num_train=9)
+  data = types.SimpleNamespace(train=[0] * 9, facts=facts)
+  monkeypatch.setattr(cells, 'load_data', lambda _: data)
   listed = cells.make_plan(fields, tmp_path, tiny.layout('jit', 1)).cells
   pool = next(cell for cell in listed if cell.arm.name == 'pool')
   assert set(counted) == {1} and pool.config.cache.refresh_steps == 4
@@ -519,7 +523,7 @@ def test_gans_that_failed_are_named_first():
   finished = [findings.Finished(cell(i), results, np.array([]), 0.0) for i in range(9)]
   lines = findings._generator_warnings(finished)
   first, *_, last = sentences.of_generators({'generator_warnings': lines})
-  assert first == 'The training of the generator g0 (first used by c0): it failed.'
+  assert first == 'The training of the generator of c0: it failed.'
   assert last == (
     '2 further generators with warnings: see generators/NAME/generator/result.json.'
   )

@@ -701,7 +701,7 @@ WORKDIR = {
   'checkpoint whose arrays are cut': (
     3,
     'generators of checkpoint 4',
-    _harmed('sample', _write('gan/checkpoints/4/generators/d/*', _TRUNCATED)),
+    _harmed('sample', _write('generator/checkpoints/4/generators/d/*', _TRUNCATED)),
   ),
   'checkpoint of empty files': (
     3,
@@ -711,18 +711,18 @@ WORKDIR = {
   'checkpoint without metadata': (
     3,
     'generators of checkpoint 4',
-    _harmed('sample', _write('gan/checkpoints/**/*_METADATA', lambda _: b'{}')),
+    _harmed('sample', _write('generator/checkpoints/**/*_METADATA', lambda _: b'{}')),
   ),
   'checkpoint that is not': (
     3,
     'generators of checkpoint 4',
-    _harmed('sample', _remove('gan/checkpoints/4')),
+    _harmed('sample', _remove('generator/checkpoints/4')),
   ),
   'GAN that is not': (3, 'train one first', _harmed('sample', _remove('generator'))),
   'GAN that is not finished': (
     3,
     'finish it with run or train-generator',
-    _harmed('sample', _unlink('gan/result.json')),
+    _harmed('sample', _unlink('generator/result.json')),
   ),
   'results that are not': (
     3,

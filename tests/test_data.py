@@ -157,7 +157,11 @@ def _load_collection(monkeypatch, *parts, **options):
       r'from 0, but .* 1 here \(1 to 2',
     ),
     (np.zeros((4, 8, 8, 3), np.uint16), [0, 1, 0, 1], 'uint16 .*12 bits with .* / 4095'),
-    (np.zeros((4, 8, 8, 3), np.uint8), [0, 0, 0, 1], "'b' .* has 1 training images"),
+    (
+      np.zeros((4, 8, 8, 3), np.uint8),
+      [0, 0, 0, 1],
+      r"'b' .* too few .*images \(1\)",
+    ),
   ],
 )
 def test_what_is_no_labelled_image_is_refused(images, labels, message, monkeypatch):

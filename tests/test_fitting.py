@@ -40,7 +40,7 @@ def _make_training(session, toy, num_steps):
     init=init,
     seed=0,
     batches=spec.make_batches(session, toy.train, plan),
-    cadence=spec.make_cadence(session.config, num_steps),
+    cadence=spec.make_cadence(session.config, 'classifier', num_steps),
   )
 
 

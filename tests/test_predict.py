@@ -204,7 +204,7 @@ def test_what_cannot_be_predicted_is_one_sentence(finished, tmp_path, capsys):
     (2, [here, images, f'--output={picture}'], 'must be a .csv file'),
     (3, [here, images, f'--output={tmp_path / "file" / "x.csv"}'], 'cannot be written'),
     (3, [here, f'--images={tmp_path / "none"}'], 'does not exist'),
-    (3, [here, f'--images={workdir / "arms"}'], 'holds no images'),
+    (3, [here, f'--images={workdir / "arms/real_only/checkpoints"}'], 'holds no images'),
     (3, [f'--workdir={tmp_path / "none"}', images], 'must name a finished run'),
   ]
   for code, flags, named in cases:

@@ -34,6 +34,7 @@ def render(workdir: pathlib.Path, run: Mapping, results: Mapping) -> pathlib.Pat
   Raises:
     CheckpointError: if the results are of an older version, or predictions cannot be
       read.
+    LookupError: if the results are damaged.
   """
   workdir = pathlib.Path(workdir)
   if 'train_counts' not in results:
@@ -42,6 +43,8 @@ def render(workdir: pathlib.Path, run: Mapping, results: Mapping) -> pathlib.Pat
       '--workdir.'
     )
   arms, class_names = results['arms'], run['data']['class_names']
+  if not arms:
+    raise LookupError('arms')  # a damaged file, as for `files.reading`
   scores, found = _read_scores(workdir), findings(workdir, arms)
   generator, config = results['generator'], run['config']
   page = pages.render(
