@@ -41,7 +41,7 @@ def test_parts_that_hang_fail_or_cannot_run_lose_nothing(tmp_path):
   assert table.count('500 µs (400 to 600)') == 2 and 'torch is missing' in table
 
 
-@pytest.mark.slow  # processes of its own that compile a dozen steps
+@pytest.mark.release  # processes of its own that compile a dozen steps
 def test_the_parts_measure_on_a_cpu(tmp_path):
   tiny = ['--rounds=1', '--steps=2', '--ratios=0.5', '--large=16', '--calls=1,2']
   tiny += ['--side=8', '--config.data.image_size=8', '--config.steps_per_call=2']

@@ -113,7 +113,7 @@ _FAST = {0, next(n for n, row in enumerate(_rows()) if _is_ahead(_options(row)))
 @pytest.mark.parametrize(
   'number',
   [
-    pytest.param(i, marks=[] if i in _FAST else [pytest.mark.slow])
+    pytest.param(i, marks=[] if i in _FAST else [pytest.mark.release])
     for i in range(len(_rows()))
   ],
 )

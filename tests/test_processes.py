@@ -232,7 +232,9 @@ def one_process(launch, tmp_path_factory):
   return workdir
 
 
-@pytest.mark.parametrize('backend', ['jit', 'pmap'])
+@pytest.mark.parametrize(
+  'backend', ['jit', pytest.param('pmap', marks=pytest.mark.release)]
+)
 def test_two_processes_of_two_devices_equal_one_of_four(
   launch, request, tmp_path, backend
 ):
