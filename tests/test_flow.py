@@ -11,7 +11,7 @@ import pytest
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.config import validation
 from gan_aug_jax.errors import ConfigError
-from gan_aug_jax.generators import families
+from gan_aug_jax.generators import families, offline
 from gan_aug_jax.models import unet
 from gan_aug_jax.step import flow
 from gan_aug_jax.training.workdir import Session
@@ -222,3 +222,23 @@ def test_flow_has_no_discriminator_to_ask(toy):
   session = Session(config, pathlib.Path('unused'), tiny.layout('jit', 1))
   with pytest.raises(ConfigError, match="'discriminator' needs a discriminator, and gen"):
     families.build_family(session, toy.facts)
+
+
+def test_images_kept_in_a_file_are_those_of_the_sampler(toy, tmp_path, monkeypatch):
+  """Cells that differ in the sampler alone share a generator and its directory."""
+
+  class Drawn:
+    def __init__(self, *_):
+      pass
+
+    def by_class(self, variables, count, seed):
+      return np.zeros((toy.num_classes, count, *toy.image_shape), np.uint8)
+
+  monkeypatch.setattr(offline, 'ImageSampler', Drawn)
+  for evaluations in (2, 2, 4):
+    config = config_lib.default()
+    config.generator.family, config.cache.images_per_class = 'flow', 1
+    config.flow.evaluations = evaluations
+    session = Session(config, tmp_path, tiny.layout('jit', 1), quiet=True)
+    offline.draw_once(session, toy, None, {}, tmp_path)
+  assert len([*tmp_path.glob('offline-*.npz')]) == 2

@@ -24,6 +24,7 @@ from tests.test_run import _toy_source, CONFIG
 
 PAGE = pathlib.Path(__file__).parent.parent / 'docs' / 'howto' / 'own-generator.md'
 MAKERS = """
+import dataclasses
 import signal
 
 import gan_aug_jax
@@ -79,6 +80,11 @@ flat = gan_aug_jax.generator(
 )
 summed = gan_aug_jax.generator(
   lambda setting: _trained(setting, loss=lambda x, keys, images, y: images.sum())
+)
+unnamed = gan_aug_jax.generator(
+  lambda setting: dataclasses.replace(
+    _trained(setting), step=lambda state, data: (state, 0)
+  )
 )
 joint = gan_aug_jax.generator(
   lambda setting: _trained(
@@ -238,6 +244,7 @@ def test_a_foreign_one_is_reported(place):
     ('makers:other', (), 'of the classes 0, 1;'),
     ('makers:flat', (), 'they must be float [2, 8, 8, 1]'),
     ('makers:summed', (), 'the loss is [], not one an example'),
+    ('makers:unnamed', (), 'must return (state, {name: scalar})'),
     ('makers:means', ("generator.args=('size=[3]',)",), "argument 'size'"),
     ('makers:means', ("generator.args=('size',)",), "of the form 'name=value'"),
     ('makers:means', ("generator.args=('scale=255.0',)",), 'whose mean size is'),

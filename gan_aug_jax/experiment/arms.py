@@ -1,5 +1,6 @@
 """The arms of a run: classifiers trained with and without synthetic images."""
 
+import contextlib
 import dataclasses
 import functools
 import io
@@ -151,7 +152,9 @@ class Arm:
     rows = {'real': train.images[shown[:_NUM_SHOWN]]}
     drawn = generator and generator.directory / 'samples.npz'
     if self.is_augmented and config.mix.source == 'generator' and drawn.exists():
-      rows['synthetic'] = files.read_arrays(drawn)['drawn'][:_NUM_SHOWN]
+      # A picture is not worth a finished training.
+      with contextlib.suppress(OSError, ValueError, KeyError):
+        rows['synthetic'] = files.read_arrays(drawn)['drawn'][:_NUM_SHOWN]
     if config_lib.ARMS[self.name][1]:
       fields = ('crop_padding', 'flip', 'color', 'cutout')
       options = [config.augment[field] for field in fields]

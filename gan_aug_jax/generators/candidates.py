@@ -56,7 +56,7 @@ class Scores:
     """Compiles in threads."""
     if self._by == 'cas':
       shape, layout = self._dataset.image_shape, self._session.layout
-      count = self._session.config.score.num_samples
+      count = self._num_drawn
       blank = Split(np.zeros((count, *shape), np.uint8), np.zeros(count, np.int32))
       self._train.start(layout.replicated_shapes(self._group(blank)))
       self._evaluate.start(
@@ -90,10 +90,15 @@ class Scores:
       found['frechet'] = self._frechet_distance(variables)
     return found
 
+  @property
+  def _num_drawn(self):
+    """Images to train a probe on: at least one of each class."""
+    return max(self._session.config.score.num_samples, self._dataset.num_classes)
+
   def _classification_accuracy(self, variables):
     # Drawn once: in each step of the probe, an image that takes several evaluations of a
     # network would cost more than the training that it scores.
-    drawn = self._draw(variables, self._session.config.score.num_samples)
+    drawn = self._draw(variables, self._num_drawn)
     pool = self._session.layout.replicate(self._group(drawn))
     began = time.perf_counter()
     trained = jax.block_until_ready(self._train(pool))

@@ -101,6 +101,8 @@ def _trace(named, family, setting):
   with calling(named):
     state = jax.eval_shape(family.init, np.int32(0))
     after, metrics = jax.eval_shape(family.step, state, _data(setting))
+    if not isinstance(metrics, dict):
+      raise TypeError('its step must return (state, {name: scalar})')
     networks = jax.eval_shape(family.freeze, state)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
     labels = jax.ShapeDtypeStruct((2,), jnp.int32)

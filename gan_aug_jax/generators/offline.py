@@ -11,6 +11,7 @@ import numpy as np
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.evaluation.image_sampler import ImageSampler
+from gan_aug_jax.generators import families
 from gan_aug_jax.training import files
 
 
@@ -30,6 +31,8 @@ def draw_once(session, dataset, sample, variables, directory) -> np.ndarray:
   seed = config_lib.seed_of(config, 'classifier') ^ 2**29
   depends = config.latents.to_dict() | {'count': count}
   depends |= {'source': config.mix.source, 'seed': seed}
+  # Its sampler's options: cells that differ in them share a generator.
+  depends |= {'family': config.generator.family, **families.arguments_of(config)}
   digest = hashlib.sha256(json.dumps(depends).encode())
   for leaf in jax.tree.leaves(jax.device_get(variables)):
     digest.update(np.ascontiguousarray(leaf))
