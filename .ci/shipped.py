@@ -31,6 +31,7 @@ SMALL = {
   'gan.latent_dim': 4,
   'flow.width': 8,
   'classifier.num_steps': 2,
+  'classifier.warmup_steps': 0,
   'classifier.batch_size': 8,
   'classifier.features': (4, 4),
   'classifier.hidden': (8,),

@@ -5,7 +5,7 @@
 It needs no network: images are random, unless `--data` names a file for `data.name=npz`.
 Parts run in order of importance, each in a process of its own with its own time limit;
 what a part leaves of its time goes to the others. Results are written to DIR as they
-arrive, so that a host that is lent, or a part that hangs, costs only what is unfinished:
+arrive, so that a lost host, or a part that hangs, costs only what is unfinished:
 DIR/results.json and DIR/table.md, and of each part its output. The table is printed last.
 
   startup   seconds to import, to compile and to the first steps; then with a full cache

@@ -76,7 +76,8 @@ def run(cache):
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     seconds, first_step = lambda: time.perf_counter() - began, None
     while process.poll() is None:
-      lines = [*workdir.glob('gan/metrics.jsonl'), *workdir.glob('arms/*/metrics.jsonl')]
+      names = ('generator/metrics.jsonl', 'arms/*/metrics.jsonl')
+      lines = [path for name in names for path in workdir.glob(name)]
       if first_step is None and any(path.stat().st_size for path in lines):
         first_step = seconds()
       time.sleep(0.005)

@@ -540,7 +540,7 @@ def main(_):
       print(f'Batch {batch}, {precision}\n')
       show(rows, best)
       settings[f'{batch}, {precision}'] = {'rows': rows, 'best': best}
-      # As they arrive, for a machine that is only lent.
+      # As they arrive: the machine may be taken away.
       first = next(iter(settings.values()))['rows']
       timing.finish({**where, 'gaps': gaps, 'settings': settings}, draw(first))
 

@@ -7,8 +7,7 @@ Without synthesis, to see what the classifier is worth by itself:
     ... --config.arms="('real_classical',)" --config.mix.ratio=0.0
 
 Designed for 95 % on all of CIFAR-10 within a few minutes on one H100: 40 epochs of 512
-images in bfloat16, some 120 TFLOP each; the GAN takes longer. Not measured yet, as no
-accelerator was at hand.
+images in bfloat16, some 120 TFLOP each; the GAN takes longer. Not measured yet.
 `configs/strong.py:rehearsal` is the same recipe on mnist5k, for two minutes on two cores.
 
 Zagoruyko & Komodakis 2016 (arXiv 1605.07146) with the stem as wide as the first stage.

@@ -41,7 +41,7 @@ def of_first_search(data):
 
 
 def before_search(data):
-  """Where configs/evidence/search.py and bounds.py start: a GAN's images at 20 %."""
+  """Where evidence/search.py and ablations/oracles.py start: a GAN's images at 20 %."""
   name, _, per_class = data.rpartition(',')
   if not name or not per_class.isdecimal():
     raise base.ConfigError(

@@ -1,6 +1,7 @@
 """A pre-activation ResNet in Flax, as in any project.
 
-    python -m gan_aug_jax ablate --config=configs/own_classifier.py --workdir=runs/mine \\
+    python -m gan_aug_jax ablate --workdir=runs/mine \\
+        --config=configs/ablations/own_classifier.py \\
         --config.classifier.arch=examples.networks.resnet:ResNet
 """
 
