@@ -3,7 +3,7 @@
     python -m benchmarks.accelerator --minutes=9 --out=DIR [--data=cifar10.npz]
 
 It needs no network: images are random, unless `--data` names a file for `data.name=npz`.
-Parts run in order of importance, each in a process of its own with its own time limit;
+Parts run in order of importance, each in a separate process with its own time limit;
 what a part leaves of its time goes to the others. Results are written to DIR as they
 arrive, so that a lost host, or a part that hangs, costs only what is unfinished:
 DIR/results.json and DIR/table.md, and of each part its output. The table is printed last.
@@ -78,7 +78,7 @@ class Part:
     return self.out / f'{self.name}{number or ""}.json'
 
   def run(self, limit: float) -> dict:
-    """Runs it within some seconds; returns what came of it, also of an unfinished one."""
+    """Runs it within some seconds; returns what came of it, even if it is unfinished."""
     log, began = self.out / f'{self.name}.log', time.perf_counter()
     entry = {'limit_s': limit, 'why': '', 'results': []}
     with open(log, 'w') as file:

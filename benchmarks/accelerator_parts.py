@@ -1,4 +1,4 @@
-"""What `benchmarks.accelerator` measures in processes of their own.
+"""What `benchmarks.accelerator` measures in separate processes.
 
     python -m benchmarks.accelerator_parts --part=step --json=FILE
 

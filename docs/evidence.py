@@ -21,42 +21,25 @@ GAN, VAE = 'GAN of 1,500 steps', 'VAE'
 WARPS, REAL = 'real images, warped (the recipe)', 'unseen real images (ceiling)'
 COLORS = {GAN: '#b2182b', VAE: '#7b3294', WARPS: '#1b7837', REAL: '#555555'}
 
+_BOUNDS = tuple(('evidence/bounds-mnist', f'per_class={n}', n) for n in (10, 25, 100))
+_CONFIRM, _CURVE = 'evidence/second-confirm', 'evidence/second-curve'
+_CIFAR10 = [
+  (f'{_CONFIRM}-cifar10{of}', '', n) for of, n in (('-50', 50), ('-100', 100), ('', 250))
+]
+_MNIST = [(f'{_CURVE}-mnist', f'per_class={n}', n) for n in (10, 100)]
+
 # dataset, generator, arm, [(raw file, setting, images per class)]
 LINES = (
   (
     'CIFAR-10',
     WARPS,
     'low_data',
-    (
-      ('evidence/second-confirm-cifar10-50', '', 50),
-      ('evidence/second-confirm-cifar10-100', '', 100),
-      ('evidence/second-confirm-cifar10', '', 250),
-      ('evidence/second-curve-cifar10', 'per_class=500', 500),
-    ),
+    (*_CIFAR10, (f'{_CURVE}-cifar10', 'per_class=500', 500)),
   ),
   ('CIFAR-10', REAL, 'unseen', (('evidence/beyond-own-labels', '', 250),)),
-  (
-    'MNIST',
-    WARPS,
-    'low_data',
-    (
-      ('evidence/second-curve-mnist', 'per_class=10', 10),
-      ('evidence/second-confirm-mnist', '', 25),
-      ('evidence/second-curve-mnist', 'per_class=100', 100),
-    ),
-  ),
-  (
-    'MNIST',
-    VAE,
-    'vae',
-    tuple(('evidence/bounds-mnist', f'per_class={n}', n) for n in (10, 25, 100)),
-  ),
-  (
-    'MNIST',
-    REAL,
-    'unseen',
-    tuple(('evidence/bounds-mnist', f'per_class={n}', n) for n in (10, 25, 100)),
-  ),
+  ('MNIST', WARPS, 'low_data', (_MNIST[0], (f'{_CONFIRM}-mnist', '', 25), _MNIST[1])),
+  ('MNIST', VAE, 'vae', _BOUNDS),
+  ('MNIST', REAL, 'unseen', _BOUNDS),
   ('MNIST', GAN, 'ratio=0.35', (('ratio', '', 50),)),
 )
 

@@ -1,7 +1,7 @@
 """Generative data augmentation for image classifiers, fused into the training step.
 
-For a training loop of one's own: `load_generator`, `from_function`, `make_mixer`,
-`load_program`, `fingerprint` and the class `Generator`. For a generator of one's own:
+For your own training loop: `load_generator`, `from_function`, `make_mixer`,
+`load_program`, `fingerprint` and the class `Generator`. For your own generator:
 `generator`, `from_loss` and the class `Family`. They are imported when first used, so
 that `import gan_aug_jax` does not wait for JAX.
 """

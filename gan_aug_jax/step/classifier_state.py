@@ -54,7 +54,7 @@ class ClassifierState:
 class AveragedState(ClassifierState):
   """A state with a moving average, which is evaluated.
 
-  A class of its own, as checkpoints of states without one have no such field.
+  A separate class, as checkpoints of states without one have no such field.
 
   Attributes:
     ema: moving average of `variables`.
