@@ -85,8 +85,9 @@ def reason(error: BaseException) -> str:
 def fingerprint(name: str) -> str:
   """Hash of the source behind 'module:name': 16 hex digits, or 'unknown'.
 
-  It covers the module's file and, as they are imported, those next to it or in its
-  package. Installed packages are left out, as is this one: their versions are recorded.
+  It covers the module's file and those that it imports, at any place, from next to it or
+  from its package. Installed packages are left out, as is this one: their versions are
+  recorded.
 
   Args:
     name: of what `load` has imported.
@@ -97,40 +98,39 @@ def fingerprint(name: str) -> str:
 
 
 def _sources(module: ModuleType) -> set[pathlib.Path]:
-  found, waiting, home = set(), [module], _home(module)
+  """Found as files: what is imported by now depends on what has run."""
+  path, name = (
+    pathlib.Path(getattr(module, '__file__', None) or '').resolve(),
+    module.__name__,
+  )
+  if path.suffix != '.py':
+    return set()
+  top = name.partition('.')[0]
+  if top == 'gan_aug_jax':
+    return {path}
+  root = path.parents[name.count('.') + (path.name == '__init__.py')]
+  home = root / top if root.name.endswith('-packages') else root
+  found, waiting = set(), [(name, path)]
   while waiting:
-    path = _file(module := waiting.pop())
-    if not path or path in found:
+    name, path = waiting.pop()
+    if path in found:
       continue
     found.add(path)
-    others = filter(None, map(sys.modules.get, _imported(module, path)))
-    waiting += [other for other in others if home and _home(other) == home]
+    for other in filter(None, _imported(name, path)):
+      place = root.joinpath(*other.split('.'))
+      files = place.with_name(f'{place.name}.py'), place / '__init__.py'
+      waiting += [(other, f) for f in files if f.is_file() and f.is_relative_to(home)]
   return found
 
 
-def _file(module):
-  path = getattr(module, '__file__', None) or ''
-  return pathlib.Path(path).resolve() if path.endswith('.py') else None
-
-
-def _home(module):
-  """Where a module's own code is: its directory, or its package if that is installed."""
-  path, top = _file(module), module.__name__.partition('.')[0]
-  if not path or top == 'gan_aug_jax':
-    return None
-  depth = module.__name__.count('.') + (path.name == '__init__.py')
-  directory = path.parents[depth]
-  return directory / top if directory.name.endswith('-packages') else directory
-
-
-def _imported(module, path):
-  """The names of the modules that a file may import, at any place."""
-  package = module.__name__ if path.name == '__init__.py' else module.__package__
+def _imported(name, path):
+  """The names of the modules that the file of a module may import, at any place."""
+  package = name if path.name == '__init__.py' else name.rpartition('.')[0]
   for node in ast.walk(ast.parse(path.read_bytes())):
     if isinstance(node, ast.Import):
       yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
-      above = (package or '').split('.')[: -(node.level - 1) or None]
+      above = package.split('.')[: -(node.level - 1) or None]
       parts = [*(above if node.level else []), *filter(None, [node.module])]
       base = '.'.join(parts)
       yield base

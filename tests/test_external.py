@@ -43,6 +43,16 @@ def test_a_fingerprint_covers_what_is_imported_from_nearby_and_nothing_else(proj
   assert len(seen) == 5
 
 
+def test_a_fingerprint_does_not_depend_on_what_has_run(project):
+  project('its_lazy.py', 'def make():\n  import its_late\n  return its_late.X')
+  project('its_late.py', 'X = 1')
+  make = external.load('classifier.arch', 'its_lazy:make', trusted=True)
+  before = external.fingerprint('its_lazy:make')
+  assert make() == 1 and external.fingerprint('its_lazy:make') == before
+  project('its_late.py', 'X = 2')
+  assert external.fingerprint('its_lazy:make') != before
+
+
 def test_what_cannot_be_imported_is_one_sentence(project):
   project('broken.py', 'raise SystemExit(3)')
   for name, why in (
