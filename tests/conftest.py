@@ -1,6 +1,7 @@
 """Eight virtual CPU devices, asked for before JAX starts, and tiny shared fixtures."""
 
 import atexit
+import importlib.metadata
 import os
 import shutil
 import tempfile
@@ -14,8 +15,10 @@ os.environ['XDG_CACHE_HOME'] = os.environ['GAN_AUG_JAX_TEST_CACHE']
 os.environ['JAX_COMPILATION_CACHE_DIR'] = os.environ['GAN_AUG_JAX_TEST_CACHE'] + '/xla'
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.05'
 # Most of the time of tiny models is compilation; real runs optimize. XLA's older way to
-# compile fusions takes a third of the time of its newer one.
-if os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1') != '0':
+# compile fusions takes a third of the time of its newer one; later releases of XLA have
+# lost it and end the process at a flag they do not know.
+optimized = os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1') == '0'
+if not optimized and importlib.metadata.version('jaxlib').startswith('0.10.'):
   os.environ['XLA_FLAGS'] = (
     os.environ.get('XLA_FLAGS', '') + ' --xla_cpu_use_fusion_emitters=false'
   )
