@@ -13,7 +13,7 @@ import scipy.special
 from gan_aug_jax.data import image_files, notes
 from gan_aug_jax.errors import CheckpointError, ConfigError, DataError
 from gan_aug_jax.evaluation import evaluators
-from gan_aug_jax.experiment import arms, recipe
+from gan_aug_jax.experiment import evaluate, recipe
 from gan_aug_jax.step import device_data
 from gan_aug_jax.training import files
 from gan_aug_jax.training.files import read_result
@@ -78,7 +78,7 @@ def label_images(session, info, images, *, arm, output) -> tuple[int, dict[str, 
   root, names = _find_images(images)
   class_names, (size, _, channels) = info.class_names, info.image_shape
   depth = info.bit_depth or _find_bit_depth(images, root, names)
-  state = arms.restore_arm(session, arm, info)
+  state = evaluate.restore_arm(session, arm, info)
   batch_size = min(evaluators.BATCH, len(names))
   classify = _make_classify(session, info, batch_size)
   text, unreadable = io.StringIO(), {}

@@ -10,6 +10,7 @@ import numpy as np
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.data import datasets
+from gan_aug_jax.evaluation import evaluators
 from gan_aug_jax.experiment import arms as arms_lib, recipe, schedule
 from gan_aug_jax.generators import frozen, synthetic_source
 from gan_aug_jax.generators.generator_training import GeneratorTraining
@@ -64,7 +65,8 @@ class Run:
     self._generator_session = generator_session or session
     if config_lib.needs_generator(config) or not arms:
       self.generator = GeneratorTraining(self._generator_session, dataset)
-    evaluator = arms_lib.make_evaluator(session, dataset.facts)
+    model = recipe.build_model(session, dataset.facts)
+    evaluator = evaluators.Evaluator(session, model, dataset.num_classes)
     names = config.arms if arms else ()
     self.arms = [arms_lib.Arm(session, dataset, name, evaluator) for name in names]
 
@@ -175,12 +177,11 @@ def num_steps_of(config, dataset, name) -> int:
     name: of the arm.
 
   Raises:
-    ConfigError: if its schedule leaves no step with synthetic images.
+    ConfigError: if a warm-up or schedule leaves no step.
   """
   synthetic = config_lib.is_augmented(config, name)
   steps = schedule.num_steps_of_arm(config, len(dataset.train), synthetic=synthetic)
   schedule.plan_batches(config, steps, synthetic=synthetic)
-  recipe.check_warmup(config, steps)
   return steps
 
 

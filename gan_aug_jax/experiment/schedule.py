@@ -65,8 +65,16 @@ def num_steps_of_arm(config, num_examples: int, *, synthetic: bool) -> int:
     config: the run's.
     num_examples: of the training set.
     synthetic: whether the arm draws synthetic images.
+
+  Raises:
+    ConfigError: if the warm-up of the learning rate leaves no step.
   """
   base = config_lib.num_steps_of(config, 'classifier', num_examples)
+  if config.classifier.warmup_steps >= base:
+    raise ConfigError(
+      f'classifier.warmup_steps={config.classifier.warmup_steps} must be below the '
+      f'{base} steps of the training; lower it, or train longer.'
+    )
   if not (synthetic and config.classifier.budget == 'exposure'):
     return base
   batch_size = config.classifier.batch_size

@@ -106,7 +106,7 @@ def print_warnings(lines: Sequence[str]) -> None:
 
 
 def print_evaluations(scores: Mapping[str, Mapping]) -> None:
-  """Prints {arm: {split: {metric: value}}}, as `arms.evaluate_arms` returns it."""
+  """Prints {arm: {split: {metric: value}}}, as `evaluate.evaluate_arms` returns it."""
   names = ('accuracy', 'precision', 'recall', 'f1', 'loss')
   rows = [
     (arm, [split, *(f'{values[name]:.4f}' for name in names)])
