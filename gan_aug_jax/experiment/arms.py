@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import io
 import json
 
 import jax
@@ -389,12 +388,10 @@ def _arm_result(session, scores, dataset, plan, trained):
 
 
 def _write_predictions(path, scores, dataset):
-  content = io.BytesIO()
-  np.savez_compressed(
-    content,
+  files.write_arrays(
+    path,
     test_predictions=scores['eval']['predictions'],
     test_labels=dataset.test.labels,
     val_predictions=scores['val']['predictions'],
     val_labels=dataset.val.labels,
   )
-  files.write_atomically(path, content.getvalue())

@@ -22,7 +22,7 @@ from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.experiment import ablation, dry_run, runs
 from gan_aug_jax.generators import families
 from gan_aug_jax.step import sharding
-from gan_aug_jax.training import workdir as workdir_lib
+from gan_aug_jax.training import files, workdir as workdir_lib
 from gan_aug_jax.training.files import read_result
 from gan_aug_jax.training.progress import format_count
 from gan_aug_jax.training.workdir import Session
@@ -229,7 +229,8 @@ class Plan:
       'versions': workdir_lib.versions(),
       'device': workdir_lib.describe_devices(self.layout),
     }
-    workdir_lib.write(self.workdir / 'ablation.json', json.dumps(content, indent=1))
+    path = self.workdir / 'ablation.json'
+    files.write_atomically(path, json.dumps(content, indent=1))
 
   def describe(self) -> str:
     """Says what the ablation will do."""

@@ -68,8 +68,9 @@ def label_images(session, info, images, *, arm, output) -> tuple[int, dict[str, 
 
   Raises:
     ConfigError: if `output` is not a .csv file, or `images` holds the workdir.
-    DataError: if there are no readable images, or `output` cannot be written.
+    DataError: if there are no readable images.
     CheckpointError: if the classifier cannot be read.
+    WriteError: if `output` cannot be written.
   """
   # A typo must not replace an image with a table.
   if pathlib.Path(output).suffix.lower() != '.csv' or os.path.isdir(output):
@@ -97,7 +98,8 @@ def label_images(session, info, images, *, arm, output) -> tuple[int, dict[str, 
   if len(unreadable) == len(names):
     described = image_files.describe_bad(unreadable, len(names))
     raise DataError(f'{described}; give other --images.')
-  _write(output, text.getvalue())
+  # File names may hold any bytes.
+  files.write_atomically(output, text.getvalue().encode('utf-8', 'surrogateescape'))
   return len(names) - len(unreadable), unreadable
 
 
@@ -150,13 +152,3 @@ def _find_bit_depth(images, root, names):
   for note in notes.bit_depth(images, depth):
     logging.getLogger('gan_aug_jax').warning('%s', note)
   return depth or 16
-
-
-def _write(output, text):
-  try:
-    # File names may hold any bytes.
-    files.write_atomically(output, text.encode('utf-8', 'surrogateescape'))
-  except OSError as error:
-    raise DataError(
-      f'{str(output)!r} cannot be written ({error.strerror}); give another --output.'
-    ) from None

@@ -1,7 +1,6 @@
 """Images that are drawn once before the arms, and kept: augmentation offline."""
 
 import hashlib
-import io
 import json
 import math
 
@@ -43,9 +42,7 @@ def draw_once(session, dataset, sample, variables, directory) -> np.ndarray:
     draw = ImageSampler(session, sample, dataset.num_classes)
     images = draw.by_class(variables, count, seed)
     if jax.process_index() == 0:
-      content = io.BytesIO()
-      np.savez_compressed(content, images=images)
-      files.write_atomically(path, content.getvalue())
+      files.write_arrays(path, images=images)
   return images
 
 

@@ -1,6 +1,5 @@
 """Pictures of what generators draw."""
 
-import io
 import pathlib
 
 import numpy as np
@@ -26,9 +25,8 @@ def write_next_to_real(path: pathlib.Path, dataset, drawn) -> None:
   # Where a class has fewer, they are repeated.
   real = np.stack([np.resize(images, shape) for images in first])
   by_class = next(iter(drawn.values()))[:, :2]
-  few, content = by_class.swapaxes(0, 1).reshape(-1, *by_class.shape[2:]), io.BytesIO()
-  np.savez_compressed(content, drawn=few)
-  files.write_atomically(path.with_suffix('.npz'), content.getvalue())
+  few = by_class.swapaxes(0, 1).reshape(-1, *by_class.shape[2:])
+  files.write_arrays(path.with_suffix('.npz'), drawn=few)
   files.write_atomically(path, figures.grid(dataset.class_names, {'real': real, **drawn}))
 
 

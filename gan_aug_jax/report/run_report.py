@@ -14,7 +14,7 @@ from gan_aug_jax.evaluation import figures, statistics
 from gan_aug_jax.report import pages, sentences, tables
 from gan_aug_jax.training import files
 from gan_aug_jax.training.files import read_result
-from gan_aug_jax.training.workdir import generator_directory
+from gan_aug_jax.training.workdir import generator_directory, read_predictions
 
 # (treatment, its control)
 _PAIRS = (('augmented', 'real_only'), ('augmented_classical', 'real_classical'))
@@ -90,23 +90,11 @@ def findings(workdir: pathlib.Path, arms: Mapping) -> dict[str, sentences.Findin
   found = {}
   for treatment, control in _PAIRS:
     if {treatment, control} <= set(arms):
-      mine, labels = _read_predictions(workdir, treatment)
-      theirs, _ = _read_predictions(workdir, control)
+      mine, labels = read_predictions(workdir / 'arms' / treatment)
+      theirs, _ = read_predictions(workdir / 'arms' / control)
       paired = statistics.compare_predictions(mine, theirs, labels)
       found[treatment] = sentences.finding(treatment, control, arms, paired)
   return found
-
-
-def _read_predictions(workdir, arm):
-  path = workdir / 'arms' / arm / 'predictions.npz'
-  try:
-    saved = files.read_arrays(path)
-    return saved['test_predictions'], saved['test_labels']
-  except (OSError, ValueError, KeyError):
-    raise CheckpointError(
-      f'{str(path)!r} is missing or damaged; move it away and run again: the checkpoint '
-      'has what is needed to write a new one.'
-    ) from None
 
 
 def _images(workdir, results, found, class_names):

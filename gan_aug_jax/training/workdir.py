@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 import gan_aug_jax
 from gan_aug_jax import config as config_lib, external
@@ -111,7 +112,8 @@ def claim(session: Session, dataset: Dataset) -> None:
     dataset: the data.
 
   Raises:
-    CheckpointError: see `check_config` and `check_data`; or if it cannot be written.
+    CheckpointError: see `check_config` and `check_data`.
+    WriteError: if it cannot be written.
   """
   if session.path('ablation.json').exists():
     raise CheckpointError(
@@ -130,7 +132,7 @@ def claim(session: Session, dataset: Dataset) -> None:
     'device': describe_devices(session.layout),
   }
   if jax.process_index() == 0:
-    write(session.path('config.json'), json.dumps(content, indent=1))
+    files.write_atomically(session.path('config.json'), json.dumps(content, indent=1))
 
 
 def check_config(session: Session, *, grows: bool = True) -> dict[str, Any] | None:
@@ -212,25 +214,6 @@ def _may_differ(session, grows):
   return {NOTHING} | cadence | of_arms
 
 
-def write(path: pathlib.Path, content: str) -> None:
-  """Writes a file of a run.
-
-  Args:
-    path: of the file.
-    content: its text.
-
-  Raises:
-    CheckpointError: if it cannot be written.
-  """
-  try:
-    files.write_atomically(path, content)
-  except OSError as error:
-    raise CheckpointError(
-      f'The workdir {str(path.parent)!r} cannot be written ({error.strerror}); '
-      'choose another --workdir.'
-    ) from None
-
-
 def _plain(config):
   """{field: value} as in JSON, of a config or of a saved one."""
   if not hasattr(config, 'to_dict'):
@@ -297,6 +280,26 @@ def read_results(directory: pathlib.Path) -> dict[str, Any]:
       names = {'family': old.get('own', 'gan'), 'title': f'{old.get("arch", "")} GAN'}
       results['generator'] = old and names | old
   return results
+
+
+def read_predictions(directory: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+  """Reads what a finished arm predicted: (classes, labels) of the test images, int [N].
+
+  Args:
+    directory: of the arm.
+
+  Raises:
+    CheckpointError: if they are missing or damaged.
+  """
+  path = directory / 'predictions.npz'
+  try:
+    saved = files.read_arrays(path)
+    return saved['test_predictions'], saved['test_labels']
+  except (OSError, ValueError, KeyError):
+    raise CheckpointError(
+      f'{str(path)!r} is missing or damaged; move it away and run again: the checkpoint '
+      'has what is needed to write a new one.'
+    ) from None
 
 
 @functools.cache
