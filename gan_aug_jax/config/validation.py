@@ -43,11 +43,7 @@ def _check_fields(values):
   for name, field in FIELDS.items():
     if name not in values:
       raise ConfigError(f'The config lacks the field {name}; start from default().')
-    try:
-      fits = field.rule is None or field.rule.allows(values[name])
-    except TypeError:
-      fits = False
-    if not fits:
+    if not field.accepts(values[name]):
       raise ConfigError(f'{name}={values[name]!r} must be {field.rule.text}.')
 
 

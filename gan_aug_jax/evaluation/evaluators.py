@@ -19,11 +19,11 @@ _PIXELS = 2**22
 _MOST_KEPT_BYTES = 2**26  # of the pixels of a split whose chunks stay on the devices
 
 
-def chunks(session, split: Split, size: int = BATCH) -> Iterator[tuple]:
+def chunks(layout, split: Split, size: int = BATCH) -> Iterator[tuple]:
   """Cuts a split into chunks of one shape.
 
   Args:
-    session: the run's.
+    layout: where they go.
     split: images and labels.
     size: of a chunk.
 
@@ -31,17 +31,13 @@ def chunks(session, split: Split, size: int = BATCH) -> Iterator[tuple]:
     (images uint8 [size, H, W, C], labels int32 [size], count), placed: the first
     `count` are of the split, and in the last chunk zeros follow them.
   """
-  yield from _chunks(session.layout, split, size)
-
-
-def _chunks(layout, split, size):
   for start in range(0, len(split), size):
     yield _pad(layout, split.rows(slice(start, start + size)), size)
 
 
 @functools.lru_cache(maxsize=8)  # the validation images of seeds that train together
 def _on_devices(layout, split, size):
-  return list(_chunks(layout, split, size))
+  return list(chunks(layout, split, size))
 
 
 def _pad(layout, split, size):
@@ -135,7 +131,7 @@ class Evaluator:
     self.compile(variables, image_shape)
     began, parts, size = time.perf_counter(), [], self.chunk_size(image_shape)
     keep = split.images.nbytes <= _MOST_KEPT_BYTES
-    placed = (_on_devices if keep else _chunks)(self._session.layout, split, size)
+    placed = (_on_devices if keep else chunks)(self._session.layout, split, size)
     for chunk in placed:
       parts.append(self._program(variables, *chunk))
       if not keep:  # or all chunks of a large split would be on the devices

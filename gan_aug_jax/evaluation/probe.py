@@ -283,7 +283,7 @@ def make_embed(session, num_classes: int) -> Callable:
   def embed(variables, split):
     parts = [
       jax.device_get(program(variables, *chunk))
-      for chunk in evaluators.chunks(session, split)
+      for chunk in evaluators.chunks(layout, split)
     ]
     features, predictions = (
       evaluators.join(part, len(split)) for part in zip(*parts, strict=True)

@@ -318,6 +318,16 @@ def changed_fields(config, base) -> dict:
   return {f: v for f, v in mine.items() if v != theirs[f] and f != 'expected_duration'}
 
 
+def chosen_candidate(info) -> dict:
+  """The scores of the checkpoint that a generator was frozen at, or {}.
+
+  Args:
+    info: its result.json.
+  """
+  rows = info.get('candidates', [])
+  return next((row for row in rows if row['step'] == info['chosen_step']), {})
+
+
 def scores_of(workdir, name) -> dict:
   """The scores of a generator's chosen checkpoint, or {}.
 
@@ -326,7 +336,4 @@ def scores_of(workdir, name) -> dict:
     name: of the generator.
   """
   directory = generator_directory(cells_lib.generator_workdir(workdir, name))
-  result = read_result(directory / 'result.json') or {}
-  rows = result.get('candidates', [])
-  chosen = [row for row in rows if row['step'] == result['chosen_step']]
-  return chosen[0] if chosen else {}
+  return chosen_candidate(read_result(directory / 'result.json') or {})

@@ -123,7 +123,7 @@ def _draw_sources(session, dataset, generator, count):
   sources = {_REAL: dataset.train.some(count, 0)}
   sources |= {m.name: draw(m.variables, count, _SEED) for m in generator.members}
   if len(generator.members) > 1:
-    draw_all = drawn_by(frozen.make_sampler(session, family))
+    draw_all = drawn_by(frozen.of_members(session, family.make_sampler()))
     sources['all together'] = draw_all(generator.variables, count, _SEED)
   draw_noise = drawn_by(sampling.make_noise_sampler(dataset.image_shape))
   return sources | {_NOISE: draw_noise({}, count)}

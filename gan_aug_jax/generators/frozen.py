@@ -152,17 +152,6 @@ def load_generator(session, info) -> FrozenGenerator:
   )
 
 
-def make_sampler(session, family: Family, **latents: float) -> sampling.Sample:
-  """Returns the `sample` of all the generators that a run draws from.
-
-  Args:
-    session: the run's.
-    family: how they draw.
-    **latents: see `sampling.draw_latents`; by default they are drawn as in training.
-  """
-  return of_members(session, family.make_sampler(**latents))
-
-
 def of_members(session, function: Callable) -> Callable:
   """Turns a function of a generator's variables into one of all of a run's, stacked."""
   number = len(config_lib.members_of(session.config))

@@ -101,7 +101,7 @@ def _build_sample(session, dataset, generator):
   if (real := _real_images(config, dataset)) is not None:
     return sampling.make_pool_sampler(), _shapes_of_images(dataset, len(real))
   family = families.build_family(session, dataset.facts)
-  sample = frozen.make_sampler(session, family, **config.latents)
+  sample = frozen.of_members(session, family.make_sampler(**config.latents))
   known = frozen.shapes_of_members(session, family)
   shapes = known['generator'] if known else generator and generator.variables
   if config.mix.source == 'mislabelled':

@@ -210,7 +210,7 @@ def choice(info: Mapping) -> str:
   rows = info.get('candidates', [])
   if not rows:
     return ''
-  chosen = next(row for row in rows if row['step'] == info['chosen_step'])
+  chosen = findings.chosen_candidate(info)
   step = f'step {chosen["step"]:,}'
   if len(rows) == 1:
     return f'The only checkpoint, {step}, was kept.'
@@ -232,11 +232,9 @@ def choice(info: Mapping) -> str:
 
 def copies(info: Mapping) -> str:
   """Whether the chosen generator copies its training images; '' where not measured."""
-  rows = info.get('candidates', [])
-  chosen = [row for row in rows if row['step'] == info['chosen_step']]
-  if not chosen or 'memorised' not in chosen[0]:
+  share = findings.chosen_candidate(info).get('memorised')
+  if share is None:
     return ''
-  share = chosen[0]['memorised']
   verdict = 'it copies training images' if share > 0.1 else 'no sign of copying'
   return (
     f'Memorisation: {share:.1%} of its images are closer to a training image, in pixels, '
