@@ -190,10 +190,7 @@ def _example(command, text):
 
 
 def fields_page(name: str = '') -> str:
-  """What the command `fields` prints.
-
-  Args:
-    name: of a group or a field; '' for the list of groups.
+  """What the command `fields` prints: a group, a field, or for '' the groups.
 
   Raises:
     ConfigError: if there is neither a group nor a field of that name.

@@ -85,10 +85,7 @@ def groups() -> dict[str, str]:
 
 
 def find(name: str) -> list[Entry]:
-  """The entries of a group or a field.
-
-  Args:
-    name: of either; '' for all.
+  """The entries of a group or a field of that name; of all for ''.
 
   Raises:
     ConfigError: if there is neither.

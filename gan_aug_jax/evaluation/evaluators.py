@@ -79,11 +79,7 @@ class Evaluator:
     self._program = Program(step, session.layout, donate=())
 
   def chunk_size(self, image_shape: tuple) -> int:
-    """Images per call: enough to keep the device busy, and no more than fit.
-
-    Args:
-      image_shape: (H, W, C).
-    """
+    """Images (H, W, C) per call: enough to keep the device busy, no more than fit."""
     if self._session.layout.on_cpu:
       return BATCH
     return max(BATCH, _PIXELS // (image_shape[0] * image_shape[1]))

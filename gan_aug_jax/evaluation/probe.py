@@ -137,11 +137,7 @@ class Trainer:
     training.start(saves=False)
 
   def __call__(self, generator=None) -> dict:
-    """Trains a probe, on what a generator draws where there is a `sample`.
-
-    Args:
-      generator: its variables, placed.
-    """
+    """Trains a probe; with a `sample`, on what a generator's variables draw."""
     training = self._training.with_frozen(FrozenModels(generator=generator))
     state = training.init()
     for call, step in enumerate(range(0, training.num_steps, training.steps_per_call)):

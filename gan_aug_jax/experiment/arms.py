@@ -58,8 +58,7 @@ class Arm:
   """One arm of a run, trained into arms/NAME/.
 
   Attributes:
-    session: the run's.
-    dataset: the data.
+    session, dataset: the run's.
     name: one of `config.ARMS`.
     evaluator: the `evaluators.Evaluator` of the classifier.
     is_augmented: whether it draws synthetic images.
@@ -76,8 +75,7 @@ class Arm:
   def setup(self, generator=None) -> Setup:
     """Returns the arm's `Setup`, made at the first call.
 
-    Args:
-      generator: the `FrozenGenerator`, needed unless `synthetic_source.is_known`.
+    It needs the `FrozenGenerator` unless `synthetic_source.is_known`.
     """
     if self._setup is None:
       source = None
@@ -219,8 +217,7 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
   """Makes the `Setup` of an arm; trains and compiles nothing.
 
   Args:
-    session: the run's.
-    dataset: the data.
+    session, dataset: the run's.
     name: of the arm, one of `config.ARMS`.
     source: the `SyntheticSource`, or None for an arm without synthetic images.
     num_steps: of the training, which schedules depend on; None for the config's.

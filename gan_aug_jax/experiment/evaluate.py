@@ -42,8 +42,7 @@ def evaluate_arms(session, dataset) -> dict:
   """Evaluates the finished arms of a workdir again.
 
   Args:
-    session: the run's.
-    dataset: the data.
+    session, dataset: the run's.
 
   Returns:
     {arm: {split: scores}}, with scores as an `evaluators.Evaluator` gives them. The

@@ -42,8 +42,7 @@ class Run:
   """What a run trains: the generators, unless the config needs none, and the arms.
 
   Attributes:
-    session: the run's.
-    dataset: the data.
+    session, dataset: the run's.
     generator: the `GeneratorTraining`, or None where none is needed.
     arms: list of `arms.Arm`.
   """
@@ -52,8 +51,7 @@ class Run:
     """Plans a run; trains and compiles nothing.
 
     Args:
-      session: the run's.
-      dataset: the data.
+      session, dataset: the run's.
       arms: whether to train the arms.
       generator_session: of the generators, if they are kept elsewhere than the arms.
 
@@ -71,11 +69,7 @@ class Run:
     self.arms = [arms_lib.Arm(session, dataset, name, evaluator) for name in names]
 
   def start(self, *, generator=True) -> None:
-    """Compiles in threads the programs of what is not trained yet, in order of use.
-
-    Args:
-      generator: whether to compile the generator's, too.
-    """
+    """Compiles in threads what is not trained yet, in order of use; see `work`."""
     if self.generator and generator:
       self.generator.start()
     for arm in self.arms:
@@ -96,13 +90,7 @@ class Run:
     return {name: operations or max(work.values()) for name, operations in work.items()}
 
   def load_or_train_generator(self, *, train=True) -> frozen.FrozenGenerator | None:
-    """The generator that the arms draw from.
-
-    Args:
-      train: whether to train one that is not finished.
-
-    Returns:
-      The generator; None if no arm draws from one.
+    """The generator that the arms draw from, or None; with `train`, finished first.
 
     Raises:
       CheckpointError: see `frozen.load_generator`.
@@ -115,14 +103,7 @@ class Run:
     return frozen.load_generator(self._generator_session, self.dataset.facts)
 
   def train_arms(self, generator) -> dict:
-    """Trains every arm and writes results.json.
-
-    Args:
-      generator: from `load_or_train_generator`.
-
-    Returns:
-      The content of results.json.
-    """
+    """Trains every arm with a loaded generator; writes and returns results.json."""
     session, dataset = self.session, self.dataset
     trained, shared = {}, None
     for arm in self.arms:

@@ -238,11 +238,7 @@ bias_relu_pool.defvjp(_bias_relu_pool_forward, _bias_relu_pool_backward)
 def depth_to_space(x: jax.Array) -> jax.Array:
   """Sub-pixel rearrangement (Shi et al. 2016, arXiv 1609.05158).
 
-  Args:
-    x: [B, H, W, 4 * F].
-
-  Returns:
-    [B, 2 * H, 2 * W, F].
+  [B, H, W, 4 * F] to [B, 2 * H, 2 * W, F].
   """
   batch, height, width, depth = x.shape
   x = x.reshape(batch, height, width, 2, 2, depth // 4)

@@ -37,10 +37,7 @@ _CELL_FIELDS = {
 
 
 def write(workdir: pathlib.Path) -> tuple[dict[str, Any], pathlib.Path]:
-  """Writes the report of what is finished.
-
-  Args:
-    workdir: of the ablation.
+  """Writes the report of what is finished in an ablation's workdir.
 
   Returns:
     (summary, path of report.html); see `findings.summarize`.

@@ -178,12 +178,8 @@ def mislabel(sample: Sample, num_classes: int) -> Sample:
 def make_discriminator_logits(discriminator: nn.Module) -> Callable:
   """Returns `(variables, images [B, m, H, W, C], labels [B]) -> logits [B, m]`.
 
-  Args:
-    discriminator: linen module, called with (images, labels).
-
-  Returns:
-    A pure function whose logits carry no gradient; `variables` hold 'params' and
-    'spectral'.
+  A pure function of a linen module called with (images, labels). The logits carry no
+  gradient; `variables` hold 'params' and 'spectral'.
   """
 
   def discriminator_logits(variables, images, labels):

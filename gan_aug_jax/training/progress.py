@@ -186,11 +186,7 @@ class ProgressBar:
     return waiting(f'{self.name}: {text}', quiet=self._quiet or not text)
 
   def advance(self, step: int) -> None:
-    """Moves the bar.
-
-    Args:
-      step: steps taken.
-    """
+    """Moves the bar to the number of steps taken."""
     now = time.perf_counter()
     if _whole and not self._quiet:
       gained = (step - self._step) / self._total

@@ -133,11 +133,7 @@ class Training:
     return dataclasses.replace(self, frozen=frozen)
 
   def start(self, *, saves: bool = True) -> None:
-    """Compiles in threads.
-
-    Args:
-      saves: whether states will be saved, and so checked.
-    """
+    """Compiles in threads, also the check of states if any will be saved."""
     self.init_program.start(self._placed_seed())
     self.step_program.start(*self._shapes())
     if saves:

@@ -108,8 +108,7 @@ def claim(session: Session, dataset: Dataset) -> None:
   """Writes config.json, unless the same run's is there.
 
   Args:
-    session: the run's.
-    dataset: the data.
+    session, dataset: the run's.
 
   Raises:
     CheckpointError: see `check_config` and `check_data`.
