@@ -8,7 +8,6 @@ import pathlib
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 import numpy as np
 
 from gan_aug_jax import config as config_lib
@@ -105,14 +104,6 @@ def trainings_of(session) -> list[SeedTraining]:
       directory = directory.with_name(f'{directory.name}-seed{seed}')
     trainings.append(SeedTraining(one, directory, tuple(of_seed)))
   return trainings
-
-
-def on_first_process(action: Callable[[], None]) -> None:
-  """Changes files on process 0, while the others wait to read them."""
-  if jax.process_index() == 0:
-    action()
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices('generator result')
 
 
 def load_generator(session, info) -> FrozenGenerator:

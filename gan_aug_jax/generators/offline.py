@@ -5,13 +5,12 @@ import json
 import math
 
 import jax
-from jax.experimental import multihost_utils
 import numpy as np
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.evaluation.image_sampler import ImageSampler
 from gan_aug_jax.generators import families
-from gan_aug_jax.training import files
+from gan_aug_jax.training import files, processes
 
 
 def draw_once(session, dataset, sample, variables, directory) -> np.ndarray:
@@ -37,8 +36,7 @@ def draw_once(session, dataset, sample, variables, directory) -> np.ndarray:
     digest.update(np.ascontiguousarray(leaf))
   path = directory / f'offline-{digest.hexdigest()[:16]}.npz'
   images = _read(path, (dataset.num_classes, count, *dataset.image_shape))
-  # All processes draw them or none does.
-  if not np.all(multihost_utils.process_allgather(np.int32(images is not None))):
+  if not processes.all_agree(images is not None):  # all of them draw, or none does
     draw = ImageSampler(session, sample, dataset.num_classes)
     images = draw.by_class(variables, count, seed)
     if jax.process_index() == 0:
