@@ -1,15 +1,16 @@
 """Evaluates a classifier on any split, chunk by chunk through one compiled program."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import functools
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gan_aug_jax.data.splits import Split
 from gan_aug_jax.evaluation import metrics
-from gan_aug_jax.step import eval_step
+from gan_aug_jax.step import device_data, eval_step, sharding
 from gan_aug_jax.step.programs import Program
 
 BATCH = 500  # images a chunk
@@ -56,6 +57,37 @@ def join(parts: Iterable[np.ndarray], count: int, size: int = BATCH) -> np.ndarr
     size: of a chunk.
   """
   return np.concatenate([part[:size] for part in parts])[:count]
+
+
+def make_batched(
+  layout, function: Callable, *, dtype: jnp.dtype, size: int = BATCH
+) -> Callable:
+  """Returns `apply(variables, images uint8 [N, H, W, C]) -> tree of arrays [N, ...]`.
+
+  Args:
+    layout: where it runs.
+    function: `(variables, images [B, H, W, C] in [-1, 1]) -> tree of arrays [B, ...]`.
+    dtype: of the images that it gets.
+    size: images a chunk; all chunks take the same program. N is at least 1.
+  """
+
+  def step(variables, images, labels, count):
+    del labels, count
+    position = layout.positions(size)
+    x = device_data.normalize(images.at[position].get(mode='clip'), dtype)
+    gather = lambda y: layout.all_gather(y.reshape(*position.shape, *y.shape[1:]))
+    return jax.tree.map(gather, function(variables, sharding.flatten(x)))
+
+  program = Program(step, layout, donate=())
+
+  def apply(variables, images):
+    split = Split(images, np.zeros(len(images), np.int32))
+    parts = [
+      jax.device_get(program(variables, *chunk)) for chunk in chunks(layout, split, size)
+    ]
+    return jax.tree.map(lambda *parts: join(parts, len(split), size), *parts)
+
+  return apply
 
 
 class Evaluator:

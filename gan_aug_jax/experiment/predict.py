@@ -1,12 +1,12 @@
 """Labels images with a classifier of a run, from nothing but its workdir."""
 
 import csv
+import functools
 import io
 import logging
 import os
 import pathlib
 
-import jax
 import numpy as np
 import scipy.special
 
@@ -14,7 +14,6 @@ from gan_aug_jax.data import image_files, notes
 from gan_aug_jax.errors import CheckpointError, ConfigError, DataError
 from gan_aug_jax.evaluation import evaluators
 from gan_aug_jax.experiment import evaluate, recipe
-from gan_aug_jax.step import device_data
 from gan_aug_jax.training import files
 from gan_aug_jax.training.files import read_result
 
@@ -90,7 +89,10 @@ def label_images(session, info, images, *, arm, output) -> tuple[int, dict[str, 
     paths = [os.path.join(root, name) for name in chunk]
     pixels, kept, unread = image_files.read_all(chunk, paths, size, depth)
     unreadable |= unread
-    probabilities = classify(state.evaluated, image_files.with_channels(pixels, channels))
+    if not len(kept):
+      continue
+    logits = classify(state.evaluated, image_files.with_channels(pixels, channels))
+    probabilities = scipy.special.softmax(logits.astype(np.float64), axis=-1)
     for i, shares in zip(kept, probabilities, strict=True):
       best = int(shares.argmax())
       numbers = [f'{share:.8f}' for share in (shares[best], *shares)]
@@ -104,25 +106,10 @@ def label_images(session, info, images, *, arm, output) -> tuple[int, dict[str, 
 
 
 def _make_classify(session, info, batch_size):
-  """Returns `classify(variables, images uint8 [N, H, W, C]) -> float64 [N, num_classes]`.
-
-  It gives probabilities. N is at most `batch_size`; fewer images are padded, so that it
-  compiles only once.
-  """
-  model = recipe.build_model(session, info)
+  """Returns `classify(variables, images uint8 [N, H, W, C]) -> logits [N, num_classes]`."""
+  apply = functools.partial(recipe.build_model(session, info).apply, train=False)
   dtype = session.image_dtype('classifier')
-
-  @jax.jit
-  def apply(variables, images):
-    return model.apply(variables, device_data.normalize(images, dtype), train=False)
-
-  def classify(variables, images):
-    count = len(images)
-    padded = np.pad(images, ((0, batch_size - count), (0, 0), (0, 0), (0, 0)))
-    logits = np.asarray(apply(variables, padded), np.float64)[:count]
-    return scipy.special.softmax(logits, axis=-1)
-
-  return classify
+  return evaluators.make_batched(session.layout, apply, dtype=dtype, size=batch_size)
 
 
 def _refuse_own_pictures(workdir, images):
