@@ -42,12 +42,7 @@ _AFFECTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """What is to be said about a field.
-
-  Attributes:
-    name: dotted.
-    field: its `fields.Field`.
-  """
+  """What is to be said about a field, by its dotted name."""
 
   name: str
   field: fields.Field

@@ -185,19 +185,11 @@ class _Costs:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """The cells of an ablation.
-
-  Attributes:
-    config: with its ablation.
-    arms: list of `ablation.Arm`.
-    cells: list of `Cell`.
-    workdir: pathlib.Path.
-    layout: where the cells run.
-  """
+  """The arms and cells of the ablation of a config, and where they run."""
 
   config: ml_collections.ConfigDict
-  arms: list
-  cells: list
+  arms: list[ablation.Arm]
+  cells: list[Cell]
   workdir: pathlib.Path
   layout: sharding.Layout
 

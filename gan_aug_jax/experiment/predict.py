@@ -106,7 +106,7 @@ def label_images(session, info, images, *, arm, output) -> tuple[int, dict[str, 
 
 
 def _make_classify(session, info, batch_size):
-  """Returns `classify(variables, images uint8 [N, H, W, C]) -> logits [N, num_classes]`."""
+  """Returns `classify(variables, images uint8 [N, H, W, C]) -> logits`."""
   apply = functools.partial(recipe.build_model(session, info).apply, train=False)
   dtype = session.image_dtype('classifier')
   return evaluators.make_batched(session.layout, apply, dtype=dtype, size=batch_size)

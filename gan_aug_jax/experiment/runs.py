@@ -61,6 +61,7 @@ class Run:
     config = session.config
     self.session, self.dataset, self.generator = session, dataset, None
     self._generator_session = generator_session or session
+    self._variables = None
     if config_lib.needs_generator(config) or not arms:
       self.generator = GeneratorTraining(self._generator_session, dataset)
     model = recipe.build_model(session, dataset.facts)
@@ -102,31 +103,34 @@ class Run:
         return self.generator.train()
     return frozen.load_generator(self._generator_session, self.dataset.facts)
 
+  def load_variables(self, arm, generator) -> synthetic_source.SourceVariables:
+    """What an arm draws from; loaded once for all arms."""
+    if not arm.is_augmented:
+      return synthetic_source.SourceVariables()
+    if not self._variables:
+      session = self.session
+      with progress.waiting('preparing the synthetic images', quiet=session.is_silent):
+        self._variables = synthetic_source.load_variables(
+          session, self.dataset, generator
+        )
+    return self._variables
+
   def train_arms(self, generator) -> dict:
     """Trains every arm with a loaded generator; writes and returns results.json."""
     session, dataset = self.session, self.dataset
-    trained, shared = {}, None
+    trained = {}
     for arm in self.arms:
       result = arms_lib.finished_result(arm.directory)
       if result:
         arms_lib.check_images(arm.directory, result, dataset.facts)
       else:
-        prepared = synthetic_source.SourceVariables()
         with progress.part(arm.name):
-          if arm.is_augmented:
-            shared = shared or _load_variables(session, dataset, generator)
-            prepared = shared
-          result = arm.train(generator, prepared)
+          result = arm.train(generator, self.load_variables(arm, generator))
       trained[arm.name] = result
     results = _results(session, dataset, generator, trained)
     if jax.process_index() == 0:
       files.write_atomically(session.path('results.json'), json.dumps(results, indent=1))
     return results
-
-
-def _load_variables(session, dataset, generator):
-  with progress.waiting('preparing the synthetic images', quiet=session.is_silent):
-    return synthetic_source.load_variables(session, dataset, generator)
 
 
 def describe(run: Run) -> str:

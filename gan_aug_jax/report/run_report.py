@@ -18,6 +18,13 @@ from gan_aug_jax.training.workdir import generator_directory, read_predictions
 
 # (treatment, its control)
 _PAIRS = (('augmented', 'real_only'), ('augmented_classical', 'real_classical'))
+_METRICS = 'metrics.jsonl'
+# {title of a plot: the metric in it}
+_CURVES = {
+  'validation accuracy': 'val_accuracy',
+  'validation loss': 'val_loss',
+  'training loss (as trained)': 'loss',
+}
 
 
 def render(workdir: pathlib.Path, run: Mapping, results: Mapping) -> pathlib.Path:
@@ -106,11 +113,11 @@ def _images(workdir, results, found, class_names):
     images[f'confusion {name}'] = figures.confusion_matrix(name, class_names, matrix)
     if (path := workdir / 'arms' / name / 'batch.png').exists():
       images[f'batch {name}'] = path.read_bytes()
-  images |= _curves(
-    {arm: workdir / 'arms' / arm / 'metrics.jsonl' for arm in arms},
-    ('validation accuracy', 'validation loss', 'training loss (as trained)'),
-    ('val_accuracy', 'val_loss', 'loss'),
-  )
+  rows = {name: files.read_metrics(workdir / 'arms' / name / _METRICS) for name in arms}
+  for title, metric in _CURVES.items():
+    series = {name: _series(of_one, metric) for name, of_one in rows.items()}
+    percent = 'accuracy' in title
+    images[f'curve {title}'] = figures.curves(title, series, percent=percent)
   if results['generator']:
     images |= _generator_images(generator_directory(workdir))
   return images
@@ -131,19 +138,6 @@ def _answer(arms, found):
   return figures.intervals(rows, 'test accuracy, with 95 % intervals')
 
 
-def _curves(paths, titles, names):
-  """{'curve TITLE': PNG}, a line for each file of metrics."""
-  rows = {label: files.read_metrics(path) for label, path in paths.items()}
-  return {
-    f'curve {title}': figures.curves(
-      title,
-      {label: _series(of_one, name) for label, of_one in rows.items()},
-      percent='accuracy' in title,
-    )
-    for title, name in zip(titles, names, strict=True)
-  }
-
-
 def _generator_images(directory):
   """Samples, those at each save, and curves of the discriminator and generator."""
   images = {}
@@ -151,7 +145,7 @@ def _generator_images(directory):
     images['samples'] = path.read_bytes()
   strip = sorted((directory / 'samples').glob('*.png'))
   images |= {f'step {int(path.stem):,}': path.read_bytes() for path in strip}
-  rows = files.read_metrics(directory / 'metrics.jsonl')
+  rows = files.read_metrics(directory / _METRICS)
   names = sorted({name for row in rows for name in row})
   for title, ending in (
     ('losses of the networks', '_loss'),
