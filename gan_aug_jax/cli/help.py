@@ -197,7 +197,7 @@ def fields_page(name: str = '') -> str:
   """
   entries = reference.find(name)
   if not name:
-    lines = [f'  {group:12} {text}' for group, text in reference.groups().items()]
+    lines = [f'  {group:12} {text}' for group, text in reference.GROUPS.items()]
     return '\n'.join(['Groups of fields:', *lines, '', f'{_PROGRAM} fields GROUP'])
   wrap = lambda text: textwrap.fill(
     text, 88, initial_indent='    ', subsequent_indent='    '

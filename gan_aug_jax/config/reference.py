@@ -73,12 +73,6 @@ def entries() -> list[Entry]:
   return [Entry(*item) for item in (fields.FIELDS | of_ablation).items()]
 
 
-def groups() -> dict[str, str]:
-  """The `GROUPS` that have fields."""
-  present = {entry.group for entry in entries()}
-  return {group: text for group, text in GROUPS.items() if group in present}
-
-
 def find(name: str) -> list[Entry]:
   """The entries of a group or a field of that name; of all for ''.
 
