@@ -30,14 +30,13 @@ def write_next_to_real(path: pathlib.Path, dataset, drawn) -> None:
   files.write_atomically(path, figures.grid(dataset.class_names, {'real': real, **drawn}))
 
 
-def write_samples(session, info, seed, per_class=10) -> pathlib.Path:
-  """Draws images of each class from each generator of a run, into samples-SEED.png.
+def write_samples(session, info, seed) -> pathlib.Path:
+  """Draws ten images of each class from each of a run's generators: samples-SEED.png.
 
   Args:
     session: the run's.
     info: the 'data' of config.json.
     seed: of the draw.
-    per_class: images a class, of each generator.
 
   Returns:
     The picture's path.
@@ -47,7 +46,7 @@ def write_samples(session, info, seed, per_class=10) -> pathlib.Path:
   """
   generator = frozen.load_generator(session, info)
   draw = ImageSampler(session, generator.family.make_sampler(), info.num_classes)
-  drawn = {m.name: draw.by_class(m.variables, per_class, seed) for m in generator.members}
+  drawn = {m.name: draw.by_class(m.variables, 10, seed) for m in generator.members}
   path = session.path(f'samples-{seed}.png')
   files.write_atomically(path, figures.grid(info.class_names, drawn))
   return path
