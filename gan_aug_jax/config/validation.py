@@ -18,7 +18,6 @@ def validate(config: ConfigDict, *, trains_generator: bool | None = None) -> Non
   """Checks every field, alone and in combination.
 
   Args:
-    config: the config.
     trains_generator: whether one will be trained; None: if an arm needs one.
 
   Raises:

@@ -57,7 +57,6 @@ def of_splits(title: str, names: Sequence[str], splits: Mapping[str, Split]) -> 
   """Names classes without images, copies across splits, and images that are all dark.
 
   Args:
-    title: of the dataset.
     names: of the classes.
     splits: {'training' and so on: its `Split`, with names}, of images of one shape.
   """

@@ -25,7 +25,6 @@ def chunks(layout, split: Split, size: int = BATCH) -> Iterator[tuple]:
 
   Args:
     layout: where they go.
-    split: images and labels.
     size: of a chunk.
 
   Yields:
@@ -65,7 +64,6 @@ def make_batched(
   """Returns `apply(variables, images uint8 [N, H, W, C]) -> tree of arrays [N, ...]`.
 
   Args:
-    layout: where it runs.
     function: `(variables, images [B, H, W, C] in [-1, 1]) -> tree of arrays [B, ...]`.
     dtype: of the images that it gets.
     size: images a chunk; all chunks take the same program. N is at least 1.
@@ -97,9 +95,7 @@ class Evaluator:
     """Prepares the program, which is compiled at the first call, or by `start`.
 
     Args:
-      session: the run's.
       model: linen module from `build_classifier`.
-      num_classes: number of classes.
     """
     self._session = session
     step = eval_step.make_eval_step(
@@ -149,7 +145,6 @@ class Evaluator:
 
     Args:
       variables: of the classifier, placed.
-      split: images and labels.
 
     Returns:
       The metrics of `metrics.summarize`, 'loss' (mean, nats), 'confusion', 'predictions'

@@ -104,7 +104,6 @@ class Trainer:
     """Prepares the programs, which are compiled at the first call, or by `start`.
 
     Args:
-      session: the run's.
       dataset: its training split is what the probe learns from without a `sample`.
       num_steps: optimizer steps of 128 images.
       sample: `(variables, keys, labels) -> images`, to train on synthetic images alone.
@@ -184,7 +183,6 @@ def train_extractor(session, dataset, held_out, *, num_steps, directory) -> Prob
   """Trains the extractor on real images, or reads it where one is kept.
 
   Args:
-    session: the run's.
     dataset: the extractor learns from its training split.
     held_out: real images to measure its accuracy on, or None.
     num_steps: optimizer steps.
@@ -247,12 +245,7 @@ def _hash(variables):
 
 
 def make_embed(session, num_classes: int) -> Callable:
-  """Returns `embed(variables, split) -> Embedding` by a probe.
-
-  Args:
-    session: the run's.
-    num_classes: number of classes.
-  """
+  """Returns `embed(variables, split) -> Embedding` by a probe."""
   model = build_probe(session, num_classes)
 
   def look(variables, images):

@@ -121,7 +121,6 @@ def resample(treatment, control, *, num_draws=2000, seed=0) -> tuple[float, floa
   Args:
     treatment, control: bool [num_seeds, num_images], which images were right.
     num_draws: bootstrap draws.
-    seed: of the draws.
 
   Returns:
     `(low, high)`, percentiles of the drawn differences.

@@ -197,7 +197,6 @@ def check_images(directory, record, facts: DataFacts) -> None:
   """Checks that an arm was trained, and evaluated, on these images.
 
   Args:
-    directory: of the arm.
     record: its result.json, or what was saved with its checkpoint.
     facts: of the images.
 
@@ -217,7 +216,6 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
   """Makes the `Setup` of an arm; trains and compiles nothing.
 
   Args:
-    session, dataset: the run's.
     name: of the arm, one of `config.ARMS`.
     source: the `SyntheticSource`, or None for an arm without synthetic images.
     num_steps: of the training, which schedules depend on; None for the config's.
@@ -278,7 +276,6 @@ def _make_drawing(session, made, image_shape, *, plan, cadence):
   """When an arm draws: in each step, ahead of a call's steps, or when a pool is used up.
 
   Args:
-    session: the run's.
     made: the `Synthesis`.
     image_shape: (height, width, channels).
     plan, cadence: of the arm.
@@ -327,7 +324,6 @@ def validate(evaluate, state, dataset) -> dict:
   Args:
     evaluate: the `evaluators.Evaluator`.
     state: a `ClassifierState`, placed.
-    dataset: the data.
   """
   scores = evaluate(state.evaluated, dataset.val)
   rates = _acceptance(state, dataset)

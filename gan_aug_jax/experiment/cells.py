@@ -73,8 +73,6 @@ def is_finished(workdir, name, kind) -> bool:
   """Whether the results of a cell are there.
 
   Args:
-    workdir: of the ablation.
-    name: of the cell.
     kind: the name of its arm in `config.ARMS`.
   """
   directory = workdir / 'cells' / name
@@ -84,22 +82,12 @@ def is_finished(workdir, name, kind) -> bool:
 
 
 def failure(workdir, name) -> str:
-  """Why a cell failed, or ''.
-
-  Args:
-    workdir: of the ablation.
-    name: of the cell.
-  """
+  """Why a cell failed, or ''."""
   return (read_result(workdir / 'cells' / name / 'failed.json') or {}).get('why', '')
 
 
 def generator_workdir(workdir, name) -> pathlib.Path:
-  """The workdir of a generator that cells share; older versions had it in gans/.
-
-  Args:
-    workdir: of the ablation.
-    name: of the generator.
-  """
+  """The workdir of a generator that cells share; older versions had it in gans/."""
   old = workdir / 'gans' / name
   return old if old.exists() else workdir / 'generators' / name
 

@@ -17,8 +17,6 @@ def restore_arm(session, name, info: DataFacts) -> classifier_state.ClassifierSt
   """Reads the state of a finished arm's classifier, and places it.
 
   Args:
-    session: the run's.
-    name: of the arm.
     info: the `DataFacts` of the run.
 
   Raises:
@@ -40,9 +38,6 @@ def restore_arm(session, name, info: DataFacts) -> classifier_state.ClassifierSt
 
 def evaluate_arms(session, dataset) -> dict:
   """Evaluates the finished arms of a workdir again.
-
-  Args:
-    session, dataset: the run's.
 
   Returns:
     {arm: {split: scores}}, with scores as an `evaluators.Evaluator` gives them. The

@@ -329,11 +329,6 @@ def chosen_candidate(info) -> dict:
 
 
 def scores_of(workdir, name) -> dict:
-  """The scores of a generator's chosen checkpoint, or {}.
-
-  Args:
-    workdir: of the ablation.
-    name: of the generator.
-  """
+  """The scores of a generator's chosen checkpoint, or {}."""
   directory = generator_directory(cells_lib.generator_workdir(workdir, name))
   return chosen_candidate(read_result(directory / 'result.json') or {})

@@ -22,7 +22,6 @@ def choose_arm(session, name='') -> tuple[str, float, int]:
   """Chooses the arm to predict with.
 
   Args:
-    session: the run's.
     name: of the arm; empty for the best one on the validation images.
 
   Returns:
@@ -56,7 +55,6 @@ def label_images(session, info, images, *, arm, output) -> tuple[int, dict[str, 
   `probability`, and `p:CLASS`, the probability of each class.
 
   Args:
-    session: the run's.
     info: its `DataFacts`.
     images: path of an image, or of a folder with images at any depth.
     arm: name of a finished arm.

@@ -19,7 +19,6 @@ def build_model(session, info: DataFacts):
   """Builds the config's classifier: a linen module, or an `ExternalClassifier`.
 
   Args:
-    session: the run's.
     info: `DataFacts` of the run.
 
   Raises:
@@ -48,10 +47,6 @@ def build_model(session, info: DataFacts):
 
 def make_optimizer(session, num_steps) -> optax.GradientTransformation:
   """Returns the optimizer of the config's classifier.
-
-  Args:
-    session: the run's.
-    num_steps: of the training.
 
   Raises:
     ConfigError: if the user's code fails.
@@ -88,7 +83,6 @@ def make_init(session, model, optimizer, image_shape, *, synthetic) -> Callable:
   """Returns `seed -> state` of an arm, once that is known to work.
 
   Args:
-    session: the run's.
     model: of `build_model`.
     optimizer: of `make_optimizer`.
     image_shape: (H, W, C).
@@ -141,7 +135,6 @@ def make_augmentation(session, arm, image_shape) -> batches.Augmentation:
   """Returns what happens to the images of an arm.
 
   Args:
-    session: the run's.
     arm: one of `config.ARMS`.
     image_shape: (H, W, C).
 

@@ -51,7 +51,6 @@ class Run:
     """Plans a run; trains and compiles nothing.
 
     Args:
-      session, dataset: the run's.
       arms: whether to train the arms.
       generator_session: of the generators, if they are kept elsewhere than the arms.
 
@@ -155,11 +154,6 @@ def describe(run: Run) -> str:
 
 def num_steps_of(config, dataset, name) -> int:
   """Optimizer steps of an arm.
-
-  Args:
-    config: the run's.
-    dataset: the data.
-    name: of the arm.
 
   Raises:
     ConfigError: if a warm-up or schedule leaves no step.

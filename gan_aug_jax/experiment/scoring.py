@@ -35,7 +35,6 @@ def score_generators(session, run: dict) -> dict:
   """Scores every generator that the workdir's arms draw from.
 
   Args:
-    session: the run's.
     run: content of its config.json.
 
   Returns:
@@ -168,7 +167,6 @@ def _score(generated, real, *, train, cas, neighbours, num_classes):
     train: features of the training images, or None to look for no copies of them.
     cas: evaluation, on the held-out images, of a probe trained on images like these.
     neighbours: k of precision, recall, density and coverage.
-    num_classes: number of classes.
   """
   features, labels = generated.features, generated.labels
   manifold = functools.partial(fidelity.manifold_scores, k=neighbours)

@@ -129,7 +129,6 @@ class StackedBatches:
 
     Args:
       sources: the `BatchSource` of each seed.
-      layout: where the step runs.
     """
     self._sources, self._layout = sources, layout
     self._held = {}  # number of a leaf: (the arrays of all seeds, stacked)

@@ -39,7 +39,6 @@ def export(session, info, output=None) -> list[pathlib.Path]:
   """Writes each generator that a run draws from.
 
   Args:
-    session: the run's.
     info: the run's `DataFacts`.
     output: directory; None for WORKDIR/export.
 

@@ -110,7 +110,6 @@ def load_generator(session, info) -> FrozenGenerator:
   """Loads the frozen generators of a working directory.
 
   Args:
-    session: the run's.
     info: the `DataFacts` of what they were trained on.
 
   Raises:

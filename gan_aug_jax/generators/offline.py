@@ -17,7 +17,6 @@ def draw_once(session, dataset, sample, variables, directory) -> np.ndarray:
   """Draws `cache.images_per_class` images of each class, or reads those drawn before.
 
   Args:
-    session, dataset: the run's.
     sample: `(variables, keys, labels) -> images`.
     variables: of `sample`.
     directory: where the images are kept, under a hash of all that they depend on.

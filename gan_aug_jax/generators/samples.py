@@ -17,7 +17,6 @@ def write_next_to_real(path: pathlib.Path, dataset, drawn) -> None:
 
   Args:
     path: of the PNG.
-    dataset: the data.
     drawn: {title: images uint8 [num_classes, N, H, W, C]}.
   """
   train, shape = dataset.train, (8, *dataset.image_shape)
@@ -34,9 +33,7 @@ def write_samples(session, info, seed) -> pathlib.Path:
   """Draws ten images of each class from each of a run's generators: samples-SEED.png.
 
   Args:
-    session: the run's.
     info: the 'data' of config.json.
-    seed: of the draw.
 
   Returns:
     The picture's path.

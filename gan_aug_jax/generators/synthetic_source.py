@@ -58,7 +58,6 @@ def build_source(session, dataset, generator=None) -> SyntheticSource:
   """Builds the source that the config describes; trains and reads nothing.
 
   Args:
-    session, dataset: the run's.
     generator: the `FrozenGenerator`; None if it is not made yet and `is_known`.
   """
   config = session.config
@@ -184,7 +183,6 @@ def build_synthesis(session, dataset, source, *, plan, model) -> synthesis.Synth
   """Builds the `Synthesis` of an arm.
 
   Args:
-    session, dataset: the run's.
     source: the `SyntheticSource`.
     plan: the arm's `BatchPlan`.
     model: the classifier, see `recipe.build_model`.

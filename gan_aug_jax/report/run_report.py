@@ -31,9 +31,7 @@ def render(workdir: pathlib.Path, run: Mapping, results: Mapping) -> pathlib.Pat
   """Writes report.html.
 
   Args:
-    workdir: directory of the run.
     run: content of config.json.
-    results: content of results.json.
 
   Returns:
     The path of the report.
@@ -86,10 +84,6 @@ def render(workdir: pathlib.Path, run: Mapping, results: Mapping) -> pathlib.Pat
 
 def findings(workdir: pathlib.Path, arms: Mapping) -> dict[str, sentences.Finding]:
   """{arm: what a run says of it} of arms with synthetic images and their controls.
-
-  Args:
-    workdir: directory of the run.
-    arms: of results.json.
 
   Raises:
     CheckpointError: if predictions cannot be read.

@@ -91,7 +91,6 @@ def finding(treatment: str, control: str, arms: Mapping, paired: Mapping) -> Fin
   Args:
     treatment: name of the arm.
     control: name of the control.
-    arms: of results.json.
     paired: of `statistics.compare_predictions`.
 
   """
@@ -172,7 +171,6 @@ def arms(config: Mapping, results: Mapping) -> dict[str, str]:
 
   Args:
     config: of config.json.
-    results: content of results.json.
   """
   config, lines = config_lib.from_dict(config), {}
   for name, arm in results['arms'].items():

@@ -88,7 +88,6 @@ def print_results(results: Mapping, findings: Collection[sentences.Finding] = ()
   """Prints the verdicts of a run, then the arms of results.json.
 
   Args:
-    results: content of results.json.
     findings: from `run_report.findings`.
   """
   print_warnings(sentences.run_warnings(results))

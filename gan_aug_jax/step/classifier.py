@@ -35,8 +35,6 @@ def make_fused_step(
 
   Args:
     model: linen module from `build_classifier`, or an `ExternalClassifier`.
-    optimizer: optax transformation.
-    layout: where the step runs.
     plan: how many positions are synthetic.
     compose: from `batches.make_compose`, of the same plan.
     ema_decay: of the moving average of a state that has one, in [0, 1).

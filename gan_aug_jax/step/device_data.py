@@ -145,7 +145,6 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
   Args:
     seed: of the order.
     epoch: its number, from 0.
-    num_examples: size of the set.
 
   Returns:
     int32 [num_examples].
@@ -202,7 +201,6 @@ def window_length(num_examples: int, count: int) -> int:
   """Returns the length of a window, in whole epochs, that holds any `count` elements.
 
   Args:
-    num_examples: size of the set.
     count: successive elements that are taken at once.
   """
   return (max(0, count - 1) // num_examples + 2) * num_examples

@@ -130,7 +130,6 @@ def group_by_class(
   Args:
     images: uint8 [N, H, W, C].
     labels: [N].
-    num_classes: number of classes.
 
   Returns:
     {'images': uint8 [N, H, W, C], 'first': int32 [num_classes], where a class begins,
@@ -162,7 +161,6 @@ def mislabel(sample: Sample, num_classes: int) -> Sample:
 
   Args:
     sample: the right one.
-    num_classes: number of classes.
   """
 
   def mislabelled(variables, keys, labels):

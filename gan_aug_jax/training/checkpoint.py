@@ -144,7 +144,6 @@ class Checkpoints:
     """Restores `(state, host)` of one step.
 
     Args:
-      step: of the checkpoint.
       state: see `restore`.
 
     Raises:
@@ -186,7 +185,6 @@ class Checkpoints:
     """Restores the frozen generators of one step.
 
     Args:
-      step: of the checkpoint.
       shapes: {name: pytree of shapes and types}, of all that were saved.
       sharding: where to put the arrays.
 

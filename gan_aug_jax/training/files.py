@@ -65,7 +65,6 @@ def read_arrays(path, most_bytes: int = 2**30) -> dict[str, np.ndarray]:
   """Reads an .npz file of a run.
 
   Args:
-    path: of the file.
     most_bytes: limit on the size of its arrays; a small file may claim to hold anything.
 
   Returns:
@@ -98,7 +97,6 @@ def read_json(path, *keys: str) -> dict[str, Any]:
   """Reads a JSON object of a run.
 
   Args:
-    path: of the file.
     *keys: that it must have.
 
   Raises:
@@ -155,7 +153,6 @@ class MetricsFile:
     """Opens a file and drops the lines after a step, and a half-written last one.
 
     Args:
-      path: of the file.
       after_step: step of the checkpoint that training resumes from.
     """
     self._path = pathlib.Path(path)

@@ -263,7 +263,6 @@ def make_writers(session, directory: pathlib.Path, *, after_step: int) -> list:
   """Returns the writers of metrics, as clu's: metrics.jsonl, and event files on request.
 
   Args:
-    session: the run's.
     directory: of the training.
     after_step: step of the checkpoint that training resumes from; later lines are
       dropped.

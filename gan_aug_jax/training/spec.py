@@ -54,7 +54,6 @@ def make_cadence(
   Args:
     config: of the run; `log.eval_every_steps=0` means about 20 evaluations.
     part: 'generator' or 'classifier', whose `save_every_steps` is read.
-    num_steps: length of the training.
     saves: about how many, where `save_every_steps=0` leaves that open.
     cycle: see `Cadence`; automatic saves are multiples of it, too.
   """
@@ -243,7 +242,6 @@ def make_batches(
   """Returns the source of batches that `data.placement` names.
 
   Args:
-    session: the run's.
     split, plan, substeps: see `BatchSource`.
   """
   kind = HostBatches if session.config.data.placement == 'host' else DeviceBatches
@@ -258,7 +256,6 @@ def steps_per_call(session: Session, cadence: Cadence) -> int:
   any other length is a shorter call of the same program.
 
   Args:
-    session: the run's.
     cadence: of the training.
   """
   config = session.config

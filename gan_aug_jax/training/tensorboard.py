@@ -63,7 +63,6 @@ def write_result(
 
   Args:
     directory: of the event files.
-    config: of the run.
     result: the arm's dict of results.json.
     confusion: its confusion matrix as a PNG file.
   """

@@ -107,9 +107,6 @@ def generator_directory(workdir: pathlib.Path) -> pathlib.Path:
 def claim(session: Session, dataset: Dataset) -> None:
   """Writes config.json, unless the same run's is there.
 
-  Args:
-    session, dataset: the run's.
-
   Raises:
     CheckpointError: see `check_config` and `check_data`.
     WriteError: if it cannot be written.
@@ -138,7 +135,6 @@ def check_config(session: Session, *, grows: bool = True) -> dict[str, Any] | No
   """Returns the config.json that is there, or None.
 
   Args:
-    session: the run's.
     grows: whether arms may be added and cadences may change; the names of an ablation's
       cells and generators depend on both.
 
@@ -174,7 +170,6 @@ def check_code(session: Session, saved: dict[str, Any]) -> None:
   """Checks that the classifiers' own code is what a run was trained with.
 
   Args:
-    session: the run's.
     saved: content of config.json.
 
   Raises:
@@ -230,9 +225,7 @@ def check_data(session: Session, saved: dict[str, Any], dataset: Dataset) -> Non
   """Checks that a run's config.json describes these images and classes.
 
   Args:
-    session: the run's.
     saved: content of config.json.
-    dataset: the data.
 
   Raises:
     CheckpointError: if something was trained or evaluated there on others.
@@ -283,9 +276,6 @@ def read_results(directory: pathlib.Path) -> dict[str, Any]:
 
 def read_predictions(directory: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
   """Reads what a finished arm predicted: (classes, labels) of the test images, int [N].
-
-  Args:
-    directory: of the arm.
 
   Raises:
     CheckpointError: if they are missing or damaged.
