@@ -64,7 +64,6 @@ def find(directory: str, root: str) -> list[str]:
   """Finds the image files below a directory, by suffix; see `is_ignored`.
 
   Args:
-    directory: where to look.
     root: `directory` or one that contains it; links must not lead out of it.
 
   Returns:
@@ -276,7 +275,6 @@ def read_all(
   """Decodes images one by one.
 
   Args:
-    names: of the files.
     files, size, bit_depth: see `read`.
 
   Returns:

@@ -25,7 +25,6 @@ def chunks(layout, split: Split, size: int = BATCH) -> Iterator[tuple]:
 
   Args:
     layout: where they go.
-    size: of a chunk.
 
   Yields:
     (images uint8 [size, H, W, C], labels int32 [size], count), placed: the first
@@ -52,8 +51,6 @@ def join(parts: Iterable[np.ndarray], count: int, size: int = BATCH) -> np.ndarr
 
   Args:
     parts: arrays [size or more, ...]: rows past `size` fill up the devices.
-    count: images of the split.
-    size: of a chunk.
   """
   return np.concatenate([part[:size] for part in parts])[:count]
 

@@ -25,7 +25,6 @@ from gan_aug_jax.step import (
   synthesis,
 )
 from gan_aug_jax.training import files, loop, progress, spec, tensorboard
-from gan_aug_jax.training.files import read_result
 from gan_aug_jax.training.workdir import describe_devices, SPLITS, versions
 
 
@@ -187,7 +186,7 @@ class Arm:
 
 def finished_result(directory) -> dict | None:
   """The result.json of a finished arm, or None."""
-  result = read_result(directory / 'result.json')
+  result = files.read_result(directory / 'result.json')
   # Older versions wrote no source.
   finished = result and 'source' in result and (directory / 'predictions.npz').exists()
   return result if finished else None

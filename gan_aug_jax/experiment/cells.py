@@ -23,7 +23,6 @@ from gan_aug_jax.experiment import ablation, dry_run, runs
 from gan_aug_jax.generators import families
 from gan_aug_jax.step import sharding
 from gan_aug_jax.training import files, workdir as workdir_lib
-from gan_aug_jax.training.files import read_result
 from gan_aug_jax.training.progress import format_count
 from gan_aug_jax.training.workdir import Session
 
@@ -76,14 +75,15 @@ def is_finished(workdir, name, kind) -> bool:
     kind: the name of its arm in `config.ARMS`.
   """
   directory = workdir / 'cells' / name
-  results = read_result(directory / 'results.json')
+  results = files.read_result(directory / 'results.json')
   written = (directory / 'arms' / kind / 'predictions.npz').exists()
   return bool(written and results and kind in results.get('arms', {}))
 
 
 def failure(workdir, name) -> str:
   """Why a cell failed, or ''."""
-  return (read_result(workdir / 'cells' / name / 'failed.json') or {}).get('why', '')
+  failed = files.read_result(workdir / 'cells' / name / 'failed.json') or {}
+  return failed.get('why', '')
 
 
 def generator_workdir(workdir, name) -> pathlib.Path:
@@ -229,13 +229,11 @@ class Plan:
     return text
 
 
-def make_plan(config, workdir, layout) -> Plan:
+def make_plan(config, workdir: pathlib.Path, layout: sharding.Layout) -> Plan:
   """Plans an ablation, and checks the plan against what the workdir holds.
 
   Args:
     config: with its ablation.
-    workdir: pathlib.Path.
-    layout: where the cells will run.
 
   Raises:
     ConfigError: see `ablation.list_arms` and `families.build_family`.

@@ -15,7 +15,6 @@ from gan_aug_jax.errors import CheckpointError, ConfigError, DataError
 from gan_aug_jax.evaluation import evaluators
 from gan_aug_jax.experiment import evaluate, recipe
 from gan_aug_jax.training import files
-from gan_aug_jax.training.files import read_result
 
 
 def choose_arm(session, name='') -> tuple[str, float, int]:
@@ -36,7 +35,7 @@ def choose_arm(session, name='') -> tuple[str, float, int]:
     raise ConfigError(f'--arm={name} must be an arm of the run: {", ".join(names)}.')
   accuracy = {}
   for arm in names:
-    result = read_result(session.path('arms', arm, 'result.json')) or {}
+    result = files.read_result(session.path('arms', arm, 'result.json')) or {}
     if 'val_accuracy' in result:
       accuracy[arm] = result['val_accuracy']
   if not accuracy or (name and name not in accuracy):

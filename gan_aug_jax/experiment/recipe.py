@@ -83,7 +83,6 @@ def make_init(session, model, optimizer, image_shape, *, synthetic) -> Callable:
   """Returns `seed -> state` of an arm, once that is known to work.
 
   Args:
-    model: of `build_model`.
     optimizer: of `make_optimizer`.
     image_shape: (H, W, C).
     synthetic: whether the arm draws synthetic images.

@@ -196,8 +196,6 @@ def load_networks(training: SeedTraining, family: Family, info) -> tuple[dict, d
   """Loads what is kept of one training.
 
   Args:
-    training: which one.
-    family: of the generator.
     info: the `DataFacts` of what it was trained on.
 
   Returns:

@@ -16,7 +16,6 @@ def write_next_to_real(path: pathlib.Path, dataset, drawn) -> None:
   A few of the drawn images are written next to it, as 'drawn' in an npz archive.
 
   Args:
-    path: of the PNG.
     drawn: {title: images uint8 [num_classes, N, H, W, C]}.
   """
   train, shape = dataset.train, (8, *dataset.image_shape)

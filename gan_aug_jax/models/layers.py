@@ -73,7 +73,6 @@ class BatchNorm(nn.Module):
     """Normalises x [B, ..., F].
 
     Args:
-      x: the features.
       train: whether to use the batch's statistics rather than the running ones.
       valid_mask: bool [B], which examples count; None for all.
       synthetic: bool [B], which are synthetic; None for none.
@@ -158,7 +157,6 @@ class ExampleDropout(nn.Module):
     """Drops from x [B, ...].
 
     Args:
-      x: the features.
       keys: key array [B]; may be None if not training.
       train: whether to drop anything.
     """
@@ -177,7 +175,6 @@ def spectral(layer: nn.Module, x: jax.Array, *, train: bool) -> jax.Array:
 
   Args:
     layer: linen module with a kernel.
-    x: its input.
     train: whether to keep the vectors after that step.
   """
   normalised = nn.SpectralNorm(

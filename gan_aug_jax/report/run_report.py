@@ -13,7 +13,6 @@ from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.evaluation import figures, statistics
 from gan_aug_jax.report import pages, sentences, tables
 from gan_aug_jax.training import files
-from gan_aug_jax.training.files import read_result
 from gan_aug_jax.training.workdir import generator_directory, read_predictions
 
 # (treatment, its control)
@@ -160,7 +159,7 @@ def _series(rows, name):
 
 def _read_scores(workdir):
   """The content of score/scores.json, or None where it is missing or damaged."""
-  scores = read_result(workdir / 'score' / 'scores.json') or {}
+  scores = files.read_result(workdir / 'score' / 'scores.json') or {}
   return scores if {'rows', 'extractor', 'held_out_chose'} <= set(scores) else None
 
 

@@ -64,7 +64,6 @@ def cells(row: Mapping, fields: Sequence[str]) -> list[str]:
 
   Args:
     row: {field: number}; a field that is missing, None or NaN is shown as 'n/a'.
-    fields: the columns.
 
   Returns:
     A text for each field.

@@ -153,9 +153,6 @@ class GanLosses:
     """Returns the discriminator's loss, to be differentiated by its parameters.
 
     Args:
-      params: the discriminator's parameters.
-      state: everything else.
-      batch: real and synthetic images.
       substep: number of the update within the step.
 
     Returns:
@@ -212,8 +209,6 @@ class GanLosses:
     """Logits [groups, n] in training, the gradient penalty, and the new statistics.
 
     Args:
-      params: the discriminator's.
-      state: everything else.
       images: [groups, n, H, W, C].
       labels: [groups, n].
       weights: of the penalty, one for each equal part of the images.

@@ -75,7 +75,6 @@ class StepKeys:
     """Returns the keys of one stream for some examples.
 
     Args:
-      stream: name of the stream.
       positions: global positions of the examples, int32 of any shape.
       substep: see `stream_key`.
 
@@ -96,7 +95,6 @@ def step_keys(seed: Integer, step: Integer) -> StepKeys:
 
   Args:
     seed: see `stream_key`.
-    step: training step.
   """
   fold = jax.vmap(jax.random.fold_in, (0, None))
   root = jax.random.key(seed, impl='threefry2x32')

@@ -31,8 +31,6 @@ def draw_latents(
 
   Args:
     keys: key array [B].
-    shape: of a latent.
-    dtype: of the latents.
     std: standard deviation. GaFi (Dell'Acqua et al. 2023, arXiv 2305.10118) searches from
       1 up; below 1 images are more typical and more alike.
     truncation: largest magnitude of a number in standard deviations, larger ones being
@@ -73,7 +71,6 @@ def make_sampler(
 
   Args:
     render: from latents and labels to images.
-    latent_shape: of a latent.
     **latents: see `draw_latents`.
 
   Returns:
@@ -158,9 +155,6 @@ def mislabel(sample: Sample, num_classes: int) -> Sample:
   """Makes a `sample` draw images of another class than the label's, uniformly.
 
   A control: the images are the generator's, and what they teach is wrong.
-
-  Args:
-    sample: the right one.
   """
 
   def mislabelled(variables, keys, labels):

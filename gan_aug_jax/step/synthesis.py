@@ -292,7 +292,6 @@ def make_draw_ahead(
   """Returns what draws the images of all steps of a call in one forward pass.
 
   Args:
-    synthesis: how images are made.
     max_bytes: see `DrawAhead`; 0 for none.
     refresh_steps: steps for which an image is kept.
 
@@ -353,7 +352,6 @@ def init_pool(
 
   Args:
     image_shape: (height, width, channels).
-    dtype: of the images.
   """
   share = layout.slots_per_device(plan.num_synthetic)
   return Synthetic(

@@ -125,7 +125,6 @@ def train(
   """Trains to the last step from wherever the directory's checkpoints are.
 
   Args:
-    training: what to train.
     directory: of checkpoints/ and metrics.jsonl.
     name: shown with the progress.
     monitor: scores states; None for a `Monitor` that does not.

@@ -254,9 +254,6 @@ def steps_per_call(session: Session, cadence: Cadence) -> int:
 
   Calls end where lines, evaluations and saves are due, so it divides their cadences, and
   any other length is a shorter call of the same program.
-
-  Args:
-    cadence: of the training.
   """
   config = session.config
   if config.steps_per_call:
