@@ -34,9 +34,6 @@ def write_samples(session, info, seed) -> pathlib.Path:
   Args:
     info: the 'data' of config.json.
 
-  Returns:
-    The picture's path.
-
   Raises:
     CheckpointError: see `frozen.load_generator`.
   """

@@ -32,9 +32,6 @@ def render(workdir: pathlib.Path, run: Mapping, results: Mapping) -> pathlib.Pat
   Args:
     run: content of config.json.
 
-  Returns:
-    The path of the report.
-
   Raises:
     CheckpointError: if the results are of an older version, or predictions cannot be
       read.

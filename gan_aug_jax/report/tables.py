@@ -64,9 +64,6 @@ def cells(row: Mapping, fields: Sequence[str]) -> list[str]:
 
   Args:
     row: {field: number}; a field that is missing, None or NaN is shown as 'n/a'.
-
-  Returns:
-    A text for each field.
   """
   known = [field for field in fields if not _is_missing(row.get(field))]
   texts = {field: _COLUMNS[field][1].format(row[field]) for field in known}

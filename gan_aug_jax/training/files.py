@@ -67,9 +67,6 @@ def read_arrays(path, most_bytes: int = 2**30) -> dict[str, np.ndarray]:
   Args:
     most_bytes: limit on the size of its arrays; a small file may claim to hold anything.
 
-  Returns:
-    {name: array}.
-
   Raises:
     OSError, ValueError: if it is missing, damaged, too large or holds Python objects.
   """
