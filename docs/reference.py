@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
 def render() -> str:
   """Returns the page: Markdown."""
   parts, every = [_HEAD], reference.entries()
-  for group, text in reference.groups().items():
+  for group, text in reference.GROUPS.items():
     page = pathlib.PurePath(_PAGES[group])
     more = f'See [{page.stem.replace("-", " ")}]({page}).'
     parts.append(f'## {group}\n\n{text[0].upper()}{text[1:]}. {more}\n')

@@ -353,11 +353,6 @@ def test_an_own_transform_comes_last_and_sees_one_image_with_its_key():
   assert len(set(np.round(by_image, 2))) == 5
 
 
-def test_warm_up_that_leaves_no_step_is_refused():
-  with pytest.raises(ValueError, match='leaves none of the 4 steps'):
-    classifier.make_optimizer('sgd', learning_rate=1.0, num_steps=4, warmup_steps=4)
-
-
 @pytest.mark.parametrize('nesterov', [False, True])
 def test_nesterov_momentum_looks_one_step_ahead(nesterov):
   options = {'learning_rate': 0.1, 'num_steps': 9, 'momentum': 0.5, 'nesterov': nesterov}

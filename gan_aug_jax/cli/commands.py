@@ -17,9 +17,9 @@ from gan_aug_jax.data import folder, image_files
 from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import AblationError, ConfigError
 from gan_aug_jax.experiment import (
-  arms,
   cells,
   estimate,
+  evaluate,
   predict,
   runs,
   scoring,
@@ -120,7 +120,7 @@ def _evaluate(flags):
   workdir_lib.check_code(session, run)
   dataset = runs.load_data(session.config)
   workdir_lib.check_data(session, run, dataset)
-  scores = arms.evaluate_arms(session, dataset)
+  scores = evaluate.evaluate_arms(session, dataset)
   tables.print_evaluations(scores)
   missing = [arm for arm in session.config.arms if arm not in scores]
   if missing:

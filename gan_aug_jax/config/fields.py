@@ -50,7 +50,7 @@ class Rule:
   """Which values a field may have.
 
   Attributes:
-    allows: `value -> bool`; a TypeError counts as False.
+    allows: `value -> bool`; it may raise a TypeError, see `Field.accepts`.
     text: completes the sentence "FIELD=VALUE must be ...".
   """
 
@@ -75,6 +75,13 @@ class Field:
   rule: Rule | None = None
   affects: str = RUN
   when: str = ''
+
+  def accepts(self, value: Any) -> bool:
+    """Whether the rule allows a value, whatever its type."""
+    try:
+      return self.rule is None or bool(self.rule.allows(value))
+    except TypeError:
+      return False
 
 
 def _one_of(*allowed):

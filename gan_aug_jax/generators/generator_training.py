@@ -9,8 +9,6 @@ import time
 
 from clu import parameter_overview
 import jax
-from jax.experimental import multihost_utils
-import numpy as np
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.errors import ConfigError
@@ -20,7 +18,14 @@ from gan_aug_jax.generators import candidates, families, fitted, frozen, samples
 from gan_aug_jax.generators.freezing import Freeze
 from gan_aug_jax.generators.selection import Selection
 from gan_aug_jax.step import plans
-from gan_aug_jax.training import checkpoint, files, loop, spec, tensorboard
+from gan_aug_jax.training import (
+  checkpoint,
+  files,
+  loop,
+  processes,
+  spec,
+  tensorboard,
+)
 from gan_aug_jax.training.progress import format_count
 
 _LOG = logging.getLogger('gan_aug_jax')
@@ -124,7 +129,7 @@ class GeneratorTraining:
         content = json.dumps(make(training), indent=1)
         path = training.directory / 'result.json'
         write = functools.partial(files.write_atomically, path, content)
-        frozen.on_first_process(write)
+        processes.on_first(write)
     generator = frozen.load_generator(self._session, self._dataset.facts)
     self._write_samples(generator.members)
     return generator
@@ -140,7 +145,7 @@ class GeneratorTraining:
         with checkpoint.Checkpoints(training.directory / 'checkpoints') as checkpoints:
           checkpoints.set_aside(result['num_steps'])
       path = training.directory / 'result.json'
-      frozen.on_first_process(lambda: path.unlink(missing_ok=True))
+      processes.on_first(lambda: path.unlink(missing_ok=True))
       return False
     return True
 
@@ -245,8 +250,7 @@ class GeneratorTraining:
   def _write_samples(self, members):
     """Writes samples.png, unless it is there: first draws next to real images."""
     path = self._session.generator_path('samples.png')
-    # All processes draw or none does.
-    if np.all(multihost_utils.process_allgather(np.int32(path.exists()))):
+    if processes.all_agree(path.exists()):  # or all of them draw
       return
     drawn = {
       'generated' if len(members) == 1 else m.name: self._draw.by_class(m.variables, 8)
