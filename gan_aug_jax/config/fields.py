@@ -4,13 +4,17 @@ A new field is one entry here. The defaults, the checks of single values, the pa
 docs/config.md and the fields that may differ when a run goes on are all read from it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import dataclasses
+import logging
 import math
 import re
 from typing import Any
 
 from gan_aug_jax import external
+from gan_aug_jax.errors import ConfigError
+
+_LOGGER = logging.getLogger('gan_aug_jax')
 
 ARMS = {
   # name: (draws synthetic images, augments classically)
@@ -831,14 +835,46 @@ def find_renamed(text: str) -> str:
   return ''
 
 
+def old_groups() -> set[str]:
+  """The groups that no longer exist."""
+  return {name.partition('.')[0] for name in _RENAMED} - {*_GROUPS, 'ablation'}
+
+
 def translate(flat: dict[str, Any]) -> dict[str, Any]:
   """The fields {dotted name: value} of an older version under their new names."""
   translated = {}
   for name, value in flat.items():
     if name in _COMPLEMENT:
-      value = 1 - value
+      value = _complement(value)
     if name in _ALSO:
       translated[_ALSO[name]] = value
     name, values = _RENAMED.get(name, name), _RENAMED_VALUES
     translated[name] = values[name].get(value, value) if name in values else value
   return translated
+
+
+def _complement(value):
+  try:
+    return round(1 - float(value), 12)  # 0.1, not 0.09999999999999998
+  except (TypeError, ValueError):
+    return value  # refused as what it is
+
+
+def accept(flat: dict[str, Any], given: Iterable[str] = ()) -> dict[str, Any]:
+  """`translate`, with a line on stderr for each old name.
+
+  Args:
+    flat: {dotted name: value}; a value may be the text of a flag.
+    given: further names that are set at the same place.
+
+  Raises:
+    ConfigError: if a field is given under its old name and its new one.
+  """
+  for name in filter(renamed, flat):
+    for new in translate({name: None}):
+      if new in {*flat, *given}:
+        raise ConfigError(
+          f'{name} is the old name of {new}, and both are given; leave {name} out.'
+        )
+    _LOGGER.warning('%s', renamed(name))
+  return translate(flat)
