@@ -735,6 +735,7 @@ FIELDS = _flat_table()
 
 # Those that may name code of the user's, whose source a run goes on with.
 CODE = (
+  'generator.family',
   'classifier.arch',
   'classifier.optimizer',
   'classifier.schedule',
