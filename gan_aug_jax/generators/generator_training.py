@@ -233,20 +233,13 @@ class GeneratorTraining:
       self._said.add((directory, warning))
     return scores
 
-  def rehearse_choice(self, state) -> float:
-    """Freezes and scores a state's generator, to be timed; writes nothing.
-
-    Returns:
-      The seconds of it in which a probe was trained.
-    """
-    self._score(self._freeze(state, seed=0)['generator'], is_only=False)
-    return self._scores.probe_seconds
-
   def _write_samples(self, members):
-    """Writes samples.png, unless it is there: first draws next to real images."""
+    """Writes samples.png, unless this sampler's is there: draws next to real images."""
     path = self._session.generator_path('samples.png')
+    options = json.dumps(families.arguments_of(self._session.config))
+    is_drawn = samples.is_drawn(path, options)
     # All processes draw or none does.
-    if np.all(multihost_utils.process_allgather(np.int32(path.exists()))):
+    if np.all(multihost_utils.process_allgather(np.int32(is_drawn))):
       return
     drawn = {
       'generated' if len(members) == 1 else m.name: self._draw.by_class(m.variables, 8)
