@@ -144,6 +144,7 @@ _NOT_NEGATIVE = Rule(lambda value: 0 <= value < math.inf, 'a number of at least 
 _FRACTION = _within(0, 1)
 _BELOW_1 = _within(0, 1, high_open=True)
 _SIZES = Rule(_are_sizes, f'whole numbers from 1 to {_MOST_FEATURES:,}')
+_ARGUMENTS = Rule(_are_arguments, "of the form 'name=value', each name once")
 _PRECISION = _one_of('', *_PRECISIONS)
 _SEED = _whole(-1)
 
@@ -278,7 +279,7 @@ _GENERATOR = {
   'args': Field(
     (),
     "arguments of an external generator, each 'name=value'",
-    Rule(_are_arguments, "of the form 'name=value', each name once"),
+    _ARGUMENTS,
   ),
   'seed': Field(-1, "seed of the generator's training; -1 follows the root", _SEED),
   'num_epochs': Field(200, "length of the generator's training, in epochs", _whole(1)),
@@ -397,6 +398,11 @@ _CLASSIFIER = {
     'cnn',
     "network of the classifier, or 'module:name' of your own",
     _or_code('cnn', 'mlp', 'resnet'),
+  ),
+  'args': Field(
+    (),
+    "arguments of an external arch, each 'name=value'",
+    _ARGUMENTS,
   ),
   'seed': Field(
     -1,
