@@ -296,6 +296,15 @@ def test_what_cannot_be_is_one_sentence(place, name, fields, message, tmp_path, 
   assert message in error and error.count('\n') == 1
 
 
+def test_a_dry_run_makes_none(place, tmp_path, capsys):
+  flags = ['--config=toy.py', f'--workdir={tmp_path / "w"}', f'--config.{ONE_ARM}']
+  flags += ['--config.generator.family=makers:unfit', '--dry-run']  # whose fit fails
+  assert cli.main(['gan_aug_jax', 'run', *flags]) == 0
+  told = capsys.readouterr().out
+  assert "Not included: making and drawing from generator.family='makers:unfit'." in told
+  assert '1 classifier ' in told and not (tmp_path / 'w').exists()
+
+
 def test_a_signal_stops_what_is_made_at_once(place, tmp_path):
   assert run('train-generator', tmp_path / 'w', 'makers:stopped') == 75
 

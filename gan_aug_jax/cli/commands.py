@@ -97,7 +97,9 @@ def _train(flags, *, generator, classifiers):
   signals.check()
   if 'dry-run' in flags and flags['dry-run'].value:
     print(runs.describe(runs.Run(session, dataset, arms=classifiers)))
-    with progress.waiting('timing a few steps', quiet=session.is_silent):
+    with progress.waiting(
+      'counting operations and timing two steps', quiet=session.is_silent
+    ):
       estimated = estimate.of_run(session, dataset)
     tables.print_estimate(estimated)
     return
@@ -200,7 +202,7 @@ def _ablate(flags):
     _refuse_inside_data(cell.config, directory)
   signals.check()
   if flags['dry-run'].value:
-    with progress.waiting('timing a few steps'):
+    with progress.waiting('timing two steps'):
       estimated = estimate.of_ablation(plan)
     tables.print_plan(plan.cells, estimated)
     return

@@ -136,6 +136,11 @@ class Trainer:
     training = self._training.with_frozen(FrozenModels(generator=generator))
     training.start(saves=False)
 
+  def operations(self, generator=None) -> float:
+    """Of training a probe, see `spec.Training.operations`; `generator` may be shapes."""
+    training = self._training.with_frozen(FrozenModels(generator=generator))
+    return training.operations()
+
   def __call__(self, generator=None) -> dict:
     """Trains a probe, on what a generator draws where there is a `sample`.
 

@@ -107,9 +107,20 @@ class GeneratorTraining:
       self._scores.start()
 
   def operations(self) -> float:
-    """Of the trainings that are left, see `spec.Training.operations`."""
+    """Of the trainings that are left, with the choice of a checkpoint; compiles nothing.
+
+    See `spec.Training.operations`.
+    """
     left = self.num_left if self.num_steps else 0
-    return left * self.training.operations() if left else 0.0
+    if not left:
+      return 0.0
+    each = self.training.operations()
+    if self._has_choice:
+      generator = self._session.layout.replicated_shapes(
+        self.family.shapes()['generator']
+      )
+      each += self.num_candidates * self._scores.operations(generator)
+    return left * each
 
   @property
   def num_left(self) -> int:
@@ -246,7 +257,7 @@ class GeneratorTraining:
       for m in members
     }
     if jax.process_index() == 0:
-      samples.write_next_to_real(path, self._dataset, drawn)
+      samples.write_next_to_real(path, self._dataset, drawn, options)
 
 
 def _params(variables):
