@@ -11,7 +11,7 @@ import pytest
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.config import validation
 from gan_aug_jax.errors import ConfigError
-from gan_aug_jax.generators import families, offline
+from gan_aug_jax.generators import families, offline, samples
 from gan_aug_jax.models import unet
 from gan_aug_jax.step import flow
 from gan_aug_jax.training.workdir import Session
@@ -248,3 +248,12 @@ def test_images_kept_in_a_file_are_those_of_the_sampler(toy, tmp_path, monkeypat
   offline.draw_once(session, toy, None, {}, tmp_path)
   (path,) = (path for path in paths if path.stat().st_size > 100)  # made again
   assert np.load(path)['images'].shape == (toy.num_classes, 1, *toy.image_shape)
+
+
+def test_a_picture_of_samples_is_drawn_again_for_another_sampler(toy, tmp_path):
+  path = tmp_path / 'samples.png'
+  drawn = np.zeros((toy.num_classes, 8, *toy.image_shape), np.uint8)
+  assert not samples.is_drawn(path, 'evaluations: 4')
+  samples.write_next_to_real(path, toy, {'generated': drawn}, 'evaluations: 4')
+  assert samples.is_drawn(path, 'evaluations: 4')
+  assert not samples.is_drawn(path, 'evaluations: 8')

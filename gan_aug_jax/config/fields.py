@@ -4,13 +4,17 @@ A new field is one entry here. The defaults, the checks of single values, the pa
 docs/config.md and the fields that may differ when a run goes on are all read from it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import dataclasses
+import logging
 import math
 import re
 from typing import Any
 
 from gan_aug_jax import external
+from gan_aug_jax.errors import ConfigError
+
+_LOGGER = logging.getLogger('gan_aug_jax')
 
 ARMS = {
   # name: (draws synthetic images, augments classically)
@@ -147,6 +151,7 @@ _NOT_NEGATIVE = Rule(lambda value: 0 <= value < math.inf, 'a number of at least 
 _FRACTION = _within(0, 1)
 _BELOW_1 = _within(0, 1, high_open=True)
 _SIZES = Rule(_are_sizes, f'whole numbers from 1 to {_MOST_FEATURES:,}')
+_ARGUMENTS = Rule(_are_arguments, "of the form 'name=value', each name once")
 _PRECISION = _one_of('', *_PRECISIONS)
 _SEED = _whole(-1)
 
@@ -281,7 +286,7 @@ _GENERATOR = {
   'args': Field(
     (),
     "arguments of an external generator, each 'name=value'",
-    Rule(_are_arguments, "of the form 'name=value', each name once"),
+    _ARGUMENTS,
   ),
   'seed': Field(-1, "seed of the generator's training; -1 follows the root", _SEED),
   'num_epochs': Field(200, "length of the generator's training, in epochs", _whole(1)),
@@ -400,6 +405,11 @@ _CLASSIFIER = {
     'cnn',
     "network of the classifier, or 'module:name' of your own",
     _or_code('cnn', 'mlp', 'resnet'),
+  ),
+  'args': Field(
+    (),
+    "arguments of an external arch, each 'name=value'",
+    _ARGUMENTS,
   ),
   'seed': Field(
     -1,
@@ -738,6 +748,7 @@ FIELDS = _flat_table()
 
 # Those that may name code of the user's, whose source a run goes on with.
 CODE = (
+  'generator.family',
   'classifier.arch',
   'classifier.optimizer',
   'classifier.schedule',
@@ -838,14 +849,46 @@ def find_renamed(text: str) -> str:
   return ''
 
 
+def old_groups() -> set[str]:
+  """The groups that no longer exist."""
+  return {name.partition('.')[0] for name in _RENAMED} - {*_GROUPS, 'ablation'}
+
+
 def translate(flat: dict[str, Any]) -> dict[str, Any]:
   """The fields {dotted name: value} of an older version under their new names."""
   translated = {}
   for name, value in flat.items():
     if name in _COMPLEMENT:
-      value = 1 - value
+      value = _complement(value)
     if name in _ALSO:
       translated[_ALSO[name]] = value
     name, values = _RENAMED.get(name, name), _RENAMED_VALUES
     translated[name] = values[name].get(value, value) if name in values else value
   return translated
+
+
+def _complement(value):
+  try:
+    return round(1 - float(value), 12)  # 0.1, not 0.09999999999999998
+  except (TypeError, ValueError):
+    return value  # refused as what it is
+
+
+def accept(flat: dict[str, Any], given: Iterable[str] = ()) -> dict[str, Any]:
+  """`translate`, with a line on stderr for each old name.
+
+  Args:
+    flat: {dotted name: value}; a value may be the text of a flag.
+    given: further names that are set at the same place.
+
+  Raises:
+    ConfigError: if a field is given under its old name and its new one.
+  """
+  for name in filter(renamed, flat):
+    for new in translate({name: None}):
+      if new in {*flat, *given}:
+        raise ConfigError(
+          f'{name} is the old name of {new}, and both are given; leave {name} out.'
+        )
+    _LOGGER.warning('%s', renamed(name))
+  return translate(flat)

@@ -7,6 +7,7 @@ import importlib.util
 
 import ml_collections
 
+from gan_aug_jax import external
 from gan_aug_jax.config import configs, derived, suggestions
 from gan_aug_jax.config.fields import FAMILIES, FIELDS, ORACLES
 from gan_aug_jax.errors import ConfigError
@@ -143,8 +144,13 @@ _OF_BUILT_IN = {
 
 
 def _own_code(config):
-  """What has no effect because the user's own code takes its place."""
-  values = configs.flatten(config)
+  """What has no effect because the user's own code takes its place, or is not there."""
+  values, classifier = configs.flatten(config), config.classifier
+  yield (
+    classifier.args and not external.is_named(classifier.arch),
+    f'classifier.args={classifier.args!r} are for a classifier of your own, and '
+    f'classifier.arch={classifier.arch!r} has fields; leave it at ()',
+  )
   for name in sorted(set(derived.code_of(config)) & set(_OF_BUILT_IN)):
     for last in _OF_BUILT_IN[name]:
       field = f'classifier.{last}'

@@ -1,6 +1,7 @@
 """Draws a balanced set of images from a generator, to look at or to score."""
 
 from collections.abc import Callable
+import math
 
 import numpy as np
 
@@ -44,6 +45,12 @@ class ImageSampler:
     """Compiles in a thread, for a generator's variables or their shapes."""
     scalar = self._layout.replicated_int(0)
     self._program.start(variables, scalar, scalar)
+
+  def operations(self, variables, count: int) -> float:
+    """Floating-point operations of drawing `count` images, see `Program.operations`."""
+    scalar = self._layout.replicated_int(0)
+    each = self._program.operations(variables, scalar, scalar)
+    return math.ceil(count / evaluators.BATCH) * each
 
   def __call__(self, variables, count: int, seed: int = 0) -> Split:
     """Draws images; the first ones are the same for any count.

@@ -131,6 +131,11 @@ class Trainer:
     training = self._training.with_frozen(FrozenModels(generator=generator))
     training.start(saves=False)
 
+  def operations(self, generator=None) -> float:
+    """Of training a probe, see `spec.Training.operations`; `generator` may be shapes."""
+    training = self._training.with_frozen(FrozenModels(generator=generator))
+    return training.operations()
+
   def __call__(self, generator=None) -> dict:
     """Trains a probe; with a `sample`, on what a generator's variables draw."""
     training = self._training.with_frozen(FrozenModels(generator=generator))

@@ -85,16 +85,16 @@ class Arm:
 
   def start(self) -> None:
     """Compiles the arm's programs in threads, unless it is finished."""
-    if training := self._training_ahead():
+    if training := self.training_ahead():
       training.start()
       self.evaluator.start(training.state.evaluated, self.dataset.image_shape)
 
   def operations(self) -> float:
     """Of its training, see `spec.Training.operations`; 0 as long as that is unknown."""
-    training = self._training_ahead()
+    training = self.training_ahead()
     return training.operations() if training else 0.0
 
-  def _training_ahead(self):
+  def training_ahead(self) -> spec.Training | None:
     """Its `Training` with shapes of the generator; None if finished or not known yet."""
     if finished_result(self.directory):
       return None

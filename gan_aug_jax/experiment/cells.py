@@ -124,6 +124,8 @@ def _generator_of(base, config):
   shared.update_from_flattened_dict({**of_arms, **seeds})
   depends_on = workdir_lib.fixed_fields(shared)
   del depends_on['data.test_on']  # which changes no generator
+  if not depends_on['classifier.args']:  # names from before there was this field
+    del depends_on['classifier.args']
   content = json.dumps(depends_on, sort_keys=True)
   return hashlib.sha256(content.encode()).hexdigest()[:16], shared
 

@@ -32,6 +32,7 @@ def build_model(session, info: DataFacts):
       session.load_code('classifier.arch'),
       _described(session.config, 'classifier.arch'),
       image_shape=info.image_shape,
+      arguments=config_lib.parse_arguments(config.args),
       **options,
     )
   return classifiers.build_classifier(

@@ -112,9 +112,20 @@ class GeneratorTraining:
       self._scores.start()
 
   def operations(self) -> float:
-    """Of the trainings that are left, see `spec.Training.operations`."""
+    """Of the trainings that are left, with the choice of a checkpoint; compiles nothing.
+
+    See `spec.Training.operations`.
+    """
     left = self.num_left if self.num_steps else 0
-    return left * self.training.operations() if left else 0.0
+    if not left:
+      return 0.0
+    each = self.training.operations()
+    if self._has_choice:
+      generator = self._session.layout.replicated_shapes(
+        self.family.shapes()['generator']
+      )
+      each += self.num_candidates * self._scores.operations(generator)
+    return left * each
 
   @property
   def num_left(self) -> int:
@@ -238,26 +249,19 @@ class GeneratorTraining:
       self._said.add((directory, warning))
     return scores
 
-  def rehearse_choice(self, state) -> float:
-    """Freezes and scores a state's generator, to be timed; writes nothing.
-
-    Returns:
-      The seconds of it in which a probe was trained.
-    """
-    self._score(self._freeze(state, seed=0)['generator'], is_only=False)
-    return self._scores.probe_seconds
-
   def _write_samples(self, members):
-    """Writes samples.png, unless it is there: first draws next to real images."""
+    """Writes samples.png, unless this sampler's is there: draws next to real images."""
     path = self._session.generator_path('samples.png')
-    if processes.all_agree(path.exists()):  # or all of them draw
+    options = json.dumps(families.arguments_of(self._session.config))
+    is_drawn = samples.is_drawn(path, options)
+    if processes.all_agree(is_drawn):  # or all of them draw
       return
     drawn = {
       'generated' if len(members) == 1 else m.name: self._draw.by_class(m.variables, 8)
       for m in members
     }
     if jax.process_index() == 0:
-      samples.write_next_to_real(path, self._dataset, drawn)
+      samples.write_next_to_real(path, self._dataset, drawn, options)
 
 
 def _params(variables):

@@ -158,10 +158,12 @@ def print_estimate(estimate: Estimate) -> None:
   count = format_count(len(estimate.generators), 'generator')
   _print_lines(
     [
-      f'Left: {format_seconds(of_arms + of_generators)}: '
+      f'Left: about {format_seconds(estimate.total)}: '
       f'{format_count(len(estimate.arms), "classifier")} {format_seconds(of_arms)}, '
-      f'{count} {format_seconds(of_generators)}. Extrapolated from a few steps; with '
-      'compilation, the choice of checkpoints and evaluation.'
+      f'{count} {format_seconds(of_generators)}. A rough estimate, by operations and the '
+      'time of two unoptimized steps; with compilation, the choice of checkpoints and '
+      'evaluation.',
+      *estimate.left_out,
     ]
   )
 

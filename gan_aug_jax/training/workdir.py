@@ -12,6 +12,7 @@ WORKDIR/
   results.json  report.html
 """
 
+from collections.abc import Container
 import dataclasses
 import functools
 import importlib.metadata
@@ -28,7 +29,14 @@ import numpy as np
 
 import gan_aug_jax
 from gan_aug_jax import config as config_lib, external
-from gan_aug_jax.config.fields import CADENCE, CLASSIFIER, FIELDS, NOTHING, OF_ARMS
+from gan_aug_jax.config.fields import (
+  CADENCE,
+  CLASSIFIER,
+  FIELDS,
+  GENERATOR,
+  NOTHING,
+  OF_ARMS,
+)
 from gan_aug_jax.data.datasets import Dataset
 from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import CheckpointError
@@ -90,12 +98,18 @@ class Session:
     name = config_lib.flatten(self.config)[field]
     return external.load(field, name, trusted=self.trusts_code)
 
-  def code(self) -> dict[str, str]:
-    """{'module:name': `external.fingerprint`} of the classifiers' own code."""
-    named = config_lib.code_of(self.config)
-    for field in named:
-      self.load_code(field)
-    return {name: external.fingerprint(name) for name in named.values()}
+  def code(self, affecting: Container[str] = (GENERATOR, CLASSIFIER)) -> dict[str, str]:
+    """{'module:name': `external.fingerprint`} of the user's code; imports nothing.
+
+    Args:
+      affecting: what the fields that name it affect, see `fields.Field`.
+    """
+    named = config_lib.code_of(self.config).items()
+    return {
+      name: external.fingerprint(name)
+      for field, name in named
+      if FIELDS[field].affects in affecting and not name.startswith('gan_aug_jax.')
+    }
 
 
 def generator_directory(workdir: pathlib.Path) -> pathlib.Path:
@@ -161,23 +175,27 @@ def check_config(session: Session, *, grows: bool = True) -> dict[str, Any] | No
       f'{str(session.workdir)!r} holds a run of another config, {"; ".join(fixed)}; give '
       'another --workdir, or the same config.'
     )
-  if CLASSIFIER not in may_differ:
-    check_code(session, saved)
+  check_code(session, saved, {GENERATOR, CLASSIFIER} - may_differ)
   return saved
 
 
-def check_code(session: Session, saved: dict[str, Any]) -> None:
-  """Checks that the classifiers' own code is what a run was trained with.
+def check_code(session: Session, saved: dict[str, Any], affecting: set[str]) -> None:
+  """Checks that the user's own code is what a run was trained with.
 
   Args:
     saved: content of config.json.
+    affecting: what the code must affect to be checked, see `Session.code`; that of a
+      generator that no arm draws from is not.
 
   Raises:
-    ConfigError: if it may not be imported, or cannot be.
     CheckpointError: if its source has changed.
   """
   before = saved.get('versions', {})
-  for name, now in session.code().items():
+  if not (
+    config_lib.needs_generator(session.config) or session.generator_path().exists()
+  ):
+    affecting = affecting - {GENERATOR}
+  for name, now in session.code(affecting).items():
     if before.get(name, now) != now:
       raise CheckpointError(
         f'The source of {name!r} has changed since the run in {str(session.workdir)!r} '
