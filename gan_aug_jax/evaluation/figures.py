@@ -252,10 +252,13 @@ def along(line: Line, title: str, *, x, x_name: str, y_name: str = '', y_range=N
 
 
 @_styled
-def changes(labels, class_names, differences, *, unit='points of F1', scale=100) -> bytes:
+def changes(
+  title, labels, class_names, differences, *, unit='points of F1', scale=100
+) -> bytes:
   """Differences by class, blue above 0 and red below.
 
   Args:
+    title: of the plot.
     labels: names of the rows.
     class_names: one a column.
     differences: [rows, columns].
@@ -269,6 +272,7 @@ def changes(labels, class_names, differences, *, unit='points of F1', scale=100)
   ax = figure.subplots()
   shown = ax.imshow(values, cmap='RdBu', vmin=-reach, vmax=reach, aspect='auto')
   _name_cells(ax, labels, class_names, fontsize=9)
+  ax.set_title(title)
   if values.size <= 400:
     for i, j in np.argwhere(values):
       color = 'white' if abs(values[i, j]) > 0.6 * reach else 'black'

@@ -160,9 +160,9 @@ class Arm:
       options = [config.augment[field] for field in fields]
       own = config.augment.transform and self.session.load_code('augment.transform')
       change = _make_pixel_augment(*options, own)
-      for name in [*rows]:
+      for name in rows:
         if config.augment.apply_to in ('both', name):
-          rows[f'{name}, augmented'] = np.asarray(change(rows.pop(name)))
+          rows[name] = np.asarray(change(rows[name]))
     count = min(map(len, rows.values()))
     images = np.stack([images[:count] for images in rows.values()])
     picture = figures.grid(list(rows), {'': images})

@@ -39,6 +39,7 @@ _ONE_SUBSET = (
   'about other subsets.'
 )
 _MOST_GENERATORS = 5  # whose warnings are shown
+_FEW_IMAGES = 100  # to test on
 _SHOWN = {
   'noise': 'noise',
   'mislabelled': 'images of another class',
@@ -113,10 +114,11 @@ def finding(treatment: str, control: str, arms: Mapping, paired: Mapping) -> Fin
   points = _points(paired | {'mean': paired['difference']})
   headline = f'{treatment} vs. {control}: {_WORDS[kind]}, {points}.'
   detail = (
-    f'Test accuracy is {after["eval_accuracy"]:.2%} with '
-    f'{after["effective_ratio"]:.0%} synthetic images and {before["eval_accuracy"]:.2%} '
-    f'without: {format_count(paired["gained"], "test image")} gained, '
-    f'{paired["lost"]:,} lost. {steps}'
+    f'Test accuracy is {after["eval_accuracy"]:.2%} with synthetic images '
+    f'({after["effective_ratio"]:.0%} of the batch size) and '
+    f'{before["eval_accuracy"]:.2%} without: '
+    f'{format_count(paired["gained"], "test image")} gained, {paired["lost"]:,} lost. '
+    f'{steps}'
   )
   return Finding(kind, headline, detail)
 
@@ -132,10 +134,16 @@ def costs(results: Mapping) -> str:
 
 
 def caveats(results: Mapping) -> list[str]:
-  """Warnings of the data, a search, an oracle or no real validation in results.json."""
+  """Why results.json means less than it seems: few images, a search, an oracle."""
   lines = [SEARCH] if results.get('test_on') == 'val' else []
   lines += [_TRAINED_ON_VAL] if results.get('train_on_val') else []
   lines += results.get('data_notes', [])
+  total = sum(map(sum, next(iter(results['arms'].values()))['confusion_matrix']))
+  if total < _FEW_IMAGES:
+    lines.append(
+      f'There are {format_count(total, "test image")}, so a single one counts for '
+      f'{100 / total:.1f} points: differences of a few images mean nothing.'
+    )
   for name, arm in results['arms'].items():
     if shown := _SHOWN.get(arm['source'].get('shows')):
       lines.append(f'{name}: “synthetic” here means {shown}.')
@@ -180,8 +188,10 @@ def arms(config: Mapping, results: Mapping) -> dict[str, str]:
     text = 'Real images only'
     if synthetic:
       shown = _SHOWN.get(arm['source'].get('shows'), 'synthetic images')
-      how = 'in place of' if config.mix.mode == 'replace' else 'on top of'
-      text = f'Real images, and {arm["effective_ratio"]:.0%} {shown} {how} real ones'
+      how = f'replaced by {shown}'
+      if config.mix.mode == 'add':
+        how = f'of the batch size on top of them as {shown}'
+      text = f'Real images, {arm["effective_ratio"]:.0%} {how}'
     if config_lib.is_augmented(config, name) != synthetic:
       text = 'Real images; no synthetic ones at this ratio'
     changes = _describe_augmentation(config.augment) if classical else 'as they are'
@@ -190,7 +200,9 @@ def arms(config: Mapping, results: Mapping) -> dict[str, str]:
 
 
 def _describe_augmentation(augment):
-  done = [f'shifted by up to {augment.crop_padding} pixels'] * bool(augment.crop_padding)
+  done = [f'shifted by up to {format_count(augment.crop_padding, "pixel")}'] * bool(
+    augment.crop_padding
+  )
   done += ['mirrored'] * augment.flip
   done += ['recoloured'] * bool(augment.color)
   done += [f'with a blank square of {augment.cutout} pixels'] * bool(augment.cutout)
@@ -398,7 +410,7 @@ def _of_best(best, num_comparisons):
 
 def _interval(row):
   if len(row.get('differences', ())) == 2:
-    return 'two seeds show too little for an interval'
+    return 'no interval from two seeds'
   if row['low'] is None or math.isnan(row['low']):
     return 'no interval'
   return f'95 % interval {100 * row["low"]:+.2f} to {100 * row["high"]:+.2f}'
