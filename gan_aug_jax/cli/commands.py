@@ -203,7 +203,7 @@ def _ablate(flags):
   failures = workers.run(plan.units()[part::num_parts], directory, layout)
   signals.check()
   if not plan.is_over():
-    print('This part is done; ablate --collect --workdir=... reports on all that are.')
+    print('This part is done; `ablate --collect --workdir=...` reports on all that is.')
   elif len(failures) < len(plan.cells):
     _report_ablation(directory)
   if failures:
