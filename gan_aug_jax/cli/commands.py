@@ -88,7 +88,8 @@ def _train(flags, *, generator, classifiers):
     dataset = runs.load_data(config)
   signals.check()
   if 'dry-run' in flags and flags['dry-run'].value:
-    print(runs.describe(runs.Run(session, dataset, arms=classifiers)))
+    described = runs.describe(runs.Run(session, dataset, arms=classifiers))
+    tables.print_lines(described.splitlines())
     with progress.waiting('timing a few steps', quiet=session.is_silent):
       estimated = estimate.of_run(session, dataset)
     tables.print_estimate(estimated)
@@ -96,7 +97,7 @@ def _train(flags, *, generator, classifiers):
   with locks.owned(session.workdir):
     workdir_lib.claim(session, dataset)
     run = runs.Run(session, dataset, arms=classifiers)
-    print(runs.describe(run), flush=True)
+    tables.print_lines(runs.describe(run).splitlines())
     with programs.ahead():
       with progress.waiting('preparing', quiet=session.is_silent):
         work = run.work(generator=generator)
@@ -199,7 +200,7 @@ def _ablate(flags):
     tables.print_plan(plan.cells, estimated)
     return
   plan.write()
-  print(plan.describe(), flush=True)
+  tables.print_lines([plan.describe()])
   failures = workers.run(plan.units()[part::num_parts], directory, layout)
   signals.check()
   if not plan.is_over():

@@ -22,6 +22,10 @@ INTERVALS = (
   'five such ablations. The best arm and the best control are those with the highest '
   'mean recall over the classes on validation images; ties go to the lower loss.'
 )
+INTERVALS_IN_SHORT = (
+  'Intervals are 95 %, by a paired t-test over the seeds; verdicts allow for the number '
+  'of comparisons (Holm).'
+)
 ONE_SEED = (
   'This is one seed, and the intervals cover only the choice of test images: a first '
   'look, not a verdict.'
@@ -40,6 +44,7 @@ _ONE_SUBSET = (
 )
 _MOST_GENERATORS = 5  # whose warnings are shown
 _FEW_IMAGES = 100  # to test on
+_MUCH = 10  # points: a design that detects no less is too small
 _SHOWN = {
   'noise': 'noise',
   'mislabelled': 'images of another class',
@@ -430,7 +435,10 @@ def _power(row, num_comparisons):
     return []
   detectable = ''
   if row['detectable'] is not None and not math.isnan(row['detectable']):
-    detectable = f'; smallest detectable effect {100 * row["detectable"]:.2f} points'
+    points = 100 * row['detectable']
+    detectable = f'; smallest detectable effect {points:.2f} points'
+    if points > _MUCH:
+      detectable = f'; too few seeds to detect less than {points:.0f} points'
   return [
     f'Adjusted p {row["adjusted_p"]:.2g} ({format_count(num_comparisons, "comparison")}, '
     f'{format_count(len(row["seeds"]), "seed")}){detectable}.'
