@@ -28,13 +28,13 @@ BLOCKS = (
 )
 # (label, raw files, setting, arm)
 GAINS = (
-  ('CIFAR-10, long tail', 'second-confirm-tail', '', 'low_data'),
-  ('CIFAR-10, 50 per class', 'second-confirm-cifar10-50', '', 'low_data'),
-  ('CIFAR-10, 100 per class', 'second-confirm-cifar10-100', '', 'low_data'),
-  ('CIFAR-10, 250 per class', 'second-confirm-cifar10', '', 'low_data'),
-  ('MNIST, 10 per class', 'second-curve-mnist', 'per_class=10', 'low_data'),
-  ('MNIST, 25 per class', 'second-confirm-mnist', '', 'low_data'),
-  ('MNIST, 50 per class, GAN', '../ratio', '', 'ratio=0.35'),
+  ('warped: CIFAR-10, long tail', 'second-confirm-tail', '', 'low_data'),
+  ('warped: CIFAR-10, 50 per class', 'second-confirm-cifar10-50', '', 'low_data'),
+  ('warped: CIFAR-10, 100 per class', 'second-confirm-cifar10-100', '', 'low_data'),
+  ('warped: CIFAR-10, 250 per class', 'second-confirm-cifar10', '', 'low_data'),
+  ('warped: MNIST, 10 per class', 'second-curve-mnist', 'per_class=10', 'low_data'),
+  ('warped: MNIST, 25 per class', 'second-confirm-mnist', '', 'low_data'),
+  ('GAN: MNIST, 50 per class', '../ratio', '', 'ratio=0.35'),
 )
 GOOD, BAD = '#1b7837', '#b2182b'
 
@@ -62,17 +62,25 @@ def show_gains(panel):
   """A row with an interval for each of `GAINS`."""
   for y, (_, path, setting, arm) in enumerate(reversed(GAINS)):
     found = evidence.difference(f'evidence/{path}', setting, arm)
-    color = GOOD if found['low'] > 0 else BAD
+    helps = found['low'] > 0
+    color, side = (GOOD, 1) if helps else (BAD, -1)
     panel.plot([found['low'], found['high']], [y, y], color=color, linewidth=2)
     panel.plot(found['mean'], y, 'o', color=color)
+    text = f'{found["mean"]:+.2f}'.replace('-', '\N{MINUS SIGN}')
     panel.annotate(
-      f'{found["mean"]:+.2f}', (found['high'], y), (6, 0), color=color, fontsize=9,
-      textcoords='offset points', va='center',
-    )  # fmt: skip
+      text,
+      (found['high' if helps else 'low'], y),
+      (6 * side, 0),
+      color=color,
+      fontsize=9,
+      ha='left' if helps else 'right',
+      textcoords='offset points',
+      va='center',
+    )
   panel.axvline(0, color='black', linewidth=0.8)
   panel.set_yticks(range(len(GAINS)), [label for label, *_ in reversed(GAINS)])
-  panel.set_xlim(right=5)
-  panel.set_title('points of test accuracy', fontsize=9, loc='left', pad=3)
+  panel.set_xlim(-4.9, 5)
+  panel.set_xlabel('points of test accuracy over the best control', fontsize=9)
   panel.tick_params(labelsize=9, left=False)
   panel.spines[['top', 'right', 'left']].set_visible(False)
 
