@@ -169,7 +169,7 @@ def _key_in_state(key, images):
     (3, 'must be a linen module.*gave int'),
     (lambda: None, 'must be a linen module.*gave NoneType'),
     (lambda width: None, "failed: TypeError: .*'width'"),
-    (classifiers.CNN(5, 0.0, (4, 4)), 'tells 5 classes apart, and the data have 3'),
+    (classifiers.CNN(5, 0.0, (4, 4)), 'has outputs for 5 classes, and the data have 3'),
     (_pair(apply=lambda p, s, x: (x, s)), r'returned float32\[2, 8, 8, 1\]'),
     (_pair(apply=lambda p, s, x: (jnp.ones((2, 3), int), s)), r'returned int32\[2, 3\]'),
     (_pair(apply=lambda p, s, x: 1 / 0), 'failed: ZeroDivisionError'),

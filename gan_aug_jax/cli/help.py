@@ -158,7 +158,7 @@ def page_of(command: str, values: flags.FlagValues) -> str:
   if command != 'fields':
     order = ['workdir', *(name for name in values if name not in _ALWAYS), *_ALWAYS[1:]]
     shown |= {name: _describe_flag(values[name]) for name in order}
-    lines += ['Flags:', *(f'  --{name:10} {text}' for name, text in shown.items()), '']
+    lines += ['Flags:', *(f'  --{name:11} {text}' for name, text in shown.items()), '']
   lines += ['Examples:', *(_example(command, text) for text in page.examples), '']
   if page.config:
     lines += [
@@ -203,6 +203,7 @@ def fields_page(name: str = '') -> str:
     text, 88, initial_indent='    ', subsequent_indent='    '
   )
   return '\n'.join(
-    f'{entry.name} = {entry.default}\n{wrap(" ".join(entry.sentences()))}\n'
+    f'{entry.name} = {entry.default}\n{wrap(" ".join(entry.meaning()))}\n'
+    f'{wrap(" ".join(entry.advice()))}\n'
     for entry in entries
   )

@@ -28,15 +28,17 @@ GROUPS = {
   'log': 'metrics, evaluations and checkpoints while training',
   'ablation': 'the arms, seeds and controls of an ablation',
 }
+_OF_ARMS = (
+  'A change needs another workdir, unless the generator is finished and no arm has begun.'
+)
 _AFFECTS = {
-  fields.RUN: 'After a change everything is trained again.',
-  fields.GENERATOR: 'After a change the generator, and the arms that draw from it, are '
-  'trained again.',
-  fields.SYNTHESIS: 'After a change the arms with synthetic images are trained again.',
-  fields.CLASSIFIER: 'After a change every arm is trained again; the generator is kept.',
-  fields.CADENCE: 'It can change when a run is resumed, unless it would move the '
-  'checkpoints of an unfinished GAN.',
-  fields.NOTHING: 'It can change when a run is resumed.',
+  fields.RUN: 'A change needs another workdir.',
+  fields.GENERATOR: 'A change needs another workdir, where another generator is trained.',
+  fields.SYNTHESIS: _OF_ARMS,
+  fields.CLASSIFIER: _OF_ARMS,
+  fields.CADENCE: 'A run can be resumed with another value, unless that would move the '
+  'checkpoints of an unfinished generator.',
+  fields.NOTHING: 'A run can be resumed with another value.',
 }
 
 
@@ -57,14 +59,16 @@ class Entry:
     """As Python writes it."""
     return repr(self.field.default)
 
-  def sentences(self) -> list[str]:
-    """What it means, what is allowed, when to change it, and what a change costs."""
-    doc = self.field.doc.rstrip('.')
-    lines = [f'{doc[:1].upper()}{doc[1:]}.']
-    lines += [f'Allowed: {self.field.rule.text}.'] if self.field.rule else []
-    lines += [self.field.when] if self.field.when else []
-    lines += [_AFFECTS[self.field.affects]] if self.group != 'ablation' else []
-    return lines
+  def meaning(self) -> list[str]:
+    """What it means and what is allowed, in sentences."""
+    doc = self.field.doc
+    allowed = [f'Allowed: {self.field.rule.text}.'] if self.field.rule else []
+    return [f'{doc[:1].upper()}{doc[1:]}.', *allowed]
+
+  def advice(self) -> list[str]:
+    """When to change it, and what a change costs, in sentences."""
+    cost = [_AFFECTS[self.field.affects]] if self.group != 'ablation' else []
+    return [self.field.when, *cost]
 
 
 def entries() -> list[Entry]:

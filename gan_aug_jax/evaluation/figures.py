@@ -246,7 +246,9 @@ def along(line: Line, title: str, *, x, x_name: str, y_name: str = '', y_range=N
 
 
 @_styled
-def changes(labels, class_names, differences, *, unit='points of F1', scale=100) -> bytes:
+def changes(
+  title, labels, class_names, differences, *, unit='points of F1', scale=100
+) -> bytes:
   """Differences by class, blue above 0 and red below.
 
   Args:
@@ -256,15 +258,16 @@ def changes(labels, class_names, differences, *, unit='points of F1', scale=100)
   """
   values = scale * np.asarray(differences, float)
   reach = max(0.5, float(np.abs(values).max()))
-  width = max(_WIDTH, 0.5 * len(class_names) + 2.2)
+  width = max(_WIDTH, 0.34 * len(class_names) + 1.4)
   figure = Figure(figsize=(width, 0.42 * len(labels) + 1.3), layout='tight')
   ax = figure.subplots()
   shown = ax.imshow(values, cmap='RdBu', vmin=-reach, vmax=reach, aspect='auto')
   _name_cells(ax, labels, class_names, fontsize=9)
+  ax.set_title(title)
   if values.size <= 400:
     for i, j in np.argwhere(values):
       color = 'white' if abs(values[i, j]) > 0.6 * reach else 'black'
       text = f'{values[i, j]:+.{int(scale > 1)}f}'
-      ax.text(j, i, text, ha='center', va='center', fontsize=8, color=color)
+      ax.text(j, i, text, ha='center', va='center', fontsize=7, color=color)
   figure.colorbar(shown, ax=ax, label=unit, pad=0.02)
   return _png(figure)

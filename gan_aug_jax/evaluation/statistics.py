@@ -23,17 +23,20 @@ def compare_predictions(treatment, control, labels) -> dict[str, float]:
 
   Returns:
     'difference' in accuracy; 'low' and 'high', its 95 % interval over the choice of test
-    images (Wald interval for paired proportions, Agresti 2013, 11.1.2); 'gained' and
+    images (adjusted Wald: half an image more of each kind, Agresti and Min 2005, Statist.
+    Med. 24, 729-740, so that it has a width even where no image differs); 'gained' and
     'lost', the numbers of images that only the treatment, or only the control, got right.
   """
   change = np.equal(treatment, labels).astype(int) - np.equal(control, labels)
-  difference, reach = np.mean(change), 1.96 * np.std(change) / math.sqrt(len(labels))
+  gained, lost = int(np.sum(change > 0)), int(np.sum(change < 0))
+  total, centre = len(labels) + 2, (gained - lost) / (len(labels) + 2)
+  reach = 1.96 * math.sqrt(((gained + lost + 1) / total - centre**2) / total)
   return {
-    'difference': float(difference),
-    'low': float(difference - reach),
-    'high': float(difference + reach),
-    'gained': int(np.sum(change > 0)),
-    'lost': int(np.sum(change < 0)),
+    'difference': float(np.mean(change)),
+    'low': centre - reach,
+    'high': centre + reach,
+    'gained': gained,
+    'lost': lost,
   }
 
 

@@ -144,10 +144,9 @@ class Arm:
     if config_lib.ARMS[self.name][1]:
       shape = self.dataset.image_shape
       transform = recipe.make_augmentation(self.session, self.name, shape).transform
-      for name in [*rows]:
+      for name in rows:
         if config.augment.apply_to in ('both', name):
-          pixels = _augment_pixels(transform, rows.pop(name))
-          rows[f'{name}, augmented'] = np.asarray(pixels)
+          rows[name] = np.asarray(_augment_pixels(transform, rows[name]))
     count = min(map(len, rows.values()))
     images = np.stack([images[:count] for images in rows.values()])
     picture = figures.grid(list(rows), {'': images})

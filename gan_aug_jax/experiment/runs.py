@@ -15,6 +15,7 @@ from gan_aug_jax.experiment import arms as arms_lib, recipe, schedule
 from gan_aug_jax.generators import frozen, synthetic_source
 from gan_aug_jax.generators.generator_training import GeneratorTraining
 from gan_aug_jax.training import files, progress
+from gan_aug_jax.training.progress import format_count
 from gan_aug_jax.training.workdir import describe_devices
 
 
@@ -139,16 +140,19 @@ def describe(run: Run) -> str:
   if run.arms:
     steps = sorted({num_steps_of(config, dataset, arm.name) for arm in run.arms})
     each = ' or '.join(f'{number:,}' for number in steps)
-    arch = config.classifier.arch
-    trained.append(f'{len(run.arms)} x a {arch}, {each} steps each')
-  sizes = f'{len(dataset.train):,} / {len(dataset.val):,} / {len(dataset.test):,}'
+    count = format_count(len(run.arms), 'classifier')
+    trained.append(f'{count} ({config.classifier.arch}, {each} steps each)')
+  sizes = (
+    f'{len(dataset.train):,} training, {len(dataset.val):,} validation and '
+    f'{len(dataset.test):,} test images'
+  )
   skipped = f' Files skipped: {len(dataset.skipped):,}.' if dataset.skipped else ''
   notes = f' Expect {config.expected_duration}.' if config.expected_duration else ''
   if config.steps_per_call > 1 and session.layout.on_cpu:
     notes += ' On a CPU, several steps per call are slow: set steps_per_call=1.'
   return (
-    f'{dataset.name}: {sizes} training / validation / test images.{skipped}\n'
-    f'Training {" and ".join(trained)}, on {describe_devices(session.layout)}.{notes}'
+    f'{dataset.name}: {sizes}.{skipped}\n'
+    f'To train: {" and ".join(trained)}, on {describe_devices(session.layout)}.{notes}'
   )
 
 

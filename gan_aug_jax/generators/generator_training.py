@@ -23,6 +23,7 @@ from gan_aug_jax.training import (
   files,
   loop,
   processes,
+  progress,
   spec,
   tensorboard,
 )
@@ -91,12 +92,12 @@ class GeneratorTraining:
     return candidates.Scores(self._session, directory, self._dataset, self._draw)
 
   def describe(self) -> str:
-    """What will be trained: '1 x a sngan GAN, 1,500 steps, the best of 2 checkpoints'."""
-    made = f'{len(self._trainings)} x a {self.family.title}'
-    if self.family.fit:
-      return made
-    best = f', the best of {self.num_candidates} checkpoints' if self._has_choice else ''
-    return f'{made}, {format_count(self.num_steps, "step")}{best}'
+    """Such as '1 generator (sngan GAN, 1,500 steps, the best of 2 checkpoints)'."""
+    what = self.family.title
+    if not self.family.fit:
+      what += f', {format_count(self.num_steps, "step")}'
+      what += f', the best of {self.num_candidates} checkpoints' * self._has_choice
+    return f'{format_count(len(self._trainings), "generator")} ({what})'
 
   def start(self) -> None:
     """Compiles in threads what is needed, unless every generator is trained already."""
@@ -206,7 +207,9 @@ class GeneratorTraining:
   def _fit(self, one):
     """Makes a generator at once; returns the content of its result.json."""
     began, named = time.perf_counter(), one.session.config.generator.family
-    fitted.fit(named, self.family, self._dataset, one.seed, one.directory)
+    making = f'making the generator: {self.family.title}'
+    with progress.waiting(making, quiet=self._session.is_silent):
+      fitted.fit(named, self.family, self._dataset, one.seed, one.directory)
     return {
       **self._about(one, 0),
       'chosen_step': 0,

@@ -129,7 +129,7 @@ def _render(workdir, plan, finished, summary, rows):
     images=images,
     summary=summary,
     plan=plan,
-    warnings=[*sentences.of_generators(summary), *sentences.warnings(summary)],
+    warnings=[*sentences.warnings(summary), *sentences.of_generators(summary)],
     intervals=sentences.INTERVALS,
     settings=settings,
     arms=_arms(workdir, finished, images),
