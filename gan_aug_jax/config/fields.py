@@ -527,8 +527,8 @@ _MIX = {
   ),
   'draw_ahead_mib': Field(
     -1,
-    'memory for drawing the images of several steps in one forward pass: its largest '
-    'array on each device, in MiB; -1: 256; 0: draw in each step',
+    'memory for drawing the images of several steps in one forward pass, and composing '
+    'their batches: the largest array on each device, in MiB; -1: 256; 0: in each step',
     _whole(-1, 2**20),
     NOTHING,
   ),
