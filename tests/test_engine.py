@@ -200,7 +200,7 @@ def test_what_depends_on_the_classifier_is_not_drawn_ahead():
   assert ahead(sample_filter=SampleFilter(1, 'hard'))  # nothing to choose from
   assert ahead(sample_filter=SampleFilter(2, 'hard')) is None
   assert ahead(classes='feedback') is None
-  assert ahead(ratio=0.0) is None and ahead(max_bytes=0) is None
+  assert ahead(ratio=0.0) and ahead(ratio=0.0, max_bytes=0) is None
 
 
 def _compile_call(where, toy, per_call, *, batch_size=12, **options):
@@ -218,8 +218,8 @@ def _compile_call(where, toy, per_call, *, batch_size=12, **options):
   return programs.compile_step(repeated, where, *args).compiled
 
 
-def _convolutions(text):
-  """How many convolutions of a compiled program are inside of loops, and how many not."""
+def _inside(text, operation):
+  """How often a compiled program has an operation inside of loops, and how often not."""
   blocks = re.findall(r'^(?:ENTRY )?%?([\w.-]+) \(.*?\{\n(.*?)^\}', text, re.M | re.S)
   bodies = dict(blocks)
   called = {
@@ -229,22 +229,25 @@ def _convolutions(text):
   inside = set(re.findall(r'body=%([\w.-]+)', text))
   while more := set().union(*(called[name] for name in inside)) - inside:
     inside |= more
-  count = lambda names: sum(len(re.findall(r' convolution\(', bodies[n])) for n in names)
+  count = lambda names: sum(bodies[name].count(f' {operation}(') for name in names)
   return count(inside), count(set(bodies) - inside)
 
 
 @pytest.mark.parametrize(
   ('backend', 'options'),
-  [('jit', {}), pytest.param('pmap', POLICIES, marks=SLOW)],
+  [('jit', {'mixup': 0.2}), pytest.param('pmap', POLICIES, marks=SLOW)],
 )
-def test_what_is_drawn_ahead_is_outside_of_the_loop(toy, backend, options):
+def test_what_is_composed_ahead_is_outside_of_the_loop(toy, backend, options):
   where = tiny.layout(backend)
+  options = {'dropout': 0.0, **options}  # its masks are drawn inside
   text = lambda ratio: _compile_call(where, toy, 4, ratio=ratio, **options).as_text()
   ahead = text(0.4)
   assert set(tiny.COLLECTIVE.findall(ahead)) == {'all-reduce'}
-  classifier_only, none = _convolutions(text(0.0))
-  inside, outside = _convolutions(ahead)
+  classifier_only, none = _inside(text(0.0), 'convolution')
+  inside, outside = _inside(ahead, 'convolution')
   assert inside == classifier_only > 0 and outside > 0 == none
+  # Nor is a number drawn (a loop on a CPU), or an image gathered, at each step.
+  assert _inside(ahead, 'while')[0] == _inside(ahead, 'gather')[0] == 0
 
 
 def test_seeds_in_one_program_draw_ahead(toy):
@@ -388,14 +391,10 @@ def _synthesize(sample):
   return synthesis.Synthesis(synthesis.Networks(sample), tiny.CLASSES)
 
 
-def _keys():
-  return rng.step_keys(0, 0)
-
-
 class _State:
   """As much of a state as a batch is composed from."""
 
-  step, pool = jnp.int32(0), ()
+  seed, step, pool = 0, jnp.int32(0), ()
 
 
 # On 4 devices 1 and 5 synthetic images leave spare slots; with 12 there may be no other.
@@ -418,7 +417,8 @@ def test_effective_ratio_is_the_asked_one(toy, backend, num_devices, mode, ratio
   )
 
   def count(data):
-    batch, _ = compose(_keys(), _State(), data, FrozenModels(generator={}))
+    positions, frozen = where.positions(plan.total), FrozenModels(generator={})
+    batch, _ = compose(positions, _State(), data, frozen)
     synthetic = jnp.sum((batch.images[..., 0, 0, 0] < 0) * batch.weights)
     return where.sum({'synthetic': synthetic, 'all': jnp.sum(batch.weights)})
 
@@ -449,7 +449,9 @@ def test_each_device_synthesises_only_its_share(toy):
   data = tiny.feed(where.replicate, toy)(0, 9)
 
   def program(data, v):
-    batch, _ = compose(_keys(), _State(), data, FrozenModels(generator=v))
+    batch, _ = compose(
+      where.positions(plan.total), _State(), data, FrozenModels(generator=v)
+    )
     return where.sum(jnp.sum(batch.images))
 
   programs.lower_step(program, where, data, where.replicate(variables), donate=())

@@ -394,12 +394,12 @@ def _compose(toy, where=None, *, plan, made=None, **options):
   data = tiny.feed(where.replicate, toy)(0, plan.num_real)
 
   class State:
-    step, pool, class_stats = jnp.int32(0), (), {}
+    seed, step, pool = 0, jnp.int32(0), ()
 
-  batch, _ = compose(_keys(), State(), data, FrozenModels())
+  batch, _ = compose(where.positions(plan.total), State(), data, FrozenModels())
   names = ('images', 'targets', 'weights', 'synthetic', 'real')
   rows = {name: np.asarray(getattr(batch, name))[0] for name in names}
-  return rows, (np.asarray(batch.asked), np.asarray(batch.accepted))
+  return rows, (np.asarray(batch.asked)[0], np.asarray(batch.accepted)[0])
 
 
 def test_a_rejected_position_gets_a_real_image_of_the_class_or_no_weight(toy):

@@ -138,6 +138,24 @@ def test_an_option_of_a_layout_is_compiled_with_or_refused(compiled):
     Program(double, unknown, donate=())(plain.replicate(np.float32(1)))
 
 
+def test_a_preference_that_this_xla_lacks_costs_no_other(monkeypatch):
+  """Newer releases lost an option of ours; without the rest, compiling takes long."""
+  asked, compile_with = [], jax.stages.Lowered.compile
+
+  def record(lowered, compiler_options):
+    asked.append(compiler_options)
+    return compile_with(lowered, compiler_options)
+
+  monkeypatch.setattr(jax.stages.Lowered, 'compile', record)
+  monkeypatch.setitem(programs._RUNS_ONCE, 'xla_cpu_no_such', True)
+  where = tiny.layout('jit', 1)
+  program = Program(lambda x: 3 * x + 0.456, where, donate=(), runs_once=True)
+  program(where.replicate(np.float32(1)))
+  first, *_, last = asked
+  assert 'xla_cpu_no_such' in first and 'xla_cpu_no_such' not in last
+  assert last['xla_backend_optimization_level'] == 0
+
+
 def test_steps_a_call_are_a_constant_that_divides_the_cadences(monkeypatch, tmp_path):
   config = default()
   session = Session(config, tmp_path, tiny.layout('jit', 1))

@@ -243,6 +243,9 @@ def fused_ahead(
     on_reject=on_reject,
     dtype=dtype,
   )
+  draw_ahead = batches.make_compose_ahead(
+    compose, layout=where, plan=plan, max_bytes=max_bytes, draw_ahead=draw_ahead
+  )
   step = classifier.make_fused_step(
     model=model, optimizer=optimizer, layout=where, plan=plan, compose=compose
   )

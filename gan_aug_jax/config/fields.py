@@ -766,8 +766,9 @@ _MIX = {
   ),
   'draw_ahead_mib': Field(
     -1,
-    'memory for drawing the images of several steps in one forward pass: its largest '
-    'array on each device, in MiB; -1 means 256, and 0 draws in each step',
+    'memory for drawing the images of several steps in one forward pass, and composing '
+    'their batches: the largest array on each device, in MiB; -1 means 256, and 0 draws '
+    'in each step',
     _whole(-1, 2**20),
     NOTHING,
     when="Lower it if a step does not fit into the accelerator's memory.",

@@ -150,6 +150,7 @@ class Trainer:
 def _make_step(session, dataset, plan, *, num_steps, sample):
   """The fused step of a probe, `init(seed) -> state`, and what draws ahead or None."""
   layout, augmentation = session.layout, session.config.augment
+  max_bytes = config_lib.draw_ahead_bytes(session.config)
   num_classes, dtype = dataset.num_classes, session.image_dtype('classifier')
   model = build_probe(session, num_classes)
   optimizer = classifier.make_optimizer('sgd', num_steps=num_steps, **_OPTIMIZER)
@@ -164,10 +165,7 @@ def _make_step(session, dataset, plan, *, num_steps, sample):
     networks = Networks(sampling.for_candidates(sample))
     synthesize = synthesis.Synthesis(networks, num_classes, dtype=dtype)
     draw_ahead = synthesis.make_draw_ahead(
-      synthesize,
-      layout=layout,
-      plan=plan,
-      max_bytes=config_lib.draw_ahead_bytes(session.config),
+      synthesize, layout=layout, plan=plan, max_bytes=max_bytes
     )
   transform = augment.make_augment(crop=augmentation.crop_padding, flip=augmentation.flip)
   compose = batches.make_compose(
@@ -177,6 +175,9 @@ def _make_step(session, dataset, plan, *, num_steps, sample):
     augmentation=batches.Augmentation(transform),
     num_classes=num_classes,
     dtype=dtype,
+  )
+  draw_ahead = batches.make_compose_ahead(
+    compose, layout=layout, plan=plan, max_bytes=max_bytes, draw_ahead=draw_ahead
   )
   step = classifier.make_fused_step(
     model=model, optimizer=optimizer, layout=layout, plan=plan, compose=compose

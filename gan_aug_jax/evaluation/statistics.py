@@ -47,8 +47,11 @@ def proportion_interval(count: int, total: int) -> tuple[float, float]:
     count: how many of `total` there are.
     total: at least 1.
   """
-  interval = scipy.stats.binomtest(count, total).proportion_ci(LEVEL, method='wilson')
-  return float(interval.low), float(interval.high)
+  z, share = scipy.special.ndtri((1 + LEVEL) / 2), count / total
+  spread = math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
+  middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
+  reach = z * spread / (1 + z**2 / total)
+  return max(float(middle - reach), 0.0), min(float(middle + reach), 1.0)
 
 
 def paired_t(differences) -> dict[str, float]:

@@ -246,6 +246,13 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
     label_smoothing=config.classifier.label_smoothing,
     dtype=session.image_dtype('classifier'),
   )
+  draw_ahead = batches.make_compose_ahead(
+    compose,
+    layout=session.layout,
+    plan=plan,
+    max_bytes=config_lib.draw_ahead_bytes(config),
+    draw_ahead=draw_ahead,
+  )
   step = classifier.make_fused_step(
     model=model,
     optimizer=optimizer,

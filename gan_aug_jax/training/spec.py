@@ -214,6 +214,7 @@ def make_training(
 ) -> Training:
   """Returns the `Training` of a step; its arguments are the attributes there."""
   layout, num_steps = session.layout, steps_per_call(session, cadence)
+  draw_ahead = draw_ahead if num_steps > 1 else None
   return Training(
     session=session,
     init_function=init,
