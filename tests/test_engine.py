@@ -129,6 +129,7 @@ POLICIES = {
   'arch': 'mlp',
   'frozen': 'mlp',
 }
+CONVOLVED = {**POLICIES, 'arch': 'cnn', 'frozen': 'dcgan'}
 
 
 @pytest.mark.parametrize(
@@ -235,7 +236,7 @@ def _inside(text, operation):
 
 @pytest.mark.parametrize(
   ('backend', 'options'),
-  [('jit', {'mixup': 0.2}), pytest.param('pmap', POLICIES, marks=SLOW)],
+  [('jit', {'mixup': 0.2}), pytest.param('pmap', CONVOLVED, marks=SLOW)],
 )
 def test_what_is_composed_ahead_is_outside_of_the_loop(toy, backend, options):
   where = tiny.layout(backend)
