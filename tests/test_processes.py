@@ -210,7 +210,7 @@ SHORT += [f'--config.{part}.save_every_steps=20' for part in ('generator', 'clas
 
 def _stop_one(launch, workdir, *flags):
   """A SIGTERM that reaches one process only stops both, at the same step."""
-  pair, reached = _launch_pair(launch, workdir, *flags), _lines('generator', 2)
+  pair, reached = _launch_pair(launch, workdir, *flags), _lines('generator', 1)
   while all(process.poll() is None for process in pair) and not reached(workdir):
     time.sleep(0.001)
   pair[1].send_signal(signal.SIGTERM)
