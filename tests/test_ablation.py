@@ -350,17 +350,17 @@ def _start_worker(workdir, pause=0.02):
   return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
-def test_three_workers_train_each_cell_once_and_a_killed_one_gives_its_claim_up(tmp_path):
+def test_two_workers_train_each_cell_once_and_a_killed_one_gives_its_claim_up(tmp_path):
   names = sorted(cell.name for unit in units_to_share() for cell in unit)
   killed = _start_worker(tmp_path, pause=600)
   while not (tmp_path / 'log').exists():
     time.sleep(0.02)
-  # All three are given all cells: the hardest case.
-  workers = [_start_worker(tmp_path) for _ in range(3)]
+  # All are given all cells: the hardest case.
+  workers = [_start_worker(tmp_path) for _ in range(2)]
   while len((tmp_path / 'log').read_text().split()) < 3:
     time.sleep(0.02)
   os.kill(killed.pid, signal.SIGKILL)
-  assert [worker.wait(60) for worker in workers] == [0, 0, 0]
+  assert [worker.wait(60) for worker in workers] == [0, 0]
   begun = (tmp_path / 'log').read_text().split()
   assert sorted(begun[1:]) == names  # the killed one's cell was begun twice
   assert begun[0] in begun[1:]

@@ -29,10 +29,6 @@ from tests.test_run import _toy_source, CONFIG
 FIELDS = ("arms=('augmented_classical',)", 'mix.source=noise', 'classifier.seed=1')
 SOURCE = '''
 import flax.linen as nn, jax, jax.numpy as jnp, optax
-from gan_aug_jax.models import classifiers
-
-def cnn(num_classes, dtype):
-  return classifiers.CNN(num_classes, 0.2, (4, 4), (8,), dtype)
 
 class Net(nn.Module):
   num_classes: int
@@ -83,12 +79,15 @@ def _arm(directory):
   return results['arms']['augmented_classical']
 
 
-def test_the_cnn_passed_as_an_external_one_is_the_built_in_bit_for_bit(run):
-  assert run('classifier.dropout=0.2', workdir='built-in', own=False) == 0
-  assert run('classifier.arch=its_code:cnn', workdir='own') == 0
-  one, other = (_arm(run.directory / name) for name in ('built-in', 'own'))
-  for name in ('eval_loss', 'val_loss', 'confusion_matrix', 'train_accuracy'):
-    assert one[name] == other[name], name
+def test_the_cnn_passed_as_an_external_one_is_the_built_in_bit_for_bit(toy):
+  where, results = tiny.layout('jit', 4), []
+  cnn = classifiers.CNN(tiny.CLASSES, 0.3, (4, 4), (8,))
+  own = build_external(cnn, 'arch', num_classes=tiny.CLASSES, image_shape=tiny.SHAPE)
+  for arch in ('cnn', own):
+    step, state, plan, frozen = tiny.fused(where, arch=arch, frozen='mlp')
+    usual = {'count': plan.num_real, 'num_steps': 4, 'extra': (frozen,)}
+    results.append(tiny.run(where, step, state, toy, **usual))
+  assert tiny.difference(*results) == 0
 
 
 EVERYTHING = (
@@ -170,7 +169,7 @@ def _key_in_state(key, images):
     (3, 'must be a linen module.*gave int'),
     (lambda: None, 'must be a linen module.*gave NoneType'),
     (lambda width: None, "failed: TypeError: .*'width'"),
-    (classifiers.CNN(5, 0.0, (4, 4)), 'tells 5 classes apart, and the data have 3'),
+    (classifiers.CNN(5, 0.0, (4, 4)), 'has outputs for 5 classes, and the data have 3'),
     (_pair(apply=lambda p, s, x: (x, s)), r'returned float32\[2, 8, 8, 1\]'),
     (_pair(apply=lambda p, s, x: (jnp.ones((2, 3), int), s)), r'returned int32\[2, 3\]'),
     (_pair(apply=lambda p, s, x: 1 / 0), 'failed: ZeroDivisionError'),

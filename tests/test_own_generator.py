@@ -182,6 +182,7 @@ def test_interrupted_and_resumed_it_is_the_same_bit_for_bit(place, trained, monk
   assert _result(trained)['candidates'] == _result(workdir)['candidates']
 
 
+@pytest.mark.slow  # one that is made at once goes through most of the commands, too
 def test_what_works_with_a_gan_works_with_it(place, trained, capsys):
   workdir = place / 'all'
   shutil.copytree(trained, workdir)

@@ -11,6 +11,14 @@ from gan_aug_jax.evaluation import statistics
 SEEDS = 5
 
 
+@pytest.mark.parametrize(('count', 'total'), [(0, 5), (5, 5), (3, 10), (1234, 1500)])
+def test_an_interval_of_a_share_equals_scipy(count, total):
+  test = scipy.stats.binomtest(count, total)
+  expected = test.proportion_ci(statistics.LEVEL, method='wilson')
+  found = statistics.proportion_interval(count, total)
+  assert found == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
 def test_paired_t_equals_scipy():
   treatment, control = np.random.default_rng(0).normal(0.9, 0.02, (2, 7))
   found = statistics.paired_t(treatment - control)
@@ -120,7 +128,19 @@ def test_paired_comparison_counts_what_only_one_got_right():
   paired = statistics.compare_predictions(treatment, control, labels)
   assert (paired['gained'], paired['lost']) == (8, 2)
   assert paired['difference'] == pytest.approx(0.06)
-  # Against the standard error of the per-image differences themselves.
+  # Against the standard error of the per-image differences themselves, with two images
+  # more: one that each of the two gets right, in halves.
   wins = (treatment == labels).astype(float) - (control == labels)
-  error = np.std(wins) / 10
+  weights = np.ones(104)
+  weights[100:] = 0.5
+  wins = np.append(wins, [1, -1, 0, 0])
+  error = np.sqrt(np.cov(wins, aweights=weights, ddof=0) / 102)
   assert paired['high'] - paired['low'] == pytest.approx(2 * 1.96 * error)
+
+
+def test_arms_that_are_right_on_the_same_few_images_may_still_differ():
+  same = np.zeros(6, int)
+  paired = statistics.compare_predictions(same, same, same)
+  assert paired['difference'] == paired['gained'] == paired['lost'] == 0
+  # The rule of three: with no difference in 6 images, up to half of others may differ.
+  assert -0.5 < paired['low'] < -0.1 and 0.1 < paired['high'] < 0.5

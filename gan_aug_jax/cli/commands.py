@@ -18,9 +18,9 @@ from gan_aug_jax.data import folder, image_files
 from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import AblationError, ConfigError
 from gan_aug_jax.experiment import (
-  arms,
   cells,
   estimate,
+  evaluate,
   predict,
   runs,
   scoring,
@@ -96,17 +96,17 @@ def _train(flags, *, generator, classifiers):
     dataset = runs.load_data(config)
   signals.check()
   if 'dry-run' in flags and flags['dry-run'].value:
-    print(runs.describe(runs.Run(session, dataset, arms=classifiers)))
-    with progress.waiting(
-      'counting operations and timing two steps', quiet=session.is_silent
-    ):
+    described = runs.describe(runs.Run(session, dataset, arms=classifiers))
+    tables.print_lines(described.splitlines())
+    waiting = 'counting operations and timing two steps'
+    with progress.waiting(waiting, quiet=session.is_silent):
       estimated = estimate.of_run(session, dataset)
     tables.print_estimate(estimated)
     return
   with locks.owned(session.workdir):
     workdir_lib.claim(session, dataset)
     run = runs.Run(session, dataset, arms=classifiers)
-    print(runs.describe(run), flush=True)
+    tables.print_lines(runs.describe(run).splitlines())
     with programs.ahead():
       with progress.waiting('preparing', quiet=session.is_silent):
         work = run.work(generator=generator)
@@ -129,7 +129,7 @@ def _evaluate(flags):
   session, run = _reopen(flags, needs=CLASSIFIER)
   dataset = runs.load_data(session.config)
   workdir_lib.check_data(session, run, dataset)
-  scores = arms.evaluate_arms(session, dataset)
+  scores = evaluate.evaluate_arms(session, dataset)
   tables.print_evaluations(scores)
   missing = [arm for arm in session.config.arms if arm not in scores]
   if missing:
@@ -207,11 +207,11 @@ def _ablate(flags):
     tables.print_plan(plan.cells, estimated)
     return
   plan.write()
-  print(plan.describe(), flush=True)
+  tables.print_lines([plan.describe()])
   failures = workers.run(plan.units()[part::num_parts], directory, layout)
   signals.check()
   if not plan.is_over():
-    print('This part is done; ablate --collect --workdir=... reports on all that are.')
+    print('This part is done; `ablate --collect --workdir=...` reports on all that is.')
   elif len(failures) < len(plan.cells):
     _report_ablation(directory)
   if failures:

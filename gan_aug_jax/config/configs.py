@@ -65,9 +65,6 @@ def add_ablation(
   Args:
     config: from `default`; changed in place.
     **fields: values of the group's fields.
-
-  Returns:
-    The config.
   """
   with config.unlocked():
     config.ablation = ablation()

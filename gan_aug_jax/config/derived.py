@@ -92,7 +92,6 @@ def num_steps_of(config: ConfigDict, part: str, num_examples: int) -> int:
   are synthetic, so that every arm takes the same number of steps.
 
   Args:
-    config: the config.
     part: 'generator' or 'classifier'.
     num_examples: images of the training set.
   """

@@ -19,7 +19,6 @@ def validate(config: ConfigDict, *, trains_generator: bool | None = None) -> Non
   """Checks every field, alone and in combination.
 
   Args:
-    config: the config.
     trains_generator: whether one will be trained; None: if an arm needs one.
 
   Raises:
@@ -44,11 +43,7 @@ def _check_fields(values):
   for name, field in FIELDS.items():
     if name not in values:
       raise ConfigError(f'The config lacks the field {name}; start from default().')
-    try:
-      fits = field.rule is None or field.rule.allows(values[name])
-    except TypeError:
-      fits = False
-    if not fits:
+    if not field.accepts(values[name]):
       raise ConfigError(f'{name}={values[name]!r} must be {field.rule.text}.')
 
 

@@ -31,8 +31,6 @@ def run(units, workdir, layout) -> dict[str, str]:
 
   Args:
     units: from `cells.Plan.units`, all of them or those of a shard.
-    workdir: pathlib.Path.
-    layout: where they run.
 
   Returns:
     {name: why} of the cells that failed.

@@ -29,7 +29,6 @@ class Scores:
     """Prepares the programs, which are compiled at the first call, or by `start`.
 
     Args:
-      session: the run's.
       directory: of the generator, where an extractor is kept.
       dataset: what it trains on; its test split is not read.
       draw: the generator's `ImageSampler`.
@@ -145,7 +144,6 @@ def warnings(rows, candidates, num_steps, *, chosen_step=None) -> list[str]:
   Args:
     rows: lines of its metrics.jsonl.
     candidates: 'step' and scores of each.
-    num_steps: length of the training.
     chosen_step: of the candidate that was chosen, when the training is over.
   """
   return _defeat(rows, num_steps) + _collapse(candidates, num_steps, chosen_step)

@@ -231,7 +231,7 @@ def _check(model, image_shape):
     shape, expected = logits.shape[-2:], (2, model.num_classes)
     if logits.ndim - bool(model.axis_name) == 2 and shape[0] == 2 and shape != expected:
       raise ConfigError(
-        f'{model.described} tells {shape[1]} classes apart, and the data have '
+        f'{model.described} has outputs for {shape[1]} classes, and the data have '
         f'{model.num_classes}; let it take num_classes.'
       )
     if shape != expected or not jnp.issubdtype(logits.dtype, jnp.floating):

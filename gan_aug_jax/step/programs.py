@@ -281,9 +281,10 @@ def _compile_with(lowered, options, preferences):
   try:
     return lowered.compile(compiler_options=options | preferences)
   except jax.errors.JaxRuntimeError as error:
-    if not preferences or 'option' not in str(error):
+    known = {name: x for name, x in preferences.items() if name not in str(error)}
+    if known == preferences:
       raise
-    return lowered.compile(compiler_options=options)
+  return _compile_with(lowered, options, known)
 
 
 @dataclasses.dataclass(frozen=True)

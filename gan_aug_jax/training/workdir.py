@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 import gan_aug_jax
 from gan_aug_jax import config as config_lib, external
@@ -120,12 +121,9 @@ def generator_directory(workdir: pathlib.Path) -> pathlib.Path:
 def claim(session: Session, dataset: Dataset) -> None:
   """Writes config.json, unless the same run's is there.
 
-  Args:
-    session: the run's.
-    dataset: the data.
-
   Raises:
-    CheckpointError: see `check_config` and `check_data`; or if it cannot be written.
+    CheckpointError: see `check_config` and `check_data`.
+    WriteError: if it cannot be written.
   """
   if session.path('ablation.json').exists():
     raise CheckpointError(
@@ -144,14 +142,13 @@ def claim(session: Session, dataset: Dataset) -> None:
     'device': describe_devices(session.layout),
   }
   if jax.process_index() == 0:
-    write(session.path('config.json'), json.dumps(content, indent=1))
+    files.write_atomically(session.path('config.json'), json.dumps(content, indent=1))
 
 
 def check_config(session: Session, *, grows: bool = True) -> dict[str, Any] | None:
   """Returns the config.json that is there, or None.
 
   Args:
-    session: the run's.
     grows: whether arms may be added and cadences may change; the names of an ablation's
       cells and generators depend on both.
 
@@ -186,7 +183,6 @@ def check_code(session: Session, saved: dict[str, Any], affecting: set[str]) -> 
   """Checks that the user's own code is what a run was trained with.
 
   Args:
-    session: the run's.
     saved: content of config.json.
     affecting: what the code must affect to be checked, see `Session.code`; that of a
       generator that no arm draws from is not.
@@ -230,25 +226,6 @@ def _may_differ(session, grows):
   return {NOTHING} | cadence | of_arms
 
 
-def write(path: pathlib.Path, content: str) -> None:
-  """Writes a file of a run.
-
-  Args:
-    path: of the file.
-    content: its text.
-
-  Raises:
-    CheckpointError: if it cannot be written.
-  """
-  try:
-    files.write_atomically(path, content)
-  except OSError as error:
-    raise CheckpointError(
-      f'The workdir {str(path.parent)!r} cannot be written ({error.strerror}); '
-      'choose another --workdir.'
-    ) from None
-
-
 def _plain(config):
   """{field: value} as in JSON, of a config or of a saved one."""
   if not hasattr(config, 'to_dict'):
@@ -266,9 +243,7 @@ def check_data(session: Session, saved: dict[str, Any], dataset: Dataset) -> Non
   """Checks that a run's config.json describes these images and classes.
 
   Args:
-    session: the run's.
     saved: content of config.json.
-    dataset: the data.
 
   Raises:
     CheckpointError: if something was trained or evaluated there on others.
@@ -315,6 +290,23 @@ def read_results(directory: pathlib.Path) -> dict[str, Any]:
       names = {'family': old.get('own', 'gan'), 'title': f'{old.get("arch", "")} GAN'}
       results['generator'] = old and names | old
   return results
+
+
+def read_predictions(directory: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+  """Reads what a finished arm predicted: (classes, labels) of the test images, int [N].
+
+  Raises:
+    CheckpointError: if they are missing or damaged.
+  """
+  path = directory / 'predictions.npz'
+  try:
+    saved = files.read_arrays(path)
+    return saved['test_predictions'], saved['test_labels']
+  except (OSError, ValueError, KeyError):
+    raise CheckpointError(
+      f'{str(path)!r} is missing or damaged; move it away and run again: the checkpoint '
+      'has what is needed to write a new one.'
+    ) from None
 
 
 @functools.cache
