@@ -362,7 +362,7 @@ def test_a_field_is_suggested_by_its_meaning_and_by_its_letters(name, meant):
 
 def test_every_synonym_leads_to_a_field():
   last = {name.rpartition('.')[2] for name in fields_lib.FIELDS}
-  for other, ours in suggestions._SYNONYMS.items():
+  for other, ours in suggestions._OURS.items():
     assert ours in last and other.isalnum()
 
 
