@@ -121,7 +121,9 @@ def list_groups(per_call):
       rows[f'{ratio:.0%} synthetic'] = {'mix.ratio': ratio}
       if per_call > 1:
         in_step = {'mix.ratio': ratio, 'mix.draw_ahead_mib': 0}
-        rows[f'{ratio:.0%}, drawn in each step'] = in_step
+        rows[f'{ratio:.0%}, composed in each step'] = in_step
+    if per_call > 1:
+      rows['real, composed in each step'] = {'mix.ratio': 0.0, 'mix.draw_ahead_mib': 0}
     return {name: row | fields for name, row in rows.items()}
 
   first = {'mix.ratio': float(RATIOS.value[0])}
@@ -140,6 +142,10 @@ def list_groups(per_call):
       'bfloat16': first | {'precision': 'bfloat16'},
       'bfloat16 in the sampler': first | {'generator.precision': 'bfloat16'},
       'highest': first | {'matmul_precision': 'highest'},
+    },
+    'by update': {
+      'of each array': first,
+      'of one flat array': first | {'classifier.optimizer': 'benchmarks.flat_sgd:make'},
     },
   }
   return {

@@ -160,6 +160,7 @@ def torch_takes(config):
   # As ours: TF32 on a GPU that has it, unless full precision is asked for.
   with_tf32 = config.matmul_precision == 'default'
   torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = with_tf32
+  torch.backends.cudnn.benchmark = True  # XLA chooses kernels by their speed too
   for variant in variants:
     try:
       takes |= variant_takes(config, variant)
@@ -227,7 +228,14 @@ def _captured(step):
   graph = torch.cuda.CUDAGraph()
   with torch.cuda.graph(graph):
     step()
-  return graph.replay
+
+  def replay():
+    graph.replay()
+
+  # A graph reads the parameters where they were and does not keep them: without the step
+  # they would be freed, and handed back to the device when the next graph is captured.
+  replay.step = step
+  return replay
 
 
 def make_torch_step(config, ratio, batch, variant):

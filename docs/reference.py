@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
 def render() -> str:
   """Returns the page: Markdown."""
   parts, every = [_HEAD], reference.entries()
-  for group, text in reference.groups().items():
+  for group, text in reference.GROUPS.items():
     parts.append(f'## {group}\n\n{text[0].upper()}{text[1:]}.\n')
     if group == 'run':
       rows = ''.join(f'- `{arm}`: {text}\n' for arm, text in _arms())

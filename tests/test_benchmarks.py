@@ -56,6 +56,6 @@ def test_the_parts_measure_on_a_cpu(tmp_path):
   first, again = (result['seconds'] for result in done['startup']['results'])
   assert list(first.values()) == sorted(first.values()) and first.keys() == again.keys()
   groups = done['step']['results'][0]['groups']
-  assert len(groups) == 5 and len(groups['by ratio']) == 3
+  assert len(groups) == 6 and len(groups['by ratio']) == 4
   assert all(row['ms'] > 0 for rows in groups.values() for row in rows.values())
   assert not done['options']['results'][0]['refused']

@@ -11,6 +11,14 @@ from gan_aug_jax.evaluation import statistics
 SEEDS = 5
 
 
+@pytest.mark.parametrize(('count', 'total'), [(0, 5), (5, 5), (3, 10), (1234, 1500)])
+def test_an_interval_of_a_share_equals_scipy(count, total):
+  test = scipy.stats.binomtest(count, total)
+  expected = test.proportion_ci(statistics.LEVEL, method='wilson')
+  found = statistics.proportion_interval(count, total)
+  assert found == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
 def test_paired_t_equals_scipy():
   treatment, control = np.random.default_rng(0).normal(0.9, 0.02, (2, 7))
   found = statistics.paired_t(treatment - control)

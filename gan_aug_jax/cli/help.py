@@ -190,17 +190,14 @@ def _example(command, text):
 
 
 def fields_page(name: str = '') -> str:
-  """What the command `fields` prints.
-
-  Args:
-    name: of a group or a field; '' for the list of groups.
+  """What the command `fields` prints: a group, a field, or for '' the groups.
 
   Raises:
     ConfigError: if there is neither a group nor a field of that name.
   """
   entries = reference.find(name)
   if not name:
-    lines = [f'  {group:12} {text}' for group, text in reference.groups().items()]
+    lines = [f'  {group:12} {text}' for group, text in reference.GROUPS.items()]
     return '\n'.join(['Groups of fields:', *lines, '', f'{_PROGRAM} fields GROUP'])
   wrap = lambda text: textwrap.fill(
     text, 88, initial_indent='    ', subsequent_indent='    '

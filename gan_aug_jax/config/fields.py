@@ -4,13 +4,17 @@ A new field is one entry here. The defaults, the checks of single values, the pa
 docs/config.md and the fields that may differ when a run goes on are all read from it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import dataclasses
+import logging
 import math
 import re
 from typing import Any
 
 from gan_aug_jax import external
+from gan_aug_jax.errors import ConfigError
+
+_LOGGER = logging.getLogger('gan_aug_jax')
 
 ARMS = {
   # name: (draws synthetic images, augments classically)
@@ -50,7 +54,7 @@ class Rule:
   """Which values a field may have.
 
   Attributes:
-    allows: `value -> bool`; a TypeError counts as False.
+    allows: `value -> bool`; it may raise a TypeError, see `Field.accepts`.
     text: completes the sentence "FIELD=VALUE must be ...".
   """
 
@@ -75,6 +79,13 @@ class Field:
   rule: Rule | None = None
   affects: str = RUN
   when: str = ''
+
+  def accepts(self, value: Any) -> bool:
+    """Whether the rule allows a value, whatever its type."""
+    try:
+      return self.rule is None or bool(self.rule.allows(value))
+    except TypeError:
+      return False
 
 
 def _one_of(*allowed):
@@ -140,6 +151,7 @@ _NOT_NEGATIVE = Rule(lambda value: 0 <= value < math.inf, 'a number of at least 
 _FRACTION = _within(0, 1)
 _BELOW_1 = _within(0, 1, high_open=True)
 _SIZES = Rule(_are_sizes, f'whole numbers from 1 to {_MOST_FEATURES:,}')
+_ARGUMENTS = Rule(_are_arguments, "of the form 'name=value', each name once")
 _PRECISION = _one_of('', *_PRECISIONS)
 _SEED = _whole(-1)
 
@@ -313,7 +325,7 @@ _GENERATOR = {
   'args': Field(
     (),
     "arguments of your own generator, each 'name=value'",
-    Rule(_are_arguments, "of the form 'name=value', each name once"),
+    _ARGUMENTS,
     when="Set it for a family of the form 'module:name' that has options.",
   ),
   'seed': Field(
@@ -546,6 +558,12 @@ _CLASSIFIER = {
     when='Name the network that you want to improve; gains on a small one may vanish '
     'on a strong one.',
   ),
+  'args': Field(
+    (),
+    "arguments of your own classifier, each 'name=value'",
+    _ARGUMENTS,
+    when="Set it for an arch of the form 'module:name' that has options.",
+  ),
   'seed': Field(
     -1,
     'seed of the initialisation and of what the training draws; -1 follows the root',
@@ -748,8 +766,9 @@ _MIX = {
   ),
   'draw_ahead_mib': Field(
     -1,
-    'memory for drawing the images of several steps in one forward pass: its largest '
-    'array on each device, in MiB; -1 means 256, and 0 draws in each step',
+    'memory for drawing the images of several steps in one forward pass, and composing '
+    'their batches: the largest array on each device, in MiB; -1 means 256, and 0 draws '
+    'in each step',
     _whole(-1, 2**20),
     NOTHING,
     when="Lower it if a step does not fit into the accelerator's memory.",
@@ -1033,6 +1052,7 @@ FIELDS = _flat_table()
 
 # Those that may name code of the user's, whose source a run goes on with.
 CODE = (
+  'generator.family',
   'classifier.arch',
   'classifier.optimizer',
   'classifier.schedule',
@@ -1164,14 +1184,46 @@ def find_renamed(text: str) -> str:
   return ''
 
 
+def old_groups() -> set[str]:
+  """The groups that no longer exist."""
+  return {name.partition('.')[0] for name in _RENAMED} - {*_GROUPS, 'ablation'}
+
+
 def translate(flat: dict[str, Any]) -> dict[str, Any]:
   """The fields {dotted name: value} of an older version under their new names."""
   translated = {}
   for name, value in flat.items():
     if name in _COMPLEMENT:
-      value = 1 - value
+      value = _complement(value)
     if name in _ALSO:
       translated[_ALSO[name]] = value
     name, values = _RENAMED.get(name, name), _RENAMED_VALUES
     translated[name] = values[name].get(value, value) if name in values else value
   return translated
+
+
+def _complement(value):
+  try:
+    return round(1 - float(value), 12)  # 0.1, not 0.09999999999999998
+  except (TypeError, ValueError):
+    return value  # refused as what it is
+
+
+def accept(flat: dict[str, Any], given: Iterable[str] = ()) -> dict[str, Any]:
+  """`translate`, with a line on stderr for each old name.
+
+  Args:
+    flat: {dotted name: value}; a value may be the text of a flag.
+    given: further names that are set at the same place.
+
+  Raises:
+    ConfigError: if a field is given under its old name and its new one.
+  """
+  for name in filter(renamed, flat):
+    for new in translate({name: None}):
+      if new in {*flat, *given}:
+        raise ConfigError(
+          f'{name} is the old name of {new}, and both are given; leave {name} out.'
+        )
+    _LOGGER.warning('%s', renamed(name))
+  return translate(flat)

@@ -44,12 +44,7 @@ _AFFECTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """What is to be said about a field.
-
-  Attributes:
-    name: dotted.
-    field: its `fields.Field`.
-  """
+  """What is to be said about a field, by its dotted name."""
 
   name: str
   field: fields.Field
@@ -82,17 +77,8 @@ def entries() -> list[Entry]:
   return [Entry(*item) for item in (fields.FIELDS | of_ablation).items()]
 
 
-def groups() -> dict[str, str]:
-  """The `GROUPS` that have fields."""
-  present = {entry.group for entry in entries()}
-  return {group: text for group, text in GROUPS.items() if group in present}
-
-
 def find(name: str) -> list[Entry]:
-  """The entries of a group or a field.
-
-  Args:
-    name: of either; '' for all.
+  """The entries of a group or a field of that name; of all for ''.
 
   Raises:
     ConfigError: if there is neither.

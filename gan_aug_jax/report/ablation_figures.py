@@ -55,8 +55,6 @@ def draw_curve(
 
   Args:
     settings: of `findings.summarize`, one for each value.
-    field: its name.
-    values: of the field.
 
   Returns:
     {'curve ARM': PNG bytes} of the arms that are finished at two values or more.

@@ -21,9 +21,6 @@ def render(
     config: as saved in config.json; the page lists all its fields.
     images: {name: PNG bytes}, which the page embeds.
     **values: further values of the template.
-
-  Returns:
-    The page.
   """
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader('gan_aug_jax.report'),

@@ -97,7 +97,6 @@ def finding(treatment: str, control: str, arms: Mapping, paired: Mapping) -> Fin
   Args:
     treatment: name of the arm.
     control: name of the control.
-    arms: of results.json.
     paired: of `statistics.compare_predictions`.
 
   """
@@ -185,7 +184,6 @@ def arms(config: Mapping, results: Mapping) -> dict[str, str]:
 
   Args:
     config: of config.json.
-    results: content of results.json.
   """
   config, lines = config_lib.from_dict(config), {}
   for name, arm in results['arms'].items():
@@ -227,7 +225,7 @@ def choice(info: Mapping) -> str:
   rows = info.get('candidates', [])
   if not rows:
     return ''
-  chosen = next(row for row in rows if row['step'] == info['chosen_step'])
+  chosen = findings.chosen_candidate(info)
   step = f'step {chosen["step"]:,}'
   if len(rows) == 1:
     return f'The only checkpoint, {step}, was kept.'
@@ -249,11 +247,9 @@ def choice(info: Mapping) -> str:
 
 def copies(info: Mapping) -> str:
   """Whether the chosen generator copies its training images; '' where not measured."""
-  rows = info.get('candidates', [])
-  chosen = [row for row in rows if row['step'] == info['chosen_step']]
-  if not chosen or 'memorised' not in chosen[0]:
+  share = findings.chosen_candidate(info).get('memorised')
+  if share is None:
     return ''
-  share = chosen[0]['memorised']
   verdict = 'it copies training images' if share > 0.1 else 'no sign of copying'
   return (
     f'Memorisation: {share:.1%} of its images are closer to a training image, in pixels, '

@@ -64,10 +64,6 @@ def cells(row: Mapping, fields: Sequence[str]) -> list[str]:
 
   Args:
     row: {field: number}; a field that is missing, None or NaN is shown as 'n/a'.
-    fields: the columns.
-
-  Returns:
-    A text for each field.
   """
   known = [field for field in fields if not _is_missing(row.get(field))]
   texts = {field: _COLUMNS[field][1].format(row[field]) for field in known}
@@ -88,7 +84,6 @@ def print_results(results: Mapping, findings: Collection[sentences.Finding] = ()
   """Prints the verdicts of a run, then the arms of results.json.
 
   Args:
-    results: content of results.json.
     findings: from `run_report.findings`.
   """
   print_warnings(sentences.run_warnings(results))
@@ -114,7 +109,7 @@ def print_warnings(lines: Sequence[str]) -> None:
 
 
 def print_evaluations(scores: Mapping[str, Mapping]) -> None:
-  """Prints {arm: {split: {metric: value}}}, as `arms.evaluate_arms` returns it."""
+  """Prints {arm: {split: {metric: value}}}, as `evaluate.evaluate_arms` returns it."""
   names = ('accuracy', 'precision', 'recall', 'f1', 'loss')
   rows = [
     (arm, [split, *(f'{values[name]:.4f}' for name in names)])
@@ -171,10 +166,12 @@ def print_estimate(estimate: Estimate) -> None:
   count = format_count(len(estimate.generators), 'generator')
   print_lines(
     [
-      f'Left: {format_seconds(of_arms + of_generators)}: '
+      f'Left: about {format_seconds(estimate.total)}: '
       f'{format_count(len(estimate.arms), "classifier")} {format_seconds(of_arms)}, '
-      f'{count} {format_seconds(of_generators)}. Extrapolated from a few steps; with '
-      'compilation, the choice of checkpoints and evaluation.'
+      f'{count} {format_seconds(of_generators)}. A rough estimate, by operations and the '
+      'time of two unoptimized steps; with compilation, the choice of checkpoints and '
+      'evaluation.',
+      *estimate.left_out,
     ]
   )
 

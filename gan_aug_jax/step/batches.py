@@ -1,7 +1,8 @@
 """A training batch: here a synthetic image enters it.
 
 `make_compose` gives the first half of the fused step: gather real examples, synthesize,
-mix, augment, weight.
+mix, augment, weight. None of it depends on the classifier, but for a few policies. So a
+call of several steps does it once, for all of them: `make_compose_ahead`.
 """
 
 from collections.abc import Callable
@@ -12,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gan_aug_jax.step import device_data
+from gan_aug_jax.step import device_data, rng
 from gan_aug_jax.step.classifier_state import ClassifierState
-from gan_aug_jax.step.device_data import RealExamples
+from gan_aug_jax.step.device_data import RealExamples, StreamedBatches
 from gan_aug_jax.step.plans import BatchPlan
+from gan_aug_jax.step.programs import DrawAhead
 from gan_aug_jax.step.rng import StepKeys
 from gan_aug_jax.step.sharding import flatten, Layout
 from gan_aug_jax.step.synthesis import FrozenModels, Synthesize, Synthetic
@@ -30,8 +32,9 @@ class Batch:
     targets: float [groups, share, num_classes], summing to 1.
     synthetic: bool [groups, share], which positions hold a synthetic image.
     real: bool [groups, share], which hold a real one.
-    asked: synthetic images that were asked for by class [num_classes], on these devices.
+    asked: synthetic images that were asked for by class, float [groups, num_classes].
     accepted: those of them that passed the filter.
+    dropout_keys: keys [groups, share].
     weights: float [groups, share], of the example in the loss; 0 where there is none.
   """
 
@@ -41,6 +44,7 @@ class Batch:
   real: jax.Array
   asked: jax.Array
   accepted: jax.Array
+  dropout_keys: jax.Array
   weights: jax.Array | None = None
 
   @property
@@ -85,11 +89,9 @@ def make_compose(
   """Returns the part of the step that composes a batch.
 
   Args:
-    layout: where the step runs.
     plan: how many positions are synthetic. If none are, `synthesize` is never called.
     synthesize: a `Synthesis`, or from `make_pooled`.
     augmentation: what happens to the composed images.
-    num_classes: number of classes.
     weight: `step -> weight` of a synthetic example in the loss; a real one weighs 1.
     on_reject: what replaces an image that the filter rejected: a 'real' image of the same
       class, drawn independently of the stream; or nothing ('drop', weight 0).
@@ -98,22 +100,22 @@ def make_compose(
     dtype: of the images, float32 or wider.
 
   Returns:
-    `compose(keys, state, data, frozen, drawn=None) -> (Batch, pool)`. `drawn` is the
-    `Synthetic` of this step if it was drawn ahead, in place of `synthesize`; the pool is
-    for the next state.
+    `compose(positions, state, data, frozen, drawn=None) -> (Batch, pool)` for the global
+    positions [groups, share] of the batch. `drawn` is the `Synthetic` of this step if it
+    was drawn ahead, in place of `synthesize`; the pool is for the next state.
   """
   encoding = _Encoding(num_classes, label_smoothing, dtype)
 
   def compose(
-    keys: StepKeys,
+    positions: jax.Array,
     state: ClassifierState,
     data: RealExamples,
     frozen: FrozenModels,
     drawn: Synthetic | None = None,
   ):
-    positions, pool = layout.positions(plan.total), ()
+    keys, pool = rng.step_keys(state.seed, state.step), ()
     asked = positions < plan.synthetic_at(state.step)
-    batch = _real_batch(plan, positions, state.step, data, encoding)
+    batch = _real_batch(plan, positions, state.step, data, encoding, keys)
     if plan.num_synthetic:
       slots = positions[:, : layout.slots_per_device(plan.num_synthetic)]
       asked = asked[:, : slots.shape[1]]
@@ -129,6 +131,81 @@ def make_compose(
     return batch.replace(weights=weights * batch.valid_mask), pool
 
   return compose
+
+
+@flax.struct.dataclass
+class ComposedAhead:
+  """The batches of several steps, composed before the first of them.
+
+  Attributes:
+    batches: a `Batch`, each array [groups, num_steps, ...].
+    first: int32 scalar, the first of those steps.
+  """
+
+  batches: Batch
+  first: jax.Array
+
+  def at(self, step: jax.Array) -> Batch:
+    """The batch of one of the steps."""
+    take = lambda x: jax.lax.dynamic_index_in_dim(x, step - self.first, 1, keepdims=False)
+    return jax.tree.map(take, self.batches)
+
+
+def make_compose_ahead(
+  compose: Compose,
+  *,
+  layout: Layout,
+  plan: BatchPlan,
+  max_bytes: int,
+  draw_ahead: DrawAhead | None = None,
+) -> DrawAhead | None:
+  """Returns what composes the batches of all steps of a call together.
+
+  An accelerator then starts each of the many small kernels of this half of the step once
+  per call, and the loop over the steps is left with the classifier's own.
+
+  Args:
+    compose: from `make_compose`.
+    layout: where the step runs.
+    plan: how batches are composed.
+    max_bytes: see `DrawAhead`; 0 for none.
+    draw_ahead: of the synthetic images, from `synthesis.make_draw_ahead`.
+
+  Returns:
+    A `DrawAhead` of `ComposedAhead`; or None if `max_bytes` is 0 or there are synthetic
+    images that cannot be drawn ahead.
+  """
+  if not max_bytes or (plan.num_synthetic and not draw_ahead):
+    return None
+
+  def compose_share(replicated, positions, streamed, drawn):
+    seed, steps, data, first = replicated
+    if streamed:
+      data = StreamedBatches(*streamed, data)
+
+    def compose_step(step):
+      # All that it reads of a state where nothing depends on the classifier.
+      state = ClassifierState(step, seed, {}, {}, (), {})
+      synthetic = drawn and dataclasses.replace(drawn, first=first).at(step)
+      return compose(positions, state, data, FrozenModels(), synthetic)[0]
+
+    return jax.vmap(compose_step, out_axes=1)(steps)
+
+  def draw(state, num_steps, data, frozen):
+    steps = state.step + jnp.arange(num_steps, dtype=jnp.int32)
+    streamed, drawn, first = (), None, None
+    if draw_ahead:
+      drawn = draw_ahead.draw(state, num_steps, data, frozen)
+      drawn, first = dataclasses.replace(drawn, first=None), drawn.first
+    if isinstance(data, StreamedBatches):
+      streamed, data = (data.images, data.labels), data.start
+    # On each device separately, as `synthesis.make_draw_ahead` draws.
+    batches = layout.map_devices(compose_share)(
+      (state.seed, steps, data, first), layout.positions(plan.total), streamed, drawn
+    )
+    return ComposedAhead(batches, state.step)
+
+  return DrawAhead(draw, max_bytes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,12 +225,12 @@ class _Encoding:
     return optax.smooth_labels(one_hot, self.label_smoothing)
 
 
-def _real_batch(plan, positions, step, data, encoding):
+def _real_batch(plan, positions, step, data, encoding, keys):
   """The batch of a step without its synthetic images."""
   first = plan.first_real_at(step)
   index = plan.real_before(step) + positions - first
   images, labels = device_data.take(data, index, encoding.dtype, step=step)
-  none = jnp.zeros(encoding.num_classes, encoding.dtype)
+  none = jnp.zeros((len(positions), encoding.num_classes), encoding.dtype)
   return Batch(
     images=images,
     targets=encoding.smooth(encoding.one_hot(labels)),
@@ -161,6 +238,7 @@ def _real_batch(plan, positions, step, data, encoding):
     real=(positions >= first) & (positions < plan.total),
     asked=none,
     accepted=none,
+    dropout_keys=keys.at('dropout', positions),
   )
 
 
@@ -170,7 +248,7 @@ def _add_synthetic(
   """Puts synthetic images into the first slots, where `asked` [groups, c] says so."""
   accepted = asked & synthetic.accepted
   by_class = encoding.one_hot(synthetic.labels)
-  count = lambda mask: jnp.sum(by_class * mask[..., None], (0, 1))
+  count = lambda mask: jnp.sum(by_class * mask[..., None], 1)
   batch = batch.replace(
     asked=count(asked),
     accepted=count(accepted),

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gan_aug_jax.step import losses, rng
-from gan_aug_jax.step.batches import Compose
+from gan_aug_jax.step import losses
+from gan_aug_jax.step.batches import Compose, ComposedAhead
 from gan_aug_jax.step.classifier_state import (
   ClassifierState,
   update_average,
@@ -17,7 +17,7 @@ from gan_aug_jax.step.classifier_state import (
 from gan_aug_jax.step.device_data import RealExamples
 from gan_aug_jax.step.plans import BatchPlan
 from gan_aug_jax.step.sharding import flatten, Layout
-from gan_aug_jax.step.synthesis import DrawnAhead, FrozenModels
+from gan_aug_jax.step.synthesis import FrozenModels
 
 FusedStep = Callable[..., tuple[ClassifierState, dict]]
 
@@ -35,30 +35,28 @@ def make_fused_step(
 
   Args:
     model: linen module from `build_classifier`, or an `ExternalClassifier`.
-    optimizer: optax transformation.
-    layout: where the step runs.
     plan: how many positions are synthetic.
     compose: from `batches.make_compose`, of the same plan.
     ema_decay: of the moving average of a state that has one, in [0, 1).
 
   Returns:
-    `step(state, data, frozen, drawn=None) -> (state, metrics)`; `drawn` is a
-    `synthesis.DrawnAhead` that holds the step's synthetic images, if they were drawn
-    ahead. Metrics are scalars over the mixed, augmented batch: loss, in nats; accuracy;
-    synthetic_ratio, of the images that the classifier was given; asked_ratio, before the
-    filter; grad_norm, the global norm of the gradient before any clipping.
+    `step(state, data, frozen, ahead=None) -> (state, metrics)`; `ahead` holds the step's
+    batch, if it was composed ahead. Metrics are scalars over the mixed, augmented batch:
+    loss, in nats; accuracy; synthetic_ratio, of the images that the classifier was given;
+    asked_ratio, before the filter; grad_norm, the global norm of the gradient before any
+    clipping.
   """
 
   def fused_step(
     state: ClassifierState,
     data: RealExamples,
     frozen: FrozenModels,
-    drawn: DrawnAhead | None = None,
+    ahead: ComposedAhead | None = None,
   ):
-    keys = rng.step_keys(state.seed, state.step)
-    ahead = None if drawn is None else drawn.at(state.step)
-    batch, pool = compose(keys, state, data, frozen, ahead)
-    dropout_keys = flatten(keys.at('dropout', layout.positions(plan.total)))
+    if ahead:
+      batch, pool = ahead.at(state.step), ()
+    else:
+      batch, pool = compose(layout.positions(plan.total), state, data, frozen)
     images, targets, weights = map(flatten, (batch.images, batch.targets, batch.weights))
     synthetic, valid_mask = flatten(batch.synthetic), flatten(batch.valid_mask)
 
@@ -67,7 +65,7 @@ def make_fused_step(
         {'params': params, 'batch_stats': state.batch_stats},
         images,
         train=True,
-        keys=dropout_keys,
+        keys=flatten(batch.dropout_keys),
         valid_mask=valid_mask,
         synthetic=synthetic,
         mutable=['batch_stats'],
@@ -114,7 +112,7 @@ def _class_sums(class_stats, batch, labels, nll):
   """What `update_class_stats` takes, summed over the examples on these devices."""
   sums = {}
   if 'asked' in class_stats:
-    sums |= {'asked': batch.asked, 'accepted': batch.accepted}
+    sums |= {name: jnp.sum(getattr(batch, name), 0) for name in ('asked', 'accepted')}
   if 'class_loss' in class_stats:
     num_classes = batch.targets.shape[-1]
     real = flatten(batch.real)[:, None] * jax.nn.one_hot(labels, num_classes)
@@ -146,8 +144,9 @@ def make_optimizer(
     schedule: 'constant', 'cosine' or 'linear' from the peak to 0, or `(learning_rate,
       num_steps) -> schedule`. With a warm-up, 'linear' is the one-cycle policy (Smith &
       Topin 2017, arXiv 1708.07120, section 2).
-    warmup_steps: steps in which the learning rate rises linearly from 0 to the peak; the
-      schedule takes the others (Goyal et al. 2017, arXiv 1706.02677, section 2.2).
+    warmup_steps: below num_steps, in which the learning rate rises linearly from 0 to the
+      peak; the schedule takes the others (Goyal et al. 2017, arXiv 1706.02677, section
+      2.2).
     momentum: of SGD.
     nesterov: whether the momentum looks ahead (Sutskever et al. 2013, section 2; with
       'adam' it is NAdam, Dozat 2016).
@@ -158,7 +157,7 @@ def make_optimizer(
       (Pascanu et al. 2013, arXiv 1211.5063, algorithm 1); 0 for no clipping.
 
   Raises:
-    ValueError: if the optimizer or schedule is unknown, or the warm-up leaves no step.
+    ValueError: if the optimizer or schedule is unknown.
   """
   rate = _learning_rate(schedule, learning_rate, num_steps, warmup_steps)
   mask = _are_kernels if only_kernels else None
@@ -181,11 +180,6 @@ def _are_kernels(params):
 
 
 def _learning_rate(schedule, peak, num_steps, warmup_steps):
-  if warmup_steps and warmup_steps >= num_steps:
-    raise ValueError(
-      f'A warm-up of {warmup_steps} steps leaves none of the {num_steps} steps of the '
-      'training.'
-    )
   num_left = num_steps - warmup_steps
   if callable(schedule):
     rate = schedule(peak, num_left)

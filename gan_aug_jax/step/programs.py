@@ -9,6 +9,7 @@ once, so that the arms of a run and the cells of an ablation share them.
 from collections.abc import Callable, Iterator
 import concurrent.futures
 import contextlib
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -94,8 +95,14 @@ class Program:
     """
     if not self._takes_shapes:
       return 0.0
-    self._lowered = self._lower(arguments)
+    self._lowered = self._lowered or self._lower(arguments)
     return (self._lowered.cost_analysis() or {}).get('flops', 0.0)
+
+  def unoptimized(self) -> 'Program':
+    """The same program, to be compiled sooner on a CPU and to run slower."""
+    other = copy.copy(self)
+    other._future, other._runs_once = None, True
+    return other
 
   @property
   def is_compiled(self) -> bool:
@@ -274,9 +281,10 @@ def _compile_with(lowered, options, preferences):
   try:
     return lowered.compile(compiler_options=options | preferences)
   except jax.errors.JaxRuntimeError as error:
-    if not preferences or 'option' not in str(error):
+    known = {name: x for name, x in preferences.items() if name not in str(error)}
+    if known == preferences:
       raise
-    return lowered.compile(compiler_options=options)
+  return _compile_with(lowered, options, known)
 
 
 @dataclasses.dataclass(frozen=True)
