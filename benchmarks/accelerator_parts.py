@@ -145,8 +145,7 @@ def list_groups(per_call):
     },
     'by update': {
       'of each array': first,
-      'of one flat array': first
-      | {'classifier.optimizer': 'benchmarks.flat_sgd:make'},
+      'of one flat array': first | {'classifier.optimizer': 'benchmarks.flat_sgd:make'},
     },
   }
   return {
