@@ -27,25 +27,45 @@ field that is not a dict is `--config.FIELD=VALUE`, a tuple is
 misspelled, has a value that is not allowed, or contradicts another one is refused in one
 sentence. Where no values are listed as allowed, any value of the default's type is.
 """
-# {group: the page that explains it}
+# {group or field: where it is explained}
 _PAGES = {
   'run': 'howto/accelerators.md',
+  'arms': 'concepts.md#how-data-flow',
   'data': 'howto/own-data.md',
+  'data.placement': 'howto/own-data.md#sets-larger-than-the-devices-memory',
+  'data.on_corrupt': 'howto/own-data.md#images-that-cannot-be-read',
+  'data.image_size': 'howto/own-data.md#sizes',
+  'data.test_on': 'howto/ablation.md#your-own-ablation',
   'generator': 'howto/generators.md',
-  'gan': 'howto/generators.md',
-  'flow': 'howto/generators.md',
+  'generator.family': 'howto/own-generator.md',
+  'generator.args': 'howto/own-generator.md',
+  'generator.allow_foreign': 'howto/own-generator.md#say-what-it-was-trained-on',
+  'generator.select': 'howto/generators.md#which-checkpoint-is-frozen',
+  'generator.checkpoints': 'howto/generators.md#which-checkpoint-is-frozen',
+  'gan': 'howto/generators.md#what-to-adjust',
+  'flow': 'howto/generators.md#flow-matching-in-the-gans-place',
   'mix': 'howto/mixing.md',
-  'latents': 'howto/mixing.md',
-  'filter': 'howto/mixing.md',
-  'targets': 'howto/mixing.md',
-  'cache': 'howto/mixing.md',
-  'classifier': 'howto/mixing.md',
-  'augment': 'howto/mixing.md',
-  'score': 'howto/generators.md',
-  'distributed': 'howto/accelerators.md',
+  'mix.ratio': 'howto/ablation.md',
+  'mix.mode': 'concepts.md#how-a-batch-is-dealt',
+  'mix.source': 'concepts.md#what-a-verdict-means',
+  'mix.classes': 'howto/mixing.md#labels-and-classes',
+  'mix.draw_ahead_mib': 'howto/accelerators.md',
+  'latents': 'howto/mixing.md#choice',
+  'filter': 'howto/mixing.md#choice',
+  'targets': 'howto/mixing.md#labels-and-classes',
+  'cache': 'howto/mixing.md#cost',
+  'classifier': 'howto/own-classifier.md',
+  'classifier.budget': 'concepts.md#what-is-held-equal',
+  'classifier.batch_norm': 'howto/mixing.md#apart-from-synthesis',
+  'augment': 'howto/mixing.md#apart-from-synthesis',
+  'augment.transform': 'howto/own-classifier.md',
+  'score': 'howto/generators.md#how-good-it-is',
+  'distributed': 'howto/accelerators.md#several-processes',
   'profile': 'howto/accelerators.md',
-  'log': 'howto/accelerators.md',
-  'ablation': 'howto/ablation.md',
+  'log': 'howto/accelerators.md#when-it-is-interrupted',
+  'ablation': 'howto/ablation.md#your-own-ablation',
+  'ablation.negative_controls': 'concepts.md#what-a-verdict-means',
+  'ablation.oracles': 'concepts.md#what-a-verdict-means',
 }
 
 
@@ -64,10 +84,8 @@ def main(argv: list[str]) -> int:
 def render() -> str:
   """Returns the page: Markdown."""
   parts, every = [_HEAD], reference.entries()
-  for group, text in reference.groups().items():
-    page = pathlib.PurePath(_PAGES[group])
-    more = f'See [{page.stem.replace("-", " ")}]({page}).'
-    parts.append(f'## {group}\n\n{text[0].upper()}{text[1:]}. {more}\n')
+  for group, text in reference.GROUPS.items():
+    parts.append(f'## {group}\n\n{text[0].upper()}{text[1:]}.\n')
     if group == 'run':
       rows = ''.join(f'- `{arm}`: {text}\n' for arm, text in _arms())
       parts.append(f'The arms:\n\n{rows}')
@@ -76,9 +94,23 @@ def render() -> str:
 
 
 def _describe(entry):
-  text = re.sub(r'(?<![\w`])([<*_])', r'\\\1', ' '.join(entry.sentences()))
-  lines = textwrap.fill(f'{text} Default: `{entry.default}`.', 90, break_long_words=False)
-  return f'### `{entry.name}`\n\n{lines}\n'
+  page = _PAGES.get(entry.name, _PAGES[entry.group])
+  name = pathlib.PurePath(page.partition('#')[0]).stem.replace('-', ' ')
+  meaning, *allowed = entry.meaning()
+  paragraphs = (
+    _escape(meaning),
+    ' '.join([f'Default: `{entry.default}`.', *map(_escape, allowed)]),
+    f'{_escape(" ".join(entry.advice()))} More: [{name}]({page}).',
+  )
+  wrap = lambda text: textwrap.fill(
+    text, 90, break_long_words=False, break_on_hyphens=False
+  )
+  return f'### `{entry.name}`\n\n' + '\n\n'.join(map(wrap, paragraphs)) + '\n'
+
+
+def _escape(text):
+  """Text in which nothing is Markdown."""
+  return re.sub(r'(?<![\w`])([<*_])', r'\\\1', text)
 
 
 def _arms():

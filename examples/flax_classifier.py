@@ -1,8 +1,8 @@
 """A Flax classifier trained with 20 % synthetic images, generated in its own step.
 
-python -m gan_aug_jax run --config=configs/mnist5k.py --workdir=runs/first python -m
-gan_aug_jax export --workdir=runs/first python examples/flax_classifier.py
-runs/first/export/generator.safetensors
+python -m gan_aug_jax run --config=configs/mnist5k.py --workdir=runs/first
+python -m gan_aug_jax export --workdir=runs/first
+python examples/flax_classifier.py runs/first/export/generator.safetensors
 """
 
 import sys

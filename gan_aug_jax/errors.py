@@ -4,6 +4,8 @@ The command line prints the sentence and exits with `exit_code`; a library user 
 the class.
 """
 
+import os
+
 
 class UserError(Exception):
   """Something the user can fix; the message says what is wrong and what to do."""
@@ -31,6 +33,17 @@ class NonFiniteError(UserError):
 
 class MachineError(UserError):
   """The machine refused: a full disk, a missing permission, too little memory."""
+
+
+class WriteError(MachineError, OSError):
+  """A file that cannot be written; what was there before is kept."""
+
+  def __str__(self):
+    directory, name = os.path.split(os.path.abspath(self.filename))
+    return (
+      f'{name!r} in {directory!r} cannot be written ({self.strerror}); fix that or '
+      'choose another directory, and run the same command again.'
+    )
 
 
 class AblationError(UserError):

@@ -12,7 +12,6 @@ import importlib
 import os
 import pathlib
 import sys
-from types import ModuleType
 from typing import Any
 
 from gan_aug_jax.errors import ConfigError, UserError
@@ -45,8 +44,7 @@ def load(field: str, name: str, *, trusted: bool) -> Any:
       f'{field}={name!r} in the workdir names code that this command would have to '
       'import; give --trust-code if you know whose it is.'
     )
-  if os.getcwd() not in map(os.path.abspath, sys.path):
-    sys.path.append(os.getcwd())
+  _search_here()
   try:
     return getattr(importlib.import_module(module), attribute)
   except UserError:  # a signal
@@ -56,6 +54,11 @@ def load(field: str, name: str, *, trusted: bool) -> Any:
       f'{field}={name!r} cannot be imported ({reason(error)}); name a module that Python '
       'finds from here, and something in it.'
     ) from error
+
+
+def _search_here():
+  if os.getcwd() not in map(os.path.abspath, sys.path):
+    sys.path.append(os.getcwd())
 
 
 @contextlib.contextmanager
@@ -87,23 +90,34 @@ def fingerprint(name: str) -> str:
 
   It covers the module's file and those that it imports, at any place, from next to it or
   from its package. Installed packages are left out, as is this one: their versions are
-  recorded.
-
-  Args:
-    name: of what `load` has imported.
+  recorded. Nothing is imported.
   """
-  paths = sorted(_sources(sys.modules[name.partition(':')[0]]))
+  paths = sorted(_sources(name.partition(':')[0]))
   content = b'\0'.join(path.read_bytes() for path in paths)
   return hashlib.sha256(content).hexdigest()[:16] if paths else 'unknown'
 
 
-def _sources(module: ModuleType) -> set[pathlib.Path]:
+def _find(module: str) -> pathlib.Path | None:
+  """The file of a module, which need not be imported."""
+  if module in sys.modules:
+    origin = getattr(sys.modules[module], '__file__', None)
+  else:
+    _search_here()
+    importlib.invalidate_caches()
+    parts, places, origin = module.split('.'), None, None
+    for number in range(1, len(parts) + 1):  # importlib's own would import the packages
+      name = '.'.join(parts[:number])
+      specs = (finder.find_spec(name, places) for finder in sys.meta_path)
+      if not (spec := next(filter(None, specs), None)):
+        return None
+      origin, places = spec.origin, spec.submodule_search_locations or []
+  return pathlib.Path(origin).resolve() if origin else None
+
+
+def _sources(name: str) -> set[pathlib.Path]:
   """Found as files: what is imported by now depends on what has run."""
-  path, name = (
-    pathlib.Path(getattr(module, '__file__', None) or '').resolve(),
-    module.__name__,
-  )
-  if path.suffix != '.py':
+  path = _find(name)
+  if not path or path.suffix != '.py':
     return set()
   top = name.partition('.')[0]
   if top == 'gan_aug_jax':
@@ -126,7 +140,11 @@ def _sources(module: ModuleType) -> set[pathlib.Path]:
 def _imported(name, path):
   """The names of the modules that the file of a module may import, at any place."""
   package = name if path.name == '__init__.py' else name.rpartition('.')[0]
-  for node in ast.walk(ast.parse(path.read_bytes())):
+  try:
+    tree = ast.parse(path.read_bytes())
+  except (SyntaxError, ValueError):
+    return  # importing it says so
+  for node in ast.walk(tree):
     if isinstance(node, ast.Import):
       yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):

@@ -23,7 +23,7 @@ if not optimized and importlib.metadata.version('jaxlib').startswith('0.10.'):
     os.environ.get('XLA_FLAGS', '') + ' --xla_cpu_use_fusion_emitters=false'
   )
 
-import jax
+import jax  # noqa: E402
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.devices()  # now, or a run in the first test would start JAX with fewer

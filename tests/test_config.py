@@ -10,6 +10,7 @@ import re
 import pytest
 
 from gan_aug_jax import config
+from gan_aug_jax.cli import parsing
 from gan_aug_jax.config import fields as fields_lib, suggestions, validation
 from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.generators import families, selection
@@ -290,6 +291,55 @@ def test_old_names_lead_to_fields_that_exist():
     assert fields_lib.renamed(old).startswith(f'{old} is now {name}')
 
 
+OLD_FILE = """
+from gan_aug_jax import config as base
+
+
+def get_config():
+  config = base.default()
+  config.gan.num_steps = 4
+  config.gan.real_label = 0.9
+  config.sampler.latent_std = 2.0
+  config.duration = 'long'
+  base.add_ablation(config, placebos=('noise',))
+  config.ablation.arms = {'wide': {'sampler.truncation': 1.5}}
+  config.ablation.grid = {'mix.warmup': (0.1, 0.2), 'data.per_class': (5, 10)}
+  return config
+"""
+
+
+def test_old_names_set_the_new_fields_with_a_line_each(tmp_path, caplog):
+  file = tmp_path / 'old.py'
+  file.write_text(OLD_FILE)
+  flags = ['--config.gan.batch_size', '8', '--config.log.save_every_steps=3']
+  flags += ['--config.mix.off=0.25', '--config.sampler.allow_foreign']
+  read = parsing.parse('ablate', ['', f'--config={file}', '--workdir=w', *flags]).config
+  assert (read.generator.num_steps, read.generator.batch_size) == (4, 8)
+  assert (read.gan.label_smoothing, read.latents.std) == (0.1, 2.0)
+  assert read.generator.save_every_steps == read.classifier.save_every_steps == 3
+  assert read.mix.stop_fraction == 0.75 and read.generator.allow_foreign is True
+  assert read.ablation.negative_controls == ('noise',)
+  assert read.ablation.arms == {'wide': {'latents.truncation': 1.5}}
+  grid = {'mix.start_fraction': (0.1, 0.2), 'data.label_budget': (5, 10)}
+  assert read.ablation.grid == grid
+  lines = caplog.messages
+  assert len(lines) == len(set(lines)) == 12
+  assert 'gan.num_steps is now generator.num_steps.' in lines
+
+
+@pytest.mark.parametrize(
+  'flags',
+  [
+    ('--config.gan.num_steps=4', '--config.generator.num_steps=4'),
+    ('--config.log.save_every_steps=4', '--config.classifier.save_every_steps=4'),
+  ],
+)
+def test_an_old_name_next_to_the_new_one_is_refused(flags):
+  flags = ['', '--config=configs/mnist5k.py', '--workdir=w', *flags]
+  with pytest.raises(ConfigError, match=r'is the old name of .*, and both are given'):
+    parsing.parse('run', flags)
+
+
 @pytest.mark.parametrize(
   ('name', 'meant'),
   [
@@ -312,7 +362,7 @@ def test_a_field_is_suggested_by_its_meaning_and_by_its_letters(name, meant):
 
 def test_every_synonym_leads_to_a_field():
   last = {name.rpartition('.')[2] for name in fields_lib.FIELDS}
-  for other, ours in suggestions._SYNONYMS.items():
+  for other, ours in suggestions._OURS.items():
     assert ours in last and other.isalnum()
 
 

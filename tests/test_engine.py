@@ -78,7 +78,7 @@ def test_fused_step_is_the_same_on_any_devices_and_backend(toy, dtype, places, o
 
 DIFFAUG = ('color', 'translation', 'cutout', 'flip')
 SNGAN = {'arch': 'sngan', 'loss': 'hinge', 'diffaug': DIFFAUG, 'd_steps': 2, 'lecam': 0.1}
-RESNET = {'arch': 'resnet', 'loss': 'relativistic', 'diffaug': DIFFAUG, 'r1': 1, 'r2': 1}
+PAIRED = {'arch': 'mlp', 'loss': 'relativistic', 'r1': 1, 'r2': 1}
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ RESNET = {'arch': 'resnet', 'loss': 'relativistic', 'diffaug': DIFFAUG, 'r1': 1,
     pytest.param({}, jnp.float64, SOME_PLACES, id='dcgan-float64'),
     pytest.param(SNGAN, jnp.float64, FEW_PLACES, id='sngan-float64', marks=SLOW),
     pytest.param({}, jnp.float64, MORE_PLACES, id='dcgan-of-2', marks=SLOW),
-    pytest.param(RESNET, jnp.float64, FEW_PLACES, id='resnet-float64', marks=SLOW),
+    pytest.param(PAIRED, jnp.float64, FEW_PLACES, id='mlp-float64', marks=SLOW),
   ],
 )
 def test_gan_step_is_the_same_on_any_devices_and_backend(toy, options, dtype, places):
@@ -126,6 +126,8 @@ POLICIES = {
   'ramp': Ramp('linear', 0, 9),
   'sample_filter': SampleFilter(2, 'teacher', 0.4),
   'on_reject': 'real',
+  'arch': 'mlp',
+  'frozen': 'mlp',
 }
 
 
@@ -135,7 +137,7 @@ POLICIES = {
     pytest.param('jit', 1, ALL, {}, id='plain'),
     pytest.param('jit', 4, ALL, POLICIES, id='policies-on-4-devices'),
     pytest.param('pmap', 4, SOME, POLICIES, id='chunks-under-pmap'),
-    pytest.param('jit', 4, ALL, {**POLICIES, 'family': 'flow'}, id='flow-on-4-devices'),
+    pytest.param('jit', 4, ALL, {**POLICIES, 'frozen': 'flow'}, id='flow', marks=SLOW),
     pytest.param('jit', 4, SOME, POLICIES, id='chunks', marks=SLOW),
     pytest.param('pmap', 1, ALL, POLICIES, id='pmap-of-one', marks=SLOW),
     pytest.param('pmap', 4, ALL, {'mode': 'add'}, id='pmap-add', marks=SLOW),
@@ -304,17 +306,17 @@ def _norm(tree):
 
 def test_scanned_steps_equal_single_steps(toy):
   where = tiny.layout('jit', 2)
-  # A pool of three steps begins and ends within calls of four.
+  # A pool of three steps begins and ends within calls of four; the last call is short.
   policies = {'refresh_every': 3, 'classes': 'feedback', 'ramp': Ramp('linear', 0, 9)}
-  policies |= {'arch': 'mlp'}
+  policies |= {'arch': 'mlp', 'frozen': 'mlp'}
   step, _, plan, generator = tiny.fused(where, ratio=0.25, **policies)
-  options = {'count': plan.num_real, 'num_steps': 12, 'extra': (generator,)}
+  options = {'count': plan.num_real, 'num_steps': 10, 'extra': (generator,)}
   begin = lambda: tiny.fused(where, ratio=0.25, **policies)[1]
   options['place'] = plan.real_before
   single = tiny.run(where, step, begin(), toy, **options)
   scanned = tiny.run(where, step, begin(), toy, per_call=4, **options)
-  assert tiny.difference(single, scanned) < 1e-5
-  step, state = tiny.gan_step(where)
+  assert scanned[0].step == 10 and tiny.difference(single, scanned) < 1e-5
+  step, state = tiny.gan_step(where, arch='mlp')
   single = tiny.run(where, step, state, toy, count=12, num_steps=8)
   scanned = tiny.run(where, step, state, toy, count=12, num_steps=8, per_call=4)
   # Adam divides by the root of a second moment that starts at 0.
@@ -395,10 +397,10 @@ class _State:
   seed, step, pool = 0, jnp.int32(0), ()
 
 
-@pytest.mark.parametrize('backend', ['jit', 'pmap'])
-@pytest.mark.parametrize('num_devices', [1, 2, 4])
+# On 4 devices 1 and 5 synthetic images leave spare slots; with 12 there may be no other.
+@pytest.mark.parametrize(('backend', 'num_devices'), FEW_PLACES)
 @pytest.mark.parametrize('mode', ['replace', 'add'])
-@pytest.mark.parametrize('ratio', [0.1, 0.25, 0.4, 1.0])
+@pytest.mark.parametrize('ratio', [0.1, 0.4, 1.0])
 def test_effective_ratio_is_the_asked_one(toy, backend, num_devices, mode, ratio):
   """Counts by what is in the batch: real images are ones, synthetic ones minus ones."""
   where = tiny.layout(backend, num_devices)

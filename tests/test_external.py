@@ -53,6 +53,19 @@ def test_a_fingerprint_does_not_depend_on_what_has_run(project):
   assert external.fingerprint('its_lazy:make') != before
 
 
+def test_a_fingerprint_imports_nothing(project):
+  project('its_evil/__init__.py', 'raise KeyboardInterrupt')
+  project('its_evil/net.py', 'raise KeyboardInterrupt')
+  first = external.fingerprint('its_evil.net:Net')
+  project('its_evil/net.py', '# changed')
+  assert len(first) == 16 and external.fingerprint('its_evil.net:Net') != first
+  project('its_evil/__init__.py', '# changed')
+  assert external.fingerprint('its_evil.no_such_module:x') == 'unknown'
+  assert external.fingerprint('its_evil.net.Net:x') == 'unknown'
+  project('its_evil/net.py', 'not Python')
+  assert len(external.fingerprint('its_evil.net:Net')) == 16
+
+
 def test_what_cannot_be_imported_is_one_sentence(project):
   project('broken.py', 'raise SystemExit(3)')
   for name, why in (

@@ -18,7 +18,7 @@ B = 12
 
 
 def _generator():
-  sample, variables = tiny.frozen_generator()
+  sample, variables = tiny.frozen_generator(arch='mlp')
   return gan_aug_jax.Generator(sample, variables, tiny.SHAPE, ('a', 'b', 'c'))
 
 

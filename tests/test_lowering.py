@@ -8,7 +8,7 @@ import pytest
 from gan_aug_jax.step import programs
 from gan_aug_jax.step.synthesis import SampleFilter
 from tests import tiny
-from tests.test_engine import RESNET, SNGAN
+from tests.test_engine import DIFFAUG, PAIRED, SNGAN
 
 
 def _export(step, where, per_call, platform, *args, draw_ahead=None):
@@ -40,13 +40,14 @@ def test_steps_lower_for(toy, platform, num_devices, per_call):
     # Scanned steps draw ahead what does not depend on the classifier.
     sample_filter=SampleFilter(2, 'hard' if per_call == 1 else 'teacher', 0.3),
     on_reject='real',
-    family='gan' if per_call == 1 else 'flow',
+    frozen='dcgan' if per_call == 1 else 'flow',
   )
   data = tiny.feed(lambda tree: tree, toy)(0, plan.num_real * per_call)
   assert bool(draw_ahead) == (per_call > 1)
   args = state, data, generator
   fused = _export(step, where, per_call, platform, *args, draw_ahead=draw_ahead)
-  options = SNGAN if per_call == 1 else RESNET
+  resnet = {**PAIRED, 'arch': 'resnet', 'diffaug': DIFFAUG}
+  options = SNGAN if per_call == 1 else resnet
   step, state = tiny.gan_step(where, batch_size=16, **options)
   data = tiny.feed(lambda tree: tree, toy)(0, 32 * per_call)
   gan = _export(step, where, per_call, platform, state, data)

@@ -1,5 +1,6 @@
 """A network, optimizer, schedule and transform of the user's own, in every command."""
 
+import functools
 import json
 import shutil
 import sys
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from PIL import Image
 import pytest
 
 from gan_aug_jax import cli
@@ -19,6 +21,7 @@ from gan_aug_jax.experiment import vmap_seeds
 from gan_aug_jax.models import classifiers
 from gan_aug_jax.models.external import build_external
 from gan_aug_jax.step import classifier_state, programs
+from gan_aug_jax.training import files
 from tests import tiny
 from tests.test_run import _toy_source, CONFIG
 
@@ -26,10 +29,6 @@ from tests.test_run import _toy_source, CONFIG
 FIELDS = ("arms=('augmented_classical',)", 'mix.source=noise', 'classifier.seed=1')
 SOURCE = '''
 import flax.linen as nn, jax, jax.numpy as jnp, optax
-from gan_aug_jax.models import classifiers
-
-def cnn(num_classes, dtype):
-  return classifiers.CNN(num_classes, 0.2, (4, 4), (8,), dtype)
 
 class Net(nn.Module):
   num_classes: int
@@ -80,12 +79,15 @@ def _arm(directory):
   return results['arms']['augmented_classical']
 
 
-def test_the_cnn_passed_as_an_external_one_is_the_built_in_bit_for_bit(run):
-  assert run('classifier.dropout=0.2', workdir='built-in', own=False) == 0
-  assert run('classifier.arch=its_code:cnn', workdir='own') == 0
-  one, other = (_arm(run.directory / name) for name in ('built-in', 'own'))
-  for name in ('eval_loss', 'val_loss', 'confusion_matrix', 'train_accuracy'):
-    assert one[name] == other[name], name
+def test_the_cnn_passed_as_an_external_one_is_the_built_in_bit_for_bit(toy):
+  where, results = tiny.layout('jit', 4), []
+  cnn = classifiers.CNN(tiny.CLASSES, 0.3, (4, 4), (8,))
+  own = build_external(cnn, 'arch', num_classes=tiny.CLASSES, image_shape=tiny.SHAPE)
+  for arch in ('cnn', own):
+    step, state, plan, frozen = tiny.fused(where, arch=arch, frozen='mlp')
+    usual = {'count': plan.num_real, 'num_steps': 4, 'extra': (frozen,)}
+    results.append(tiny.run(where, step, state, toy, **usual))
+  assert tiny.difference(*results) == 0
 
 
 EVERYTHING = (
@@ -123,6 +125,15 @@ def test_every_command_works_with_it_and_none_imports_it_without_leave(run, caps
   assert 'its_code' not in sys.modules
   assert later('evaluate', '--trust-code') == 0
   assert f'{before["eval_loss"]:.4f}' in capsys.readouterr().out
+  test, images = _toy_source(None).test, run.directory / 'images'
+  images.mkdir()
+  for i, image in enumerate(test.images):
+    Image.fromarray(image[..., 0]).save(images / f'{i:03}.png')
+  assert later('predict', '--trust-code', f'--images={images}') == 0
+  rows = (workdir / 'predictions.csv').read_text().splitlines()[1:]
+  known = files.read_arrays(arm / 'predictions.npz')['test_predictions']
+  assert [row.split(',')[1] for row in rows] == ['abc'[label] for label in known]
+  capsys.readouterr()
   (run.directory / 'its_code.py').write_text(SOURCE + '# changed')
   for again in (lambda: later('evaluate', '--trust-code'), lambda: run(*EVERYTHING)):
     code, error = again(), capsys.readouterr().err
@@ -158,7 +169,7 @@ def _key_in_state(key, images):
     (3, 'must be a linen module.*gave int'),
     (lambda: None, 'must be a linen module.*gave NoneType'),
     (lambda width: None, "failed: TypeError: .*'width'"),
-    (classifiers.CNN(5, 0.0, (4, 4)), 'tells 5 classes apart, and the data have 3'),
+    (classifiers.CNN(5, 0.0, (4, 4)), 'has outputs for 5 classes, and the data have 3'),
     (_pair(apply=lambda p, s, x: (x, s)), r'returned float32\[2, 8, 8, 1\]'),
     (_pair(apply=lambda p, s, x: (jnp.ones((2, 3), int), s)), r'returned int32\[2, 3\]'),
     (_pair(apply=lambda p, s, x: 1 / 0), 'failed: ZeroDivisionError'),
@@ -209,7 +220,24 @@ def test_code_that_does_not_work_is_one_sentence(
   assert message in error and error.count('\n') == 1
 
 
+def test_it_takes_the_arguments_of_the_config():
+  named = lambda num_classes, width: classifiers.CNN(num_classes, 0.0, (width, 4))
+  options = {'num_classes': 3, 'image_shape': tiny.SHAPE}
+  init = build_external(named, 'it', arguments={'width': 5}, **options).init
+  images = jax.ShapeDtypeStruct((1, *tiny.SHAPE), jnp.float32)
+  start = functools.partial(init, jax.random.key(0), train=False)
+  kernels = {x.shape for x in jax.tree.leaves(jax.eval_shape(start, images))}
+  assert (3, 3, tiny.SHAPE[-1], 5) in kernels
+  for arguments, message in (({'depth': 5}, "'depth'"), ({}, "'width'")):
+    with pytest.raises(ConfigError, match=message):
+      build_external(named, 'it', arguments=arguments, **options)
+  with pytest.raises(ConfigError, match=r'classifier\.args are for a function'):
+    build_external(classifiers.CNN(3), 'it', arguments={'width': 5}, **options)
+
+
 def test_what_has_no_effect_on_own_code_is_refused(run, capsys):
+  assert run("classifier.args=('width=3',)", own=False) == 2
+  assert "classifier.arch='cnn' has fields" in capsys.readouterr().err
   assert run('classifier.arch=its_code:Net', 'classifier.dropout=0.3') == 2
   assert 'classifier.dropout=0.3 has no effect' in capsys.readouterr().err
 

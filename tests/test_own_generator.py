@@ -182,6 +182,7 @@ def test_interrupted_and_resumed_it_is_the_same_bit_for_bit(place, trained, monk
   assert _result(trained)['candidates'] == _result(workdir)['candidates']
 
 
+@pytest.mark.slow  # one that is made at once goes through most of the commands, too
 def test_what_works_with_a_gan_works_with_it(place, trained, capsys):
   workdir = place / 'all'
   shutil.copytree(trained, workdir)
@@ -193,6 +194,10 @@ def test_what_works_with_a_gan_works_with_it(place, trained, capsys):
     assert later(command, workdir) == 0
   report = (workdir / 'report.html').read_text()
   assert 'From a VAE' in report and 'Scores of its checkpoints' in report
+  versions = json.loads((workdir / 'config.json').read_text())['versions']
+  assert f'my_vae:vae {versions["my_vae:vae"]}' in report
+  # Its classifiers need none of the generator's code.
+  assert cli.main(['gan_aug_jax', 'evaluate', f'--workdir={workdir}']) == 0
   scores = json.loads((workdir / 'score' / 'scores.json').read_text())
   name = f'seed 0, step {results["generator"]["chosen_step"]}'
   assert scores['rows'][name]['copies'] is not None
@@ -223,6 +228,31 @@ def test_one_that_is_made_at_once_is_made_once(place, capsys):
   (workdir / 'generator' / 'variables.npz').unlink()
   assert later('sample', workdir) == 3
   assert 'makes it again' in capsys.readouterr().err
+
+
+def test_other_code_is_refused_and_costs_no_checkpoint(place, trained, capsys):
+  """Even if the network of the edited source has other shapes."""
+  workdir, source = place / 'edited', place / 'my_vae.py'
+  shutil.copytree(trained, workdir)
+  (fingerprint,) = [
+    value
+    for name, value in json.loads((workdir / 'config.json').read_text())[
+      'versions'
+    ].items()
+    if name == 'my_vae:vae'
+  ]
+  assert len(fingerprint) == 16
+  (workdir / 'generator' / 'result.json').unlink()  # as if it was not finished
+  files_before = sorted(workdir.rglob('*'))
+  before = source.read_text()
+  try:
+    source.write_text(before.replace('width', 'breadth'))
+    assert run('train-generator', workdir, 'my_vae:vae', *SHORT) == 3
+  finally:
+    source.write_text(before)
+  error = capsys.readouterr().err
+  assert f"The source of 'my_vae:vae' has changed since the run in '{workdir}'" in error
+  assert error.count('\n') == 1 and sorted(workdir.rglob('*')) == files_before
 
 
 @pytest.mark.slow  # a check of the sentence that the report opens with
@@ -265,6 +295,15 @@ def test_what_cannot_be_is_one_sentence(place, name, fields, message, tmp_path, 
   assert run('train-generator', tmp_path / 'w', name, *fields) == 2
   error = capsys.readouterr().err
   assert message in error and error.count('\n') == 1
+
+
+def test_a_dry_run_makes_none(place, tmp_path, capsys):
+  flags = ['--config=toy.py', f'--workdir={tmp_path / "w"}', f'--config.{ONE_ARM}']
+  flags += ['--config.generator.family=makers:unfit', '--dry-run']  # whose fit fails
+  assert cli.main(['gan_aug_jax', 'run', *flags]) == 0
+  told = capsys.readouterr().out
+  assert "Not included: making and drawing from generator.family='makers:unfit'." in told
+  assert '1 classifier ' in told and not (tmp_path / 'w').exists()
 
 
 def test_a_signal_stops_what_is_made_at_once(place, tmp_path):

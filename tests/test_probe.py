@@ -1,5 +1,7 @@
 """The classification accuracy score and its kin, on generators with known answers."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,8 +21,13 @@ def session(tmp_path_factory):
   config = config_lib.default()
   config.data.image_size, config.score.width = 8, 4
   config.augment.crop_padding, config.augment.flip = 1, False
-  where = tiny.layout('jit', 2)
+  where = tiny.layout('jit', 1)
   return workdir.Session(config, tmp_path_factory.mktemp('probe'), where, quiet=True)
+
+
+@pytest.fixture(scope='module')
+def on_two_devices(session):
+  return dataclasses.replace(session, layout=tiny.layout('jit', 2))
 
 
 @pytest.fixture(scope='module')
@@ -92,10 +99,10 @@ def test_replayed_training_set_is_flagged_as_memorised(session, dataset, tmp_pat
   assert found[0] == 1 and found[1] < 0.3
 
 
-def test_draws_are_balanced_rounded_and_belong_to_their_numbers(session, dataset):
+def test_draws_are_balanced_rounded_and_belong_to_their_numbers(on_two_devices, dataset):
   sample, variables = replay(dataset)
-  draw = ImageSampler(session, sample, dataset.num_classes)
-  variables = session.layout.replicate(variables)
+  draw = ImageSampler(on_two_devices, sample, dataset.num_classes)
+  variables = on_two_devices.layout.replicate(variables)
   drawn = draw(variables, 601)
   assert drawn.images.dtype == np.uint8 and len(drawn) == 601
   assert np.ptp(np.bincount(drawn.labels)) <= 1

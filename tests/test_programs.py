@@ -171,15 +171,3 @@ def test_steps_a_call_are_a_constant_that_divides_the_cadences(monkeypatch, tmp_
   assert steps(1000, 50, 100, 200) == 5
   config.steps_per_call, config.data.placement = 0, 'host'
   assert steps(1000, 50, 100, 200) == 1
-
-
-def test_a_shorter_call_takes_no_more_steps_than_asked(toy):
-  """10 steps as 4, 4 and 2 of the program of 4: as one by one."""
-  where = tiny.layout('jit', 2)
-  results = []
-  for per_call in (1, 4):
-    step, state, plan, frozen = tiny.fused(where, refresh_every=3, arch='mlp')
-    options = {'count': plan.num_real, 'num_steps': 10, 'extra': (frozen,)}
-    results.append(tiny.run(where, step, state, toy, per_call=per_call, **options))
-  assert results[1][0].step == 10 and len(results[1][1]['loss']) == 10
-  assert tiny.difference(*results) < 1e-5

@@ -519,7 +519,7 @@ def test_class_names_are_drawn_as_they_are():
   assert figures.confusion_matrix('arm', names, np.eye(3)).startswith(b'\x89PNG')
   panels = {'generated': np.zeros((3, 2, 8, 8, 1), np.uint8)}
   assert figures.grid(names, panels).startswith(b'\x89PNG')
-  assert figures.changes(names, names, np.eye(3)).startswith(b'\x89PNG')
+  assert figures.changes('change', names, names, np.eye(3)).startswith(b'\x89PNG')
 
 
 def _arrays(count=6, shape=(16, 16), seed=0):

@@ -128,7 +128,19 @@ def test_paired_comparison_counts_what_only_one_got_right():
   paired = statistics.compare_predictions(treatment, control, labels)
   assert (paired['gained'], paired['lost']) == (8, 2)
   assert paired['difference'] == pytest.approx(0.06)
-  # Against the standard error of the per-image differences themselves.
+  # Against the standard error of the per-image differences themselves, with two images
+  # more: one that each of the two gets right, in halves.
   wins = (treatment == labels).astype(float) - (control == labels)
-  error = np.std(wins) / 10
+  weights = np.ones(104)
+  weights[100:] = 0.5
+  wins = np.append(wins, [1, -1, 0, 0])
+  error = np.sqrt(np.cov(wins, aweights=weights, ddof=0) / 102)
   assert paired['high'] - paired['low'] == pytest.approx(2 * 1.96 * error)
+
+
+def test_arms_that_are_right_on_the_same_few_images_may_still_differ():
+  same = np.zeros(6, int)
+  paired = statistics.compare_predictions(same, same, same)
+  assert paired['difference'] == paired['gained'] == paired['lost'] == 0
+  # The rule of three: with no difference in 6 images, up to half of others may differ.
+  assert -0.5 < paired['low'] < -0.1 and 0.1 < paired['high'] < 0.5

@@ -20,8 +20,9 @@ from gan_aug_jax.errors import CheckpointError, ConfigError
 from gan_aug_jax.evaluation import probe
 from gan_aug_jax.experiment import ablation, arms, cells
 from gan_aug_jax.generators import offline
-from gan_aug_jax.report import ablation_report, run_report, tables
+from gan_aug_jax.report import ablation_report, tables
 from gan_aug_jax.training import checkpoint, files
+from gan_aug_jax.training.workdir import read_predictions
 from tests import test_ablation
 from tests.test_bad_input import EVIL, original  # noqa: F401  a fixture
 
@@ -145,7 +146,7 @@ def test_arrays_of_a_run_are_read_without_trust(kind, tmp_path, payload):
   with pytest.raises((OSError, ValueError)):
     files.read_arrays(path)
   with pytest.raises(CheckpointError, match='missing or damaged'):
-    run_report._read_predictions(tmp_path, 'augmented')
+    read_predictions(path.parent)
   assert offline._read(path, (3, 4, 8, 8, 1)) is None
 
 

@@ -85,10 +85,10 @@ def _init_gan(generator, discriminator):
   return jax.device_get(jax.jit(init)(3))
 
 
-def frozen_generator(dtype=jnp.float32, seed=0, compute=None, **latents):
+def frozen_generator(dtype=jnp.float32, seed=0, compute=None, arch='dcgan', **latents):
   """A random generator: its sampler and variables."""
   module = generators.build_generator(
-    'dcgan', image_shape=SHAPE, num_classes=CLASSES, width=8, dtype=compute or dtype
+    arch, image_shape=SHAPE, num_classes=CLASSES, width=8, dtype=compute or dtype
   )
   variables = _init(module, (2, LATENT), (2,), seed=seed, train=False)
   # Louder than its initialisation, so that its images differ from one another.
@@ -97,20 +97,21 @@ def frozen_generator(dtype=jnp.float32, seed=0, compute=None, **latents):
   return sampling.make_sampler(render, (LATENT,), **latents), cast(variables, dtype)
 
 
-def frozen_discriminator(dtype=jnp.float32, seed=0):
+def frozen_discriminator(dtype=jnp.float32, seed=0, arch='dcgan'):
   """A random discriminator: its logits and variables."""
   module = discriminators.build_discriminator(
-    'dcgan', num_classes=CLASSES, width=8, dtype=dtype
+    arch, num_classes=CLASSES, width=8, dtype=dtype
   )
   variables = _init(module, (2, *SHAPE), (2,), seed=seed)
   variables = {'params': variables['params'], 'spectral': {}}
   return sampling.make_discriminator_logits(module), cast(variables, dtype)
 
 
-def teacher(dtype=jnp.float32, scale=1):
+def teacher(dtype=jnp.float32, scale=1, arch='cnn'):
   """A random classifier that is sure of something: its logits and variables."""
+  features = (4, 4) if arch == 'cnn' else ()
   module = classifiers.build_classifier(
-    'cnn', num_classes=CLASSES, features=(4, 4), hidden=(8,), dtype=dtype
+    arch, num_classes=CLASSES, features=features, hidden=(8,), dtype=dtype
   )
   variables = _init(module, (1, *SHAPE), seed=7, train=False)
   variables = jax.tree.map(lambda x: scale * x, variables)
@@ -157,20 +158,25 @@ def fused_ahead(
   partner='any',
   on='both',
   refresh_every=1,
-  family='gan',
+  frozen='dcgan',
 ):
   """The fused step, its initial state, its plan, what is frozen, and what draws ahead.
 
   All unplaced. Nothing is drawn ahead if `max_bytes` is 0, or where the images depend on
   the classifier.
   Parameters and images are of `dtype`, the models compute in `compute` (default: it).
+  What is frozen is a 'dcgan', a 'flow', or, which compiles faster, an 'mlp'.
   Classes are drawn as if the training set had 6, 3 and 1 of them.
   """
   compute = compute or dtype
-  draw_from = frozen_flow if family == 'flow' else frozen_generator
-  sample, variables = draw_from(dtype, compute=compute, **dict(latents))
-  logits_of, discriminator = frozen_discriminator(dtype)
-  ask, teacher_variables = teacher(dtype, scale=3)
+  arches = ('dcgan', 'cnn') if frozen != 'mlp' else ('mlp', 'mlp')
+  options = {'compute': compute, **dict(latents)}
+  if frozen == 'flow':
+    sample, variables = frozen_flow(dtype, **options)
+  else:
+    sample, variables = frozen_generator(dtype, arch=frozen, **options)
+  logits_of, discriminator = frozen_discriminator(dtype, arch=arches[0])
+  ask, teacher_variables = teacher(dtype, scale=3, arch=arches[1])
   if offline:
     sample = sampling.make_pool_sampler()
     pixels = np.random.default_rng(1).integers(0, 256, (5 * CLASSES, *SHAPE), np.uint8)
@@ -192,7 +198,7 @@ def fused_ahead(
       arch,
       num_classes=CLASSES,
       dropout=dropout,
-      features={'cnn': (4, 4), 'mlp': (), 'resnet': (4, 6)}[arch],
+      features={'cnn': (4, 4), 'mlp': (), 'resnet': (4,)}[arch],
       hidden=() if arch == 'resnet' else (8,),
       dtype=compute,
       axis_name=where.axis_name,
@@ -252,8 +258,8 @@ def fused_ahead(
       where, plan, image_shape=SHAPE, num_classes=CLASSES, dtype=dtype
     )
     state = state.replace(pool=pool)
-  frozen = synthesis.FrozenModels(discriminator, variables, teacher_variables)
-  return step, state, plan, frozen, draw_ahead
+  models = synthesis.FrozenModels(discriminator, variables, teacher_variables)
+  return step, state, plan, models, draw_ahead
 
 
 def gan_step(
@@ -302,15 +308,15 @@ def gan_step(
   return step, cast(_init_gan(generator, discriminator), dtype)
 
 
-def flow_model(shape=SHAPE, compute=jnp.float32):
-  return unet.UNet(shape, CLASSES, width=8, dtype=compute)
+def flow_model(compute=jnp.float32):
+  return unet.UNet(SHAPE, CLASSES, width=8, dtype=compute)
 
 
-def flow_variables(shape=SHAPE, *, by=0.1):
+def flow_variables(by=0.1):
   """The first variables with noise added, as velocities are zero at first."""
   noise = np.random.default_rng(0)
   shake = lambda x: x + (by * noise.normal(size=x.shape)).astype(x.dtype)
-  return jax.tree.map(shake, _init(flow_model(shape), (2, *shape), (2,), (2,)))
+  return jax.tree.map(shake, _init(flow_model(), (2, *SHAPE), (2,), (2,)))
 
 
 def frozen_flow(dtype=jnp.float32, compute=None, **latents):
@@ -337,7 +343,7 @@ def flow_step(where, *, batch_size=12, dtype=jnp.float32, compute=None):
   )
   init_params = lambda key: flow_variables()['params']
   init = functools.partial(generator.init_generator, init_params=init_params, tx=tx)
-  return step, cast(jax.device_get(init(3)), dtype)
+  return step, cast(jax.device_get(jax.jit(init)(3)), dtype)
 
 
 def equations(jaxpr):

@@ -13,13 +13,14 @@ import jax
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.config import validation
+from gan_aug_jax.config.fields import CLASSIFIER, GENERATOR
 from gan_aug_jax.data import folder, image_files
 from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import AblationError, ConfigError
 from gan_aug_jax.experiment import (
-  arms,
   cells,
   estimate,
+  evaluate,
   predict,
   runs,
   scoring,
@@ -59,8 +60,13 @@ def _check_new_directory(config, path):
     _refuse_inside_data(config, path)
 
 
-def _reopen(flags):
-  """The session and config.json of a run that nobody is training."""
+def _reopen(flags, *, needs=GENERATOR):
+  """The session and config.json of a run that nobody is training.
+
+  Args:
+    flags: of the command.
+    needs: whose code must be what it was: that of the generator, or of the classifiers.
+  """
   locks.check_idle(pathlib.Path(flags.workdir))
   run = workdir_lib.read_run(flags.workdir)
   config, here = config_lib.from_dict(run['config']), config_lib.default()
@@ -74,7 +80,9 @@ def _reopen(flags):
   validation.validate(config)
   session = _start(config, flags.workdir)
   trusted = 'trust-code' in flags and flags['trust-code'].value
-  return dataclasses.replace(session, trusts_code=trusted), run
+  session = dataclasses.replace(session, trusts_code=trusted)
+  workdir_lib.check_code(session, run, {needs})
+  return session, run
 
 
 def _train(flags, *, generator, classifiers):
@@ -88,15 +96,17 @@ def _train(flags, *, generator, classifiers):
     dataset = runs.load_data(config)
   signals.check()
   if 'dry-run' in flags and flags['dry-run'].value:
-    print(runs.describe(runs.Run(session, dataset, arms=classifiers)))
-    with progress.waiting('timing a few steps', quiet=session.is_silent):
+    described = runs.describe(runs.Run(session, dataset, arms=classifiers))
+    tables.print_lines(described.splitlines())
+    waiting = 'counting operations and timing two steps'
+    with progress.waiting(waiting, quiet=session.is_silent):
       estimated = estimate.of_run(session, dataset)
     tables.print_estimate(estimated)
     return
   with locks.owned(session.workdir):
     workdir_lib.claim(session, dataset)
     run = runs.Run(session, dataset, arms=classifiers)
-    print(runs.describe(run), flush=True)
+    tables.print_lines(runs.describe(run).splitlines())
     with programs.ahead():
       with progress.waiting('preparing', quiet=session.is_silent):
         work = run.work(generator=generator)
@@ -116,11 +126,10 @@ def _train(flags, *, generator, classifiers):
 
 
 def _evaluate(flags):
-  session, run = _reopen(flags)
-  workdir_lib.check_code(session, run)
+  session, run = _reopen(flags, needs=CLASSIFIER)
   dataset = runs.load_data(session.config)
   workdir_lib.check_data(session, run, dataset)
-  scores = arms.evaluate_arms(session, dataset)
+  scores = evaluate.evaluate_arms(session, dataset)
   tables.print_evaluations(scores)
   missing = [arm for arm in session.config.arms if arm not in scores]
   if missing:
@@ -142,8 +151,7 @@ def _score(flags):
 def _predict(flags):
   if not flags.images:
     raise ConfigError('--images is missing; name an image or a folder of images.')
-  session, run = _reopen(flags)
-  workdir_lib.check_code(session, run)
+  session, run = _reopen(flags, needs=CLASSIFIER)
   arm, accuracy, count = predict.choose_arm(session, flags.arm)
   output = flags.output or session.path('predictions.csv')
   _check_new_directory(session.config, os.path.dirname(output))
@@ -194,16 +202,16 @@ def _ablate(flags):
     _refuse_inside_data(cell.config, directory)
   signals.check()
   if flags['dry-run'].value:
-    with progress.waiting('timing a few steps'):
+    with progress.waiting('timing two steps'):
       estimated = estimate.of_ablation(plan)
     tables.print_plan(plan.cells, estimated)
     return
   plan.write()
-  print(plan.describe(), flush=True)
+  tables.print_lines([plan.describe()])
   failures = workers.run(plan.units()[part::num_parts], directory, layout)
   signals.check()
   if not plan.is_over():
-    print('This part is done; ablate --collect --workdir=... reports on all that are.')
+    print('This part is done; `ablate --collect --workdir=...` reports on all that is.')
   elif len(failures) < len(plan.cells):
     _report_ablation(directory)
   if failures:

@@ -20,9 +20,6 @@ def main(argv: list[str] | None = None) -> int:
   Args:
     argv: the program's name, the command and its flags; None for those of the process,
       which then ends with the command.
-
-  Returns:
-    The exit code.
   """
   ends, argv = argv is None, list(sys.argv if argv is None else argv)
   for name in {'XDG_CACHE_HOME', 'XDG_CONFIG_HOME'} & set(os.environ):

@@ -158,7 +158,7 @@ def page_of(command: str, values: flags.FlagValues) -> str:
   if command != 'fields':
     order = ['workdir', *(name for name in values if name not in _ALWAYS), *_ALWAYS[1:]]
     shown |= {name: _describe_flag(values[name]) for name in order}
-    lines += ['Flags:', *(f'  --{name:10} {text}' for name, text in shown.items()), '']
+    lines += ['Flags:', *(f'  --{name:11} {text}' for name, text in shown.items()), '']
   lines += ['Examples:', *(_example(command, text) for text in page.examples), '']
   if page.config:
     lines += [
@@ -190,22 +190,20 @@ def _example(command, text):
 
 
 def fields_page(name: str = '') -> str:
-  """What the command `fields` prints.
-
-  Args:
-    name: of a group or a field; '' for the list of groups.
+  """What the command `fields` prints: a group, a field, or for '' the groups.
 
   Raises:
     ConfigError: if there is neither a group nor a field of that name.
   """
   entries = reference.find(name)
   if not name:
-    lines = [f'  {group:12} {text}' for group, text in reference.groups().items()]
+    lines = [f'  {group:12} {text}' for group, text in reference.GROUPS.items()]
     return '\n'.join(['Groups of fields:', *lines, '', f'{_PROGRAM} fields GROUP'])
   wrap = lambda text: textwrap.fill(
     text, 88, initial_indent='    ', subsequent_indent='    '
   )
   return '\n'.join(
-    f'{entry.name} = {entry.default}\n{wrap(" ".join(entry.sentences()))}\n'
+    f'{entry.name} = {entry.default}\n{wrap(" ".join(entry.meaning()))}\n'
+    f'{wrap(" ".join(entry.advice()))}\n'
     for entry in entries
   )

@@ -17,7 +17,7 @@ from ml_collections import config_flags
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.config import files, suggestions
-from gan_aug_jax.config.fields import FIELDS, find_renamed
+from gan_aug_jax.config.fields import accept, FIELDS, find_renamed, renamed, translate
 from gan_aug_jax.errors import ConfigError, UserError
 
 TRAINING = ('run', 'train-generator', 'train-classifier')
@@ -44,7 +44,7 @@ def parse(command: str, argv: list[str]) -> flags.FlagValues:
   _check_names(argv)
   values, config_flag = define(command), flags.FlagValues()
   flags.DEFINE_string('config', None, 'Config file.', flag_values=config_flag)
-  argv = _read(config_flag, argv, known_only=True)
+  argv = _renew(_read(config_flag, argv, known_only=True))
   fields = _overridden(argv)
   if command in TRAINING or (command == 'ablate' and '--collect' not in argv):
     if not config_flag.config:
@@ -57,6 +57,8 @@ def parse(command: str, argv: list[str]) -> flags.FlagValues:
       raise ConfigError(f'The config is of an ablation, not of {command}; use ablate.')
     if command == 'ablate' and 'ablation' not in config:
       config = config_lib.add_ablation(config)  # its arms, with several seeds
+    if 'ablation' in config:
+      config_lib.renew_ablation(config.ablation)
     _check_fields(fields, config)
     _check_seeds(argv)
     config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)
@@ -187,6 +189,29 @@ def _describe_illegal(error, values):
   expected = _TYPES.get(parser.flag_type(), parser.syntactic_help)
   flag = name.removeprefix('config.') if name.startswith('config.') else f'--{name}'
   return f'{flag}={value!r} must be {expected}.'
+
+
+def _renew(argv):
+  """argv with the new names of fields for old ones, each with a line on stderr."""
+  renewed, rest, given = [], iter(argv), _overridden(argv)
+  for arg in rest:
+    flag, old, value = re.fullmatch(
+      r'(--?(?:no)?config\.)?([^=]*)(?:=(.*))?', arg, re.DOTALL
+    ).groups()
+    if not flag or not renamed(old):
+      renewed.append(arg)
+      continue
+    if value is None and not _is_switch(*translate({old: ''})):
+      value = next(rest, None)
+    renewed += [
+      f'{flag}{name}' if new is None else f'{flag}{name}={new}'
+      for name, new in accept({old: value}, given).items()
+    ]
+  return renewed
+
+
+def _is_switch(field, *_):
+  return field in FIELDS and isinstance(FIELDS[field].default, bool)
 
 
 def _overridden(argv):

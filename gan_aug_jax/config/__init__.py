@@ -12,6 +12,7 @@ from gan_aug_jax.config.configs import (
   default,
   flatten,
   from_dict,
+  renew_ablation,
 )
 from gan_aug_jax.config.derived import (
   asks_discriminator,
@@ -54,5 +55,6 @@ __all__ = [
   'num_steps_of',
   'parse_arguments',
   'precision_of',
+  'renew_ablation',
   'seed_of',
 ]

@@ -5,16 +5,43 @@ from typing import Any
 import ml_collections
 
 from gan_aug_jax.config import fields as fields_lib
-from gan_aug_jax.errors import CheckpointError
+from gan_aug_jax.errors import CheckpointError, ConfigError
+
+
+class _Config(ml_collections.ConfigDict):
+  """A config, or a group of one, in which an old name of a field stands for the new one.
+
+  Copies take the new names only.
+  """
+
+  def __init__(self, *args, group='', root=None, **options):
+    object.__setattr__(self, '_group', group)
+    object.__setattr__(self, '_root', root)
+    super().__init__(*args, **options)
+
+  def __getitem__(self, key):
+    if key in fields_lib.old_groups() and key not in self:
+      return _Config(group=key, root=self).lock()
+    return super().__getitem__(key)
+
+  def __setitem__(self, key, value):
+    old = f'{self._group}.{key}' if self._group else key
+    if key in self or not fields_lib.renamed(old):
+      super().__setitem__(key, value)
+      return
+    for name, new in fields_lib.accept({old: value}).items():
+      group, _, last = name.rpartition('.')
+      root = self._root or self
+      (self if group == self._group else root[group])[last] = new
 
 
 def default() -> ml_collections.ConfigDict:
   """Returns the config that every experiment starts from, with each field's default."""
-  config = ml_collections.ConfigDict()
+  config = _Config()
   for name, field in fields_lib.FIELDS.items():
     group, _, last = name.rpartition('.')
     if group and group not in config:
-      config[group] = ml_collections.ConfigDict()
+      config[group] = _Config(group=group, root=config)
     (config[group] if group else config)[last] = field.default
   return config.lock()
 
@@ -27,7 +54,7 @@ def ablation() -> ml_collections.ConfigDict:
   table = fields_lib.ABLATION_FIELDS
   values = {name: field.default for name, field in table.items()}
   copies = {k: dict(v) if isinstance(v, dict) else v for k, v in values.items()}
-  return ml_collections.ConfigDict(copies, convert_dict=False).lock()
+  return _Config(copies, convert_dict=False, group='ablation').lock()
 
 
 def add_ablation(
@@ -38,14 +65,34 @@ def add_ablation(
   Args:
     config: from `default`; changed in place.
     **fields: values of the group's fields.
-
-  Returns:
-    The config.
   """
   with config.unlocked():
     config.ablation = ablation()
   config.ablation.update(fields)
   return config
+
+
+def renew_ablation(spec: ml_collections.ConfigDict) -> None:
+  """Gives old names in an ablation's grid, arms and controls the new ones.
+
+  Args:
+    spec: `config.ablation`; changed in place.
+
+  Raises:
+    ConfigError: if a field is given under its old name and its new one.
+  """
+  for kind in ('arms', 'controls'):
+    spec[kind] = {name: fields_lib.accept(fields) for name, fields in spec[kind].items()}
+  grid = {}
+  for name, values in spec.grid.items():
+    if fields_lib.renamed(name) and isinstance(values, tuple | list):
+      new, *others = fields_lib.accept({name: ''}, spec.grid)
+      if others:  # their values would be combined
+        raise ConfigError(f'ablation.grid: {fields_lib.renamed(name)}')
+      values = tuple(fields_lib.translate({name: value})[new] for value in values)
+      name = new
+    grid[name] = values
+  spec.grid = grid
 
 
 def base_of(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -31,7 +31,7 @@ def is_augmented(config: ConfigDict, arm: str) -> bool:
 
 
 def parse_arguments(args: tuple[str, ...]) -> dict[str, Any]:
-  """The arguments in `generator.args`; a value that is no literal is a text."""
+  """The arguments in a field `args`; a value that is no literal is a text."""
   arguments = {}
   for text in args:
     name, _, value = text.partition('=')
@@ -61,7 +61,7 @@ def asks_discriminator(config: ConfigDict) -> bool:
 
 
 def code_of(config: ConfigDict) -> dict[str, str]:
-  """{field: 'module:name'} of the code that a run's classifiers are made of."""
+  """{field: 'module:name'} of the user's code that a run is made of."""
   values = configs.flatten(config)
   return {name: values[name] for name in fields.CODE if external.is_named(values[name])}
 
@@ -92,7 +92,6 @@ def num_steps_of(config: ConfigDict, part: str, num_examples: int) -> int:
   are synthetic, so that every arm takes the same number of steps.
 
   Args:
-    config: the config.
     part: 'generator' or 'classifier'.
     num_examples: images of the training set.
   """

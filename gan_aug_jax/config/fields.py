@@ -4,13 +4,17 @@ A new field is one entry here. The defaults, the checks of single values, the pa
 docs/config.md and the fields that may differ when a run goes on are all read from it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import dataclasses
+import logging
 import math
 import re
 from typing import Any
 
 from gan_aug_jax import external
+from gan_aug_jax.errors import ConfigError
+
+_LOGGER = logging.getLogger('gan_aug_jax')
 
 ARMS = {
   # name: (draws synthetic images, augments classically)
@@ -50,7 +54,7 @@ class Rule:
   """Which values a field may have.
 
   Attributes:
-    allows: `value -> bool`; a TypeError counts as False.
+    allows: `value -> bool`; it may raise a TypeError, see `Field.accepts`.
     text: completes the sentence "FIELD=VALUE must be ...".
   """
 
@@ -67,7 +71,7 @@ class Field:
     doc: what it means, with its unit.
     rule: a `Rule`; None allows any value of the default's type.
     affects: one of the constants above.
-    when: when to change it, a sentence; '' where the meaning says it.
+    when: when to change it, or to leave it: a sentence.
   """
 
   default: Any
@@ -75,6 +79,13 @@ class Field:
   rule: Rule | None = None
   affects: str = RUN
   when: str = ''
+
+  def accepts(self, value: Any) -> bool:
+    """Whether the rule allows a value, whatever its type."""
+    try:
+      return self.rule is None or bool(self.rule.allows(value))
+    except TypeError:
+      return False
 
 
 def _one_of(*allowed):
@@ -140,36 +151,57 @@ _NOT_NEGATIVE = Rule(lambda value: 0 <= value < math.inf, 'a number of at least 
 _FRACTION = _within(0, 1)
 _BELOW_1 = _within(0, 1, high_open=True)
 _SIZES = Rule(_are_sizes, f'whole numbers from 1 to {_MOST_FEATURES:,}')
+_ARGUMENTS = Rule(_are_arguments, "of the form 'name=value', each name once")
 _PRECISION = _one_of('', *_PRECISIONS)
 _SEED = _whole(-1)
 
 _OF_THE_RUN = {
   'expected_duration': Field(
-    '', 'how long the run takes, and on what; printed at the start', affects=NOTHING
+    '',
+    'text printed at the start: how long the run takes, and on what',
+    affects=NOTHING,
+    when='Set it in your own config, for whoever runs it next.',
   ),
-  'seed': Field(0, 'root of every seed that is -1', _whole(0)),
+  'seed': Field(
+    0,
+    'root seed, which every seed that is -1 follows',
+    _whole(0),
+    when='Change it to repeat a run independently; `ablate` repeats over seeds for you.',
+  ),
   'backend': Field(
     'jit',
-    "how steps are compiled: 'jit' or 'pmap'; the numbers are the same",
+    "how steps are compiled: 'jit' or 'pmap', with the same numbers",
     _one_of('jit', 'pmap'),
+    when="Leave it at 'jit'; 'pmap' is there for comparison.",
   ),
   'platform': Field(
     '',
     "where to compute: 'cpu', 'gpu' or 'tpu'; '' takes what JAX finds",
     _one_of('', 'cpu', 'gpu', 'tpu'),
     NOTHING,
+    when='Name the accelerator, and a run stops if it is missing instead of falling '
+    'back to the CPU.',
   ),
   'num_cpu_devices': Field(
-    0, 'virtual devices on a CPU host; 0: one', _whole(0, 256), NOTHING
+    0,
+    'number of virtual devices on a CPU host; 0 means one',
+    _whole(0, 256),
+    NOTHING,
+    when='Raise it only to test code for several devices; one device is fastest.',
   ),
   'steps_per_call': Field(
     0,
-    'training steps scanned in one call; 0: 1 on a CPU, up to 50 elsewhere',
+    'training steps scanned in one call of the compiled program; 0 means 1 on a CPU '
+    'and up to 50 elsewhere',
     _whole(0),
-    when='Raise it on an accelerator if a step takes less than a few milliseconds.',
+    when='Raise it on an accelerator if a step takes less than a few milliseconds; '
+    'leave it on a CPU, where loops are slow.',
   ),
   'compilation_cache': Field(
-    True, "keep compiled programs in the user's cache directory", affects=NOTHING
+    True,
+    "keep compiled programs in the user's cache directory",
+    affects=NOTHING,
+    when='Turn it off where the home directory is small or slow.',
   ),
   'precision': Field(
     'float32',
@@ -179,34 +211,43 @@ _OF_THE_RUN = {
   ),
   'matmul_precision': Field(
     'default',
-    "of products and convolutions in float32: 'default', which is TF32 on recent NVIDIA "
-    "GPUs and bfloat16 on TPUs, or 'highest', which is float32 everywhere and slower",
+    "precision of matrix products and convolutions in float32: 'default' is TF32 on "
+    "recent NVIDIA GPUs and bfloat16 on TPUs, 'highest' is float32 everywhere",
     _one_of('default', 'highest'),
+    when="Use 'highest' to compare numbers between kinds of devices; it is slower.",
   ),
   'deterministic': Field(
     False,
-    'on a GPU, the same bits when a run is repeated or resumed, at a cost in time; they '
-    'always are on a CPU',
+    'repeat and resume a run on a GPU bit for bit, as is always so on a CPU',
+    when='Turn it on where a resumed run must not differ in any digit; it costs time.',
   ),
   'arms': Field(
-    tuple(ARMS), 'classifiers to compare', _some_of(*ARMS, least=1), CLASSIFIER
+    tuple(ARMS),
+    'classifiers to compare',
+    _some_of(*ARMS, least=1),
+    CLASSIFIER,
+    when='Leave some out to save time; an augmented arm needs its real counterpart for '
+    'a comparison.',
   ),
 }
 
 _DATA = {
   'name': Field(
     'mnist5k',
-    "source of the images: the embedded 'mnist5k', 'folder', "
-    "'npz', 'huggingface:NAME' or a TFDS name",
+    "source of the images: the embedded 'mnist5k', 'folder', 'npz', "
+    "'huggingface:NAME' or the name of a TFDS dataset",
+    when="Use 'folder' or 'npz' for your own images.",
   ),
   'data_dir': Field(
     '',
-    "where the data are; '' takes TFDS_DATA_DIR, or TFDS's own default",
+    "directory or file of the data; '' takes TFDS_DATA_DIR, or TFDS's own default",
     affects=NOTHING,
+    when="Set it for a 'folder' or 'npz', and for TFDS where TFDS_DATA_DIR is not set.",
   ),
   'on_corrupt': Field(
     'refuse',
-    "for image files that cannot be read: 'refuse' the dataset, or 'skip' and count them",
+    "what to do about image files that cannot be read: 'refuse' the dataset, or 'skip' "
+    'and count them',
     _one_of('refuse', 'skip'),
     when="Use 'skip' once you have seen which files are damaged.",
   ),
@@ -226,7 +267,7 @@ _DATA = {
   ),
   'label_budget': Field(
     0,
-    'labelled images per class, validation included; 0: all',
+    'labelled images per class, validation included; 0 means all',
     Rule(lambda n: n == 0 or n >= 2, '0 (all), or at least 2'),
     when='Lower it to see what generated images are worth when labels are scarce.',
   ),
@@ -239,45 +280,66 @@ _DATA = {
   ),
   'imbalance': Field(
     1.0,
-    'how many times fewer images the rarest class has, validation included',
+    'how many times fewer images the rarest class has than the commonest, validation '
+    'included',
     _within(1, 1e6),
+    when='Raise it to study rare classes; leave it at 1 for data that are imbalanced '
+    'already.',
   ),
   'imbalance_shape': Field(
     'exponential',
-    "shape of the imbalance: 'exponential', a long tail; 'step', "
-    'half of the classes are rare',
+    "shape of the imbalance: 'exponential' is a long tail, with 'step' half of the "
+    'classes are rare',
     _one_of('exponential', 'step'),
+    when='Choose the one that your problem resembles; without data.imbalance it has no '
+    'effect.',
   ),
   'train_on_val': Field(
-    False, 'also train on the validation images, which then measure nothing'
+    False,
+    'train on the validation images too, which then measure nothing',
+    when='Turn it on only in a control that is given every label.',
   ),
   'test_on': Field(
     'test',
-    "final evaluation: the 'test' split, or 'val' in a search that must not see it",
+    "images of the final evaluation: the 'test' split, or 'val' in a search that must "
+    'not see it',
     _one_of('test', 'val'),
     when="Use 'val' while you search for a recipe, and 'test' once, to confirm it.",
   ),
   'seed': Field(
     -1,
-    'seed of the subset, the validation split and the order of the '
-    'images; -1 follows the root',
+    'seed of the subset, the validation split and the order of the images; -1 follows '
+    'the root',
     _SEED,
+    when='Set it to keep the images while other seeds change.',
   ),
 }
 
 _GENERATOR = {
   'family': Field(
     'gan',
-    "what is trained: 'gan', or 'module:name' of your own generator",
+    "kind of generator: 'gan', 'flow' (flow matching), or 'module:name' of your own",
     _or_code(*FAMILIES),
+    when="Try 'flow' where a GAN does not train well; it costs more time per image.",
   ),
   'args': Field(
     (),
-    "arguments of an external generator, each 'name=value'",
-    Rule(_are_arguments, "of the form 'name=value', each name once"),
+    "arguments of your own generator, each 'name=value'",
+    _ARGUMENTS,
+    when="Set it for a family of the form 'module:name' that has options.",
   ),
-  'seed': Field(-1, "seed of the generator's training; -1 follows the root", _SEED),
-  'num_epochs': Field(200, "length of the generator's training, in epochs", _whole(1)),
+  'seed': Field(
+    -1,
+    "seed of the generator's training; -1 follows the root",
+    _SEED,
+    when='Set it to train another generator on the same images.',
+  ),
+  'num_epochs': Field(
+    200,
+    "length of the generator's training in epochs of the training set",
+    _whole(1),
+    when='Use generator.num_steps instead when you compare sizes of training sets.',
+  ),
   'num_steps': Field(
     0,
     "length of the generator's training in steps; above 0 it overrides num_epochs",
@@ -285,41 +347,68 @@ _GENERATOR = {
     when='Raise it until the score of its checkpoints is flat.',
   ),
   'batch_size': Field(
-    64, "real images per update of the generator's training", _whole(1, _MOST_IMAGES)
+    64,
+    "real images per step of the generator's training",
+    _whole(1, _MOST_IMAGES),
+    when='Lower it if memory runs out; raise it on an accelerator that is idle.',
   ),
-  'learning_rate': Field(2e-4, "learning rate of the generator's Adam", _POSITIVE),
+  'learning_rate': Field(
+    2e-4,
+    "learning rate of the generator's Adam",
+    _POSITIVE,
+    when='Lower it if the losses oscillate or become nan.',
+  ),
   'ema_decay': Field(
-    0.999, 'moving average of its weights, which is what is sampled', _BELOW_1
+    0.999,
+    "decay of the moving average of the generator's weights, which images are drawn with",
+    _BELOW_1,
+    when='Lower it for trainings of under a few thousand steps.',
   ),
   'train_precision': Field(
     '',
-    "it is trained in; '' follows the root's; parameters are never below float32",
+    "type that the generator's training computes in; '' follows `precision`; parameters "
+    'are never below float32',
     _PRECISION,
+    when="Use 'float32' if a GAN is unstable in bfloat16.",
   ),
   'precision': Field(
-    '', "the frozen generator computes in; '' follows train_precision", _PRECISION
+    '',
+    "type that the frozen generator computes in; '' follows generator.train_precision",
+    _PRECISION,
+    when="Use 'bfloat16' on an accelerator to draw images faster.",
   ),
   'save_every_steps': Field(
     0,
-    'its checkpoints, which are candidates, and sample grids; 0: 5 times, at most every '
-    '1,000 steps',
+    "steps between the generator's checkpoints, which are candidates, and sample grids; "
+    '0 saves 5 times, but at most every 1,000 steps',
     _whole(0),
     CADENCE,
+    when='Lower it for more candidates to choose from; each is scored, which takes time.',
   ),
   'select': Field(
     'cas',
-    "freeze the best saved generator by 'cas' or 'frechet', or the 'last' one",
+    "which saved generator is frozen: the best by 'cas' (a classifier trained on its "
+    "images) or by 'frechet' (distance to the training images), or the 'last' one",
     _one_of('cas', 'frechet', 'last'),
     when="Use 'last' to save the time that scoring checkpoints takes.",
   ),
-  'select_steps': Field(200, "steps of the probe that 'cas' trains on each", _whole(1)),
+  'select_steps': Field(
+    200,
+    "training steps of the classifier by which 'cas' scores a checkpoint",
+    _whole(1),
+    when='Lower it to choose faster; raise it if all scores are alike.',
+  ),
   'allow_foreign': Field(
-    False, 'accept a generator that saw other images, and say so in the report'
+    False,
+    'accept a generator that was trained on other images, and say so in the report',
+    when='Turn it on only for a model that cannot have seen your test images.',
   ),
   'checkpoints': Field(
     (),
-    "generators to draw from: 'step:N' and 'seed:N'; (): the chosen one",
+    "generators to draw from in turn: 'step:N' is a checkpoint, 'seed:N' one trained "
+    'with another seed; () means the chosen one',
     Rule(_are_checkpoints, "of the form 'step:N' or 'seed:N', each once"),
+    when='Name several for more varied images; each seed is a training of its own.',
   ),
 }
 
@@ -328,63 +417,136 @@ _GAN = {
     'dcgan',
     'architecture of generator and discriminator',
     _one_of('dcgan', 'mlp', 'sngan', 'resnet'),
+    when="Try 'sngan' first with few images, 'resnet' for better images at more cost.",
   ),
   'upsampling': Field(
     'transposed',
-    "'transposed' convolutions (4x4, stride 2), 'subpixel' or 'nearest' (3x3)",
+    "how the generator doubles an image: 'transposed' convolutions (4x4, stride 2), "
+    "'subpixel' or 'nearest' (both 3x3)",
     _one_of('transposed', 'subpixel', 'nearest'),
+    when="Use 'nearest' if the images show a checkerboard.",
   ),
   'loss': Field(
     'non_saturating',
     'adversarial loss',
     _one_of('non_saturating', 'hinge', 'relativistic'),
+    when="Use 'hinge' with the sngan and the resnet.",
   ),
-  'discriminator_learning_rate': Field(0.0, '0: generator.learning_rate', _NOT_NEGATIVE),
-  'd_steps': Field(1, 'discriminator updates for each generator update', _whole(1, 1000)),
-  'beta1': Field(0.5, 'first decay rate of Adam', _BELOW_1),
-  'beta2': Field(0.999, 'second decay rate of Adam', _BELOW_1),
-  'latent_dim': Field(100, 'size of the latent', _whole(1, _MOST_FEATURES)),
+  'discriminator_learning_rate': Field(
+    0.0,
+    'learning rate of the discriminator; 0 means generator.learning_rate',
+    _NOT_NEGATIVE,
+    when='Lower it if the discriminator wins outright.',
+  ),
+  'd_steps': Field(
+    1,
+    'discriminator updates for each generator update',
+    _whole(1, 1000),
+    when='Raise it with the hinge loss and spectral normalisation; 2 to 5 is usual.',
+  ),
+  'beta1': Field(
+    0.5,
+    "first decay rate of the GAN's Adam",
+    _BELOW_1,
+    when='Set it to 0 with the hinge loss and several discriminator updates.',
+  ),
+  'beta2': Field(
+    0.999,
+    "second decay rate of the GAN's Adam",
+    _BELOW_1,
+    when='Lower it to 0.9 if training with beta1=0 is slow to start.',
+  ),
+  'latent_dim': Field(
+    100,
+    'size of the latent vector',
+    _whole(1, _MOST_FEATURES),
+    when='Leave it; the size of the network matters more.',
+  ),
   'width': Field(
-    64, 'features next to the image, in both networks', _whole(8, _MOST_FEATURES)
+    64,
+    'number of features next to the image, in both networks',
+    _whole(8, _MOST_FEATURES),
+    when='Lower it on a CPU or with few images; time grows with its square.',
   ),
   'label_smoothing': Field(
-    0.1, "one-sided: the discriminator's target for real images is 1 minus it", _BELOW_1
+    0.1,
+    "one-sided label smoothing: the discriminator's target for real images is 1 minus it",
+    _BELOW_1,
+    when='Leave it; the non-saturating loss alone has targets to smooth.',
   ),
   'diffaug': Field(
     (),
-    'DiffAugment operations in training',
+    'operations of DiffAugment, which augments all that the discriminator sees',
     _some_of('color', 'translation', 'cutout', 'flip'),
+    when='Set it with few images and long training; it slows learning.',
   ),
-  'r1': Field(0.0, 'weight of the gradient penalty at real images', _NOT_NEGATIVE),
-  'r2': Field(0.0, 'weight of the gradient penalty at synthetic images', _NOT_NEGATIVE),
-  'lecam': Field(0.0, 'weight of the LeCam regularizer', _NOT_NEGATIVE),
+  'r1': Field(
+    0.0,
+    'weight of the gradient penalty at real images',
+    _NOT_NEGATIVE,
+    when='Raise it if the discriminator overfits; a step then takes longer.',
+  ),
+  'r2': Field(
+    0.0,
+    'weight of the gradient penalty at synthetic images',
+    _NOT_NEGATIVE,
+    when='Raise it together with gan.r1 for the relativistic loss.',
+  ),
+  'lecam': Field(
+    0.0,
+    'weight of the LeCam regularizer, which keeps the logits of real and synthetic '
+    'images close to their averages',
+    _NOT_NEGATIVE,
+    when='Raise it a little with few images.',
+  ),
 }
 
 _FLOW = {
   'width': Field(
     32,
-    'features at the largest size: 32 makes 0.5 million parameters, 128 makes 8',
+    'number of features at full size: 32 makes 0.5 million parameters, 128 makes 8',
     _whole(8, _MOST_FEATURES),
+    when='Raise it on a GPU, with training to match.',
   ),
   'class_dropout': Field(
-    0.1, 'fraction of images trained without their class, for guidance', _BELOW_1
+    0.1,
+    'fraction of images trained without their class, as guidance needs',
+    _BELOW_1,
+    when='Set it to 0 if flow.guidance stays at 1.',
   ),
-  'crop_padding': Field(0, 'largest shift of training images in pixels', _whole(0)),
-  'flip': Field(False, 'mirror training images left to right, half of the time'),
+  'crop_padding': Field(
+    0,
+    'largest shift of the images that the flow trains on, in pixels',
+    _whole(0),
+    when='Raise it with few images; the images it draws are then shifted, too.',
+  ),
+  'flip': Field(
+    False,
+    'mirror the images that the flow trains on left to right, half of the time',
+    when='Turn it on with few images, where a mirrored image keeps its class.',
+  ),
   'evaluations': Field(
-    4, 'evaluations of the network for each image drawn', _whole(1, 1000), SYNTHESIS
+    4,
+    'evaluations of the network for each image drawn',
+    _whole(1, 1000),
+    SYNTHESIS,
+    when='Lower it to draw faster, raise it for sharper images; 2 to 8 is useful.',
   ),
   'solver': Field(
     'euler',
-    "'euler', or 'heun', of second order, with two evaluations a step",
+    "how the flow is integrated: 'euler', or 'heun', of second order, with two "
+    'evaluations per step',
     _one_of('euler', 'heun'),
     SYNTHESIS,
+    when="Use 'heun' with many evaluations.",
   ),
   'guidance': Field(
     1.0,
-    'above 1: images more typical of their class and more alike, at twice the cost',
+    'classifier-free guidance: above 1, images are more typical of their class and more '
+    'alike, at twice the cost',
     _NOT_NEGATIVE,
     SYNTHESIS,
+    when='Leave it at 1 to train classifiers; raise it for images to look at.',
   ),
 }
 
@@ -393,14 +555,27 @@ _CLASSIFIER = {
     'cnn',
     "network of the classifier, or 'module:name' of your own",
     _or_code('cnn', 'mlp', 'resnet'),
+    when='Name the network that you want to improve; gains on a small one may vanish '
+    'on a strong one.',
+  ),
+  'args': Field(
+    (),
+    "arguments of your own classifier, each 'name=value'",
+    _ARGUMENTS,
+    when="Set it for an arch of the form 'module:name' that has options.",
   ),
   'seed': Field(
     -1,
     'seed of the initialisation and of what the training draws; -1 follows the root',
     _SEED,
+    when='Set it to keep the classifier while other seeds change.',
   ),
   'precision': Field(
-    '', "'' follows the root's; parameters are never below float32", _PRECISION
+    '',
+    "type that the classifier computes in; '' follows `precision`; parameters are never "
+    'below float32',
+    _PRECISION,
+    when='Set it where classifier and generator need different types.',
   ),
   'num_epochs': Field(
     50,
@@ -410,7 +585,10 @@ _CLASSIFIER = {
     'baseline makes any augmentation look good.',
   ),
   'num_steps': Field(
-    0, 'length of training in steps; above 0 it overrides num_epochs', _whole(0)
+    0,
+    "length of the classifier's training in steps; above 0 it overrides num_epochs",
+    _whole(0),
+    when='Use it with few images, where an epoch is a few steps.',
   ),
   'budget': Field(
     'steps',
@@ -419,64 +597,113 @@ _CLASSIFIER = {
     when="Use 'exposure' where more steps alone would help.",
   ),
   'batch_size': Field(
-    128, 'examples per step of the classifier', _whole(1, _MOST_IMAGES)
+    128,
+    'examples per step of the classifier',
+    _whole(1, _MOST_IMAGES),
+    when='Raise it on an accelerator, and the learning rate with it.',
   ),
   'optimizer': Field(
     'sgd',
-    "'sgd' with momentum, 'adam' (AdamW), or 'module:name' of your own",
+    "optimizer: 'sgd' with momentum, 'adam' (AdamW), or 'module:name' of your own",
     _or_code('sgd', 'adam'),
+    when='Use the one that your baseline was tuned with.',
   ),
   'learning_rate': Field(
     1e-3,
-    'peak learning rate',
+    'peak learning rate of the classifier',
     _POSITIVE,
     when='Tune it for the baseline, without synthetic images.',
   ),
-  'momentum': Field(0.9, 'momentum of sgd', _BELOW_1),
-  'nesterov': Field(False, 'Nesterov momentum, which looks ahead; with adam, NAdam'),
+  'momentum': Field(
+    0.9, 'momentum of sgd', _BELOW_1, when='Leave it, and tune the learning rate.'
+  ),
+  'nesterov': Field(
+    False,
+    'use Nesterov momentum; with adam, NAdam',
+    when='Turn it on if your baseline has it.',
+  ),
   'weight_decay': Field(
-    0.0, 'added to the gradient of sgd; decoupled in adam', _NOT_NEGATIVE
+    0.0,
+    'weight decay: added to the gradient of sgd, decoupled in adam',
+    _NOT_NEGATIVE,
+    when='Raise it if the gap between training and validation accuracy is large; '
+    '5e-4 is usual for sgd.',
   ),
   'weight_decay_on': Field(
     'all',
-    "what weight_decay applies to: 'all', or 'kernels' without biases and norms",
+    "which parameters decay: 'all', or 'kernels' without biases and norms",
     _one_of('all', 'kernels'),
+    when="Use 'kernels' for networks with batch norm.",
   ),
   'clip_norm': Field(
-    0.0, 'largest global norm of the gradient; 0: no limit', _NOT_NEGATIVE
+    0.0,
+    'largest global norm of the gradient; 0 means no limit',
+    _NOT_NEGATIVE,
+    when='Set it, to 1 for instance, if the loss has spikes.',
   ),
   'schedule': Field(
     'constant',
-    "after the warm-up: 'constant', 'cosine' or 'linear' to 0, or 'module:name' of your "
-    'own',
+    "learning rate after the warm-up: 'constant', 'cosine' or 'linear' to 0, or "
+    "'module:name' of your own",
     _or_code(*_SHAPES),
+    when="Use 'cosine' for the last points of accuracy.",
   ),
   'warmup_steps': Field(
-    0, 'steps over which the learning rate rises linearly', _whole(0)
+    0,
+    'steps over which the learning rate rises linearly',
+    _whole(0),
+    when='Raise it if a high learning rate makes the first steps diverge.',
   ),
   'label_smoothing': Field(
-    0.0, "fraction of a real image's target that is spread over all classes", _BELOW_1
+    0.0,
+    "fraction of a real image's target that is spread over all classes",
+    _BELOW_1,
+    when='Raise it to 0.1 if the network is overconfident.',
   ),
   'ema_decay': Field(
-    0.0, 'moving average of the weights, which is what is evaluated; 0: none', _BELOW_1
+    0.0,
+    'decay of the moving average of the weights, which is evaluated; 0 means none',
+    _BELOW_1,
+    when='Set it, to 0.999 for instance, for a validation accuracy that varies less.',
   ),
   'dropout': Field(
-    0.0, "dropout rate after each hidden layer, and the resnet's pooling", _BELOW_1
+    0.0,
+    "dropout rate after each hidden layer, and the resnet's pooling",
+    _BELOW_1,
+    when='Raise it if the gap between training and validation accuracy is large.',
   ),
   'features': Field(
-    (), 'channels; (): (32, 64, 128) for cnn, (16, 32, 64) for resnet', _SIZES
+    (),
+    'channels of the convolutions; () means (32, 64, 128) for the cnn and (16, 32, 64) '
+    'for the resnet',
+    _SIZES,
+    when='Lower them for few images or a slow machine.',
   ),
-  'hidden': Field((), 'dense layers; (): (128,) for cnn, (128, 64) for mlp', _SIZES),
+  'hidden': Field(
+    (),
+    'sizes of the dense layers; () means (128,) for the cnn and (128, 64) for the mlp',
+    _SIZES,
+    when='Change it to match a network that you know.',
+  ),
   'blocks': Field(
-    1, 'residual blocks of the resnet per entry of features', _whole(1, 1000)
+    1,
+    'residual blocks of the resnet for each entry of classifier.features',
+    _whole(1, 1000),
+    when='Raise it for a deeper resnet.',
   ),
   'save_every_steps': Field(
-    0, 'steps between its checkpoints; 0: 5 times a run', _whole(0), NOTHING
+    0,
+    "steps between the classifier's checkpoints; 0 saves 5 times a training",
+    _whole(0),
+    NOTHING,
+    when='Lower it where a machine may be killed without a warning.',
   ),
   'batch_norm': Field(
     'shared',
-    "statistics of the resnet: 'shared', synthetic images 'split' off, or 'real_only'",
+    "batch statistics of the resnet: 'shared' by all images, 'split' between real and "
+    "synthetic ones, or those of the real images alone ('real_only')",
     _one_of('shared', 'split', 'real_only'),
+    when="Try 'split' if synthetic images look unlike real ones.",
   ),
 }
 
@@ -489,7 +716,7 @@ _MIX = {
   ),
   'mode': Field(
     'replace',
-    "'replace' real images, or 'add' to them",
+    "whether synthetic images 'replace' real ones of the batch, or 'add' to them",
     _one_of('replace', 'add'),
     when="Use 'add' to keep all real images of a batch; a step then takes longer.",
   ),
@@ -498,49 +725,74 @@ _MIX = {
     "what the synthetic positions show: the 'generator', a negative control ('noise', "
     "'mislabelled') or an oracle ('train_copies', 'held_out' real images)",
     _one_of('generator', *NEGATIVE_CONTROLS, *ORACLES),
+    when='Change it to check a gain: if noise helps as much, it was not the generator.',
   ),
   'classes': Field(
     'uniform',
-    "classes of the synthetic images: 'uniform', as in 'train', "
-    "'inverse' to it, what fills up the rare "
-    "ones ('balance'), or where the classifier errs ('feedback')",
+    "classes of the synthetic images: 'uniform', as in 'train', 'inverse' to it, what "
+    "fills up the rare ones ('balance'), or where the classifier errs ('feedback')",
     _one_of('uniform', 'train', 'inverse', 'balance', 'feedback'),
+    when="Use 'balance' if some classes are rare.",
   ),
   'ratio_schedule': Field(
-    'constant', "'constant', or rising to the ratio", _one_of(*_SHAPES)
+    'constant',
+    "course of the ratio: 'constant', or rising to mix.ratio",
+    _one_of(*_SHAPES),
+    when='Let it rise if synthetic images disturb the first steps.',
   ),
   'start_fraction': Field(
-    0.0, 'fraction of the training after which synthetic images begin', _BELOW_1
+    0.0,
+    'fraction of the training after which synthetic images begin',
+    _BELOW_1,
+    when='Raise it to learn from real images first.',
   ),
   'stop_fraction': Field(
     1.0,
     'fraction of the training after which synthetic images stop',
     _within(0, 1, low_open=True),
+    when='Lower it to end on real images alone.',
   ),
   'weight': Field(
     1.0,
-    'weight of a synthetic image in the loss, compared with 1 of a real one',
+    'weight of a synthetic image in the loss; a real one has 1',
     _POSITIVE,
+    when='Lower it if the generator is poor.',
   ),
   'weight_schedule': Field(
-    'constant', "'constant', or rising to the weight", _one_of(*_SHAPES)
+    'constant',
+    "course of the weight: 'constant', or rising to mix.weight",
+    _one_of(*_SHAPES),
+    when='Let it rise if synthetic images disturb the first steps.',
   ),
   'draw_ahead_mib': Field(
     -1,
     'memory for drawing the images of several steps in one forward pass, and composing '
-    'their batches: the largest array on each device, in MiB; -1: 256; 0: in each step',
+    'their batches: the largest array on each device, in MiB; -1 means 256, and 0 draws '
+    'in each step',
     _whole(-1, 2**20),
     NOTHING,
+    when="Lower it if a step does not fit into the accelerator's memory.",
   ),
 }
 
 _LATENTS = {
-  'std': Field(1.0, 'standard deviation of the latents', _POSITIVE),
+  'std': Field(
+    1.0,
+    'standard deviation of the latents that the arms draw from',
+    _POSITIVE,
+    when='Raise it for more varied images, lower it for more typical ones.',
+  ),
   'truncation': Field(
-    0.0, 'largest latent, in standard deviations; 0: no limit', _NOT_NEGATIVE
+    0.0,
+    'largest latent, in standard deviations; 0 means no limit',
+    _NOT_NEGATIVE,
+    when='Set it, to 2 for instance, if outliers among the images look broken.',
   ),
   'interpolation': Field(
-    0.0, 'draw on the line between two latents, up to this fraction of it', _FRACTION
+    0.0,
+    'draw on the line between two latents, up to this fraction of it',
+    _FRACTION,
+    when='Raise it to try images between those that the generator usually draws.',
   ),
 }
 
@@ -553,97 +805,142 @@ _FILTER = {
   ),
   'score_by': Field(
     'teacher',
-    'what tells which candidate is best',
+    "what tells which candidate is best: the 'teacher', a classifier of real images; "
+    "the GAN's 'discriminator'; 'hard', which the classifier in training is least sure "
+    "of; or 'random'",
     _one_of('teacher', 'discriminator', 'hard', 'random'),
+    when="Try 'hard' if the teacher keeps images that are all alike; 'random' is the "
+    'control of equal cost.',
   ),
   'min_confidence': Field(
     0.0,
-    "least confidence of an accepted image: the teacher's, or the discriminator's",
+    'least confidence of the teacher or discriminator at which an image is accepted',
     _BELOW_1,
     when='Raise it if the generator often draws the wrong class.',
   ),
   'on_reject': Field(
     'real',
-    "show a 'real' image of the class instead, or 'drop' the position",
+    "what replaces a rejected image: a 'real' one of the class, or nothing ('drop')",
     _one_of('real', 'drop'),
+    when="Use 'drop' with data.placement='host'.",
   ),
   'teacher_steps': Field(
-    1000, 'training steps of the teacher, a probe trained on real images', _whole(1)
+    1000,
+    'training steps of the teacher, a small classifier of real images',
+    _whole(1),
+    when='Raise it if the report shows a low accuracy of the teacher.',
   ),
 }
 
 _TARGETS = {
   'kind': Field(
     'hard',
-    "targets of synthetic images: 'hard', 'smoothed', or the 'teacher' probabilities",
+    "targets of synthetic images: 'hard' labels, 'smoothed' ones, or the probabilities "
+    "of the 'teacher'",
     _one_of('hard', 'smoothed', 'teacher'),
+    when="Try 'teacher' if the generator often draws the wrong class.",
   ),
   'smoothing': Field(
-    0.1, "share of the target that 'smoothed' spreads over all classes", _FRACTION
+    0.1,
+    "share of the target that 'smoothed' spreads over all classes",
+    _FRACTION,
+    when="Raise it the less you trust the generator's labels.",
   ),
 }
 
 _CACHE = {
   'refresh_steps': Field(
-    1, 'steps for which a synthetic image is kept, augmented anew in each', _whole(1)
+    1,
+    'steps for which a synthetic image is kept, augmented anew in each',
+    _whole(1),
+    when='Raise it to divide the cost of drawing images by as much.',
   ),
   'images_per_class': Field(
     0,
-    'above 0: draw so many once, keep them in a file, and use only these',
+    'number of images per class that are drawn once, kept in a file and used alone; '
+    '0 draws fresh ones in training',
     _whole(0, _MOST_IMAGES),
+    when='Set it to compare with a fixed set of synthetic images.',
   ),
 }
 
 _AUGMENT = {
   'apply_to': Field(
     'both',
-    "in the classical arms: 'both' kinds of images, 'real' or 'synthetic' ones",
+    "images that the classical arms augment: 'both' kinds, 'real' or 'synthetic' ones",
     _one_of('both', 'real', 'synthetic'),
+    when="Use 'real' if the generator's images are varied enough as they are.",
   ),
   'crop_padding': Field(
     4,
-    'largest shift in pixels',
+    'largest shift of an image in pixels',
     _whole(0),
     when='Scale it with the image size; about an eighth of the side is usual.',
   ),
   'flip': Field(
     True,
-    'mirror left to right, half of the time',
+    'mirror images left to right, half of the time',
     when='Turn it off where mirrored images mean something else, such as digits.',
   ),
   'color': Field(
-    0.0, 'largest change of brightness, saturation and contrast, up to 1', _FRACTION
+    0.0,
+    'largest change of brightness, saturation and contrast, up to 1',
+    _FRACTION,
+    when='Raise it for photographs in varying light, unless colour tells the classes '
+    'apart.',
   ),
-  'cutout': Field(0, 'side in pixels of a square that is blanked', _whole(0)),
+  'cutout': Field(
+    0,
+    'side in pixels of a square that is blanked in each image; 0 blanks none',
+    _whole(0),
+    when='Set it, to a quarter of the side for instance, if the network overfits.',
+  ),
   'transform': Field(
     '',
-    "'module:name' of your own function of a key and an image, after those above",
+    "'module:name' of your own function of a key and an image, which runs after the "
+    'built-in ones',
     _matching(external.PATTERN, "empty, or 'module:name'"),
+    when='Set it for an augmentation that is missing here.',
   ),
   'mixup': Field(
-    0.0, 'alpha of MixUp, which blends with a real training image', _NOT_NEGATIVE
+    0.0,
+    'alpha of MixUp, which blends an image with a real training image; 0 turns it off',
+    _NOT_NEGATIVE,
+    when='Set it, to 0.2 for instance, with few images or long training.',
   ),
   'cutmix': Field(
-    0.0, 'alpha of CutMix, which pastes a part of a real training image', _NOT_NEGATIVE
+    0.0,
+    'alpha of CutMix, which pastes a part of a real training image; 0 turns it off',
+    _NOT_NEGATIVE,
+    when='Set it, to 1 for instance, with few images or long training.',
   ),
   'partner': Field(
     'any',
-    "training image that MixUp and CutMix use: 'any', or of the 'same' class",
+    "training image that MixUp and CutMix use: 'any', or one of the 'same' class",
     _one_of('any', 'same'),
+    when="Use 'same' to keep labels hard.",
   ),
 }
 
 _SCORE = {
   'width': Field(
     24,
-    'width of the probes, small CNNs that generators are scored by',
+    'width of the small CNNs by which generators are scored',
     _whole(1, _MOST_FEATURES),
+    when='Raise it for images with many details; scores of other widths do not compare.',
   ),
   'extractor_steps': Field(
-    2000, 'training steps of the probe trained on real images', _whole(1)
+    2000,
+    'training steps of the CNN whose features `score` compares, on real images',
+    _whole(1),
+    when='Raise it if its accuracy on real images, which `score` prints, is low.',
   ),
   'cas_steps': Field(
-    600, 'training steps of the probes trained on synthetic images', _whole(1), NOTHING
+    600,
+    'training steps of the CNNs that `score` trains on synthetic images',
+    _whole(1),
+    NOTHING,
+    when='Raise it until the score of real images stops rising.',
   ),
   'num_samples': Field(
     5000,
@@ -653,12 +950,20 @@ _SCORE = {
     'equally many images.',
   ),
   'neighbours': Field(
-    5, 'k of precision, recall, density and coverage', _whole(1), NOTHING
+    5,
+    'number of neighbours, the k of precision, recall, density and coverage',
+    _whole(1),
+    NOTHING,
+    when='Leave it, so that scores stay comparable.',
   ),
 }
 
 _DISTRIBUTED = {
-  'auto': Field(False, "several processes, as the cluster's environment says"),
+  'auto': Field(
+    False,
+    "run in several processes, which find each other by the cluster's environment",
+    when='Turn it on under SLURM or on a TPU pod.',
+  ),
   'coordinator': Field(
     '',
     'host:port of process 0, where no environment says',
@@ -666,34 +971,50 @@ _DISTRIBUTED = {
       r'[^\s:]+:\d{1,5}|\[[^\s]+\]:\d{1,5}',
       "empty, or 'host:port' such as '10.0.0.1:1234'",
     ),
+    when='Set it, the same on every host, to start the processes by hand.',
   ),
-  'num_processes': Field(0, 'number of processes, where coordinator is set', _whole(0)),
+  'num_processes': Field(
+    0,
+    'number of processes, with distributed.coordinator',
+    _whole(0),
+    when='Set it with the coordinator, the same in every process.',
+  ),
   'process_id': Field(
-    -1, 'number of this process, from 0, where coordinator is set', _whole(-1)
+    -1,
+    'number of this process, from 0, with distributed.coordinator',
+    _whole(-1),
+    when='Set it with the coordinator, another one in every process.',
   ),
 }
 
 _PROFILE = {
   'steps': Field(
     '',
-    "'first:last': trace these steps of every training",
+    "'first:last' steps of every training that are traced",
     Rule(_is_range, "empty, or 'first:last' such as '100:110'"),
+    when='Set it to find out where time goes; leave out the first steps, which warm up.',
   ),
 }
 
 _LOG = {
-  'every_steps': Field(50, 'steps between lines of metrics.jsonl', _whole(1)),
+  'every_steps': Field(
+    50,
+    'steps between lines of metrics.jsonl',
+    _whole(1),
+    when='Raise it if steps are so short that writing delays them.',
+  ),
   'eval_every_steps': Field(
     0,
-    'steps between evaluations of the classifier on validation images; '
-    '0: about 20 times a run',
+    'steps between evaluations of the classifier on validation images; 0 means about '
+    '20 times a training',
     _whole(0),
+    when='Lower it for finer curves, raise it if the validation split is large.',
   ),
   'tensorboard': Field(
     False,
-    'also write event files; needs the extra tensorflow',
+    'also write event files for TensorBoard; needs the extra tensorflow',
     affects=NOTHING,
-    when='Use it to watch several runs in one place.',
+    when='Turn it on to watch several runs in one place.',
   ),
 }
 
@@ -731,6 +1052,7 @@ FIELDS = _flat_table()
 
 # Those that may name code of the user's, whose source a run goes on with.
 CODE = (
+  'generator.family',
   'classifier.arch',
   'classifier.optimizer',
   'classifier.schedule',
@@ -740,20 +1062,51 @@ CODE = (
 # Of `ablation`, in a config of `configs/ablations/`; checked by experiment/ablation.py.
 ABLATION_FIELDS = {
   'seeds': Field(
-    (0, 1, 2, 3, 4), 'each sets the subset, the generator and the classifier together'
+    (0, 1, 2, 3, 4),
+    'seeds, each of which sets the subset, the generator and the classifier together',
+    when='Take at least 5, or more for small effects, and decide before you look.',
   ),
-  'arms': Field({}, '{name: {field: value}} to compare; {}: augmented_classical alone'),
-  'grid': Field({}, '{field: values}; arms and controls are repeated at each point'),
-  'control': Field('real_classical', "or 'real_only': what the verdict compares with"),
-  'controls': Field({}, '{name: {field: value}}, further ones, which may be the best'),
-  'negative_controls': Field((), "some of 'noise', 'mislabelled'"),
+  'arms': Field(
+    {},
+    '{name: {field: value}} of the arms to compare; {} means augmented_classical alone',
+    when='Set it to compare settings of the generator or of mixing.',
+  ),
+  'grid': Field(
+    {},
+    '{field: values} at whose every combination arms and controls are repeated',
+    when='Set it to see how a gain depends on something else, such as the label budget.',
+  ),
+  'control': Field(
+    'real_classical',
+    "arm of real images that the verdict compares with; 'real_only' is the other one",
+    when="Use 'real_only' where classical augmentation is out of the question.",
+  ),
+  'controls': Field(
+    {},
+    '{name: {field: value}} of further controls, the best of which is compared as well',
+    when='Give real images as many trials as the arms get.',
+  ),
+  'negative_controls': Field(
+    (),
+    "arms with 'noise' or 'mislabelled' images in the generator's place",
+    when='Add them to show that a gain is due to the images.',
+  ),
   'oracles': Field(
-    (), "some of 'train_copies', 'held_out': real images, as floor and ceiling"
+    (),
+    "arms with real images in the generator's place: 'train_copies' as a floor, "
+    "'held_out' as a ceiling",
+    when='Add them before you tune a generator: with a low ceiling, none helps.',
   ),
   'equal_compute': Field(
-    False, "a control that spends the generator's operations on its own training, too"
+    False,
+    "add a control that spends the generator's operations on its own training",
+    when='Turn it on where the cost of the generator counts.',
   ),
-  'vmap_seeds': Field(False, 'all seeds of an arm in one program'),
+  'vmap_seeds': Field(
+    False,
+    'train all seeds of an arm in one program',
+    when='Turn it on if a small classifier leaves an accelerator idle; never on a CPU.',
+  ),
 }
 
 # {old name: new name}, of fields and groups; see `renamed`.
@@ -831,14 +1184,46 @@ def find_renamed(text: str) -> str:
   return ''
 
 
+def old_groups() -> set[str]:
+  """The groups that no longer exist."""
+  return {name.partition('.')[0] for name in _RENAMED} - {*_GROUPS, 'ablation'}
+
+
 def translate(flat: dict[str, Any]) -> dict[str, Any]:
   """The fields {dotted name: value} of an older version under their new names."""
   translated = {}
   for name, value in flat.items():
     if name in _COMPLEMENT:
-      value = 1 - value
+      value = _complement(value)
     if name in _ALSO:
       translated[_ALSO[name]] = value
     name, values = _RENAMED.get(name, name), _RENAMED_VALUES
     translated[name] = values[name].get(value, value) if name in values else value
   return translated
+
+
+def _complement(value):
+  try:
+    return round(1 - float(value), 12)  # 0.1, not 0.09999999999999998
+  except (TypeError, ValueError):
+    return value  # refused as what it is
+
+
+def accept(flat: dict[str, Any], given: Iterable[str] = ()) -> dict[str, Any]:
+  """`translate`, with a line on stderr for each old name.
+
+  Args:
+    flat: {dotted name: value}; a value may be the text of a flag.
+    given: further names that are set at the same place.
+
+  Raises:
+    ConfigError: if a field is given under its old name and its new one.
+  """
+  for name in filter(renamed, flat):
+    for new in translate({name: None}):
+      if new in {*flat, *given}:
+        raise ConfigError(
+          f'{name} is the old name of {new}, and both are given; leave {name} out.'
+        )
+    _LOGGER.warning('%s', renamed(name))
+  return translate(flat)

@@ -25,10 +25,7 @@ def find_file(file: str) -> pathlib.Path:
 
 
 def load_file(file: str) -> types.ModuleType:
-  """Runs a config file and returns it as a module, so that one can build on another.
-
-  Args:
-    file: see `find_file`.
+  """Runs what `find_file` finds and returns the module, for one to build on another.
 
   Raises:
     ConfigError: if there is none.

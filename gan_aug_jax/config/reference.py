@@ -28,26 +28,23 @@ GROUPS = {
   'log': 'metrics, evaluations and checkpoints while training',
   'ablation': 'the arms, seeds and controls of an ablation',
 }
+_OF_ARMS = (
+  'A change needs another workdir, unless the generator is finished and no arm has begun.'
+)
 _AFFECTS = {
-  fields.RUN: 'After a change everything is trained again.',
-  fields.GENERATOR: 'After a change the generator, and the arms that draw from it, are '
-  'trained again.',
-  fields.SYNTHESIS: 'After a change the arms with synthetic images are trained again.',
-  fields.CLASSIFIER: 'After a change every arm is trained again; the generator is kept.',
-  fields.CADENCE: 'It can change when a run is resumed, unless it would move the '
-  'checkpoints of an unfinished GAN.',
-  fields.NOTHING: 'It can change when a run is resumed.',
+  fields.RUN: 'A change needs another workdir.',
+  fields.GENERATOR: 'A change needs another workdir, where another generator is trained.',
+  fields.SYNTHESIS: _OF_ARMS,
+  fields.CLASSIFIER: _OF_ARMS,
+  fields.CADENCE: 'A run can be resumed with another value, unless that would move the '
+  'checkpoints of an unfinished generator.',
+  fields.NOTHING: 'A run can be resumed with another value.',
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """What is to be said about a field.
-
-  Attributes:
-    name: dotted.
-    field: its `fields.Field`.
-  """
+  """What is to be said about a field, by its dotted name."""
 
   name: str
   field: fields.Field
@@ -62,14 +59,16 @@ class Entry:
     """As Python writes it."""
     return repr(self.field.default)
 
-  def sentences(self) -> list[str]:
-    """What it means, what is allowed, when to change it, and what a change costs."""
-    doc = self.field.doc.rstrip('.')
-    lines = [f'{doc[:1].upper()}{doc[1:]}.']
-    lines += [f'Allowed: {self.field.rule.text}.'] if self.field.rule else []
-    lines += [self.field.when] if self.field.when else []
-    lines += [_AFFECTS[self.field.affects]] if self.group != 'ablation' else []
-    return lines
+  def meaning(self) -> list[str]:
+    """What it means and what is allowed, in sentences."""
+    doc = self.field.doc
+    allowed = [f'Allowed: {self.field.rule.text}.'] if self.field.rule else []
+    return [f'{doc[:1].upper()}{doc[1:]}.', *allowed]
+
+  def advice(self) -> list[str]:
+    """When to change it, and what a change costs, in sentences."""
+    cost = [_AFFECTS[self.field.affects]] if self.group != 'ablation' else []
+    return [self.field.when, *cost]
 
 
 def entries() -> list[Entry]:
@@ -78,17 +77,8 @@ def entries() -> list[Entry]:
   return [Entry(*item) for item in (fields.FIELDS | of_ablation).items()]
 
 
-def groups() -> dict[str, str]:
-  """The `GROUPS` that have fields."""
-  present = {entry.group for entry in entries()}
-  return {group: text for group, text in GROUPS.items() if group in present}
-
-
 def find(name: str) -> list[Entry]:
-  """The entries of a group or a field.
-
-  Args:
-    name: of either; '' for all.
+  """The entries of a group or a field of that name; of all for ''.
 
   Raises:
     ConfigError: if there is neither.

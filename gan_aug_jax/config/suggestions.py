@@ -6,62 +6,41 @@ import re
 
 from gan_aug_jax.config.fields import FIELDS, renamed
 
-# {what others call a field, without its group and underscores: how ours ends}
+# {how a field of ours ends: what others call it, without its group and underscores}
 _SYNONYMS = {
-  'amp': 'precision',
-  'architecture': 'arch',
-  'batch': 'batch_size',
-  'batchsize': 'batch_size',
-  'bn': 'batch_norm',
-  'bs': 'batch_size',
-  'channels': 'features',
-  'checkpointevery': 'save_every_steps',
-  'dataset': 'name',
-  'datapath': 'data_dir',
-  'device': 'platform',
-  'dir': 'data_dir',
-  'dtype': 'precision',
-  'ema': 'ema_decay',
-  'epoch': 'num_epochs',
-  'epochs': 'num_epochs',
-  'evalevery': 'eval_every_steps',
-  'gradclip': 'clip_norm',
-  'hiddensize': 'hidden',
-  'hiddensizes': 'hidden',
-  'horizontalflip': 'flip',
-  'imgsize': 'image_size',
-  'iterations': 'num_steps',
-  'iters': 'num_steps',
-  'labelsperclass': 'label_budget',
-  'latentsize': 'latent_dim',
-  'logevery': 'every_steps',
-  'lr': 'learning_rate',
-  'lrschedule': 'schedule',
-  'maxsteps': 'num_steps',
-  'mixedprecision': 'precision',
-  'model': 'arch',
-  'ncritic': 'd_steps',
-  'network': 'arch',
-  'nepochs': 'num_epochs',
-  'nz': 'latent_dim',
-  'optim': 'optimizer',
-  'optimiser': 'optimizer',
-  'padding': 'crop_padding',
-  'path': 'data_dir',
-  'randomseed': 'seed',
-  'resolution': 'image_size',
-  'root': 'data_dir',
-  'saveevery': 'save_every_steps',
-  'scheduler': 'schedule',
-  'smoothing': 'label_smoothing',
-  'steps': 'num_steps',
-  'syntheticratio': 'ratio',
-  'valratio': 'val_fraction',
-  'valsplit': 'val_fraction',
-  'warmup': 'warmup_steps',
-  'wd': 'weight_decay',
-  'zdim': 'latent_dim',
+  'arch': 'architecture model network',
+  'batch_norm': 'bn',
+  'batch_size': 'batch batchsize bs',
+  'clip_norm': 'gradclip',
+  'crop_padding': 'padding',
+  'd_steps': 'ncritic',
+  'data_dir': 'datapath dir path root',
+  'ema_decay': 'ema',
+  'eval_every_steps': 'evalevery',
+  'every_steps': 'logevery',
+  'features': 'channels',
+  'flip': 'horizontalflip',
+  'hidden': 'hiddensize hiddensizes',
+  'image_size': 'imgsize resolution',
+  'label_budget': 'labelsperclass',
+  'label_smoothing': 'smoothing',
+  'latent_dim': 'latentsize nz zdim',
+  'learning_rate': 'lr',
+  'name': 'dataset',
+  'num_epochs': 'epoch epochs nepochs',
+  'num_steps': 'iterations iters maxsteps steps',
+  'optimizer': 'optim optimiser',
+  'platform': 'device',
+  'precision': 'amp dtype mixedprecision',
+  'ratio': 'syntheticratio',
+  'save_every_steps': 'checkpointevery saveevery',
+  'schedule': 'lrschedule scheduler',
+  'seed': 'randomseed',
+  'val_fraction': 'valratio valsplit',
+  'warmup_steps': 'warmup',
+  'weight_decay': 'wd',
 }
+_OURS = {word: ours for ours, words in _SYNONYMS.items() for word in words.split()}
 
 
 def no_such_field(name: str, known: Iterable[str] = tuple(FIELDS)) -> str:
@@ -86,6 +65,6 @@ def of_meaning(name: str, known: Iterable[str] = tuple(FIELDS)) -> list[str]:
   """
   group, _, last = name.rpartition('.')
   plain = lambda text: re.sub(r'[^a-z0-9]', '', text.lower())
-  meant = {plain(last), plain(_SYNONYMS.get(plain(last), ''))}
+  meant = {plain(last), plain(_OURS.get(plain(last), ''))}
   found = [field for field in known if plain(field.rpartition('.')[2]) in meant]
   return [field for field in found if field.rpartition('.')[0] == group] or found

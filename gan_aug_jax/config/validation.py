@@ -7,6 +7,7 @@ import importlib.util
 
 import ml_collections
 
+from gan_aug_jax import external
 from gan_aug_jax.config import configs, derived, suggestions
 from gan_aug_jax.config.fields import FAMILIES, FIELDS, ORACLES
 from gan_aug_jax.errors import ConfigError
@@ -18,7 +19,6 @@ def validate(config: ConfigDict, *, trains_generator: bool | None = None) -> Non
   """Checks every field, alone and in combination.
 
   Args:
-    config: the config.
     trains_generator: whether one will be trained; None: if an arm needs one.
 
   Raises:
@@ -43,11 +43,7 @@ def _check_fields(values):
   for name, field in FIELDS.items():
     if name not in values:
       raise ConfigError(f'The config lacks the field {name}; start from default().')
-    try:
-      fits = field.rule is None or field.rule.allows(values[name])
-    except TypeError:
-      fits = False
-    if not fits:
+    if not field.accepts(values[name]):
       raise ConfigError(f'{name}={values[name]!r} must be {field.rule.text}.')
 
 
@@ -148,8 +144,13 @@ _OF_BUILT_IN = {
 
 
 def _own_code(config):
-  """What has no effect because the user's own code takes its place."""
-  values = configs.flatten(config)
+  """What has no effect because the user's own code takes its place, or is not there."""
+  values, classifier = configs.flatten(config), config.classifier
+  yield (
+    classifier.args and not external.is_named(classifier.arch),
+    f'classifier.args={classifier.args!r} are for a classifier of your own, and '
+    f'classifier.arch={classifier.arch!r} has fields; leave it at ()',
+  )
   for name in sorted(set(derived.code_of(config)) & set(_OF_BUILT_IN)):
     for last in _OF_BUILT_IN[name]:
       field = f'classifier.{last}'

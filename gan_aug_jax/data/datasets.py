@@ -66,9 +66,6 @@ def load_dataset(
     test_on: 'test', or 'val' to have the validation images in the test split's place.
     with_held_out_real: keep the images beyond the budget, see `Dataset.held_out_real`.
 
-  Returns:
-    A `Dataset`.
-
   Raises:
     DataError: if something is missing or wrong; one sentence that says what to do.
   """

@@ -37,7 +37,6 @@ def refuse_inside(root: str, path: str) -> None:
   """Refuses to write where `load` would read the output as classes or images.
 
   Args:
-    root: the folder of images.
     path: of the directory to write to.
 
   Raises:

@@ -64,7 +64,6 @@ def find(directory: str, root: str) -> list[str]:
   """Finds the image files below a directory, by suffix; see `is_ignored`.
 
   Args:
-    directory: where to look.
     root: `directory` or one that contains it; links must not lead out of it.
 
   Returns:
@@ -159,10 +158,8 @@ def read(file, size: int, bit_depth: int = 16) -> np.ndarray:
 def find_bit_depth(files: Iterable) -> int | None:
   """Finds how many bits are used by the files that store more than 8 a channel.
 
-  Cameras and microscopes write 10, 12 or 14 bits into 16-bit files.
-
-  Args:
-    files: see `read`; those of 8 bits are not decoded.
+  Cameras and microscopes write 10, 12 or 14 bits into 16-bit files. Files of 8 bits are
+  not decoded.
 
   Returns:
     8, 10, 12, 14 or 16: the smallest that holds every value; None without such files.
@@ -278,7 +275,6 @@ def read_all(
   """Decodes images one by one.
 
   Args:
-    names: of the files.
     files, size, bit_depth: see `read`.
 
   Returns:

@@ -26,7 +26,6 @@ def unused(kind: str, where: str, names: Iterable[str]) -> list[str]:
 
   Args:
     kind: plural, such as 'splits'.
-    where: the source.
     names: what is not used.
 
   Returns:
@@ -42,7 +41,6 @@ def bit_depth(where: str, depth: int | None) -> list[str]:
   """Says which value is white if files of 16 bits or more do not use them all.
 
   Args:
-    where: the source.
     depth: bits that are used; None if there are no such files.
   """
   if depth in (None, 16):
@@ -57,8 +55,6 @@ def of_splits(title: str, names: Sequence[str], splits: Mapping[str, Split]) -> 
   """Names classes without images, copies across splits, and images that are all dark.
 
   Args:
-    title: of the dataset.
-    names: of the classes.
     splits: {'training' and so on: its `Split`, with names}, of images of one shape.
   """
   found = []

@@ -1,15 +1,16 @@
 """Evaluates a classifier on any split, chunk by chunk through one compiled program."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import functools
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gan_aug_jax.data.splits import Split
 from gan_aug_jax.evaluation import metrics
-from gan_aug_jax.step import eval_step
+from gan_aug_jax.step import device_data, eval_step, sharding
 from gan_aug_jax.step.programs import Program
 
 BATCH = 500  # images a chunk
@@ -19,29 +20,23 @@ _PIXELS = 2**22
 _MOST_KEPT_BYTES = 2**26  # of the pixels of a split whose chunks stay on the devices
 
 
-def chunks(session, split: Split, size: int = BATCH) -> Iterator[tuple]:
+def chunks(layout, split: Split, size: int = BATCH) -> Iterator[tuple]:
   """Cuts a split into chunks of one shape.
 
   Args:
-    session: the run's.
-    split: images and labels.
-    size: of a chunk.
+    layout: where they go.
 
   Yields:
     (images uint8 [size, H, W, C], labels int32 [size], count), placed: the first
     `count` are of the split, and in the last chunk zeros follow them.
   """
-  yield from _chunks(session.layout, split, size)
-
-
-def _chunks(layout, split, size):
   for start in range(0, len(split), size):
     yield _pad(layout, split.rows(slice(start, start + size)), size)
 
 
 @functools.lru_cache(maxsize=8)  # the validation images of seeds that train together
 def _on_devices(layout, split, size):
-  return list(_chunks(layout, split, size))
+  return list(chunks(layout, split, size))
 
 
 def _pad(layout, split, size):
@@ -56,10 +51,38 @@ def join(parts: Iterable[np.ndarray], count: int, size: int = BATCH) -> np.ndarr
 
   Args:
     parts: arrays [size or more, ...]: rows past `size` fill up the devices.
-    count: images of the split.
-    size: of a chunk.
   """
   return np.concatenate([part[:size] for part in parts])[:count]
+
+
+def make_batched(
+  layout, function: Callable, *, dtype: jnp.dtype, size: int = BATCH
+) -> Callable:
+  """Returns `apply(variables, images uint8 [N, H, W, C]) -> tree of arrays [N, ...]`.
+
+  Args:
+    function: `(variables, images [B, H, W, C] in [-1, 1]) -> tree of arrays [B, ...]`.
+    dtype: of the images that it gets.
+    size: images a chunk; all chunks take the same program. N is at least 1.
+  """
+
+  def step(variables, images, labels, count):
+    del labels, count
+    position = layout.positions(size)
+    x = device_data.normalize(images.at[position].get(mode='clip'), dtype)
+    gather = lambda y: layout.all_gather(y.reshape(*position.shape, *y.shape[1:]))
+    return jax.tree.map(gather, function(variables, sharding.flatten(x)))
+
+  program = Program(step, layout, donate=())
+
+  def apply(variables, images):
+    split = Split(images, np.zeros(len(images), np.int32))
+    parts = [
+      jax.device_get(program(variables, *chunk)) for chunk in chunks(layout, split, size)
+    ]
+    return jax.tree.map(lambda *parts: join(parts, len(split), size), *parts)
+
+  return apply
 
 
 class Evaluator:
@@ -69,9 +92,7 @@ class Evaluator:
     """Prepares the program, which is compiled at the first call, or by `start`.
 
     Args:
-      session: the run's.
       model: linen module from `build_classifier`.
-      num_classes: number of classes.
     """
     self._session = session
     step = eval_step.make_eval_step(
@@ -83,11 +104,7 @@ class Evaluator:
     self._program = Program(step, session.layout, donate=())
 
   def chunk_size(self, image_shape: tuple) -> int:
-    """Images per call: enough to keep the device busy, and no more than fit.
-
-    Args:
-      image_shape: (H, W, C).
-    """
+    """Images (H, W, C) per call: enough to keep the device busy, no more than fit."""
     if self._session.layout.on_cpu:
       return BATCH
     return max(BATCH, _PIXELS // (image_shape[0] * image_shape[1]))
@@ -125,7 +142,6 @@ class Evaluator:
 
     Args:
       variables: of the classifier, placed.
-      split: images and labels.
 
     Returns:
       The metrics of `metrics.summarize`, 'loss' (mean, nats), 'confusion', 'predictions'
@@ -135,7 +151,7 @@ class Evaluator:
     self.compile(variables, image_shape)
     began, parts, size = time.perf_counter(), [], self.chunk_size(image_shape)
     keep = split.images.nbytes <= _MOST_KEPT_BYTES
-    placed = (_on_devices if keep else _chunks)(self._session.layout, split, size)
+    placed = (_on_devices if keep else chunks)(self._session.layout, split, size)
     for chunk in placed:
       parts.append(self._program(variables, *chunk))
       if not keep:  # or all chunks of a large split would be on the devices

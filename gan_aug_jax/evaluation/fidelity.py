@@ -259,7 +259,6 @@ def by_class(score, real, real_labels, generated, generated_labels, num_classes)
     real_labels: ints [N], in 0..num_classes - 1.
     generated: floats [M, D].
     generated_labels: ints [M], in 0..num_classes - 1.
-    num_classes: number of classes.
 
   Returns:
     `num_classes` results, None for a class with too few rows: where `score` raises

@@ -95,7 +95,6 @@ def curves(title: str, series: Mapping, *, percent: bool = False) -> bytes:
   """A line plot.
 
   Args:
-    title: of the plot.
     series: {name: (steps, values)}.
     percent: whether the values are shares.
   """
@@ -127,7 +126,6 @@ def confusion_matrix(title, class_names, counts) -> bytes:
   """A confusion matrix, coloured by the share of each true class.
 
   Args:
-    title: of the plot.
     class_names: one a class.
     counts: [true, predicted].
   """
@@ -171,8 +169,6 @@ def intervals(rows: Sequence[Interval], title: str, *, unit: str = '') -> bytes:
   """Values with their intervals, one below the other, each under its label.
 
   Args:
-    rows: what to draw.
-    title: of the plot.
     unit: '' for shares, shown as percentages; otherwise they are shown in hundredths of
       it, as differences around a line at 0.
   """
@@ -220,8 +216,6 @@ def along(line: Line, title: str, *, x, x_name: str, y_name: str = '', y_range=N
   """Values with intervals along an axis, and the band of a control: PNG.
 
   Args:
-    line: what to draw.
-    title: of the plot.
     x: places [n] of the values. Where the last is many times the first, the axis is
       logarithmic and marks them.
     x_name: of that axis.
@@ -252,27 +246,28 @@ def along(line: Line, title: str, *, x, x_name: str, y_name: str = '', y_range=N
 
 
 @_styled
-def changes(labels, class_names, differences, *, unit='points of F1', scale=100) -> bytes:
+def changes(
+  title, labels, class_names, differences, *, unit='points of F1', scale=100
+) -> bytes:
   """Differences by class, blue above 0 and red below.
 
   Args:
-    labels: names of the rows.
     class_names: one a column.
     differences: [rows, columns].
     unit: of the differences times the scale.
-    scale: to show them at.
   """
   values = scale * np.asarray(differences, float)
   reach = max(0.5, float(np.abs(values).max()))
-  width = max(_WIDTH, 0.5 * len(class_names) + 2.2)
+  width = max(_WIDTH, 0.34 * len(class_names) + 1.4)
   figure = Figure(figsize=(width, 0.42 * len(labels) + 1.3), layout='tight')
   ax = figure.subplots()
   shown = ax.imshow(values, cmap='RdBu', vmin=-reach, vmax=reach, aspect='auto')
   _name_cells(ax, labels, class_names, fontsize=9)
+  ax.set_title(title)
   if values.size <= 400:
     for i, j in np.argwhere(values):
       color = 'white' if abs(values[i, j]) > 0.6 * reach else 'black'
       text = f'{values[i, j]:+.{int(scale > 1)}f}'
-      ax.text(j, i, text, ha='center', va='center', fontsize=8, color=color)
+      ax.text(j, i, text, ha='center', va='center', fontsize=7, color=color)
   figure.colorbar(shown, ax=ax, label=unit, pad=0.02)
   return _png(figure)

@@ -1,6 +1,7 @@
 """Draws a balanced set of images from a generator, to look at or to score."""
 
 from collections.abc import Callable
+import math
 
 import numpy as np
 
@@ -21,9 +22,7 @@ class ImageSampler:
     """Prepares the program, which is compiled at the first call, or by `start`.
 
     Args:
-      session: the run's.
       sample: `(variables, keys, labels) -> images`.
-      num_classes: number of classes.
     """
     self._layout, self._num_classes = session.layout, num_classes
 
@@ -47,13 +46,18 @@ class ImageSampler:
     scalar = self._layout.replicated_int(0)
     self._program.start(variables, scalar, scalar)
 
+  def operations(self, variables, count: int) -> float:
+    """Floating-point operations of drawing `count` images, see `Program.operations`."""
+    scalar = self._layout.replicated_int(0)
+    each = self._program.operations(variables, scalar, scalar)
+    return math.ceil(count / evaluators.BATCH) * each
+
   def __call__(self, variables, count: int, seed: int = 0) -> Split:
     """Draws images; the first ones are the same for any count.
 
     Args:
       variables: of the generator, placed.
       count: number of images.
-      seed: of the draw.
     """
     scalar, parts = self._layout.replicated_int, []
     for first in range(0, count, evaluators.BATCH):
@@ -69,7 +73,6 @@ class ImageSampler:
     Args:
       variables: of the generator, placed.
       per_class: images of each class.
-      seed: of the draw.
     """
     drawn = self(variables, per_class * self._num_classes, seed)
     return stack_by_class(drawn, self._num_classes)
@@ -80,7 +83,6 @@ def stack_by_class(split: Split, num_classes: int) -> np.ndarray:
 
   Args:
     split: with N images of each class.
-    num_classes: number of classes.
   """
   order = np.argsort(split.labels, kind='stable')
   return split.images[order].reshape(num_classes, -1, *split.images.shape[1:])

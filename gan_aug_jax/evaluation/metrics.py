@@ -15,10 +15,7 @@ def _divide(numerator, denominator):
 
 
 def per_class(confusion) -> dict[str, np.ndarray]:
-  """Precision, recall and F1 of every class.
-
-  Args:
-    confusion: counts [true, predicted].
+  """Precision, recall and F1 of every class, from counts [true, predicted].
 
   Returns:
     float64 arrays [num_classes], 'precision', 'recall', 'f1', and 'support', the int64
@@ -35,10 +32,7 @@ def per_class(confusion) -> dict[str, np.ndarray]:
 
 
 def summarize(confusion) -> dict[str, float]:
-  """Accuracy, and macro and weighted precision, recall and F1.
-
-  Args:
-    confusion: counts [true, predicted].
+  """Accuracy, and macro and weighted precision, recall and F1, from the same counts.
 
   Returns:
     'accuracy'; 'precision', 'recall' and 'f1' (macro: the plain mean over the classes

@@ -16,7 +16,6 @@ import json
 
 import flax.serialization
 import jax
-from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
@@ -28,16 +27,13 @@ from gan_aug_jax.step import (
   batches,
   classifier,
   classifier_state,
-  device_data,
   plans,
   rng,
   sampling,
-  sharding,
   synthesis,
 )
-from gan_aug_jax.step.programs import Program
 from gan_aug_jax.step.synthesis import FrozenModels, Networks
-from gan_aug_jax.training import files, spec
+from gan_aug_jax.training import files, processes, spec
 
 _BATCH = 128
 _OPTIMIZER = {'learning_rate': 0.02, 'schedule': 'cosine', 'momentum': 0.9}
@@ -108,7 +104,6 @@ class Trainer:
     """Prepares the programs, which are compiled at the first call, or by `start`.
 
     Args:
-      session: the run's.
       dataset: its training split is what the probe learns from without a `sample`.
       num_steps: optimizer steps of 128 images.
       sample: `(variables, keys, labels) -> images`, to train on synthetic images alone.
@@ -136,12 +131,13 @@ class Trainer:
     training = self._training.with_frozen(FrozenModels(generator=generator))
     training.start(saves=False)
 
-  def __call__(self, generator=None) -> dict:
-    """Trains a probe, on what a generator draws where there is a `sample`.
+  def operations(self, generator=None) -> float:
+    """Of training a probe, see `spec.Training.operations`; `generator` may be shapes."""
+    training = self._training.with_frozen(FrozenModels(generator=generator))
+    return training.operations()
 
-    Args:
-      generator: its variables, placed.
-    """
+  def __call__(self, generator=None) -> dict:
+    """Trains a probe; with a `sample`, on what a generator's variables draw."""
     training = self._training.with_frozen(FrozenModels(generator=generator))
     state = training.init()
     for call, step in enumerate(range(0, training.num_steps, training.steps_per_call)):
@@ -193,7 +189,6 @@ def train_extractor(session, dataset, held_out, *, num_steps, directory) -> Prob
   """Trains the extractor on real images, or reads it where one is kept.
 
   Args:
-    session: the run's.
     dataset: the extractor learns from its training split.
     held_out: real images to measure its accuracy on, or None.
     num_steps: optimizer steps.
@@ -205,7 +200,7 @@ def train_extractor(session, dataset, held_out, *, num_steps, directory) -> Prob
   if directory:
     variables = _read(directory / name, shapes_of(model, dataset.image_shape))
   # Training takes all processes, so if one cannot read the file, all train.
-  if not np.all(multihost_utils.process_allgather(np.int32(variables is not None))):
+  if not processes.all_agree(variables is not None):
     variables = jax.device_get(Trainer(session, dataset, num_steps=num_steps)())
     if directory and jax.process_index() == 0:
       with contextlib.suppress(OSError):  # next time it is trained again
@@ -256,39 +251,16 @@ def _hash(variables):
 
 
 def make_embed(session, num_classes: int) -> Callable:
-  """Returns `embed(variables, split) -> Embedding` by a probe.
+  """Returns `embed(variables, split) -> Embedding` by a probe."""
+  model = build_probe(session, num_classes)
 
-  Args:
-    session: the run's.
-    num_classes: number of classes.
-  """
-  model, layout = build_probe(session, num_classes), session.layout
-  dtype = session.image_dtype('classifier')
-
-  def embed_step(variables, images, labels, count):
-    del labels, count
-    position = layout.positions(evaluators.BATCH)
-    x = device_data.normalize(images.at[position].get(mode='clip'), dtype)
-    logits, sown = model.apply(
-      variables, sharding.flatten(x), train=False, mutable=['intermediates']
-    )
+  def look(variables, images):
+    logits, sown = model.apply(variables, images, train=False, mutable=['intermediates'])
     features = sown['intermediates']['embedding'][0].astype(jnp.float32)
-    predicted = jnp.argmax(logits, -1).astype(jnp.int32)
-    return [
-      layout.all_gather(y.reshape(*position.shape, *y.shape[1:]))
-      for y in (features, predicted)
-    ]
+    return features, jnp.argmax(logits, -1).astype(jnp.int32)
 
-  program = Program(embed_step, layout, donate=())
-
-  def embed(variables, split):
-    parts = [
-      jax.device_get(program(variables, *chunk))
-      for chunk in evaluators.chunks(session, split)
-    ]
-    features, predictions = (
-      evaluators.join(part, len(split)) for part in zip(*parts, strict=True)
-    )
-    return Embedding(features, predictions, split.labels)
-
-  return embed
+  dtype = session.image_dtype('classifier')
+  look_at_all = evaluators.make_batched(session.layout, look, dtype=dtype)
+  return lambda variables, split: Embedding(
+    *look_at_all(variables, split.images), split.labels
+  )

@@ -58,7 +58,6 @@ def config_of(base, arm, seed) -> ml_collections.ConfigDict:
   Args:
     base: from `config.base_of`.
     arm: an `Arm`.
-    seed: of the cell.
   """
   return _with(base, {**arm.fields, 'seed': seed, 'expected_duration': ''})
 

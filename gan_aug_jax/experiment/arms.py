@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import io
 import json
 
 import jax
@@ -18,17 +17,14 @@ from gan_aug_jax.evaluation import evaluators, figures, metrics
 from gan_aug_jax.experiment import recipe, schedule
 from gan_aug_jax.generators import synthetic_source
 from gan_aug_jax.step import (
-  augment,
   batches,
   classifier,
-  classifier_state,
   device_data,
   plans,
   rng,
   synthesis,
 )
-from gan_aug_jax.training import checkpoint, files, loop, progress, spec, tensorboard
-from gan_aug_jax.training.files import read_result
+from gan_aug_jax.training import files, loop, progress, spec, tensorboard
 from gan_aug_jax.training.workdir import describe_devices, SPLITS, versions
 
 
@@ -50,27 +46,18 @@ class Setup:
 _NUM_SHOWN = 10  # images of a kind in batch.png
 
 
-@functools.lru_cache
-def _make_pixel_augment(crop, flip, color, cutout, own):
-  """Returns `pixels uint8 [N, H, W, C] -> pixels` of the classical augmentation."""
-  transform = augment.make_augment(
-    crop=crop, flip=flip, color=color, cutout=cutout, own=own
-  )
-
-  @jax.jit
-  def change(pixels):
-    keys = rng.example_keys(rng.stream_key(0, 'show', step=1), jnp.arange(len(pixels)))
-    return device_data.to_pixels(transform(keys, device_data.normalize(pixels)))
-
-  return change
+@functools.partial(jax.jit, static_argnums=0)
+def _augment_pixels(transform, pixels):
+  """Augments uint8 [N, H, W, C] as images are in training."""
+  keys = rng.example_keys(rng.stream_key(0, 'show', step=1), jnp.arange(len(pixels)))
+  return device_data.to_pixels(transform(keys, device_data.normalize(pixels)))
 
 
 class Arm:
   """One arm of a run, trained into arms/NAME/.
 
   Attributes:
-    session: the run's.
-    dataset: the data.
+    session, dataset: the run's.
     name: one of `config.ARMS`.
     evaluator: the `evaluators.Evaluator` of the classifier.
     is_augmented: whether it draws synthetic images.
@@ -87,8 +74,7 @@ class Arm:
   def setup(self, generator=None) -> Setup:
     """Returns the arm's `Setup`, made at the first call.
 
-    Args:
-      generator: the `FrozenGenerator`, needed unless `synthetic_source.is_known`.
+    It needs the `FrozenGenerator` unless `synthetic_source.is_known`.
     """
     if self._setup is None:
       source = None
@@ -99,16 +85,16 @@ class Arm:
 
   def start(self) -> None:
     """Compiles the arm's programs in threads, unless it is finished."""
-    if training := self._training_ahead():
+    if training := self.training_ahead():
       training.start()
       self.evaluator.start(training.state.evaluated, self.dataset.image_shape)
 
   def operations(self) -> float:
     """Of its training, see `spec.Training.operations`; 0 as long as that is unknown."""
-    training = self._training_ahead()
+    training = self.training_ahead()
     return training.operations() if training else 0.0
 
-  def _training_ahead(self):
+  def training_ahead(self) -> spec.Training | None:
     """Its `Training` with shapes of the generator; None if finished or not known yet."""
     if finished_result(self.directory):
       return None
@@ -156,13 +142,11 @@ class Arm:
       with contextlib.suppress(OSError, ValueError, KeyError):
         rows['synthetic'] = files.read_arrays(drawn)['drawn'][:_NUM_SHOWN]
     if config_lib.ARMS[self.name][1]:
-      fields = ('crop_padding', 'flip', 'color', 'cutout')
-      options = [config.augment[field] for field in fields]
-      own = config.augment.transform and self.session.load_code('augment.transform')
-      change = _make_pixel_augment(*options, own)
-      for name in [*rows]:
+      shape = self.dataset.image_shape
+      transform = recipe.make_augmentation(self.session, self.name, shape).transform
+      for name in rows:
         if config.augment.apply_to in ('both', name):
-          rows[f'{name}, augmented'] = np.asarray(change(rows.pop(name)))
+          rows[name] = np.asarray(_augment_pixels(transform, rows[name]))
     count = min(map(len, rows.values()))
     images = np.stack([images[:count] for images in rows.values()])
     picture = figures.grid(list(rows), {'': images})
@@ -201,7 +185,7 @@ class Arm:
 
 def finished_result(directory) -> dict | None:
   """The result.json of a finished arm, or None."""
-  result = read_result(directory / 'result.json')
+  result = files.read_result(directory / 'result.json')
   # Older versions wrote no source.
   finished = result and 'source' in result and (directory / 'predictions.npz').exists()
   return result if finished else None
@@ -211,7 +195,6 @@ def check_images(directory, record, facts: DataFacts) -> None:
   """Checks that an arm was trained, and evaluated, on these images.
 
   Args:
-    directory: of the arm.
     record: its result.json, or what was saved with its checkpoint.
     facts: of the images.
 
@@ -231,8 +214,6 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
   """Makes the `Setup` of an arm; trains and compiles nothing.
 
   Args:
-    session: the run's.
-    dataset: the data.
     name: of the arm, one of `config.ARMS`.
     source: the `SyntheticSource`, or None for an arm without synthetic images.
     num_steps: of the training, which schedules depend on; None for the config's.
@@ -280,7 +261,9 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
     compose=compose,
     ema_decay=config.classifier.ema_decay,
   )
-  init = _make_init(session, model, optimizer, dataset.image_shape, synthetic=synthetic)
+  init = recipe.make_init(
+    session, model, optimizer, dataset.image_shape, synthetic=synthetic
+  )
   training = spec.make_training(
     session,
     step,
@@ -294,26 +277,10 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
   return Setup(source, plan, training)
 
 
-def _make_init(session, model, optimizer, image_shape, *, synthetic):
-  """Returns `seed -> state` of an arm."""
-  config = session.config
-  init = functools.partial(
-    classifier_state.init_classifier,
-    model=model,
-    optimizer=optimizer,
-    image_shape=image_shape,
-    class_stats=synthetic_source.class_stats_of(config) if synthetic else (),
-    averages=config.classifier.ema_decay > 0,
-  )
-  recipe.check_optimizer(session, optimizer, init)
-  return init
-
-
 def _make_drawing(session, made, image_shape, *, plan, cadence):
   """When an arm draws: in each step, ahead of a call's steps, or when a pool is used up.
 
   Args:
-    session: the run's.
     made: the `Synthesis`.
     image_shape: (height, width, channels).
     plan, cadence: of the arm.
@@ -362,7 +329,6 @@ def validate(evaluate, state, dataset) -> dict:
   Args:
     evaluate: the `evaluators.Evaluator`.
     state: a `ClassifierState`, placed.
-    dataset: the data.
   """
   scores = evaluate(state.evaluated, dataset.val)
   rates = _acceptance(state, dataset)
@@ -420,85 +386,10 @@ def _arm_result(session, scores, dataset, plan, trained):
 
 
 def _write_predictions(path, scores, dataset):
-  content = io.BytesIO()
-  np.savez_compressed(
-    content,
+  files.write_arrays(
+    path,
     test_predictions=scores['eval']['predictions'],
     test_labels=dataset.test.labels,
     val_predictions=scores['val']['predictions'],
     val_labels=dataset.val.labels,
   )
-  files.write_atomically(path, content.getvalue())
-
-
-def make_evaluator(session, info: DataFacts) -> evaluators.Evaluator:
-  """Returns the `evaluators.Evaluator` of the config's classifier.
-
-  Args:
-    session: the run's.
-    info: `DataFacts` of the run.
-  """
-  return evaluators.Evaluator(
-    session, recipe.build_model(session, info), info.num_classes
-  )
-
-
-def restore_arm(session, name, info: DataFacts) -> classifier_state.ClassifierState:
-  """Reads the state of a finished arm's classifier, and places it.
-
-  Args:
-    session: the run's.
-    name: of the arm.
-    info: the `DataFacts` of the run.
-
-  Raises:
-    CheckpointError: if the checkpoint cannot be read, or is of other images.
-  """
-  config = session.config
-  synthetic = config_lib.is_augmented(config, name)
-  num_steps = schedule.num_steps_of_arm(config, info.num_train, synthetic=synthetic)
-  model = recipe.build_model(session, info)
-  optimizer, image_shape = recipe.make_optimizer(session, num_steps), info.image_shape
-  init = _make_init(session, model, optimizer, image_shape, synthetic=synthetic)
-  state = session.layout.replicated_shapes(jax.eval_shape(init, np.int32(0)))
-  with checkpoint.Checkpoints(session.path('arms', name, 'checkpoints')) as checkpoints:
-    restored, record = checkpoints.restore_step(num_steps, state)
-  check_images(session.path('arms', name), record, info)
-  return restored
-
-
-def evaluate_arms(session, dataset) -> dict:
-  """Evaluates the finished arms of a workdir again.
-
-  Args:
-    session: the run's.
-    dataset: the data.
-
-  Returns:
-    {arm: {split: scores}}, with scores as an `evaluators.Evaluator` gives them. The
-    splits are 'val' and, except in a search, 'test'.
-
-  Raises:
-    CheckpointError: if no arm is finished, or if a checkpoint cannot be read or is of
-      other images.
-  """
-  evaluate = make_evaluator(session, dataset.facts)
-  splits = {'val': dataset.val}
-  if session.config.data.test_on == 'test':
-    splits['test'] = dataset.test
-  scores = {}
-  for name in session.config.arms:
-    result = read_result(session.path('arms', name, 'result.json'))
-    if not result:
-      continue
-    check_images(session.path('arms', name), result, dataset.facts)
-    state = restore_arm(session, name, dataset.facts)
-    scores[name] = {
-      split: evaluate(state.evaluated, rows) for split, rows in splits.items()
-    }
-  if not scores:
-    raise CheckpointError(
-      f'There is no trained classifier in {str(session.workdir)!r}; run or '
-      'train-classifier first.'
-    )
-  return scores

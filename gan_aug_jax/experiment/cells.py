@@ -22,8 +22,7 @@ from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.experiment import ablation, dry_run, runs
 from gan_aug_jax.generators import families
 from gan_aug_jax.step import sharding
-from gan_aug_jax.training import workdir as workdir_lib
-from gan_aug_jax.training.files import read_result
+from gan_aug_jax.training import files, workdir as workdir_lib
 from gan_aug_jax.training.progress import format_count
 from gan_aug_jax.training.workdir import Session
 
@@ -73,33 +72,22 @@ def is_finished(workdir, name, kind) -> bool:
   """Whether the results of a cell are there.
 
   Args:
-    workdir: of the ablation.
-    name: of the cell.
     kind: the name of its arm in `config.ARMS`.
   """
   directory = workdir / 'cells' / name
-  results = read_result(directory / 'results.json')
+  results = files.read_result(directory / 'results.json')
   written = (directory / 'arms' / kind / 'predictions.npz').exists()
   return bool(written and results and kind in results.get('arms', {}))
 
 
 def failure(workdir, name) -> str:
-  """Why a cell failed, or ''.
-
-  Args:
-    workdir: of the ablation.
-    name: of the cell.
-  """
-  return (read_result(workdir / 'cells' / name / 'failed.json') or {}).get('why', '')
+  """Why a cell failed, or ''."""
+  failed = files.read_result(workdir / 'cells' / name / 'failed.json') or {}
+  return failed.get('why', '')
 
 
 def generator_workdir(workdir, name) -> pathlib.Path:
-  """The workdir of a generator that cells share; older versions had it in gans/.
-
-  Args:
-    workdir: of the ablation.
-    name: of the generator.
-  """
+  """The workdir of a generator that cells share; older versions had it in gans/."""
   old = workdir / 'gans' / name
   return old if old.exists() else workdir / 'generators' / name
 
@@ -136,6 +124,8 @@ def _generator_of(base, config):
   shared.update_from_flattened_dict({**of_arms, **seeds})
   depends_on = workdir_lib.fixed_fields(shared)
   del depends_on['data.test_on']  # which changes no generator
+  if not depends_on['classifier.args']:  # names from before there was this field
+    del depends_on['classifier.args']
   content = json.dumps(depends_on, sort_keys=True)
   return hashlib.sha256(content.encode()).hexdigest()[:16], shared
 
@@ -185,19 +175,11 @@ class _Costs:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """The cells of an ablation.
-
-  Attributes:
-    config: with its ablation.
-    arms: list of `ablation.Arm`.
-    cells: list of `Cell`.
-    workdir: pathlib.Path.
-    layout: where the cells run.
-  """
+  """The arms and cells of the ablation of a config, and where they run."""
 
   config: ml_collections.ConfigDict
-  arms: list
-  cells: list
+  arms: list[ablation.Arm]
+  cells: list[Cell]
   workdir: pathlib.Path
   layout: sharding.Layout
 
@@ -229,7 +211,8 @@ class Plan:
       'versions': workdir_lib.versions(),
       'device': workdir_lib.describe_devices(self.layout),
     }
-    workdir_lib.write(self.workdir / 'ablation.json', json.dumps(content, indent=1))
+    path = self.workdir / 'ablation.json'
+    files.write_atomically(path, json.dumps(content, indent=1))
 
   def describe(self) -> str:
     """Says what the ablation will do."""
@@ -248,13 +231,11 @@ class Plan:
     return text
 
 
-def make_plan(config, workdir, layout) -> Plan:
+def make_plan(config, workdir: pathlib.Path, layout: sharding.Layout) -> Plan:
   """Plans an ablation, and checks the plan against what the workdir holds.
 
   Args:
     config: with its ablation.
-    workdir: pathlib.Path.
-    layout: where the cells will run.
 
   Raises:
     ConfigError: see `ablation.list_arms` and `families.build_family`.

@@ -13,16 +13,12 @@ import numpy as np
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.experiment import arms
-from gan_aug_jax.generators import (
-  fitted,
-  frozen as frozen_lib,
-  synthetic_source,
-)
+from gan_aug_jax.generators import frozen as frozen_lib, synthetic_source
 from gan_aug_jax.generators.generator_training import GeneratorTraining
 from gan_aug_jax.step import programs, synthesis
 from gan_aug_jax.training import spec
 
-_NUM_STEPS = 10  # that are timed
+_NUM_CALLS = 2  # that are timed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,18 +59,6 @@ class DryRun:
     program.compile(self.state, *self.inputs(0))
     return program
 
-  def seconds(self) -> float:
-    """Mean seconds of a step, over ten or more after some to warm up; takes the state."""
-    program, state = self.compile(), self.state
-    warm, timed = (-(-steps // self.steps_per_call) for steps in (3, _NUM_STEPS))
-    for number in range(warm + timed):
-      if number == warm:
-        jax.block_until_ready(state)
-        began = time.perf_counter()
-      state, _ = program(state, *self.inputs(number))
-    jax.block_until_ready(state)
-    return (time.perf_counter() - began) / (timed * self.steps_per_call)
-
 
 def generator_step(session, dataset) -> DryRun:
   """The `DryRun` of a step of the generator's training.
@@ -86,13 +70,19 @@ def generator_step(session, dataset) -> DryRun:
   Raises:
     ConfigError: if the generator takes no steps.
   """
+  training = _steps_of(session, dataset).training
+  return DryRun(training, training.init())
+
+
+def _steps_of(session, dataset):
+  """The `GeneratorTraining`; refuses one that takes no steps."""
   generator = GeneratorTraining(session, dataset)
   if generator.family.fit:
     raise ConfigError(
       f'generator.family={session.config.generator.family!r} is not trained in steps, so '
       'its operations cannot be counted; leave ablation.equal_compute at False.'
     )
-  return DryRun(generator.training, generator.training.init())
+  return generator
 
 
 def arm_step(session, dataset, name, *, num_steps, at=0) -> DryRun:
@@ -119,47 +109,44 @@ def arm_step(session, dataset, name, *, num_steps, at=0) -> DryRun:
 
 
 def untrained_generator(session, dataset) -> frozen_lib.FrozenGenerator:
-  """The generator before its first step; one that takes none is made.
+  """The generator before its first step.
 
   Args:
     session: of a run.
     dataset: the data.
+
+  Raises:
+    ConfigError: see `generator_step`.
   """
-  generator, directory = GeneratorTraining(session, dataset), session.generator_path()
+  generator = _steps_of(session, dataset)
   family = generator.family
-  if family.fit:
-    named, layout = session.config.generator.family, session.layout
-    fitted.fit(named, family, dataset, seed=0, directory=directory)
-    networks = {'generator': layout.replicate(fitted.read(directory))}
-  else:
-    networks = family.freeze(generator.training.init())
+  networks = family.freeze(generator.training.init())
   return frozen_lib.FrozenGenerator(
     family,
     networks['generator'],
-    directory=directory,
+    directory=session.generator_path(),
     members=(),
     discriminator=networks.get('discriminator'),
   )
 
 
-def candidate_seconds(session, dataset) -> float:
-  """Seconds it takes to score a checkpoint of the generator, without compilation.
-
-  The feature extractor of `generator.select='frechet'`, trained only once, is left out.
+def time_unoptimized(training: spec.Training) -> tuple[float, float]:
+  """Times a step that is compiled quickly, from a state of zeros; runs nothing else.
 
   Args:
-    session: of a run.
-    dataset: the data.
+    training: `frozen` may be shapes.
+
+  Returns:
+    Seconds of a step, and those that compilation took.
   """
-  config = session.config.copy_and_resolve_references()
-  select_steps = config.generator.select_steps
-  config.generator.select_steps = min(_NUM_STEPS, select_steps)
-  if config.generator.select == 'frechet':
-    config.generator.select = 'last'
-  training = GeneratorTraining(dataclasses.replace(session, config=config), dataset)
-  state = training.training.init()
-  for _ in range(2):  # the first one compiles
+  layout, count = training.layout, training.steps_per_call
+  place = lambda x: layout.replicate(np.zeros(x.shape, x.dtype))
+  state = training.with_pool(jax.tree.map(place, training.state))
+  inputs = training.with_frozen(*jax.tree.map(place, training.frozen)).inputs(0, count)
+  program, seconds = training.step_program.unoptimized(), []
+  compiling = program.compile(state, *inputs)
+  for _ in range(1 + _NUM_CALLS):
     began = time.perf_counter()
-    probe_seconds = training.rehearse_choice(state)
-    seconds = time.perf_counter() - began
-  return seconds + probe_seconds * (select_steps / config.generator.select_steps - 1)
+    state, _ = jax.block_until_ready(program(state, *inputs))
+    seconds.append((time.perf_counter() - began) / count)
+  return min(seconds[1:]), compiling

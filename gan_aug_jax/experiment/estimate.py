@@ -1,24 +1,31 @@
-"""How long a run or an ablation takes, by a few steps of its generator and of one arm.
+"""How long a run or an ablation takes, by its operations and how fast this machine is.
 
-Only these two are compiled and timed. Other arms take as much longer as they have
-operations (XLA's count), and evaluating an image a third of training on it.
+XLA counts the operations of a program when it is lowered, which is quick. Only a step of
+the generator and one of an arm are compiled, without optimization, and timed: most of a
+step is convolutions, which that does not slow down.
 """
 
+from collections.abc import Iterable
+import contextlib
 import dataclasses
 import json
 import math
 import pathlib
-import tempfile
-import time
 
 from gan_aug_jax import config as config_lib
-from gan_aug_jax.experiment import arms as arms_lib, cells as cells_lib, dry_run, runs
-from gan_aug_jax.generators.generator_training import GeneratorTraining
-from gan_aug_jax.training import spec
+from gan_aug_jax.errors import ConfigError
+from gan_aug_jax.experiment import cells as cells_lib, dry_run, runs
+from gan_aug_jax.generators import families
+from gan_aug_jax.step import sharding
 from gan_aug_jax.training.workdir import Session
 
-# A rough figure for saving a training, and for what is compiled next to its step.
-_OVERHEAD_SECONDS = 1.5
+# Rough figures: seconds of imports, of reading the data and of writing a report, and of
+# saving a training.
+_START_SECONDS, _SAVE_SECONDS = 10.0, 1.5
+# On a CPU, how many times faster an optimized step is, and how many times longer a
+# training's programs take to compile. Measured on configs/mnist5k.py: 1.6 of the GAN and
+# 1.9 of the arms; 5, and initialisation and evaluation come on top.
+_FASTER, _COMPILATION = 1.8, 6.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +35,17 @@ class Estimate:
   Attributes:
     arms: {cell or arm: seconds}, of those that are not finished.
     generators: {name: seconds} likewise.
+    left_out: what is not in these figures, a sentence each.
   """
 
   arms: dict[str, float]
   generators: dict[str, float]
+  left_out: tuple[str, ...] = ()
+
+  @property
+  def total(self) -> float:
+    """Of all of it, with the start of the process."""
+    return sum(self.arms.values()) + sum(self.generators.values()) + _START_SECONDS
 
 
 def of_run(session: Session, dataset) -> Estimate:
@@ -41,86 +55,127 @@ def of_run(session: Session, dataset) -> Estimate:
     session: the run's.
     dataset: the data.
   """
-  config, arms, generators = session.config, {}, {}
-  with tempfile.TemporaryDirectory() as scratch:
-    trial = dataclasses.replace(session, workdir=pathlib.Path(scratch), quiet=True)
-    needed = config_lib.needs_generator(config)
-    if needed and (left := GeneratorTraining(session, dataset).num_left):
-      generators['generator'] = left * _GeneratorTimes().seconds(trial, dataset)
-    times = _ArmTimes()
-    for name in config.arms:
-      if not arms_lib.finished_result(session.path('arms', name)):
-        arms[name] = times.seconds(trial, dataset, name, key=name)
-  return Estimate(arms, generators)
+  run, left_out = _without_fit(session, dataset)
+  work, speed = run.work(), _Speed()
+  generators = {}
+  if 'generator' in work:
+    generators['generator'] = speed.of_generator(run.generator, work['generator'])
+  arms = {
+    arm.name: speed.of_arm(arm, work[arm.name]) for arm in run.arms if arm.name in work
+  }
+  return Estimate(arms, generators, left_out)
 
 
 def of_ablation(plan) -> Estimate:
   """Estimates what is left of a `cells.Plan`."""
   cells = [cell for cell in plan.cells if not cell.is_finished(plan.workdir)]
-  lacking = [cell for cell in reversed(cells) if cell.lacks_generator(plan.workdir)]
-  arms, generators, arm_times = {}, {}, _ArmTimes()
-  generator_times = _GeneratorTimes()
-  with tempfile.TemporaryDirectory() as scratch:
-    # The config is set for each step that is measured.
-    session = Session(plan.config, pathlib.Path(scratch), plan.layout, quiet=True)
-    for name, cell in {cell.generator: cell for cell in lacking}.items():
-      trial = dataclasses.replace(session, config=cell.generator_config)
-      dataset = cells_lib.load_data(cell.config)
-      generators[name] = generator_times.seconds(trial, dataset)
-    for cell in cells:
-      trial = dataclasses.replace(session, config=cell.config)
-      dataset = cells_lib.load_data(cell.config)
-      key = json.dumps(cell.arm.fields, sort_keys=True)
-      arms[cell.name] = arm_times.seconds(trial, dataset, cell.kind, key=key)
-  return Estimate(arms, generators)
+  arms, generators, left_out, speed, known = {}, {}, {}, _Speed(), {}
+  for cell in cells:
+    run, work, sentences = _plan(cell, plan.workdir, plan.layout, known)
+    left_out |= dict.fromkeys(sentences)
+    if cell.generator not in generators and 'generator' in work:
+      seconds = speed.of_generator(run.generator, work['generator'])
+      generators[cell.generator] = seconds
+    arms[cell.name] = speed.of_arm(run.arms[0], work.get(cell.kind, 0.0))
+  return Estimate(arms, generators, tuple(left_out))
 
 
-class _ArmTimes:
-  """Times of arms, of which the first is measured."""
+def work_of(
+  cells: Iterable, workdir: pathlib.Path, layout: sharding.Layout
+) -> dict[str, float]:
+  """Operations of what cells train, {cell or generator: operations}, see `runs.Run.work`.
+
+  Args:
+    cells: of a plan, those that are not finished.
+    workdir, layout: of the plan.
+  """
+  work, known = {}, {}
+  for cell in cells:
+    of_run = {}
+    with contextlib.suppress(ConfigError):  # noted when it is the cell's turn
+      _, of_run, _ = _plan(cell, workdir, layout, known)
+    work[cell.name] = of_run.get(cell.kind, 0.0)
+    if 'generator' in of_run:
+      work[cell.generator] = of_run['generator']
+  return work
+
+
+def _plan(cell, workdir, layout, known):
+  """The `runs.Run` of a cell, its work and what that leaves out.
+
+  Cells that differ in their seeds do the same work, which is counted once: in `known`.
+  """
+  lacks = cell.lacks_generator(workdir)
+  key = json.dumps([_unseeded(cell.config), _unseeded(cell.generator_config), lacks])
+  if key not in known:
+    session = Session(cell.config, cell.directory(workdir), layout, quiet=True)
+    shared = None
+    if cell.generator:
+      directory = cells_lib.generator_workdir(workdir, cell.generator)
+      shared = Session(cell.generator_config, directory, layout, quiet=True)
+    dataset = cells_lib.load_data(cell.config)
+    run, left_out = _without_fit(session, dataset, shared)
+    known[key] = run, run.work(), left_out
+  return known[key]
+
+
+def _unseeded(config):
+  fields = config_lib.flatten(config).items() if config else ()
+  return {name: value for name, value in fields if not name.endswith('seed')}
+
+
+def _without_fit(session, dataset, generator_session=None):
+  """A run and what is left out of it: a generator that is made at once, by any code.
+
+  Noise takes the place of its images, which costs next to nothing.
+  """
+  config = session.config
+  if not config_lib.needs_generator(config) or not (
+    families.build_family(session, dataset.facts).fit
+  ):
+    return runs.Run(session, dataset, generator_session=generator_session), ()
+  config = config.copy_and_resolve_references()
+  config.mix.source = 'noise'
+  sentence = (
+    f'Not included: making and drawing from generator.family={config.generator.family!r}.'
+  )
+  trial = dataclasses.replace(session, config=config)
+  return runs.Run(trial, dataset), (sentence,)
+
+
+class _Speed:
+  """Seconds of trainings, by the first generator and the first arm, which are timed."""
 
   def __init__(self):
-    self._per_operation = self._compile_seconds = 0.0
-    self._step_seconds = {}
+    self._timed, self._compiled = {}, set()
 
-  def seconds(self, session, dataset, name, *, key):
-    """Of an arm; arms of one key take the same step, compiled once."""
-    config = session.config.copy_and_resolve_references()
-    total, compiling = runs.num_steps_of(config, dataset, name), 0.0
-    if key not in self._step_seconds:
-      config.filter.teacher_steps = 1
-      trial = dataclasses.replace(session, config=config)
-      began = time.perf_counter()
-      step = dry_run.arm_step(trial, dataset, name, num_steps=total)
-      operations, compiling = step.operations(), self._compile_seconds
-      if not self._per_operation:
-        step.compile()
-        self._compile_seconds = compiling = time.perf_counter() - began
-        self._per_operation = step.seconds() / operations
-      self._step_seconds[key] = operations * self._per_operation
-    each = self._step_seconds[key]
-    cadence = spec.make_cadence(session.config, 'classifier', total)
-    looks = math.ceil(total / cadence.eval_every) + 1
-    num_images = looks * len(dataset.val) + len(dataset.train) + len(dataset.test)
-    evaluating = num_images * each / session.config.classifier.batch_size / 3
-    return total * each + evaluating + compiling + _OVERHEAD_SECONDS
+  def of_generator(self, generator, operations) -> float:
+    """Of trainings of a `GeneratorTraining` with so many operations."""
+    saving = _SAVE_SECONDS * generator.num_left
+    return self._seconds('generator', generator.training, operations) + saving
 
+  def of_arm(self, arm, operations) -> float:
+    """Of the training of an `arms.Arm` with so many operations."""
+    training, config, dataset = arm.training_ahead(), arm.session.config, arm.dataset
+    cadence = training.cadence
+    looks = math.ceil(cadence.num_steps / cadence.eval_every) + 1
+    images = looks * len(dataset.val) + len(dataset.train) + len(dataset.test)
+    # Evaluating an image takes a third of training on it.
+    steps = images / config.classifier.batch_size / 3
+    operations *= 1 + steps / training.num_steps
+    return self._seconds('arm', training, operations) + _SAVE_SECONDS
 
-class _GeneratorTimes:
-  """Times of generators, each kind measured once; one made at once counts as nothing."""
-
-  def __init__(self):
-    self._measured = {}
-
-  def seconds(self, session, dataset):
-    """Of a generator; those that differ in seeds take the same step."""
-    training = GeneratorTraining(session, dataset)
-    fields = config_lib.flatten(session.config).items()
-    key = tuple(item for item in fields if not item[0].endswith('seed'))
-    if key not in self._measured:
-      step = dry_run.generator_step(session, dataset) if training.num_steps else None
-      scored = training.num_candidates > 1  # the only checkpoint is kept without a score
-      candidate = dry_run.candidate_seconds(session, dataset) if scored else 0.0
-      self._measured[key] = step.seconds() if step else 0.0, candidate
-    step, candidate = self._measured[key]
-    seconds = training.num_steps * step + training.num_candidates * candidate
-    return seconds + _OVERHEAD_SECONDS
+  def _seconds(self, kind, training, operations):
+    """Of so many operations of a kind of training, and of compiling it once."""
+    if kind not in self._timed:
+      each = training.operations() / training.num_steps
+      step_seconds, compiling = dry_run.time_unoptimized(training)
+      if training.layout.on_cpu:
+        step_seconds, compiling = step_seconds / _FASTER, compiling * _COMPILATION
+      self._timed[kind] = step_seconds / max(each, 1.0), compiling
+    per_operation, compiling = self._timed[kind]
+    program = kind, operations / training.num_steps
+    if program in self._compiled:
+      compiling = 0.0
+    self._compiled.add(program)
+    return operations * per_operation + compiling

@@ -10,12 +10,14 @@ import dataclasses
 import numpy as np
 
 from gan_aug_jax import config as config_lib
-from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.evaluation import statistics
 from gan_aug_jax.experiment import cells as cells_lib
-from gan_aug_jax.training import files
 from gan_aug_jax.training.files import read_json, read_result
-from gan_aug_jax.training.workdir import generator_directory, read_results
+from gan_aug_jax.training.workdir import (
+  generator_directory,
+  read_predictions,
+  read_results,
+)
 
 # Averaged over the seeds of an arm.
 _MEANS = (
@@ -99,19 +101,12 @@ def read_cells(workdir) -> tuple[dict, list[Finished], dict[str, str]]:
 def _read_cell(workdir, about):
   directory = workdir / 'cells' / about['name']
   results = read_results(directory)
-  path = directory / 'arms' / about['kind'] / 'predictions.npz'
-  try:
-    saved = files.read_arrays(path)
-    right = saved['test_predictions'] == saved['test_labels']
-  except (OSError, ValueError, KeyError):
-    raise CheckpointError(
-      f'{str(path)!r} is damaged; move {str(directory)!r} away and run again.'
-    ) from None
+  predictions, labels = read_predictions(directory / 'arms' / about['kind'])
   seconds = sum(
     results['generator'].get(f'{part}_seconds', 0)
     for part in ('train', 'compile', 'eval')
   )
-  return Finished(about, results, right, seconds)
+  return Finished(about, results, predictions == labels, seconds)
 
 
 def summarize(plan, finished, failures) -> dict:
@@ -323,15 +318,17 @@ def changed_fields(config, base) -> dict:
   return {f: v for f, v in mine.items() if v != theirs[f] and f != 'expected_duration'}
 
 
-def scores_of(workdir, name) -> dict:
-  """The scores of a generator's chosen checkpoint, or {}.
+def chosen_candidate(info) -> dict:
+  """The scores of the checkpoint that a generator was frozen at, or {}.
 
   Args:
-    workdir: of the ablation.
-    name: of the generator.
+    info: its result.json.
   """
+  rows = info.get('candidates', [])
+  return next((row for row in rows if row['step'] == info['chosen_step']), {})
+
+
+def scores_of(workdir, name) -> dict:
+  """The scores of a generator's chosen checkpoint, or {}."""
   directory = generator_directory(cells_lib.generator_workdir(workdir, name))
-  result = read_result(directory / 'result.json') or {}
-  rows = result.get('candidates', [])
-  chosen = [row for row in rows if row['step'] == result['chosen_step']]
-  return chosen[0] if chosen else {}
+  return chosen_candidate(read_result(directory / 'result.json') or {})

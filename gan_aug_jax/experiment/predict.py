@@ -1,29 +1,26 @@
 """Labels images with a classifier of a run, from nothing but its workdir."""
 
 import csv
+import functools
 import io
 import logging
 import os
 import pathlib
 
-import jax
 import numpy as np
 import scipy.special
 
 from gan_aug_jax.data import image_files, notes
 from gan_aug_jax.errors import CheckpointError, ConfigError, DataError
 from gan_aug_jax.evaluation import evaluators
-from gan_aug_jax.experiment import arms, recipe
-from gan_aug_jax.step import device_data
+from gan_aug_jax.experiment import evaluate, recipe
 from gan_aug_jax.training import files
-from gan_aug_jax.training.files import read_result
 
 
 def choose_arm(session, name='') -> tuple[str, float, int]:
   """Chooses the arm to predict with.
 
   Args:
-    session: the run's.
     name: of the arm; empty for the best one on the validation images.
 
   Returns:
@@ -38,7 +35,7 @@ def choose_arm(session, name='') -> tuple[str, float, int]:
     raise ConfigError(f'--arm={name} must be an arm of the run: {", ".join(names)}.')
   accuracy = {}
   for arm in names:
-    result = read_result(session.path('arms', arm, 'result.json')) or {}
+    result = files.read_result(session.path('arms', arm, 'result.json')) or {}
     if 'val_accuracy' in result:
       accuracy[arm] = result['val_accuracy']
   if not accuracy or (name and name not in accuracy):
@@ -57,7 +54,6 @@ def label_images(session, info, images, *, arm, output) -> tuple[int, dict[str, 
   `probability`, and `p:CLASS`, the probability of each class.
 
   Args:
-    session: the run's.
     info: its `DataFacts`.
     images: path of an image, or of a folder with images at any depth.
     arm: name of a finished arm.
@@ -68,8 +64,9 @@ def label_images(session, info, images, *, arm, output) -> tuple[int, dict[str, 
 
   Raises:
     ConfigError: if `output` is not a .csv file, or `images` holds the workdir.
-    DataError: if there are no readable images, or `output` cannot be written.
+    DataError: if there are no readable images.
     CheckpointError: if the classifier cannot be read.
+    WriteError: if `output` cannot be written.
   """
   # A typo must not replace an image with a table.
   if pathlib.Path(output).suffix.lower() != '.csv' or os.path.isdir(output):
@@ -78,7 +75,7 @@ def label_images(session, info, images, *, arm, output) -> tuple[int, dict[str, 
   root, names = _find_images(images)
   class_names, (size, _, channels) = info.class_names, info.image_shape
   depth = info.bit_depth or _find_bit_depth(images, root, names)
-  state = arms.restore_arm(session, arm, info)
+  state = evaluate.restore_arm(session, arm, info)
   batch_size = min(evaluators.BATCH, len(names))
   classify = _make_classify(session, info, batch_size)
   text, unreadable = io.StringIO(), {}
@@ -89,7 +86,10 @@ def label_images(session, info, images, *, arm, output) -> tuple[int, dict[str, 
     paths = [os.path.join(root, name) for name in chunk]
     pixels, kept, unread = image_files.read_all(chunk, paths, size, depth)
     unreadable |= unread
-    probabilities = classify(state.evaluated, image_files.with_channels(pixels, channels))
+    if not len(kept):
+      continue
+    logits = classify(state.evaluated, image_files.with_channels(pixels, channels))
+    probabilities = scipy.special.softmax(logits.astype(np.float64), axis=-1)
     for i, shares in zip(kept, probabilities, strict=True):
       best = int(shares.argmax())
       numbers = [f'{share:.8f}' for share in (shares[best], *shares)]
@@ -97,30 +97,16 @@ def label_images(session, info, images, *, arm, output) -> tuple[int, dict[str, 
   if len(unreadable) == len(names):
     described = image_files.describe_bad(unreadable, len(names))
     raise DataError(f'{described}; give other --images.')
-  _write(output, text.getvalue())
+  # File names may hold any bytes.
+  files.write_atomically(output, text.getvalue().encode('utf-8', 'surrogateescape'))
   return len(names) - len(unreadable), unreadable
 
 
 def _make_classify(session, info, batch_size):
-  """Returns `classify(variables, images uint8 [N, H, W, C]) -> float64 [N, num_classes]`.
-
-  It gives probabilities. N is at most `batch_size`; fewer images are padded, so that it
-  compiles only once.
-  """
-  model = recipe.build_model(session, info)
+  """Returns `classify(variables, images uint8 [N, H, W, C]) -> logits`."""
+  apply = functools.partial(recipe.build_model(session, info).apply, train=False)
   dtype = session.image_dtype('classifier')
-
-  @jax.jit
-  def apply(variables, images):
-    return model.apply(variables, device_data.normalize(images, dtype), train=False)
-
-  def classify(variables, images):
-    count = len(images)
-    padded = np.pad(images, ((0, batch_size - count), (0, 0), (0, 0), (0, 0)))
-    logits = np.asarray(apply(variables, padded), np.float64)[:count]
-    return scipy.special.softmax(logits, axis=-1)
-
-  return classify
+  return evaluators.make_batched(session.layout, apply, dtype=dtype, size=batch_size)
 
 
 def _refuse_own_pictures(workdir, images):
@@ -150,13 +136,3 @@ def _find_bit_depth(images, root, names):
   for note in notes.bit_depth(images, depth):
     logging.getLogger('gan_aug_jax').warning('%s', note)
   return depth or 16
-
-
-def _write(output, text):
-  try:
-    # File names may hold any bytes.
-    files.write_atomically(output, text.encode('utf-8', 'surrogateescape'))
-  except OSError as error:
-    raise DataError(
-      f'{str(output)!r} cannot be written ({error.strerror}); give another --output.'
-    ) from None

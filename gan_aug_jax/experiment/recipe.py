@@ -1,5 +1,8 @@
 """The network, optimizer and augmentation of an arm, built in or the user's own."""
 
+from collections.abc import Callable
+import functools
+
 import jax
 import numpy as np
 import optax
@@ -7,15 +10,15 @@ import optax
 from gan_aug_jax import config as config_lib, external
 from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import ConfigError
+from gan_aug_jax.generators import synthetic_source
 from gan_aug_jax.models import classifiers, external as external_models
-from gan_aug_jax.step import augment, batches, classifier
+from gan_aug_jax.step import augment, batches, classifier, classifier_state
 
 
 def build_model(session, info: DataFacts):
   """Builds the config's classifier: a linen module, or an `ExternalClassifier`.
 
   Args:
-    session: the run's.
     info: `DataFacts` of the run.
 
   Raises:
@@ -29,6 +32,7 @@ def build_model(session, info: DataFacts):
       session.load_code('classifier.arch'),
       _described(session.config, 'classifier.arch'),
       image_shape=info.image_shape,
+      arguments=config_lib.parse_arguments(config.args),
       **options,
     )
   return classifiers.build_classifier(
@@ -45,12 +49,8 @@ def build_model(session, info: DataFacts):
 def make_optimizer(session, num_steps) -> optax.GradientTransformation:
   """Returns the optimizer of the config's classifier.
 
-  Args:
-    session: the run's.
-    num_steps: of the training.
-
   Raises:
-    ConfigError: if the warm-up leaves no step, or the user's code fails.
+    ConfigError: if the user's code fails.
   """
   config, described = session.config.classifier, _own_parts(session.config)
   optimizer, schedule = (
@@ -59,7 +59,6 @@ def make_optimizer(session, num_steps) -> optax.GradientTransformation:
     else config[part]
     for part in ('optimizer', 'schedule')
   )
-  check_warmup(session.config, num_steps)
   with external.running(described):
     optimizer = classifier.make_optimizer(
       optimizer,
@@ -81,27 +80,32 @@ def make_optimizer(session, num_steps) -> optax.GradientTransformation:
   return optimizer
 
 
-def check_warmup(config, num_steps) -> None:
-  """Checks that the warm-up leaves steps of a training; raises ConfigError."""
-  warmup = config.classifier.warmup_steps
-  if warmup and warmup >= num_steps:
-    raise ConfigError(
-      f'classifier.warmup_steps={warmup} must be below the {num_steps} steps of the '
-      'training; lower it, or train longer.'
-    )
-
-
-def check_optimizer(session, optimizer, init) -> None:
-  """Checks by shapes that the user's optimizer can take a step and be saved.
+def make_init(session, model, optimizer, image_shape, *, synthetic) -> Callable:
+  """Returns `seed -> state` of an arm, once that is known to work.
 
   Args:
-    session: the run's.
-    optimizer: of `make_optimizer`; one that is built in is not checked.
-    init: `seed -> state` of an arm.
+    optimizer: of `make_optimizer`.
+    image_shape: (H, W, C).
+    synthetic: whether the arm draws synthetic images.
 
   Raises:
-    ConfigError: if it cannot.
+    ConfigError: if the user's optimizer cannot take a step or be saved.
   """
+  config = session.config
+  init = functools.partial(
+    classifier_state.init_classifier,
+    model=model,
+    optimizer=optimizer,
+    image_shape=image_shape,
+    class_stats=synthetic_source.class_stats_of(config) if synthetic else (),
+    averages=config.classifier.ema_decay > 0,
+  )
+  _check_optimizer(session, optimizer, init)
+  return init
+
+
+def _check_optimizer(session, optimizer, init):
+  """Checks the user's optimizer by shapes; one that is built in is not checked."""
   if not (described := _own_parts(session.config)):
     return
 
@@ -123,11 +127,14 @@ def check_optimizer(session, optimizer, init) -> None:
       )
 
 
+# The same function for the same arguments, which `jit` then compiles once.
+_make_transform = functools.cache(augment.make_augment)
+
+
 def make_augmentation(session, arm, image_shape) -> batches.Augmentation:
   """Returns what happens to the images of an arm.
 
   Args:
-    session: the run's.
     arm: one of `config.ARMS`.
     image_shape: (H, W, C).
 
@@ -143,7 +150,7 @@ def make_augmentation(session, arm, image_shape) -> batches.Augmentation:
     own = session.load_code('augment.transform')
     _check_transform(own, described, image_shape)
   return batches.Augmentation(
-    transform=augment.make_augment(
+    transform=_make_transform(
       crop=config.crop_padding,
       flip=config.flip,
       color=config.color,

@@ -10,10 +10,12 @@ import numpy as np
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.data import datasets
+from gan_aug_jax.evaluation import evaluators
 from gan_aug_jax.experiment import arms as arms_lib, recipe, schedule
 from gan_aug_jax.generators import frozen, synthetic_source
 from gan_aug_jax.generators.generator_training import GeneratorTraining
 from gan_aug_jax.training import files, progress
+from gan_aug_jax.training.progress import format_count
 from gan_aug_jax.training.workdir import describe_devices
 
 
@@ -41,8 +43,7 @@ class Run:
   """What a run trains: the generators, unless the config needs none, and the arms.
 
   Attributes:
-    session: the run's.
-    dataset: the data.
+    session, dataset: the run's.
     generator: the `GeneratorTraining`, or None where none is needed.
     arms: list of `arms.Arm`.
   """
@@ -51,8 +52,6 @@ class Run:
     """Plans a run; trains and compiles nothing.
 
     Args:
-      session: the run's.
-      dataset: the data.
       arms: whether to train the arms.
       generator_session: of the generators, if they are kept elsewhere than the arms.
 
@@ -62,18 +61,16 @@ class Run:
     config = session.config
     self.session, self.dataset, self.generator = session, dataset, None
     self._generator_session = generator_session or session
+    self._variables = None
     if config_lib.needs_generator(config) or not arms:
       self.generator = GeneratorTraining(self._generator_session, dataset)
-    evaluator = arms_lib.make_evaluator(session, dataset.facts)
+    model = recipe.build_model(session, dataset.facts)
+    evaluator = evaluators.Evaluator(session, model, dataset.num_classes)
     names = config.arms if arms else ()
     self.arms = [arms_lib.Arm(session, dataset, name, evaluator) for name in names]
 
   def start(self, *, generator=True) -> None:
-    """Compiles in threads the programs of what is not trained yet, in order of use.
-
-    Args:
-      generator: whether to compile the generator's, too.
-    """
+    """Compiles in threads what is not trained yet, in order of use; see `work`."""
     if self.generator and generator:
       self.generator.start()
     for arm in self.arms:
@@ -94,13 +91,7 @@ class Run:
     return {name: operations or max(work.values()) for name, operations in work.items()}
 
   def load_or_train_generator(self, *, train=True) -> frozen.FrozenGenerator | None:
-    """The generator that the arms draw from.
-
-    Args:
-      train: whether to train one that is not finished.
-
-    Returns:
-      The generator; None if no arm draws from one.
+    """The generator that the arms draw from, or None; with `train`, finished first.
 
     Raises:
       CheckpointError: see `frozen.load_generator`.
@@ -112,38 +103,34 @@ class Run:
         return self.generator.train()
     return frozen.load_generator(self._generator_session, self.dataset.facts)
 
+  def load_variables(self, arm, generator) -> synthetic_source.SourceVariables:
+    """What an arm draws from; loaded once for all arms."""
+    if not arm.is_augmented:
+      return synthetic_source.SourceVariables()
+    if not self._variables:
+      session = self.session
+      with progress.waiting('preparing the synthetic images', quiet=session.is_silent):
+        self._variables = synthetic_source.load_variables(
+          session, self.dataset, generator
+        )
+    return self._variables
+
   def train_arms(self, generator) -> dict:
-    """Trains every arm and writes results.json.
-
-    Args:
-      generator: from `load_or_train_generator`.
-
-    Returns:
-      The content of results.json.
-    """
+    """Trains every arm with a loaded generator; writes and returns results.json."""
     session, dataset = self.session, self.dataset
-    trained, shared = {}, None
+    trained = {}
     for arm in self.arms:
       result = arms_lib.finished_result(arm.directory)
       if result:
         arms_lib.check_images(arm.directory, result, dataset.facts)
       else:
-        prepared = synthetic_source.SourceVariables()
         with progress.part(arm.name):
-          if arm.is_augmented:
-            shared = shared or _load_variables(session, dataset, generator)
-            prepared = shared
-          result = arm.train(generator, prepared)
+          result = arm.train(generator, self.load_variables(arm, generator))
       trained[arm.name] = result
     results = _results(session, dataset, generator, trained)
     if jax.process_index() == 0:
       files.write_atomically(session.path('results.json'), json.dumps(results, indent=1))
     return results
-
-
-def _load_variables(session, dataset, generator):
-  with progress.waiting('preparing the synthetic images', quiet=session.is_silent):
-    return synthetic_source.load_variables(session, dataset, generator)
 
 
 def describe(run: Run) -> str:
@@ -153,34 +140,31 @@ def describe(run: Run) -> str:
   if run.arms:
     steps = sorted({num_steps_of(config, dataset, arm.name) for arm in run.arms})
     each = ' or '.join(f'{number:,}' for number in steps)
-    arch = config.classifier.arch
-    trained.append(f'{len(run.arms)} x a {arch}, {each} steps each')
-  sizes = f'{len(dataset.train):,} / {len(dataset.val):,} / {len(dataset.test):,}'
+    count = format_count(len(run.arms), 'classifier')
+    trained.append(f'{count} ({config.classifier.arch}, {each} steps each)')
+  sizes = (
+    f'{len(dataset.train):,} training, {len(dataset.val):,} validation and '
+    f'{len(dataset.test):,} test images'
+  )
   skipped = f' Files skipped: {len(dataset.skipped):,}.' if dataset.skipped else ''
   notes = f' Expect {config.expected_duration}.' if config.expected_duration else ''
   if config.steps_per_call > 1 and session.layout.on_cpu:
     notes += ' On a CPU, several steps per call are slow: set steps_per_call=1.'
   return (
-    f'{dataset.name}: {sizes} training / validation / test images.{skipped}\n'
-    f'Training {" and ".join(trained)}, on {describe_devices(session.layout)}.{notes}'
+    f'{dataset.name}: {sizes}.{skipped}\n'
+    f'To train: {" and ".join(trained)}, on {describe_devices(session.layout)}.{notes}'
   )
 
 
 def num_steps_of(config, dataset, name) -> int:
   """Optimizer steps of an arm.
 
-  Args:
-    config: the run's.
-    dataset: the data.
-    name: of the arm.
-
   Raises:
-    ConfigError: if its schedule leaves no step with synthetic images.
+    ConfigError: if a warm-up or schedule leaves no step.
   """
   synthetic = config_lib.is_augmented(config, name)
   steps = schedule.num_steps_of_arm(config, len(dataset.train), synthetic=synthetic)
   schedule.plan_batches(config, steps, synthetic=synthetic)
-  recipe.check_warmup(config, steps)
   return steps
 
 

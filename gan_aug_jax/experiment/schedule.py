@@ -12,8 +12,6 @@ def plan_batches(config, num_steps: int, *, synthetic: bool) -> plans.BatchPlan:
   """Plans the batches of an arm.
 
   Args:
-    config: the run's.
-    num_steps: of the training.
     synthetic: whether the arm draws synthetic images.
 
   Raises:
@@ -38,12 +36,7 @@ def plan_batches(config, num_steps: int, *, synthetic: bool) -> plans.BatchPlan:
 
 
 def make_weight(config, num_steps: int) -> Callable:
-  """Returns `weight(step) -> float`, the weight of a synthetic example in the loss.
-
-  Args:
-    config: the run's.
-    num_steps: of the training.
-  """
+  """Returns `weight(step) -> float`, the weight of a synthetic example in the loss."""
   mix = config.mix
   if mix.weight_schedule == 'constant':
     return lambda step: mix.weight
@@ -62,11 +55,18 @@ def num_steps_of_arm(config, num_examples: int, *, synthetic: bool) -> int:
   """The steps of an arm: the config's, or enough to show as many real examples.
 
   Args:
-    config: the run's.
     num_examples: of the training set.
     synthetic: whether the arm draws synthetic images.
+
+  Raises:
+    ConfigError: if the warm-up of the learning rate leaves no step.
   """
   base = config_lib.num_steps_of(config, 'classifier', num_examples)
+  if config.classifier.warmup_steps >= base:
+    raise ConfigError(
+      f'classifier.warmup_steps={config.classifier.warmup_steps} must be below the '
+      f'{base} steps of the training; lower it, or train longer.'
+    )
   if not (synthetic and config.classifier.budget == 'exposure'):
     return base
   batch_size = config.classifier.batch_size

@@ -35,7 +35,6 @@ def score_generators(session, run: dict) -> dict:
   """Scores every generator that the workdir's arms draw from.
 
   Args:
-    session: the run's.
     run: content of its config.json.
 
   Returns:
@@ -123,7 +122,7 @@ def _draw_sources(session, dataset, generator, count):
   sources = {_REAL: dataset.train.some(count, 0)}
   sources |= {m.name: draw(m.variables, count, _SEED) for m in generator.members}
   if len(generator.members) > 1:
-    draw_all = drawn_by(frozen.make_sampler(session, family))
+    draw_all = drawn_by(frozen.of_members(session, family.make_sampler()))
     sources['all together'] = draw_all(generator.variables, count, _SEED)
   draw_noise = drawn_by(sampling.make_noise_sampler(dataset.image_shape))
   return sources | {_NOISE: draw_noise({}, count)}
@@ -168,7 +167,6 @@ def _score(generated, real, *, train, cas, neighbours, num_classes):
     train: features of the training images, or None to look for no copies of them.
     cas: evaluation, on the held-out images, of a probe trained on images like these.
     neighbours: k of precision, recall, density and coverage.
-    num_classes: number of classes.
   """
   features, labels = generated.features, generated.labels
   manifold = functools.partial(fidelity.manifold_scores, k=neighbours)

@@ -13,7 +13,6 @@ import numpy as np
 
 from gan_aug_jax.experiment import runs as runs_lib
 from gan_aug_jax.experiment.arms import validate
-from gan_aug_jax.generators import synthetic_source
 from gan_aug_jax.generators.frozen import FrozenGenerator
 from gan_aug_jax.step import programs
 from gan_aug_jax.training import checkpoint, loop, spec
@@ -34,11 +33,6 @@ class SeedRun:
   def dataset(self):
     return self.run.dataset
 
-  def prepare(self):
-    if not self.arm.is_augmented:
-      return synthetic_source.SourceVariables()
-    return synthetic_source.load_variables(self.run.session, self.dataset, self.generator)
-
 
 def train(seed_runs, directory) -> None:
   """Trains an arm of several runs that differ only in their seeds.
@@ -51,7 +45,7 @@ def train(seed_runs, directory) -> None:
     As `loop.train`. A non-finite loss of one seed ends the training of all.
   """
   count, arm = len(seed_runs), seed_runs[0].arm
-  prepared = [one.prepare() for one in seed_runs]
+  prepared = [one.run.load_variables(one.arm, one.generator) for one in seed_runs]
   trainings = [one.arm.setup(one.generator).training for one in seed_runs]
   frozen = arm.session.layout.replicate(_stack([one.frozen for one in prepared]))
   training = vmap_training(trainings).with_frozen(frozen)
@@ -135,7 +129,6 @@ class StackedBatches:
 
     Args:
       sources: the `BatchSource` of each seed.
-      layout: where the step runs.
     """
     self._sources, self._layout = sources, layout
     self._held = {}  # number of a leaf: (the arrays of all seeds, stacked)
@@ -166,12 +159,11 @@ def _take(tree, i):
 
 def _trained_seed(seed_run, trained, i, num_seeds):
   """The `Trained` of one seed, with an equal share of the time and memory."""
-  session = seed_run.run.session
+  layout = seed_run.run.session.layout
   shared = ('train_seconds', 'compile_seconds', 'eval_seconds', 'peak_bytes')
   progress = dataclasses.replace(
     trained.progress,
     fingerprint=seed_run.dataset.fingerprint,
-    config=session.config.to_dict(),
     **{name: getattr(trained.progress, name) / num_seeds for name in shared},
   )
   rows = []
@@ -181,7 +173,7 @@ def _trained_seed(seed_run, trained, i, num_seeds):
     if 'step_ms' in row:
       mine['step_ms'] = row['step_ms'] / num_seeds
     rows.append(mine)
-  return loop.Trained(session.layout.replicate(_take(trained.state, i)), progress, rows)
+  return loop.Trained(layout.replicate(_take(trained.state, i)), progress, rows)
 
 
 def _finish(arm, prepared, trained):

@@ -11,9 +11,14 @@ import json
 import os
 import time
 
-from gan_aug_jax import config as config_lib
 from gan_aug_jax.errors import CheckpointError, UserError
-from gan_aug_jax.experiment import arms as arms_lib, cells as cells_lib, runs, vmap_seeds
+from gan_aug_jax.experiment import (
+  arms as arms_lib,
+  cells as cells_lib,
+  estimate,
+  runs,
+  vmap_seeds,
+)
 from gan_aug_jax.step import programs
 from gan_aug_jax.training import files, locks, progress, signals, workdir as workdir_lib
 from gan_aug_jax.training.workdir import Session
@@ -26,8 +31,6 @@ def run(units, workdir, layout) -> dict[str, str]:
 
   Args:
     units: from `cells.Plan.units`, all of them or those of a shard.
-    workdir: pathlib.Path.
-    layout: where they run.
 
   Returns:
     {name: why} of the cells that failed.
@@ -37,22 +40,12 @@ def run(units, workdir, layout) -> dict[str, str]:
   """
   worker = Worker(workdir, layout)
   cells = [cell for unit in units for cell in unit if not cell.is_finished(workdir)]
-  with progress.whole(_work(cells, workdir), counted=[cell.name for cell in cells]):
+  with progress.waiting('counting operations'):
+    work = estimate.work_of(cells, workdir, layout)
+  with progress.whole(work, counted=[cell.name for cell in cells]):
     _train_all(worker, units)
   names = [cell.name for unit in units for cell in unit]
   return {name: why for name in names if (why := cells_lib.failure(workdir, name))}
-
-
-def _work(cells, workdir):
-  """{cell or generator: training steps} of what is not finished."""
-  steps = {}
-  for cell in cells:
-    dataset = cells_lib.load_data(cell.config)
-    steps[cell.name] = runs.num_steps_of(cell.config, dataset, cell.kind)
-    if cell.lacks_generator(workdir):
-      config, num_train = cell.generator_config, len(dataset.train)
-      steps[cell.generator] = config_lib.num_steps_of(config, 'generator', num_train)
-  return steps
 
 
 def _train_all(worker, units):

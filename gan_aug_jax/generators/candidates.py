@@ -6,9 +6,7 @@ generator must not know more labels than the run may use.
 
 import functools
 import math
-import time
 
-import jax
 import numpy as np
 
 from gan_aug_jax.data.splits import Split
@@ -25,23 +23,18 @@ class Scores:
   asks for: 'cas' and 'cas_loss', the accuracy and loss (nats) on validation images of a
   probe trained on samples alone; or 'frechet', the distance to training images in the
   features of a probe trained on them.
-
-  Attributes:
-    probe_seconds: how long the last probe trained.
   """
 
   def __init__(self, session, directory, dataset, draw):
     """Prepares the programs, which are compiled at the first call, or by `start`.
 
     Args:
-      session: the run's.
       directory: of the generator, where an extractor is kept.
       dataset: what it trains on; its test split is not read.
       draw: the generator's `ImageSampler`.
     """
     self._session, self._directory, self._dataset = session, directory, dataset
     self._draw, self._by = draw, session.config.generator.select
-    self.probe_seconds = 0.0
     if self._by == 'cas':
       self._train = probe.Trainer(
         session,
@@ -56,12 +49,27 @@ class Scores:
     """Compiles in threads."""
     if self._by == 'cas':
       shape, layout = self._dataset.image_shape, self._session.layout
-      count = self._num_drawn
-      blank = Split(np.zeros((count, *shape), np.uint8), np.zeros(count, np.int32))
-      self._train.start(layout.replicated_shapes(self._group(blank)))
+      self._train.start(self._pool_shapes)
       self._evaluate.start(
         layout.replicated_shapes(probe.shapes_of(self._model, shape)), shape
       )
+
+  def operations(self, generator) -> float:
+    """Floating-point operations of a score, without its evaluation; compiles nothing.
+
+    Args:
+      generator: the shapes of its variables.
+    """
+    if self._by == 'last':
+      return 0.0
+    train = self._train.operations(self._pool_shapes) if self._by == 'cas' else 0.0
+    return train + self._draw.operations(generator, self._num_drawn)
+
+  @property
+  def _pool_shapes(self):
+    count, shape = self._num_drawn, self._dataset.image_shape
+    blank = Split(np.zeros((count, *shape), np.uint8), np.zeros(count, np.int32))
+    return self._session.layout.replicated_shapes(self._group(blank))
 
   def __call__(self, variables, drawn, *, is_only: bool = False) -> dict[str, float]:
     """Scores a generator.
@@ -100,10 +108,7 @@ class Scores:
     # network would cost more than the training that it scores.
     drawn = self._draw(variables, self._num_drawn)
     pool = self._session.layout.replicate(self._group(drawn))
-    began = time.perf_counter()
-    trained = jax.block_until_ready(self._train(pool))
-    self.probe_seconds = time.perf_counter() - began
-    result = self._evaluate(trained, self._dataset.val)
+    result = self._evaluate(self._train(pool), self._dataset.val)
     return {'cas': result['accuracy'], 'cas_loss': result['loss']}
 
   def _group(self, images):
@@ -139,7 +144,6 @@ def warnings(rows, candidates, num_steps, *, chosen_step=None) -> list[str]:
   Args:
     rows: lines of its metrics.jsonl.
     candidates: 'step' and scores of each.
-    num_steps: length of the training.
     chosen_step: of the candidate that was chosen, when the training is over.
   """
   return _defeat(rows, num_steps) + _collapse(candidates, num_steps, chosen_step)

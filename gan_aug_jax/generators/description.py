@@ -122,13 +122,9 @@ def _fields(group, values):
   for name, value in values.items():
     field = FIELDS.get(f'{group}.{name}')
     value = tuple(value) if isinstance(value, list) else value
-    kinds = (int, float) if field and type(field.default) is float else ()
-    fits = field and (type(value) is type(field.default) or type(value) in kinds)
-    try:
-      fits = fits and (field.rule is None or field.rule.allows(value))
-    except TypeError:
-      fits = False
-    if not fits:
+    kinds = (type(field.default),) if field else ()
+    kinds += (int,) if float in kinds else ()
+    if type(value) not in kinds or not field.accepts(value):
       raise ValueError(f'its {group}.{name[:40]} is not allowed')
     checked[name] = value
   return checked

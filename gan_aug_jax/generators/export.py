@@ -19,6 +19,7 @@ import numpy as np
 import safetensors.numpy
 
 import gan_aug_jax
+from gan_aug_jax import external
 from gan_aug_jax.config import precision_of
 from gan_aug_jax.errors import CheckpointError, UserError
 from gan_aug_jax.generators import (
@@ -38,7 +39,6 @@ def export(session, info, output=None) -> list[pathlib.Path]:
   """Writes each generator that a run draws from.
 
   Args:
-    session: the run's.
     info: the run's `DataFacts`.
     output: directory; None for WORKDIR/export.
 
@@ -47,7 +47,8 @@ def export(session, info, output=None) -> list[pathlib.Path]:
     in the order in which batch positions draw from them.
 
   Raises:
-    CheckpointError: if the run trained none, or a file cannot be written.
+    CheckpointError: if the run trained none.
+    WriteError: if a file cannot be written.
   """
   directory = pathlib.Path(output) if output else session.path('export')
   generator, paths = frozen.load_generator(session, info), []
@@ -83,7 +84,8 @@ def save_generator(path, description, variables, sample=None) -> None:
     sample: `(variables, keys, labels) -> images`; None for that of the description.
 
   Raises:
-    CheckpointError: if `portable` would refuse it, or a file cannot be written.
+    CheckpointError: if `portable` would refuse it.
+    WriteError: if a file cannot be written.
   """
   path = pathlib.Path(path).with_suffix('.safetensors')
   text = json.dumps(dataclasses.asdict(description))
@@ -120,14 +122,8 @@ def save_generator(path, description, variables, sample=None) -> None:
     },
   }
   contents[path.with_suffix('.json')] = json.dumps(about, indent=1)
-  try:
-    for file, content in contents.items():
-      files.write_atomically(file, content)
-  except OSError as error:
-    raise CheckpointError(
-      f'{str(path.parent)!r} cannot be written ({error.strerror}); choose another '
-      'directory.'
-    ) from None
+  for file, content in contents.items():
+    files.write_atomically(file, content)
 
 
 def _compile_or_refuse(sample, variables):
@@ -145,9 +141,8 @@ def _compile_or_refuse(sample, variables):
   except UserError:  # a signal
     raise
   except Exception as error:  # any, of an external generator
-    reason = (str(error).strip().splitlines() or [''])[0].removesuffix('.')
     raise CheckpointError(
-      f'This generator cannot be exported ({type(error).__name__}: {reason}).'
+      f'This generator cannot be exported ({external.reason(error)}).'
     ) from error
 
 

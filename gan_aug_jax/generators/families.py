@@ -22,7 +22,6 @@ def build_family(session, info: DataFacts) -> Family:
   """Builds the generator that the config asks for; trains and reads nothing.
 
   Args:
-    session: the run's.
     info: of the images that it is for.
 
   Raises:
@@ -79,7 +78,6 @@ def check_drawing(
   """Checks what an external generator draws, see `external.check_drawing`.
 
   Args:
-    session: the run's.
     family: the generator.
     variables: `() -> variables` of the frozen generator.
     info: of the images.

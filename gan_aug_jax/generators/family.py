@@ -181,9 +181,6 @@ def generator(build: Callable) -> Callable:
     build: `(setting, **arguments) -> Family or Generator`, called whenever the generator
       is needed, so it should be quick: what takes long belongs into the steps or `fit`.
       The arguments are those of `generator.args`.
-
-  Returns:
-    The function.
   """
   build.is_generator = True
   return build

@@ -22,7 +22,6 @@ class Freeze:
     """Prepares the program, which is compiled at the first call or by `start`.
 
     Args:
-      session: the run's.
       family: the `Family` of the generator.
     """
     self._layout, self._family = session.layout, family

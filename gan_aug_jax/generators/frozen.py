@@ -8,7 +8,6 @@ import pathlib
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 import numpy as np
 
 from gan_aug_jax import config as config_lib
@@ -107,19 +106,10 @@ def trainings_of(session) -> list[SeedTraining]:
   return trainings
 
 
-def on_first_process(action: Callable[[], None]) -> None:
-  """Changes files on process 0, while the others wait to read them."""
-  if jax.process_index() == 0:
-    action()
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices('generator result')
-
-
 def load_generator(session, info) -> FrozenGenerator:
   """Loads the frozen generators of a working directory.
 
   Args:
-    session: the run's.
     info: the `DataFacts` of what they were trained on.
 
   Raises:
@@ -150,17 +140,6 @@ def load_generator(session, info) -> FrozenGenerator:
     info=_summary(results, members),
     discriminator=stacked.get('discriminator'),
   )
-
-
-def make_sampler(session, family: Family, **latents: float) -> sampling.Sample:
-  """Returns the `sample` of all the generators that a run draws from.
-
-  Args:
-    session: the run's.
-    family: how they draw.
-    **latents: see `sampling.draw_latents`; by default they are drawn as in training.
-  """
-  return of_members(session, family.make_sampler(**latents))
 
 
 def of_members(session, function: Callable) -> Callable:
@@ -217,8 +196,6 @@ def load_networks(training: SeedTraining, family: Family, info) -> tuple[dict, d
   """Loads what is kept of one training.
 
   Args:
-    training: which one.
-    family: of the generator.
     info: the `DataFacts` of what it was trained on.
 
   Returns:

@@ -9,8 +9,6 @@ import time
 
 from clu import parameter_overview
 import jax
-from jax.experimental import multihost_utils
-import numpy as np
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.errors import ConfigError
@@ -20,7 +18,15 @@ from gan_aug_jax.generators import candidates, families, fitted, frozen, samples
 from gan_aug_jax.generators.freezing import Freeze
 from gan_aug_jax.generators.selection import Selection
 from gan_aug_jax.step import plans
-from gan_aug_jax.training import checkpoint, files, loop, spec, tensorboard
+from gan_aug_jax.training import (
+  checkpoint,
+  files,
+  loop,
+  processes,
+  progress,
+  spec,
+  tensorboard,
+)
 from gan_aug_jax.training.progress import format_count
 
 _LOG = logging.getLogger('gan_aug_jax')
@@ -86,12 +92,12 @@ class GeneratorTraining:
     return candidates.Scores(self._session, directory, self._dataset, self._draw)
 
   def describe(self) -> str:
-    """What will be trained: '1 x a sngan GAN, 1,500 steps, the best of 2 checkpoints'."""
-    made = f'{len(self._trainings)} x a {self.family.title}'
-    if self.family.fit:
-      return made
-    best = f', the best of {self.num_candidates} checkpoints' if self._has_choice else ''
-    return f'{made}, {format_count(self.num_steps, "step")}{best}'
+    """Such as '1 generator (sngan GAN, 1,500 steps, the best of 2 checkpoints)'."""
+    what = self.family.title
+    if not self.family.fit:
+      what += f', {format_count(self.num_steps, "step")}'
+      what += f', the best of {self.num_candidates} checkpoints' * self._has_choice
+    return f'{format_count(len(self._trainings), "generator")} ({what})'
 
   def start(self) -> None:
     """Compiles in threads what is needed, unless every generator is trained already."""
@@ -107,9 +113,20 @@ class GeneratorTraining:
       self._scores.start()
 
   def operations(self) -> float:
-    """Of the trainings that are left, see `spec.Training.operations`."""
+    """Of the trainings that are left, with the choice of a checkpoint; compiles nothing.
+
+    See `spec.Training.operations`.
+    """
     left = self.num_left if self.num_steps else 0
-    return left * self.training.operations() if left else 0.0
+    if not left:
+      return 0.0
+    each = self.training.operations()
+    if self._has_choice:
+      generator = self._session.layout.replicated_shapes(
+        self.family.shapes()['generator']
+      )
+      each += self.num_candidates * self._scores.operations(generator)
+    return left * each
 
   @property
   def num_left(self) -> int:
@@ -124,7 +141,7 @@ class GeneratorTraining:
         content = json.dumps(make(training), indent=1)
         path = training.directory / 'result.json'
         write = functools.partial(files.write_atomically, path, content)
-        frozen.on_first_process(write)
+        processes.on_first(write)
     generator = frozen.load_generator(self._session, self._dataset.facts)
     self._write_samples(generator.members)
     return generator
@@ -140,7 +157,7 @@ class GeneratorTraining:
         with checkpoint.Checkpoints(training.directory / 'checkpoints') as checkpoints:
           checkpoints.set_aside(result['num_steps'])
       path = training.directory / 'result.json'
-      frozen.on_first_process(lambda: path.unlink(missing_ok=True))
+      processes.on_first(lambda: path.unlink(missing_ok=True))
       return False
     return True
 
@@ -190,7 +207,9 @@ class GeneratorTraining:
   def _fit(self, one):
     """Makes a generator at once; returns the content of its result.json."""
     began, named = time.perf_counter(), one.session.config.generator.family
-    fitted.fit(named, self.family, self._dataset, one.seed, one.directory)
+    making = f'making the generator: {self.family.title}'
+    with progress.waiting(making, quiet=self._session.is_silent):
+      fitted.fit(named, self.family, self._dataset, one.seed, one.directory)
     return {
       **self._about(one, 0),
       'chosen_step': 0,
@@ -233,27 +252,19 @@ class GeneratorTraining:
       self._said.add((directory, warning))
     return scores
 
-  def rehearse_choice(self, state) -> float:
-    """Freezes and scores a state's generator, to be timed; writes nothing.
-
-    Returns:
-      The seconds of it in which a probe was trained.
-    """
-    self._score(self._freeze(state, seed=0)['generator'], is_only=False)
-    return self._scores.probe_seconds
-
   def _write_samples(self, members):
-    """Writes samples.png, unless it is there: first draws next to real images."""
+    """Writes samples.png, unless this sampler's is there: draws next to real images."""
     path = self._session.generator_path('samples.png')
-    # All processes draw or none does.
-    if np.all(multihost_utils.process_allgather(np.int32(path.exists()))):
+    options = json.dumps(families.arguments_of(self._session.config))
+    is_drawn = samples.is_drawn(path, options)
+    if processes.all_agree(is_drawn):  # or all of them draw
       return
     drawn = {
       'generated' if len(members) == 1 else m.name: self._draw.by_class(m.variables, 8)
       for m in members
     }
     if jax.process_index() == 0:
-      samples.write_next_to_real(path, self._dataset, drawn)
+      samples.write_next_to_real(path, self._dataset, drawn, options)
 
 
 def _params(variables):

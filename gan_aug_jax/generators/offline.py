@@ -1,25 +1,22 @@
 """Images that are drawn once before the arms, and kept: augmentation offline."""
 
 import hashlib
-import io
 import json
 import math
 
 import jax
-from jax.experimental import multihost_utils
 import numpy as np
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.evaluation.image_sampler import ImageSampler
 from gan_aug_jax.generators import families
-from gan_aug_jax.training import files
+from gan_aug_jax.training import files, processes
 
 
 def draw_once(session, dataset, sample, variables, directory) -> np.ndarray:
   """Draws `cache.images_per_class` images of each class, or reads those drawn before.
 
   Args:
-    session, dataset: the run's.
     sample: `(variables, keys, labels) -> images`.
     variables: of `sample`.
     directory: where the images are kept, under a hash of all that they depend on.
@@ -38,14 +35,11 @@ def draw_once(session, dataset, sample, variables, directory) -> np.ndarray:
     digest.update(np.ascontiguousarray(leaf))
   path = directory / f'offline-{digest.hexdigest()[:16]}.npz'
   images = _read(path, (dataset.num_classes, count, *dataset.image_shape))
-  # All processes draw them or none does.
-  if not np.all(multihost_utils.process_allgather(np.int32(images is not None))):
+  if not processes.all_agree(images is not None):  # all of them draw, or none does
     draw = ImageSampler(session, sample, dataset.num_classes)
     images = draw.by_class(variables, count, seed)
     if jax.process_index() == 0:
-      content = io.BytesIO()
-      np.savez_compressed(content, images=images)
-      files.write_atomically(path, content.getvalue())
+      files.write_arrays(path, images=images)
   return images
 
 

@@ -58,7 +58,6 @@ def build_source(session, dataset, generator=None) -> SyntheticSource:
   """Builds the source that the config describes; trains and reads nothing.
 
   Args:
-    session, dataset: the run's.
     generator: the `FrozenGenerator`; None if it is not made yet and `is_known`.
   """
   config = session.config
@@ -101,7 +100,7 @@ def _build_sample(session, dataset, generator):
   if (real := _real_images(config, dataset)) is not None:
     return sampling.make_pool_sampler(), _shapes_of_images(dataset, len(real))
   family = families.build_family(session, dataset.facts)
-  sample = frozen.make_sampler(session, family, **config.latents)
+  sample = frozen.of_members(session, family.make_sampler(**config.latents))
   known = frozen.shapes_of_members(session, family)
   shapes = known['generator'] if known else generator and generator.variables
   if config.mix.source == 'mislabelled':
@@ -184,7 +183,6 @@ def build_synthesis(session, dataset, source, *, plan, model) -> synthesis.Synth
   """Builds the `Synthesis` of an arm.
 
   Args:
-    session, dataset: the run's.
     source: the `SyntheticSource`.
     plan: the arm's `BatchPlan`.
     model: the classifier, see `recipe.build_model`.

@@ -34,9 +34,6 @@ def warp(image: jax.Array, knots: jax.Array) -> jax.Array:
   Args:
     image: float32 [H, W, C].
     knots: displacements in pixels, float32 [KNOTS, KNOTS, 2] (down, right).
-
-  Returns:
-    The warped image, [H, W, C].
   """
   height, width, _ = image.shape
   shift = jnp.einsum('hk,wl,kld->dhw', _tents(height), _tents(width), knots)
@@ -149,9 +146,6 @@ def recolor(image: jax.Array, change: jax.Array) -> jax.Array:
   Args:
     image: float32 [H, W, C].
     change: added to the brightness and the log contrast of each channel, [2, C].
-
-  Returns:
-    The changed image, [H, W, C].
   """
   brightness, contrast = change
   mean = image.mean((0, 1))

@@ -118,7 +118,6 @@ def build_classifier(
 
   Args:
     arch: 'cnn', 'mlp' or 'resnet'.
-    num_classes: number of classes.
     dropout: rate after each hidden layer and after the resnet's pooling, in [0, 1).
     features: channels of the convolutions; empty for the architecture's default.
     hidden: sizes of the fully connected layers; empty for the architecture's default.

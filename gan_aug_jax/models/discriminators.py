@@ -32,7 +32,6 @@ def _project(x, labels, num_classes, *, dtype, train):
   Args:
     x: features [B, H, W, F].
     labels: int32 [B].
-    num_classes: number of classes.
     dtype: type to compute in.
     train: see `layers.spectral`.
 
@@ -173,7 +172,6 @@ def build_discriminator(
 
   Args:
     arch: 'dcgan', 'mlp', 'sngan' or 'resnet'.
-    num_classes: number of classes.
     width: features of the first convolution, or of the last hidden layer of an 'mlp'.
     dtype: type to compute in.
 

@@ -137,6 +137,7 @@ def build_external(
   image_shape: tuple[int, int, int],
   dtype: jnp.dtype = jnp.float32,
   axis_name: str | None = None,
+  arguments: dict[str, Any] | None = None,
 ) -> ExternalClassifier:
   """Builds a classifier from your own network, and checks it by its shapes.
 
@@ -149,6 +150,7 @@ def build_external(
     image_shape: (H, W, C).
     dtype: type to compute in.
     axis_name: mapped axis of the devices, or None.
+    arguments: further ones of the function.
 
   Raises:
     ConfigError: if it fails, or does not return what it must.
@@ -156,9 +158,12 @@ def build_external(
   options = {'num_classes': num_classes, 'image_shape': image_shape}
   options |= {'dtype': dtype, 'axis_name': axis_name}
   with external.running(described):
+    if arguments and _is_network(named):
+      raise TypeError('classifier.args are for a function, and it is none')
     if callable(named) and not _is_network(named):
       taken = _named_by(named)
-      named = named(**{name: x for name, x in options.items() if name in taken})
+      options = {name: x for name, x in options.items() if name in taken}
+      named = named(**options | (arguments or {}))
     if not _is_network(named):
       raise ConfigError(
         f'{described} must be a linen module, a pair of functions (init, apply), or a '
@@ -226,7 +231,7 @@ def _check(model, image_shape):
     shape, expected = logits.shape[-2:], (2, model.num_classes)
     if logits.ndim - bool(model.axis_name) == 2 and shape[0] == 2 and shape != expected:
       raise ConfigError(
-        f'{model.described} tells {shape[1]} classes apart, and the data have '
+        f'{model.described} has outputs for {shape[1]} classes, and the data have '
         f'{model.num_classes}; let it take num_classes.'
       )
     if shape != expected or not jnp.issubdtype(logits.dtype, jnp.floating):

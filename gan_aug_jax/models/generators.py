@@ -146,7 +146,6 @@ def build_generator(
   Args:
     arch: 'dcgan', 'mlp', 'sngan' or 'resnet'.
     image_shape: (height, width, channels); all but 'mlp' need a side of 8, 16, 32...
-    num_classes: number of classes.
     width: features of the last hidden convolution, or of the first layer of an 'mlp'.
     axis_name: mapped axis that batch statistics are summed over, or None.
     dtype: type to compute in.

@@ -73,7 +73,6 @@ class BatchNorm(nn.Module):
     """Normalises x [B, ..., F].
 
     Args:
-      x: the features.
       train: whether to use the batch's statistics rather than the running ones.
       valid_mask: bool [B], which examples count; None for all.
       synthetic: bool [B], which are synthetic; None for none.
@@ -158,7 +157,6 @@ class ExampleDropout(nn.Module):
     """Drops from x [B, ...].
 
     Args:
-      x: the features.
       keys: key array [B]; may be None if not training.
       train: whether to drop anything.
     """
@@ -177,7 +175,6 @@ def spectral(layer: nn.Module, x: jax.Array, *, train: bool) -> jax.Array:
 
   Args:
     layer: linen module with a kernel.
-    x: its input.
     train: whether to keep the vectors after that step.
   """
   normalised = nn.SpectralNorm(
@@ -238,11 +235,7 @@ bias_relu_pool.defvjp(_bias_relu_pool_forward, _bias_relu_pool_backward)
 def depth_to_space(x: jax.Array) -> jax.Array:
   """Sub-pixel rearrangement (Shi et al. 2016, arXiv 1609.05158).
 
-  Args:
-    x: [B, H, W, 4 * F].
-
-  Returns:
-    [B, 2 * H, 2 * W, F].
+  [B, H, W, 4 * F] to [B, 2 * H, 2 * W, F].
   """
   batch, height, width, depth = x.shape
   x = x.reshape(batch, height, width, 2, 2, depth // 4)

@@ -39,7 +39,9 @@ def draw(
     ),
     'accuracy': _accuracy(rows, treated, control),
     'forest': figures.intervals(_differences(treated), 'all comparisons', unit=_UNIT),
-    'f1': figures.changes([row['name'] for row in treated], class_names, f1),
+    'f1': figures.changes(
+      'F1 by class, minus its control', [row['name'] for row in treated], class_names, f1
+    ),
   }
   if setting['best']:
     images |= _confusions(setting['best'], cells, class_names)
@@ -53,8 +55,6 @@ def draw_curve(
 
   Args:
     settings: of `findings.summarize`, one for each value.
-    field: its name.
-    values: of the field.
 
   Returns:
     {'curve ARM': PNG bytes} of the arms that are finished at two values or more.
@@ -86,7 +86,7 @@ def draw_curve(
       name,
       x=values,
       x_name=field,
-      y_name='difference',
+      y_name='difference in test accuracy',
       y_range=(low - margin, high + margin),
     )
     for name, line in lines.items()
@@ -177,6 +177,11 @@ def _confusions(best, cells, class_names):
     for name, counts in totals.items()
   }
   images['confusion changes'] = figures.changes(
-    class_names, class_names, change, unit='test images', scale=1
+    f'{best["arm"]} minus {best["control"]}',
+    class_names,
+    class_names,
+    change,
+    unit='test images',
+    scale=1,
   )
   return images

@@ -14,7 +14,6 @@ from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.experiment import cells, findings
 from gan_aug_jax.report import ablation_figures, pages, sentences, tables
 from gan_aug_jax.training import files
-from gan_aug_jax.training.files import read_json
 from gan_aug_jax.training.progress import format_seconds
 from gan_aug_jax.training.workdir import generator_directory
 
@@ -37,10 +36,7 @@ _CELL_FIELDS = {
 
 
 def write(workdir: pathlib.Path) -> tuple[dict[str, Any], pathlib.Path]:
-  """Writes the report of what is finished.
-
-  Args:
-    workdir: of the ablation.
+  """Writes the report of what is finished in an ablation's workdir.
 
   Returns:
     (summary, path of report.html); see `findings.summarize`.
@@ -83,13 +79,17 @@ def _cell_rows(workdir, plan, finished, failures):
     if cell := results.get(name):
       row['status'] = 'finished'
       values |= {label: cell.arm[field] for label, field in _CELL_FIELDS.items()}
-      config = read_json(workdir / 'cells' / name / 'config.json', 'config')['config']
+      config = _read_run(workdir, name)['config']
       changed = findings.changed_fields(config, plan['config'])
       values['changed'] = ', '.join(f'{f}={v}' for f, v in changed.items())
       values['device'] = cell.arm['device']
       values['versions'] = ', '.join(f'{p} {v}' for p, v in cell.arm['versions'].items())
     rows.append(row | values)
   return rows
+
+
+def _read_run(workdir, name):
+  return files.read_json(workdir / 'cells' / name / 'config.json', 'config', 'data')
 
 
 def _csv(rows):
@@ -129,7 +129,7 @@ def _render(workdir, plan, finished, summary, rows):
     images=images,
     summary=summary,
     plan=plan,
-    warnings=[*sentences.of_generators(summary), *sentences.warnings(summary)],
+    warnings=[*sentences.warnings(summary), *sentences.of_generators(summary)],
     intervals=sentences.INTERVALS,
     settings=settings,
     arms=_arms(workdir, finished, images),
@@ -154,7 +154,7 @@ def _arms(workdir, finished, images):
     name, kind = cell.about['arm'], cell.about['kind']
     if name not in lines:
       directory = workdir / 'cells' / cell.about['name']
-      config = read_json(directory / 'config.json', 'config')['config']
+      config = _read_run(workdir, cell.about['name'])['config']
       lines[name] = sentences.arms(config, cell.results)[kind]
       if (path := directory / 'arms' / kind / 'batch.png').exists():
         images[f'batch {name}'] = path.read_bytes()
@@ -177,7 +177,7 @@ def _plots(workdir, plan, setting, finished):
   if not rows:
     return {}
   first = by_arm[rows[0]['name']][0].about['name']
-  data = read_json(workdir / 'cells' / first / 'config.json', 'data')['data']
+  data = _read_run(workdir, first)['data']
   control = plan['ablation']['control']
   return ablation_figures.draw(setting, control, by_arm, data['class_names'])
 

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Mapping
+import re
 from typing import Any
 
 import jinja2
@@ -20,9 +21,6 @@ def render(
     config: as saved in config.json; the page lists all its fields.
     images: {name: PNG bytes}, which the page embeds.
     **values: further values of the template.
-
-  Returns:
-    The page.
   """
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader('gan_aug_jax.report'),
@@ -31,9 +29,10 @@ def render(
   )
   environment.filters['counted'] = format_count
   embedded = {name: base64.b64encode(png).decode() for name, png in images.items()}
-  return environment.get_template(template).render(
+  page = environment.get_template(template).render(
     images=embedded, fields=_fields(config), **values
   )
+  return re.sub(r'(?<=\d) (?=%)', '\N{NO-BREAK SPACE}', page)
 
 
 def _fields(config):

@@ -13,23 +13,24 @@ from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.evaluation import figures, statistics
 from gan_aug_jax.report import pages, sentences, tables
 from gan_aug_jax.training import files
-from gan_aug_jax.training.files import read_result
-from gan_aug_jax.training.workdir import generator_directory
+from gan_aug_jax.training.workdir import generator_directory, read_predictions
 
 # (treatment, its control)
 _PAIRS = (('augmented', 'real_only'), ('augmented_classical', 'real_classical'))
+_METRICS = 'metrics.jsonl'
+# {title of a plot: the metric in it}
+_CURVES = {
+  'validation accuracy': 'val_accuracy',
+  'validation loss': 'val_loss',
+  'training loss (as trained)': 'loss',
+}
 
 
 def render(workdir: pathlib.Path, run: Mapping, results: Mapping) -> pathlib.Path:
   """Writes report.html.
 
   Args:
-    workdir: directory of the run.
     run: content of config.json.
-    results: content of results.json.
-
-  Returns:
-    The path of the report.
 
   Raises:
     CheckpointError: if the results are of an older version, or predictions cannot be
@@ -80,33 +81,17 @@ def render(workdir: pathlib.Path, run: Mapping, results: Mapping) -> pathlib.Pat
 def findings(workdir: pathlib.Path, arms: Mapping) -> dict[str, sentences.Finding]:
   """{arm: what a run says of it} of arms with synthetic images and their controls.
 
-  Args:
-    workdir: directory of the run.
-    arms: of results.json.
-
   Raises:
     CheckpointError: if predictions cannot be read.
   """
   found = {}
   for treatment, control in _PAIRS:
     if {treatment, control} <= set(arms):
-      mine, labels = _read_predictions(workdir, treatment)
-      theirs, _ = _read_predictions(workdir, control)
+      mine, labels = read_predictions(workdir / 'arms' / treatment)
+      theirs, _ = read_predictions(workdir / 'arms' / control)
       paired = statistics.compare_predictions(mine, theirs, labels)
       found[treatment] = sentences.finding(treatment, control, arms, paired)
   return found
-
-
-def _read_predictions(workdir, arm):
-  path = workdir / 'arms' / arm / 'predictions.npz'
-  try:
-    saved = files.read_arrays(path)
-    return saved['test_predictions'], saved['test_labels']
-  except (OSError, ValueError, KeyError):
-    raise CheckpointError(
-      f'{str(path)!r} is missing or damaged; move it away and run again: the checkpoint '
-      'has what is needed to write a new one.'
-    ) from None
 
 
 def _images(workdir, results, found, class_names):
@@ -118,11 +103,11 @@ def _images(workdir, results, found, class_names):
     images[f'confusion {name}'] = figures.confusion_matrix(name, class_names, matrix)
     if (path := workdir / 'arms' / name / 'batch.png').exists():
       images[f'batch {name}'] = path.read_bytes()
-  images |= _curves(
-    {arm: workdir / 'arms' / arm / 'metrics.jsonl' for arm in arms},
-    ('validation accuracy', 'validation loss', 'training loss (as trained)'),
-    ('val_accuracy', 'val_loss', 'loss'),
-  )
+  rows = {name: files.read_metrics(workdir / 'arms' / name / _METRICS) for name in arms}
+  for title, metric in _CURVES.items():
+    series = {name: _series(of_one, metric) for name, of_one in rows.items()}
+    percent = 'accuracy' in title
+    images[f'curve {title}'] = figures.curves(title, series, percent=percent)
   if results['generator']:
     images |= _generator_images(generator_directory(workdir))
   return images
@@ -143,19 +128,6 @@ def _answer(arms, found):
   return figures.intervals(rows, 'test accuracy, with 95 % intervals')
 
 
-def _curves(paths, titles, names):
-  """{'curve TITLE': PNG}, a line for each file of metrics."""
-  rows = {label: files.read_metrics(path) for label, path in paths.items()}
-  return {
-    f'curve {title}': figures.curves(
-      title,
-      {label: _series(of_one, name) for label, of_one in rows.items()},
-      percent='accuracy' in title,
-    )
-    for title, name in zip(titles, names, strict=True)
-  }
-
-
 def _generator_images(directory):
   """Samples, those at each save, and curves of the discriminator and generator."""
   images = {}
@@ -163,7 +135,7 @@ def _generator_images(directory):
     images['samples'] = path.read_bytes()
   strip = sorted((directory / 'samples').glob('*.png'))
   images |= {f'step {int(path.stem):,}': path.read_bytes() for path in strip}
-  rows = files.read_metrics(directory / 'metrics.jsonl')
+  rows = files.read_metrics(directory / _METRICS)
   names = sorted({name for row in rows for name in row})
   for title, ending in (
     ('losses of the networks', '_loss'),
@@ -184,7 +156,7 @@ def _series(rows, name):
 
 def _read_scores(workdir):
   """The content of score/scores.json, or None where it is missing or damaged."""
-  scores = read_result(workdir / 'score' / 'scores.json') or {}
+  scores = files.read_result(workdir / 'score' / 'scores.json') or {}
   return scores if {'rows', 'extractor', 'held_out_chose'} <= set(scores) else None
 
 

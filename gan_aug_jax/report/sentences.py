@@ -22,6 +22,10 @@ INTERVALS = (
   'five such ablations. The best arm and the best control are those with the highest '
   'mean recall over the classes on validation images; ties go to the lower loss.'
 )
+INTERVALS_IN_SHORT = (
+  'Intervals are 95 %, by a paired t-test over the seeds; verdicts allow for the number '
+  'of comparisons (Holm).'
+)
 ONE_SEED = (
   'This is one seed, and the intervals cover only the choice of test images: a first '
   'look, not a verdict.'
@@ -39,6 +43,8 @@ _ONE_SUBSET = (
   'about other subsets.'
 )
 _MOST_GENERATORS = 5  # whose warnings are shown
+_FEW_IMAGES = 100  # to test on
+_MUCH = 10  # points: a design that detects no less is too small
 _SHOWN = {
   'noise': 'noise',
   'mislabelled': 'images of another class',
@@ -91,7 +97,6 @@ def finding(treatment: str, control: str, arms: Mapping, paired: Mapping) -> Fin
   Args:
     treatment: name of the arm.
     control: name of the control.
-    arms: of results.json.
     paired: of `statistics.compare_predictions`.
 
   """
@@ -113,10 +118,11 @@ def finding(treatment: str, control: str, arms: Mapping, paired: Mapping) -> Fin
   points = _points(paired | {'mean': paired['difference']})
   headline = f'{treatment} vs. {control}: {_WORDS[kind]}, {points}.'
   detail = (
-    f'Test accuracy is {after["eval_accuracy"]:.2%} with '
-    f'{after["effective_ratio"]:.0%} synthetic images and {before["eval_accuracy"]:.2%} '
-    f'without: {format_count(paired["gained"], "test image")} gained, '
-    f'{paired["lost"]:,} lost. {steps}'
+    f'Test accuracy is {after["eval_accuracy"]:.2%} with synthetic images '
+    f'({after["effective_ratio"]:.0%} of the batch size) and '
+    f'{before["eval_accuracy"]:.2%} without: '
+    f'{format_count(paired["gained"], "test image")} gained, {paired["lost"]:,} lost. '
+    f'{steps}'
   )
   return Finding(kind, headline, detail)
 
@@ -132,10 +138,16 @@ def costs(results: Mapping) -> str:
 
 
 def caveats(results: Mapping) -> list[str]:
-  """Warnings of the data, a search, an oracle or no real validation in results.json."""
+  """Why results.json means less than it seems: few images, a search, an oracle."""
   lines = [SEARCH] if results.get('test_on') == 'val' else []
   lines += [_TRAINED_ON_VAL] if results.get('train_on_val') else []
   lines += results.get('data_notes', [])
+  total = sum(map(sum, next(iter(results['arms'].values()))['confusion_matrix']))
+  if total < _FEW_IMAGES:
+    lines.append(
+      f'There are {format_count(total, "test image")}, so a single one counts for '
+      f'{100 / total:.1f} points: differences of a few images mean nothing.'
+    )
   for name, arm in results['arms'].items():
     if shown := _SHOWN.get(arm['source'].get('shows')):
       lines.append(f'{name}: “synthetic” here means {shown}.')
@@ -172,7 +184,6 @@ def arms(config: Mapping, results: Mapping) -> dict[str, str]:
 
   Args:
     config: of config.json.
-    results: content of results.json.
   """
   config, lines = config_lib.from_dict(config), {}
   for name, arm in results['arms'].items():
@@ -180,8 +191,10 @@ def arms(config: Mapping, results: Mapping) -> dict[str, str]:
     text = 'Real images only'
     if synthetic:
       shown = _SHOWN.get(arm['source'].get('shows'), 'synthetic images')
-      how = 'in place of' if config.mix.mode == 'replace' else 'on top of'
-      text = f'Real images, and {arm["effective_ratio"]:.0%} {shown} {how} real ones'
+      how = f'replaced by {shown}'
+      if config.mix.mode == 'add':
+        how = f'of the batch size on top of them as {shown}'
+      text = f'Real images, {arm["effective_ratio"]:.0%} {how}'
     if config_lib.is_augmented(config, name) != synthetic:
       text = 'Real images; no synthetic ones at this ratio'
     changes = _describe_augmentation(config.augment) if classical else 'as they are'
@@ -190,7 +203,9 @@ def arms(config: Mapping, results: Mapping) -> dict[str, str]:
 
 
 def _describe_augmentation(augment):
-  done = [f'shifted by up to {augment.crop_padding} pixels'] * bool(augment.crop_padding)
+  done = [f'shifted by up to {format_count(augment.crop_padding, "pixel")}'] * bool(
+    augment.crop_padding
+  )
   done += ['mirrored'] * augment.flip
   done += ['recoloured'] * bool(augment.color)
   done += [f'with a blank square of {augment.cutout} pixels'] * bool(augment.cutout)
@@ -210,7 +225,7 @@ def choice(info: Mapping) -> str:
   rows = info.get('candidates', [])
   if not rows:
     return ''
-  chosen = next(row for row in rows if row['step'] == info['chosen_step'])
+  chosen = findings.chosen_candidate(info)
   step = f'step {chosen["step"]:,}'
   if len(rows) == 1:
     return f'The only checkpoint, {step}, was kept.'
@@ -232,11 +247,9 @@ def choice(info: Mapping) -> str:
 
 def copies(info: Mapping) -> str:
   """Whether the chosen generator copies its training images; '' where not measured."""
-  rows = info.get('candidates', [])
-  chosen = [row for row in rows if row['step'] == info['chosen_step']]
-  if not chosen or 'memorised' not in chosen[0]:
+  share = findings.chosen_candidate(info).get('memorised')
+  if share is None:
     return ''
-  share = chosen[0]['memorised']
   verdict = 'it copies training images' if share > 0.1 else 'no sign of copying'
   return (
     f'Memorisation: {share:.1%} of its images are closer to a training image, in pixels, '
@@ -398,7 +411,7 @@ def _of_best(best, num_comparisons):
 
 def _interval(row):
   if len(row.get('differences', ())) == 2:
-    return 'two seeds show too little for an interval'
+    return 'no interval from two seeds'
   if row['low'] is None or math.isnan(row['low']):
     return 'no interval'
   return f'95 % interval {100 * row["low"]:+.2f} to {100 * row["high"]:+.2f}'
@@ -418,7 +431,10 @@ def _power(row, num_comparisons):
     return []
   detectable = ''
   if row['detectable'] is not None and not math.isnan(row['detectable']):
-    detectable = f'; smallest detectable effect {100 * row["detectable"]:.2f} points'
+    points = 100 * row['detectable']
+    detectable = f'; smallest detectable effect {points:.2f} points'
+    if points > _MUCH:
+      detectable = f'; too few seeds to detect less than {points:.0f} points'
   return [
     f'Adjusted p {row["adjusted_p"]:.2g} ({format_count(num_comparisons, "comparison")}, '
     f'{format_count(len(row["seeds"]), "seed")}){detectable}.'

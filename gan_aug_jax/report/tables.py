@@ -64,10 +64,6 @@ def cells(row: Mapping, fields: Sequence[str]) -> list[str]:
 
   Args:
     row: {field: number}; a field that is missing, None or NaN is shown as 'n/a'.
-    fields: the columns.
-
-  Returns:
-    A text for each field.
   """
   known = [field for field in fields if not _is_missing(row.get(field))]
   texts = {field: _COLUMNS[field][1].format(row[field]) for field in known}
@@ -88,25 +84,32 @@ def print_results(results: Mapping, findings: Collection[sentences.Finding] = ()
   """Prints the verdicts of a run, then the arms of results.json.
 
   Args:
-    results: content of results.json.
     findings: from `run_report.findings`.
   """
   print_warnings(sentences.run_warnings(results))
   _print_findings(findings)
   if findings:
-    _print_lines([sentences.ONE_SEED])
+    print_lines([sentences.ONE_SEED])
   title = f'{results["dataset"]}, seed {results["seed"]}'
   _print_arms(title, results['arms'], SHORT_RUN)
-  _print_lines([sentences.costs(results)])
+  print_lines([sentences.costs(results)])
+
+
+def print_lines(lines: Sequence[str], style: str | None = None) -> None:
+  """Prints lines, broken between words on a terminal and whole elsewhere."""
+  console = _console()
+  for line in lines:
+    whole = not console.is_terminal
+    console.print(line, style=style, highlight=False, soft_wrap=whole)
 
 
 def print_warnings(lines: Sequence[str]) -> None:
   """Prints lines that nobody should miss, in red on a terminal."""
-  _print_lines(lines, style='red')
+  print_lines(lines, style='red')
 
 
 def print_evaluations(scores: Mapping[str, Mapping]) -> None:
-  """Prints {arm: {split: {metric: value}}}, as `arms.evaluate_arms` returns it."""
+  """Prints {arm: {split: {metric: value}}}, as `evaluate.evaluate_arms` returns it."""
   names = ('accuracy', 'precision', 'recall', 'f1', 'loss')
   rows = [
     (arm, [split, *(f'{values[name]:.4f}' for name in names)])
@@ -120,7 +123,7 @@ def print_scores(scores: Mapping) -> None:
   """Prints score/scores.json, the scores of generators."""
   title = f'{scores["dataset"]}: quality of the generators'
   _print_table(title, ('images', *headings(SCORES)), score_rows(scores))
-  _print_lines(sentences.of_scores(scores))
+  print_lines(sentences.of_scores(scores))
 
 
 def print_summary(summary: Mapping) -> None:
@@ -130,7 +133,7 @@ def print_summary(summary: Mapping) -> None:
     title = ', '.join(filter(None, (summary['dataset'], setting['name'])))
     _print_findings(sentences.verdicts(setting, summary['num_comparisons']))
     _print_arms(title, {row['name']: row for row in setting['arms']}, SHORT_ABLATION)
-  _print_lines([sentences.INTERVALS, *sentences.status(summary)])
+  print_lines([sentences.INTERVALS_IN_SHORT, *sentences.status(summary)])
 
 
 def print_plan(planned: Sequence, estimate: Estimate) -> None:
@@ -161,12 +164,14 @@ def print_estimate(estimate: Estimate) -> None:
   """Prints how long what is left will take."""
   of_arms, of_generators = sum(estimate.arms.values()), sum(estimate.generators.values())
   count = format_count(len(estimate.generators), 'generator')
-  _print_lines(
+  print_lines(
     [
-      f'Left: {format_seconds(of_arms + of_generators)}: '
+      f'Left: about {format_seconds(estimate.total)}: '
       f'{format_count(len(estimate.arms), "classifier")} {format_seconds(of_arms)}, '
-      f'{count} {format_seconds(of_generators)}. Extrapolated from a few steps; with '
-      'compilation, the choice of checkpoints and evaluation.'
+      f'{count} {format_seconds(of_generators)}. A rough estimate, by operations and the '
+      'time of two unoptimized steps; with compilation, the choice of checkpoints and '
+      'evaluation.',
+      *estimate.left_out,
     ]
   )
 
@@ -184,8 +189,8 @@ def _console():
 
 def _print_findings(findings):
   for finding in findings:
-    _print_lines([finding.headline], style=_STYLES.get(finding.kind, 'bold'))
-    _print_lines([finding.detail] if finding.detail else [])
+    print_lines([finding.headline], style=_STYLES.get(finding.kind, 'bold'))
+    print_lines([finding.detail] if finding.detail else [])
 
 
 def _print_arms(title, arms, fields):
@@ -201,8 +206,3 @@ def _print_table(title, columns, rows, justify='right'):
   for name, texts in rows:
     table.add_row(name, *texts)
   _console().print(table)
-
-
-def _print_lines(lines, style=None):
-  for line in lines:
-    _console().print(line, style=style, highlight=False, soft_wrap=True)

@@ -89,11 +89,9 @@ def make_compose(
   """Returns the part of the step that composes a batch.
 
   Args:
-    layout: where the step runs.
     plan: how many positions are synthetic. If none are, `synthesize` is never called.
     synthesize: a `Synthesis`, or from `make_pooled`.
     augmentation: what happens to the composed images.
-    num_classes: number of classes.
     weight: `step -> weight` of a synthetic example in the loss; a real one weighs 1.
     on_reject: what replaces an image that the filter rejected: a 'real' image of the same
       class, drawn independently of the stream; or nothing ('drop', weight 0).

@@ -16,7 +16,6 @@ def class_distribution(kind: str, counts: np.ndarray, plan: BatchPlan) -> np.nda
       far as the synthetic images reach, the rarest class first (counting each at a weight
       of 1, and as many as a schedule has at its peak).
     counts: training examples of each class [num_classes], all above 0.
-    plan: how batches are composed.
 
   Returns:
     float64 [num_classes], summing to 1.
@@ -68,7 +67,6 @@ def draw_labels(
 
   Args:
     keys: key array [...].
-    num_classes: number of classes.
     class_probs: probability of each class [num_classes]; None for equal ones.
 
   Returns:

@@ -35,8 +35,6 @@ def make_fused_step(
 
   Args:
     model: linen module from `build_classifier`, or an `ExternalClassifier`.
-    optimizer: optax transformation.
-    layout: where the step runs.
     plan: how many positions are synthetic.
     compose: from `batches.make_compose`, of the same plan.
     ema_decay: of the moving average of a state that has one, in [0, 1).
@@ -146,8 +144,9 @@ def make_optimizer(
     schedule: 'constant', 'cosine' or 'linear' from the peak to 0, or `(learning_rate,
       num_steps) -> schedule`. With a warm-up, 'linear' is the one-cycle policy (Smith &
       Topin 2017, arXiv 1708.07120, section 2).
-    warmup_steps: steps in which the learning rate rises linearly from 0 to the peak; the
-      schedule takes the others (Goyal et al. 2017, arXiv 1706.02677, section 2.2).
+    warmup_steps: below num_steps, in which the learning rate rises linearly from 0 to the
+      peak; the schedule takes the others (Goyal et al. 2017, arXiv 1706.02677, section
+      2.2).
     momentum: of SGD.
     nesterov: whether the momentum looks ahead (Sutskever et al. 2013, section 2; with
       'adam' it is NAdam, Dozat 2016).
@@ -158,7 +157,7 @@ def make_optimizer(
       (Pascanu et al. 2013, arXiv 1211.5063, algorithm 1); 0 for no clipping.
 
   Raises:
-    ValueError: if the optimizer or schedule is unknown, or the warm-up leaves no step.
+    ValueError: if the optimizer or schedule is unknown.
   """
   rate = _learning_rate(schedule, learning_rate, num_steps, warmup_steps)
   mask = _are_kernels if only_kernels else None
@@ -181,11 +180,6 @@ def _are_kernels(params):
 
 
 def _learning_rate(schedule, peak, num_steps, warmup_steps):
-  if warmup_steps and warmup_steps >= num_steps:
-    raise ValueError(
-      f'A warm-up of {warmup_steps} steps leaves none of the {num_steps} steps of the '
-      'training.'
-    )
   num_left = num_steps - warmup_steps
   if callable(schedule):
     rate = schedule(peak, num_left)

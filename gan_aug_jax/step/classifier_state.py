@@ -81,7 +81,6 @@ def init_classifier(
   Args:
     seed: integer in [0, 2^31), or an int32 scalar array.
     model: linen module from `build_classifier`, or an `ExternalClassifier`.
-    optimizer: optax transformation.
     image_shape: (height, width, channels).
     class_stats: names of the statistics to gather, see `ClassifierState.class_stats`.
     averages: whether it has a moving average.

@@ -58,12 +58,7 @@ RealExamples = DeviceDataset | StreamedBatches
 
 
 def normalize(images: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
-  """Maps uint8 [..., H, W, C] in 0..255 to floats in [-1, 1].
-
-  Args:
-    images: the pixels.
-    dtype: of the result.
-  """
+  """Maps uint8 [..., H, W, C] in 0..255 to floats in [-1, 1]."""
   return images.astype(dtype) / 127.5 - 1
 
 
@@ -78,9 +73,7 @@ def read(
   """Reads rows of the set.
 
   Args:
-    data: the set.
     rows: int32 [...].
-    dtype: of the images.
 
   Returns:
     Images [..., H, W, C] in [-1, 1] and labels int32 [...].
@@ -94,7 +87,6 @@ def draw_rows(
   """Draws a row of the set for each key, uniformly and independently of the stream.
 
   Args:
-    data: the set.
     keys: key array [...].
     labels: int32 [...], to draw rows of these classes only; None for any.
 
@@ -126,7 +118,6 @@ def take(
       `StreamedBatches` of a step, which are in order already.
     index: int32 [groups, share], places in the stream. One outside the window gives some
       example of it: a masked slot may point anywhere.
-    dtype: of the images.
     step, substep: which of the `StreamedBatches`.
 
   Returns:
@@ -143,9 +134,7 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
   """Returns the permutation of one epoch.
 
   Args:
-    seed: of the order.
     epoch: its number, from 0.
-    num_examples: size of the set.
 
   Returns:
     int32 [num_examples].
@@ -172,7 +161,6 @@ def make_feed(
 
   Args:
     examples: the set, placed, with at least one example.
-    seed: of the order.
     place: puts host arrays on the devices.
 
   Returns:
@@ -202,7 +190,6 @@ def window_length(num_examples: int, count: int) -> int:
   """Returns the length of a window, in whole epochs, that holds any `count` elements.
 
   Args:
-    num_examples: size of the set.
     count: successive elements that are taken at once.
   """
   return (max(0, count - 1) // num_examples + 2) * num_examples

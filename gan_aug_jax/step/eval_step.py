@@ -20,8 +20,6 @@ def make_eval_step(
 
   Args:
     model: linen module from `build_classifier`.
-    layout: where the step runs.
-    num_classes: number of classes.
     dtype: of the images, float32 or wider.
 
   Returns:

@@ -67,7 +67,6 @@ def init_gan(
     discriminator: linen module from `build_discriminator`.
     generator_tx: the generator's optax transformation.
     discriminator_tx: the discriminator's.
-    latent_dim: size of the latent.
   """
   latent, labels = jnp.zeros((2, latent_dim)), jnp.zeros(2, jnp.int32)
   generator_key = rng.stream_key(seed, 'gan_init', substep=0)
@@ -154,10 +153,6 @@ class GanLosses:
     """Returns the discriminator's loss, to be differentiated by its parameters.
 
     Args:
-      params: the discriminator's parameters.
-      state: everything else.
-      batch: real and synthetic images.
-      keys: of the step.
       substep: number of the update within the step.
 
     Returns:
@@ -201,7 +196,6 @@ class GanLosses:
       fake: synthetic images [groups, share, H, W, C], those of the batch.
       state: with the updated discriminator.
       batch: the last one that the discriminator saw.
-      keys: of the step.
       substep: number of the discriminator's last update.
     """
     fake = self._augment(fake, batch.positions, keys, _LOOKS * substep + 2)
@@ -215,8 +209,6 @@ class GanLosses:
     """Logits [groups, n] in training, the gradient penalty, and the new statistics.
 
     Args:
-      params: the discriminator's.
-      state: everything else.
       images: [groups, n, H, W, C].
       labels: [groups, n].
       weights: of the penalty, one for each equal part of the images.
@@ -287,8 +279,6 @@ def make_gan_step(
     generator: linen module.
     gan_losses: of both networks; their batch size is a multiple of the devices.
     generator_tx, discriminator_tx: optax transformations.
-    layout: where the step runs.
-    latent_dim: size of the latent.
     ema_decay: of the generator's moving average, in [0, 1); reached gradually.
     d_steps: updates of the discriminator, each on its own real batch.
     dtype: of the images and latents, float32 or wider.
@@ -393,8 +383,6 @@ def make_measure(
 
   Args:
     generator: linen module without a mapped axis.
-    latent_dim: size of the latent.
-    num_classes: number of classes.
     batch_size: images per step to measure on.
 
   Returns:

@@ -46,7 +46,6 @@ def init_generator(
   Args:
     seed: integer in [0, 2^31), or an int32 scalar array.
     init_params: `key -> params`.
-    tx: optax transformation.
   """
   params = init_params(rng.stream_key(seed, 'gan_init'))
   return GeneratorState(
@@ -73,8 +72,6 @@ def make_generator_step(
   Args:
     loss: a loss per example, whose value depends on that example alone; images are in
       [-1, 1], and each example has a key of its own.
-    tx: optax transformation.
-    layout: where the step runs.
     batch_size: images of a step.
     ema_decay: of the moving average, in [0, 1); reached gradually.
     dtype: of images and losses, float32 or wider.

@@ -56,7 +56,6 @@ def make_ramp(
 
   Args:
     shape: 'constant', 'linear' or 'cosine'.
-    num_steps: length of the training.
     start: fraction of the steps at which the ramp starts, in [0, 1).
     stop: fraction of the steps at which it stops, in (0, 1].
 

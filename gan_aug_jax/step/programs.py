@@ -9,6 +9,7 @@ once, so that the arms of a run and the cells of an ablation share them.
 from collections.abc import Callable, Iterator
 import concurrent.futures
 import contextlib
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -94,8 +95,14 @@ class Program:
     """
     if not self._takes_shapes:
       return 0.0
-    self._lowered = self._lower(arguments)
+    self._lowered = self._lowered or self._lower(arguments)
     return (self._lowered.cost_analysis() or {}).get('flops', 0.0)
+
+  def unoptimized(self) -> 'Program':
+    """The same program, to be compiled sooner on a CPU and to run slower."""
+    other = copy.copy(self)
+    other._future, other._runs_once = None, True
+    return other
 
   @property
   def is_compiled(self) -> bool:

@@ -10,25 +10,11 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-# A stream's number is part of every result: append, never renumber.
-_STREAMS = {
-  'init': 0,
-  'latent': 1,
-  'label': 2,
-  'augment': 3,
-  'dropout': 4,
-  'gan_init': 5,
-  'gan_latent': 6,
-  'gan_statistics': 7,
-  'show': 8,
-  'diffaug': 9,
-  'score': 10,
-  'choice': 11,
-  'substitute': 12,
-  'partner': 13,
-  'mix': 14,
-  'generator': 15,
-}
+# A stream's place is part of every result: append, never reorder.
+_NAMES = ('init', 'latent', 'label', 'augment', 'dropout', 'gan_init', 'gan_latent')
+_NAMES += ('gan_statistics', 'show', 'diffaug', 'score', 'choice', 'substitute')
+_NAMES += ('partner', 'mix', 'generator')
+_STREAMS = {name: number for number, name in enumerate(_NAMES)}
 
 Integer = int | jax.Array
 
@@ -89,7 +75,6 @@ class StepKeys:
     """Returns the keys of one stream for some examples.
 
     Args:
-      stream: name of the stream.
       positions: global positions of the examples, int32 of any shape.
       substep: see `stream_key`.
 
@@ -110,7 +95,6 @@ def step_keys(seed: Integer, step: Integer) -> StepKeys:
 
   Args:
     seed: see `stream_key`.
-    step: training step.
   """
   fold = jax.vmap(jax.random.fold_in, (0, None))
   root = jax.random.key(seed, impl='threefry2x32')

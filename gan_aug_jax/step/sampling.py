@@ -31,8 +31,6 @@ def draw_latents(
 
   Args:
     keys: key array [B].
-    shape: of a latent.
-    dtype: of the latents.
     std: standard deviation. GaFi (Dell'Acqua et al. 2023, arXiv 2305.10118) searches from
       1 up; below 1 images are more typical and more alike.
     truncation: largest magnitude of a number in standard deviations, larger ones being
@@ -73,7 +71,6 @@ def make_sampler(
 
   Args:
     render: from latents and labels to images.
-    latent_shape: of a latent.
     **latents: see `draw_latents`.
 
   Returns:
@@ -130,7 +127,6 @@ def group_by_class(
   Args:
     images: uint8 [N, H, W, C].
     labels: [N].
-    num_classes: number of classes.
 
   Returns:
     {'images': uint8 [N, H, W, C], 'first': int32 [num_classes], where a class begins,
@@ -159,10 +155,6 @@ def mislabel(sample: Sample, num_classes: int) -> Sample:
   """Makes a `sample` draw images of another class than the label's, uniformly.
 
   A control: the images are the generator's, and what they teach is wrong.
-
-  Args:
-    sample: the right one.
-    num_classes: number of classes.
   """
 
   def mislabelled(variables, keys, labels):
@@ -178,12 +170,8 @@ def mislabel(sample: Sample, num_classes: int) -> Sample:
 def make_discriminator_logits(discriminator: nn.Module) -> Callable:
   """Returns `(variables, images [B, m, H, W, C], labels [B]) -> logits [B, m]`.
 
-  Args:
-    discriminator: linen module, called with (images, labels).
-
-  Returns:
-    A pure function whose logits carry no gradient; `variables` hold 'params' and
-    'spectral'.
+  A pure function of a linen module called with (images, labels). The logits carry no
+  gradient; `variables` hold 'params' and 'spectral'.
   """
 
   def discriminator_logits(variables, images, labels):

@@ -122,7 +122,6 @@ class Layout:
 
     Args:
       body: `(carry, x) -> (carry, y)`.
-      carry: its first value.
       xs: tree of arrays with a leading axis, an element per turn.
 
     Returns:
@@ -175,7 +174,6 @@ class Layout:
 
     Args:
       shape: of one device's group, [share, ...].
-      dtype: of the array.
     """
     return self.shard_rows(np.zeros((self.num_local_devices, *shape), dtype))
 

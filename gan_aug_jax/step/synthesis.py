@@ -146,7 +146,6 @@ class Synthesis:
     """Draws, filters and labels.
 
     Args:
-      keys: of the step.
       slots: int32 [groups, c], positions in the batch.
       state: the classifier's; read only if `depends_on_classifier`.
       frozen: the variables of `networks`.
@@ -293,9 +292,6 @@ def make_draw_ahead(
   """Returns what draws the images of all steps of a call in one forward pass.
 
   Args:
-    synthesis: how images are made.
-    layout: where the step runs.
-    plan: how batches are composed.
     max_bytes: see `DrawAhead`; 0 for none.
     refresh_steps: steps for which an image is kept.
 
@@ -334,7 +330,6 @@ def make_pooled(synthesize: Synthesize, every: int, layout: Layout) -> Synthesiz
   Args:
     synthesize: a `Synthesis`.
     every: steps that a pool lasts; it is redrawn at multiples of that.
-    layout: where the step runs.
   """
 
   def pooled(keys: StepKeys, slots, state, frozen):
@@ -356,11 +351,7 @@ def init_pool(
   """Returns an empty pool for a plan's synthetic positions, each on its device.
 
   Args:
-    layout: where the step runs.
-    plan: how batches are composed.
     image_shape: (height, width, channels).
-    num_classes: number of classes.
-    dtype: of the images.
   """
   share = layout.slots_per_device(plan.num_synthetic)
   return Synthetic(

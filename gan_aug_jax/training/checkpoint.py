@@ -21,12 +21,11 @@ import time
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
-import numpy as np
 import orbax.checkpoint as ocp
 
 from gan_aug_jax import logs
 from gan_aug_jax.errors import CheckpointError, UserError
+from gan_aug_jax.training import processes
 
 _LOG = logging.getLogger('gan_aug_jax')
 
@@ -145,7 +144,6 @@ class Checkpoints:
     """Restores `(state, host)` of one step.
 
     Args:
-      step: of the checkpoint.
       state: see `restore`.
 
     Raises:
@@ -173,10 +171,7 @@ class Checkpoints:
       return restored.state, restored.host, kept
 
     result = _attempt(read)
-    if jax.process_count() > 1:
-      could = multihost_utils.process_allgather(np.int32(result is not None))
-      result = result if np.all(could) else None
-    return result
+    return result if processes.all_agree(result is not None) else None
 
   def _read_generators(self, step, shapes, sharding):
     args = ocp.args.StandardRestore(_shapes(shapes, sharding))
@@ -190,7 +185,6 @@ class Checkpoints:
     """Restores the frozen generators of one step.
 
     Args:
-      step: of the checkpoint.
       shapes: {name: pytree of shapes and types}, of all that were saved.
       sharding: where to put the arrays.
 
@@ -208,19 +202,22 @@ class Checkpoints:
 
   def set_aside(self, step: int) -> None:
     """Renames a checkpoint that cannot be read, with a warning."""
+    damaged = self.directory / str(step)
     names = (f'{step}.damaged{n or ""}' for n in itertools.count())
     target = next(path for n in names if not (path := self.directory / n).exists())
-    if jax.process_index() == 0 and (self.directory / str(step)).exists():
-      os.replace(self.directory / str(step), target)
-      _LOG.warning(
-        'Checkpoint %d in %s cannot be read; going back to the previous one. It is kept '
-        'as %s.',
-        step,
-        self.directory,
-        target.name,
-      )
-    if jax.process_count() > 1:
-      multihost_utils.sync_global_devices('set aside')
+
+    def rename():
+      if damaged.exists():
+        os.replace(damaged, target)
+        _LOG.warning(
+          'Checkpoint %d in %s cannot be read; going back to the previous one. It is '
+          'kept as %s.',
+          step,
+          self.directory,
+          target.name,
+        )
+
+    processes.on_first(rename)
     self._manager.reload()
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import io
 import json
 import math
 import os
@@ -14,7 +15,7 @@ import zlib
 
 import numpy as np
 
-from gan_aug_jax.errors import CheckpointError, UserError
+from gan_aug_jax.errors import CheckpointError, UserError, WriteError
 
 
 def write_atomically(path, content: str | bytes) -> None:
@@ -25,14 +26,14 @@ def write_atomically(path, content: str | bytes) -> None:
     content: what it is to hold.
 
   Raises:
-    OSError: naming the file; what was there before is still there.
+    WriteError: if that fails; what was there before is still there.
   """
   path = pathlib.Path(path)
   content = content.encode() if isinstance(content, str) else content
   # A unique name: several processes, on several machines, may write one file.
   temporary = path.with_name(f'{path.name}.{uuid.uuid4().hex}.tmp')
   try:
-    with _naming(path):
+    with _writing(path):
       path.parent.mkdir(parents=True, exist_ok=True)
       with open(temporary, 'wb') as file:
         file.write(content)
@@ -46,23 +47,25 @@ def write_atomically(path, content: str | bytes) -> None:
 
 
 @contextlib.contextmanager
-def _naming(path):
-  """Adds the file's name to an OSError; that of a full disk has none."""
+def _writing(path):
   try:
     yield
-  except OSError as error:
-    raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+  except OSError as error:  # that of a full disk does not name the file
+    raise WriteError(error.errno, error.strerror or str(error), str(path)) from None
+
+
+def write_arrays(path, **arrays: np.ndarray) -> None:
+  """Writes an .npz file, for `read_arrays`; see `write_atomically`."""
+  content = io.BytesIO()
+  np.savez_compressed(content, **arrays)
+  write_atomically(path, content.getvalue())
 
 
 def read_arrays(path, most_bytes: int = 2**30) -> dict[str, np.ndarray]:
   """Reads an .npz file of a run.
 
   Args:
-    path: of the file.
     most_bytes: limit on the size of its arrays; a small file may claim to hold anything.
-
-  Returns:
-    {name: array}.
 
   Raises:
     OSError, ValueError: if it is missing, damaged, too large or holds Python objects.
@@ -91,7 +94,6 @@ def read_json(path, *keys: str) -> dict[str, Any]:
   """Reads a JSON object of a run.
 
   Args:
-    path: of the file.
     *keys: that it must have.
 
   Raises:
@@ -148,7 +150,6 @@ class MetricsFile:
     """Opens a file and drops the lines after a step, and a half-written last one.
 
     Args:
-      path: of the file.
       after_step: step of the checkpoint that training resumes from.
     """
     self._path = pathlib.Path(path)
@@ -156,7 +157,7 @@ class MetricsFile:
     write_atomically(path, ''.join(json.dumps(row) + '\n' for row in rows))
 
   def write_scalars(self, step: int, scalars: dict[str, float]) -> None:
-    with _naming(self._path), open(self._path, 'a') as file:
+    with _writing(self._path), open(self._path, 'a') as file:
       file.write(json.dumps({'step': step, **scalars}) + '\n')
 
 

@@ -15,11 +15,9 @@ import time
 
 import filelock
 import jax
-from jax.experimental import multihost_utils
-import numpy as np
 
 from gan_aug_jax.errors import CheckpointError
-from gan_aug_jax.training import files
+from gan_aug_jax.training import files, processes
 
 _LOG = logging.getLogger('gan_aug_jax')
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -93,9 +91,7 @@ def owned(directory: pathlib.Path) -> Iterator[None]:
           '%r is on a file system without locks: use it from one run at a time.',
           str(directory),
         )
-    if jax.process_count() > 1:
-      is_ours = bool(np.all(multihost_utils.process_allgather(np.int32(is_ours))))
-    if not is_ours:
+    if not processes.all_agree(is_ours):
       raise _held(directory)
     yield
 

@@ -41,7 +41,6 @@ class TrainProgress:
     pending: metrics of the calls since the last line: {name: [a float a step]}; of those
       still on the devices, `(metrics, count)`.
     fingerprint: of the training images.
-    config: of the run, as a dict.
   """
 
   step: int = 0
@@ -52,7 +51,6 @@ class TrainProgress:
   peak_bytes: int = 0
   pending: list = dataclasses.field(default_factory=list)
   fingerprint: str = ''
-  config: dict[str, Any] = dataclasses.field(default_factory=dict)
 
   @classmethod
   def from_json(cls, saved: dict[str, Any]) -> 'TrainProgress':
@@ -127,7 +125,6 @@ def train(
   """Trains to the last step from wherever the directory's checkpoints are.
 
   Args:
-    training: what to train.
     directory: of checkpoints/ and metrics.jsonl.
     name: shown with the progress.
     monitor: scores states; None for a `Monitor` that does not.
@@ -211,8 +208,8 @@ def _awaited(cadence):
 
 def _restore(training, directory, checkpoints, monitor):
   """The state that was saved last, or None, and its progress."""
-  fingerprint, config = training.batches.fingerprint, training.session.config.to_dict()
-  state, progress = None, TrainProgress(fingerprint=fingerprint, config=config)
+  fingerprint = training.batches.fingerprint
+  state, progress = None, TrainProgress(fingerprint=fingerprint)
   if restored := checkpoints.restore(training.state, monitor.kept_shapes):
     state, record, kept = restored
     progress = TrainProgress.from_json(record)
@@ -265,7 +262,6 @@ def make_writers(session, directory: pathlib.Path, *, after_step: int) -> list:
   """Returns the writers of metrics, as clu's: metrics.jsonl, and event files on request.
 
   Args:
-    session: the run's.
     directory: of the training.
     after_step: step of the checkpoint that training resumes from; later lines are
       dropped.

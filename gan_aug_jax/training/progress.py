@@ -45,7 +45,6 @@ def waiting(text: str, *, quiet: bool = False) -> Iterator[None]:
 
   Args:
     text: such as 'GAN: compiling'.
-    quiet: say nothing.
   """
   with _line(text, quiet=quiet) as line:
     if not line and not quiet:
@@ -157,10 +156,7 @@ class ProgressBar:
     """Prepares the display.
 
     Args:
-      name: what is being trained.
-      total: number of steps.
       start: steps already taken.
-      quiet: show nothing.
     """
     self.name, self._total, self._start = name, total, start
     self._quiet, self._note, self._lines = quiet, '', contextlib.ExitStack()
@@ -186,11 +182,7 @@ class ProgressBar:
     return waiting(f'{self.name}: {text}', quiet=self._quiet or not text)
 
   def advance(self, step: int) -> None:
-    """Moves the bar.
-
-    Args:
-      step: steps taken.
-    """
+    """Moves the bar to the number of steps taken."""
     now = time.perf_counter()
     if _whole and not self._quiet:
       gained = (step - self._step) / self._total
@@ -203,7 +195,6 @@ class ProgressBar:
     """Shows progress where a line of metrics is due.
 
     Args:
-      step: steps taken.
       note: text next to it, such as a loss.
     """
     self._note = note

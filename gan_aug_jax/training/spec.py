@@ -54,7 +54,6 @@ def make_cadence(
   Args:
     config: of the run; `log.eval_every_steps=0` means about 20 evaluations.
     part: 'generator' or 'classifier', whose `save_every_steps` is read.
-    num_steps: length of the training.
     saves: about how many, where `save_every_steps=0` leaves that open.
     cycle: see `Cadence`; automatic saves are multiples of it, too.
   """
@@ -133,11 +132,7 @@ class Training:
     return dataclasses.replace(self, frozen=frozen)
 
   def start(self, *, saves: bool = True) -> None:
-    """Compiles in threads.
-
-    Args:
-      saves: whether states will be saved, and so checked.
-    """
+    """Compiles in threads, also the check of states if any will be saved."""
     self.init_program.start(self._placed_seed())
     self.step_program.start(*self._shapes())
     if saves:
@@ -248,7 +243,6 @@ def make_batches(
   """Returns the source of batches that `data.placement` names.
 
   Args:
-    session: the run's.
     split, plan, substeps: see `BatchSource`.
   """
   kind = HostBatches if session.config.data.placement == 'host' else DeviceBatches
@@ -261,10 +255,6 @@ def steps_per_call(session: Session, cadence: Cadence) -> int:
 
   Calls end where lines, evaluations and saves are due, so it divides their cadences, and
   any other length is a shorter call of the same program.
-
-  Args:
-    session: the run's.
-    cadence: of the training.
   """
   config = session.config
   if config.steps_per_call:

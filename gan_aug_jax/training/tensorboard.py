@@ -47,7 +47,6 @@ def write_samples(directory: pathlib.Path, samples: Iterable[pathlib.Path]) -> N
   """Adds a generator's grids of samples.
 
   Args:
-    directory: of the event files.
     samples: PNG files whose names are steps.
   """
   writer = make_writer(directory)
@@ -62,8 +61,6 @@ def write_result(
   """Adds the result of an arm, with the config's fields as hyperparameters.
 
   Args:
-    directory: of the event files.
-    config: of the run.
     result: the arm's dict of results.json.
     confusion: its confusion matrix as a PNG file.
   """

@@ -12,6 +12,7 @@ WORKDIR/
   results.json  report.html
 """
 
+from collections.abc import Container
 import dataclasses
 import functools
 import importlib.metadata
@@ -24,10 +25,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 import gan_aug_jax
 from gan_aug_jax import config as config_lib, external
-from gan_aug_jax.config.fields import CADENCE, CLASSIFIER, FIELDS, NOTHING, OF_ARMS
+from gan_aug_jax.config.fields import (
+  CADENCE,
+  CLASSIFIER,
+  FIELDS,
+  GENERATOR,
+  NOTHING,
+  OF_ARMS,
+)
 from gan_aug_jax.data.datasets import Dataset
 from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import CheckpointError
@@ -89,12 +98,18 @@ class Session:
     name = config_lib.flatten(self.config)[field]
     return external.load(field, name, trusted=self.trusts_code)
 
-  def code(self) -> dict[str, str]:
-    """{'module:name': `external.fingerprint`} of the classifiers' own code."""
-    named = config_lib.code_of(self.config)
-    for field in named:
-      self.load_code(field)
-    return {name: external.fingerprint(name) for name in named.values()}
+  def code(self, affecting: Container[str] = (GENERATOR, CLASSIFIER)) -> dict[str, str]:
+    """{'module:name': `external.fingerprint`} of the user's code; imports nothing.
+
+    Args:
+      affecting: what the fields that name it affect, see `fields.Field`.
+    """
+    named = config_lib.code_of(self.config).items()
+    return {
+      name: external.fingerprint(name)
+      for field, name in named
+      if FIELDS[field].affects in affecting and not name.startswith('gan_aug_jax.')
+    }
 
 
 def generator_directory(workdir: pathlib.Path) -> pathlib.Path:
@@ -106,12 +121,9 @@ def generator_directory(workdir: pathlib.Path) -> pathlib.Path:
 def claim(session: Session, dataset: Dataset) -> None:
   """Writes config.json, unless the same run's is there.
 
-  Args:
-    session: the run's.
-    dataset: the data.
-
   Raises:
-    CheckpointError: see `check_config` and `check_data`; or if it cannot be written.
+    CheckpointError: see `check_config` and `check_data`.
+    WriteError: if it cannot be written.
   """
   if session.path('ablation.json').exists():
     raise CheckpointError(
@@ -130,14 +142,13 @@ def claim(session: Session, dataset: Dataset) -> None:
     'device': describe_devices(session.layout),
   }
   if jax.process_index() == 0:
-    write(session.path('config.json'), json.dumps(content, indent=1))
+    files.write_atomically(session.path('config.json'), json.dumps(content, indent=1))
 
 
 def check_config(session: Session, *, grows: bool = True) -> dict[str, Any] | None:
   """Returns the config.json that is there, or None.
 
   Args:
-    session: the run's.
     grows: whether arms may be added and cadences may change; the names of an ablation's
       cells and generators depend on both.
 
@@ -164,24 +175,27 @@ def check_config(session: Session, *, grows: bool = True) -> dict[str, Any] | No
       f'{str(session.workdir)!r} holds a run of another config, {"; ".join(fixed)}; give '
       'another --workdir, or the same config.'
     )
-  if CLASSIFIER not in may_differ:
-    check_code(session, saved)
+  check_code(session, saved, {GENERATOR, CLASSIFIER} - may_differ)
   return saved
 
 
-def check_code(session: Session, saved: dict[str, Any]) -> None:
-  """Checks that the classifiers' own code is what a run was trained with.
+def check_code(session: Session, saved: dict[str, Any], affecting: set[str]) -> None:
+  """Checks that the user's own code is what a run was trained with.
 
   Args:
-    session: the run's.
     saved: content of config.json.
+    affecting: what the code must affect to be checked, see `Session.code`; that of a
+      generator that no arm draws from is not.
 
   Raises:
-    ConfigError: if it may not be imported, or cannot be.
     CheckpointError: if its source has changed.
   """
   before = saved.get('versions', {})
-  for name, now in session.code().items():
+  if not (
+    config_lib.needs_generator(session.config) or session.generator_path().exists()
+  ):
+    affecting = affecting - {GENERATOR}
+  for name, now in session.code(affecting).items():
     if before.get(name, now) != now:
       raise CheckpointError(
         f'The source of {name!r} has changed since the run in {str(session.workdir)!r} '
@@ -212,25 +226,6 @@ def _may_differ(session, grows):
   return {NOTHING} | cadence | of_arms
 
 
-def write(path: pathlib.Path, content: str) -> None:
-  """Writes a file of a run.
-
-  Args:
-    path: of the file.
-    content: its text.
-
-  Raises:
-    CheckpointError: if it cannot be written.
-  """
-  try:
-    files.write_atomically(path, content)
-  except OSError as error:
-    raise CheckpointError(
-      f'The workdir {str(path.parent)!r} cannot be written ({error.strerror}); '
-      'choose another --workdir.'
-    ) from None
-
-
 def _plain(config):
   """{field: value} as in JSON, of a config or of a saved one."""
   if not hasattr(config, 'to_dict'):
@@ -248,9 +243,7 @@ def check_data(session: Session, saved: dict[str, Any], dataset: Dataset) -> Non
   """Checks that a run's config.json describes these images and classes.
 
   Args:
-    session: the run's.
     saved: content of config.json.
-    dataset: the data.
 
   Raises:
     CheckpointError: if something was trained or evaluated there on others.
@@ -297,6 +290,23 @@ def read_results(directory: pathlib.Path) -> dict[str, Any]:
       names = {'family': old.get('own', 'gan'), 'title': f'{old.get("arch", "")} GAN'}
       results['generator'] = old and names | old
   return results
+
+
+def read_predictions(directory: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+  """Reads what a finished arm predicted: (classes, labels) of the test images, int [N].
+
+  Raises:
+    CheckpointError: if they are missing or damaged.
+  """
+  path = directory / 'predictions.npz'
+  try:
+    saved = files.read_arrays(path)
+    return saved['test_predictions'], saved['test_labels']
+  except (OSError, ValueError, KeyError):
+    raise CheckpointError(
+      f'{str(path)!r} is missing or damaged; move it away and run again: the checkpoint '
+      'has what is needed to write a new one.'
+    ) from None
 
 
 @functools.cache

@@ -1,0 +1,70 @@
+"""Evaluates the finished arms of a run again."""
+
+import jax
+import numpy as np
+
+from gan_aug_jax import config as config_lib
+from gan_aug_jax.data.facts import DataFacts
+from gan_aug_jax.errors import CheckpointError
+from gan_aug_jax.evaluation import evaluators
+from gan_aug_jax.experiment import arms, recipe, schedule
+from gan_aug_jax.step import classifier_state
+from gan_aug_jax.training import checkpoint
+from gan_aug_jax.training.files import read_result
+
+
+def restore_arm(session, name, info: DataFacts) -> classifier_state.ClassifierState:
+  """Reads the state of a finished arm's classifier, and places it.
+
+  Args:
+    info: the `DataFacts` of the run.
+
+  Raises:
+    CheckpointError: if the checkpoint cannot be read, or is of other images.
+  """
+  config, model = session.config, recipe.build_model(session, info)
+  synthetic = config_lib.is_augmented(config, name)
+  num_steps = schedule.num_steps_of_arm(config, info.num_train, synthetic=synthetic)
+  optimizer = recipe.make_optimizer(session, num_steps)
+  init = recipe.make_init(
+    session, model, optimizer, info.image_shape, synthetic=synthetic
+  )
+  state = session.layout.replicated_shapes(jax.eval_shape(init, np.int32(0)))
+  with checkpoint.Checkpoints(session.path('arms', name, 'checkpoints')) as checkpoints:
+    restored, record = checkpoints.restore_step(num_steps, state)
+  arms.check_images(session.path('arms', name), record, info)
+  return restored
+
+
+def evaluate_arms(session, dataset) -> dict:
+  """Evaluates the finished arms of a workdir again.
+
+  Returns:
+    {arm: {split: scores}}, with scores as an `evaluators.Evaluator` gives them. The
+    splits are 'val' and, except in a search, 'test'.
+
+  Raises:
+    CheckpointError: if no arm is finished, or if a checkpoint cannot be read or is of
+      other images.
+  """
+  model = recipe.build_model(session, dataset.facts)
+  evaluate = evaluators.Evaluator(session, model, dataset.num_classes)
+  splits = {'val': dataset.val}
+  if session.config.data.test_on == 'test':
+    splits['test'] = dataset.test
+  scores = {}
+  for name in session.config.arms:
+    result = read_result(session.path('arms', name, 'result.json'))
+    if not result:
+      continue
+    arms.check_images(session.path('arms', name), result, dataset.facts)
+    state = restore_arm(session, name, dataset.facts)
+    scores[name] = {
+      split: evaluate(state.evaluated, rows) for split, rows in splits.items()
+    }
+  if not scores:
+    raise CheckpointError(
+      f'There is no trained classifier in {str(session.workdir)!r}; run or '
+      'train-classifier first.'
+    )
+  return scores
