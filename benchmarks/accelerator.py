@@ -9,8 +9,8 @@ arrive, so that a lost host, or a part that hangs, costs only what is unfinished
 DIR/results.json and DIR/table.md, and of each part its output. The table is printed last.
 
   startup   seconds to import, to compile and to the first steps; then with a full cache
-  step      the fused step by ratio, with and without drawing ahead; at a larger batch;
-            the GAN's; by steps per call; by precision
+  step      the fused step by ratio, batches composed ahead and in each step; at a larger
+            batch; the GAN's; by steps per call; by precision; with one flat update
   torch     benchmarks.vs_torch without torch.compile, if PyTorch is installed
   tests     pytest -m accelerator, if pytest is installed
   options   the fused step under options of XLA
@@ -55,7 +55,7 @@ MINUTES = flags.DEFINE_float('minutes', 9.0, 'Time for all of it.')
 OUT = flags.DEFINE_string('out', None, 'Directory for the results.')
 DATA = flags.DEFINE_string('data', '', 'An .npz file of images, for the ablation.')
 PARTS = flags.DEFINE_list('parts', list(_SHARES), 'Which parts to run.')
-ABLATION = flags.DEFINE_list('ablation', [], 'Further flags of the ablation.')
+ABLATION = flags.DEFINE_multi_string('ablation', [], 'A further flag of the ablation.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +89,8 @@ class Part:
         entry['why'] = self._run(command, file, left) if left > 0 else 'no time was left'
         if output.exists():
           entry['results'].append(json.loads(output.read_text()))
+        if entry['why']:
+          break
     entry['said'] = log.read_text(errors='replace').splitlines()[-30:]
     return entry | {'seconds': time.perf_counter() - began}
 
@@ -150,7 +152,8 @@ def list_parts(out: pathlib.Path) -> list[Part]:
   ablation = [*python, 'gan_aug_jax', 'ablate', f'--workdir={out / "ablation"}']
   ablation += [f'--config=configs/evidence/proportion.py:cifar10,{ratios}']
   ablation += ['--config.data.name=npz', f'--config.data.data_dir={DATA.value}']
-  ablation += ['--config.generator.num_steps=20000']  # as configs/ablations/full.py
+  if not any(flag.startswith('--config.generator.num_') for flag in ABLATION.value):
+    ablation += ['--config.generator.num_steps=20000']  # as configs/ablations/full.py
   commands = {
     'startup': [own('startup'), own('startup', 1)],
     'step': [own('step')],
@@ -296,6 +299,8 @@ _TABLES = {
 
 
 def main(_):
+  # Whoever lends the machine may end this process: it then ends the part that runs.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit('Stopped.'))
   out = pathlib.Path(OUT.value).absolute()
   out.mkdir(parents=True, exist_ok=True)
   if 'startup' in PARTS.value:  # which measures what an empty cache costs

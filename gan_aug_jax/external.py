@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import contextlib
 import hashlib
 import importlib
+import importlib.util
 import os
 import pathlib
 import sys
@@ -101,17 +102,17 @@ def _find(module: str) -> pathlib.Path | None:
   """The file of a module, which need not be imported."""
   if module in sys.modules:
     origin = getattr(sys.modules[module], '__file__', None)
-  else:
-    _search_here()
-    importlib.invalidate_caches()
-    parts, places, origin = module.split('.'), None, None
-    for number in range(1, len(parts) + 1):  # importlib's own would import the packages
-      name = '.'.join(parts[:number])
-      specs = (finder.find_spec(name, places) for finder in sys.meta_path)
-      if not (spec := next(filter(None, specs), None)):
-        return None
-      origin, places = spec.origin, spec.submodule_search_locations or []
-  return pathlib.Path(origin).resolve() if origin else None
+    return pathlib.Path(origin).resolve() if origin else None
+  _search_here()
+  importlib.invalidate_caches()
+  top, *inner = module.split('.')
+  if not (spec := importlib.util.find_spec(top)):  # with a dot, it would import packages
+    return None
+  if not inner:
+    return pathlib.Path(spec.origin).resolve() if spec.origin else None
+  places = [pathlib.Path(p, *inner) for p in spec.submodule_search_locations or ()]
+  files = [f for p in places for f in (p / '__init__.py', p.with_name(f'{p.name}.py'))]
+  return next((file.resolve() for file in files if file.is_file()), None)
 
 
 def _sources(name: str) -> set[pathlib.Path]:

@@ -1,13 +1,20 @@
 """The command that measures everything on a fresh accelerator host, rehearsed."""
 
+import dataclasses
 import json
+import os
 import pathlib
 import subprocess
 import sys
+import time
 
+import jax
+import numpy as np
+import optax
 import pytest
 
-from benchmarks import accelerator
+from benchmarks import accelerator, flat_sgd
+from tests import tiny
 
 _ROOT = pathlib.Path(__file__).parent.parent
 # Writes a result as a part does, then ends as its last argument says.
@@ -30,6 +37,8 @@ def _part(name, out, end):
 
 def test_parts_that_hang_fail_or_cannot_run_lose_nothing(tmp_path):
   parts = [_part('step', tmp_path, 'hangs'), _part('options', tmp_path, 'out of memory')]
+  # What comes after it in a part is of no use, and must not hide why.
+  parts[0] = dataclasses.replace(parts[0], commands=2 * parts[0].commands)
   parts += [accelerator.Part('torch', tmp_path, [], 'torch is missing')]
   accelerator.run_all(parts, tmp_path, 8)
   done = json.loads((tmp_path / 'results.json').read_text())['parts']
@@ -39,6 +48,45 @@ def test_parts_that_hang_fail_or_cannot_run_lose_nothing(tmp_path):
   assert done['torch']['why'] == 'torch is missing'
   table = (tmp_path / 'table.md').read_text()
   assert table.count('500 µs (400 to 600)') == 2 and 'torch is missing' in table
+
+
+def test_a_flat_update_gives_the_same_bits():
+  rate, ends = optax.linear_schedule(0.3, 0.1, 3), []
+  start = {'a': np.float32([[0.1, -0.7], [2.3, 0.4]]), 'b': {'c': np.float32([1.9])}}
+  for tx in (optax.sgd(rate, 0.9), flat_sgd.make(rate, 3)):
+    params, state = start, tx.init(start)
+    for _ in range(3):
+      grads = jax.tree.map(lambda x: 0.3 * x - 0.1, params)
+      updates, state = tx.update(grads, state, params)
+      params = optax.apply_updates(params, updates)
+    ends.append(params)
+  assert tiny.difference(*ends) == 0 and tiny.difference(start, ends[0]) > 0.1
+
+
+# The command with a single part, which writes its process id.
+_COMMAND = """
+import pathlib, sys
+from benchmarks import accelerator
+path = pathlib.Path(sys.argv[1].partition('=')[2], 'pid')
+code = 'import os, pathlib, time; pathlib.Path({!r}).write_text(str(os.getpid()))'
+code = code.format(str(path)) + '; time.sleep(600)'
+part = lambda out: accelerator.Part('step', out, [[sys.executable, '-c', code]])
+accelerator.list_parts = lambda out: [part(out)]
+accelerator.app.run(accelerator.main)
+"""
+
+
+def test_a_part_ends_with_the_command(tmp_path):
+  """It has its own session, so it would go on, on the device of whoever comes next."""
+  command = [sys.executable, '-c', _COMMAND, f'--out={tmp_path}']
+  process, path = subprocess.Popen(command, cwd=_ROOT), tmp_path / 'pid'
+  while not (path.exists() and path.read_text()):
+    assert process.poll() is None
+    time.sleep(0.1)
+  process.terminate()
+  assert process.wait(60) != 0
+  with pytest.raises(ProcessLookupError):
+    os.kill(int(path.read_text()), 0)
 
 
 @pytest.mark.release  # processes of its own that compile a dozen steps

@@ -16,7 +16,7 @@ def project(tmp_path, monkeypatch):
   before = set(sys.modules)
 
   def write(file, source):
-    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).write_text(source)
 
   yield write
@@ -62,6 +62,8 @@ def test_a_fingerprint_imports_nothing(project):
   project('its_evil/__init__.py', '# changed')
   assert external.fingerprint('its_evil.no_such_module:x') == 'unknown'
   assert external.fingerprint('its_evil.net.Net:x') == 'unknown'
+  project('its_space/deep/net.py', 'raise KeyboardInterrupt')  # no packages
+  assert len(external.fingerprint('its_space.deep.net:Net')) == 16
   project('its_evil/net.py', 'not Python')
   assert len(external.fingerprint('its_evil.net:Net')) == 16
 

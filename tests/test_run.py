@@ -206,7 +206,7 @@ def test_report_is_one_self_contained_file(finished):
   Reader().feed(text)
   assert len(sources) > 4
   assert all(source.startswith('data:image/png;base64,iVBOR') for source in sources)
-  for word in ('augmented_classical', 'jaxlib', 'data.label_budget', 'points (95 %'):
+  for word in ('augmented_classical', 'jaxlib', 'data.label_budget', 'points (95\xa0%'):
     assert word in text
 
 

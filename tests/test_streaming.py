@@ -13,9 +13,10 @@ def _stream(where, toy, plan, **options):
   return HostBatches(toy.train, plan, where, seed=0, **options)
 
 
-def _run(where, step, state, feed, extra=(), *, num_steps=9, per_call=1):
+def _run(where, step, state, feed, extra=(), *, num_steps=9, per_call=1, ahead=None):
   state, extra = tiny.put(where, state), where.replicate(extra)
-  repeated, count = programs.repeat_step(step, per_call), where.replicated_int(per_call)
+  repeated = programs.repeat_step(step, per_call, ahead)
+  count = where.replicated_int(per_call)
   inputs = lambda at: (count, feed(at, per_call), *extra)
   program = programs.compile_step(repeated, where, state, *inputs(0))
   tiny.assert_only_all_reduces(program)
@@ -43,7 +44,8 @@ def test_fused_steps_take_the_same_examples_in_the_same_places(toy, backend, opt
   expected = tiny.run(where, step, begin(), toy, place=plan.real_before, **usual)
   streamed = _run(where, step, begin(), _stream(where, toy, plan), (frozen,))
   assert tiny.difference(streamed, expected) < 1e-5
-  several = _run(where, step, begin(), _stream(where, toy, plan), (frozen,), per_call=3)
+  calls = {'per_call': 3, 'ahead': tiny.fused_ahead(where, **options)[-1]}
+  several = _run(where, step, begin(), _stream(where, toy, plan), (frozen,), **calls)
   assert tiny.difference(several, expected) < 1e-5
 
 

@@ -59,11 +59,11 @@ class ImageSampler:
       variables: of the generator, placed.
       count: number of images.
     """
-    scalar = self._layout.replicated_int
-    parts = [
-      np.asarray(self._program(variables, scalar(seed), scalar(first)))
-      for first in range(0, count, evaluators.BATCH)
-    ]
+    scalar, parts = self._layout.replicated_int, []
+    for first in range(0, count, evaluators.BATCH):
+      parts.append(self._program(variables, scalar(seed), scalar(first)))
+      # Fetched while the next ones are drawn, so that the devices hold two calls' images.
+      parts[-2:-1] = map(np.asarray, parts[-2:-1])
     labels = self._labels(np.arange(count, dtype=np.int32))
     return Split(evaluators.join(parts, count), labels)
 

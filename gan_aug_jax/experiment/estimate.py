@@ -22,10 +22,10 @@ from gan_aug_jax.training.workdir import Session
 # Rough figures: seconds of imports, of reading the data and of writing a report, and of
 # saving a training.
 _START_SECONDS, _SAVE_SECONDS = 10.0, 1.5
-# On a CPU, how many times faster an optimized step is, and how many times longer a
-# training's programs take to compile. Measured on configs/mnist5k.py: 1.6 of the GAN and
-# 1.9 of the arms; 5, and initialisation and evaluation come on top.
-_FASTER, _COMPILATION = 1.8, 6.0
+# On a CPU, how many times faster an optimized step is (1.6 for the GAN of
+# configs/mnist5k.py, 1.9 for its arms), and how many times longer all programs of a
+# training take to compile than its step does without optimization.
+_FASTER, _COMPILATION = 1.8, 9.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -191,10 +191,10 @@ def arms(config: Mapping, results: Mapping) -> dict[str, str]:
     text = 'Real images only'
     if synthetic:
       shown = _SHOWN.get(arm['source'].get('shows'), 'synthetic images')
-      how = f'replaced by {shown}'
+      share = f'{arm["effective_ratio"]:.0%}'
+      text = f'Real images, {share} of them replaced by {shown}'
       if config.mix.mode == 'add':
-        how = f'of the batch size on top of them as {shown}'
-      text = f'Real images, {arm["effective_ratio"]:.0%} {how}'
+        text = f'Real images, and on top of them {shown} ({share} of the batch size)'
     if config_lib.is_augmented(config, name) != synthetic:
       text = 'Real images; no synthetic ones at this ratio'
     changes = _describe_augmentation(config.augment) if classical else 'as they are'
@@ -217,7 +217,7 @@ def _describe_augmentation(augment):
 
 def more_seeds(workdir: pathlib.Path) -> str:
   """The command that repeats a run with several seeds."""
-  return f'python -m gan_aug_jax ablate --config=FILE --workdir={workdir}-seeds'
+  return f'python -m gan_aug_jax ablate --config=FILE \\\n    --workdir={workdir}-seeds'
 
 
 def choice(info: Mapping) -> str:
