@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import importlib
 import importlib.util
+import itertools
 import os
 import pathlib
 import sys
@@ -102,17 +103,17 @@ def _find(module: str) -> pathlib.Path | None:
   """The file of a module, which need not be imported."""
   if module in sys.modules:
     origin = getattr(sys.modules[module], '__file__', None)
-    return pathlib.Path(origin).resolve() if origin else None
+    return pathlib.Path(origin).absolute() if origin else None
   _search_here()
   importlib.invalidate_caches()
   top, *inner = module.split('.')
   if not (spec := importlib.util.find_spec(top)):  # with a dot, it would import packages
     return None
   if not inner:
-    return pathlib.Path(spec.origin).resolve() if spec.origin else None
+    return pathlib.Path(spec.origin).absolute() if spec.origin else None
   places = [pathlib.Path(p, *inner) for p in spec.submodule_search_locations or ()]
   files = [f for p in places for f in (p / '__init__.py', p.with_name(f'{p.name}.py'))]
-  return next((file.resolve() for file in files if file.is_file()), None)
+  return next((file.absolute() for file in files if file.is_file()), None)
 
 
 def _sources(name: str) -> set[pathlib.Path]:
@@ -131,10 +132,14 @@ def _sources(name: str) -> set[pathlib.Path]:
     if path in found:
       continue
     found.add(path)
-    for other in filter(None, _imported(name, path)):
-      place = root.joinpath(*other.split('.'))
-      files = place.with_name(f'{place.name}.py'), place / '__init__.py'
-      waiting += [(other, f) for f in files if f.is_file() and f.is_relative_to(home)]
+    for other in filter(None, (name, *_imported(name, path))):
+      if other.partition('.')[0] == 'gan_aug_jax':  # its version is recorded
+        continue
+      # Importing a.b imports a.
+      for part in itertools.accumulate(other.split('.'), '{}.{}'.format):
+        place = root.joinpath(*part.split('.'))
+        files = place.with_name(f'{place.name}.py'), place / '__init__.py'
+        waiting += [(part, f) for f in files if f.is_file() and f.is_relative_to(home)]
   return found
 
 

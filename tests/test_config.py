@@ -301,6 +301,7 @@ def get_config():
   config.gan.real_label = 0.9
   config.sampler.latent_std = 2.0
   config.duration = 'long'
+  config.update({'sampler': {'candidates': 4}})
   base.add_ablation(config, placebos=('noise',))
   config.ablation.arms = {'wide': {'sampler.truncation': 1.5}}
   config.ablation.grid = {'mix.warmup': (0.1, 0.2), 'data.per_class': (5, 10)}
@@ -316,6 +317,7 @@ def test_old_names_set_the_new_fields_with_a_line_each(tmp_path, caplog):
   read = parsing.parse('ablate', ['', f'--config={file}', '--workdir=w', *flags]).config
   assert (read.generator.num_steps, read.generator.batch_size) == (4, 8)
   assert (read.gan.label_smoothing, read.latents.std) == (0.1, 2.0)
+  assert read.filter.candidates == 4
   assert read.generator.save_every_steps == read.classifier.save_every_steps == 3
   assert read.mix.stop_fraction == 0.75 and read.generator.allow_foreign is True
   assert read.ablation.negative_controls == ('noise',)
@@ -323,7 +325,7 @@ def test_old_names_set_the_new_fields_with_a_line_each(tmp_path, caplog):
   grid = {'mix.start_fraction': (0.1, 0.2), 'data.label_budget': (5, 10)}
   assert read.ablation.grid == grid
   lines = caplog.messages
-  assert len(lines) == len(set(lines)) == 12
+  assert len(lines) == len(set(lines)) == 13
   assert 'gan.num_steps is now generator.num_steps.' in lines
 
 
@@ -332,11 +334,12 @@ def test_old_names_set_the_new_fields_with_a_line_each(tmp_path, caplog):
   [
     ('--config.gan.num_steps=4', '--config.generator.num_steps=4'),
     ('--config.log.save_every_steps=4', '--config.classifier.save_every_steps=4'),
+    ('--config.sampler.generator=a:b', '--config.generator.external=c:d'),
   ],
 )
 def test_an_old_name_next_to_the_new_one_is_refused(flags):
   flags = ['', '--config=configs/mnist5k.py', '--workdir=w', *flags]
-  with pytest.raises(ConfigError, match=r'is the old name of .*, and both are given'):
+  with pytest.raises(ConfigError, match=r'is an old name of .*, which .* sets, too'):
     parsing.parse('run', flags)
 
 

@@ -143,6 +143,7 @@ CONVOLVED = {**POLICIES, 'arch': 'cnn', 'frozen': 'dcgan'}
     pytest.param('pmap', 1, ALL, POLICIES, id='pmap-of-one', marks=SLOW),
     pytest.param('pmap', 4, ALL, {'mode': 'add'}, id='pmap-add', marks=SLOW),
     pytest.param('jit', 2, 1, POLICIES, id='nothing-fits', marks=SLOW),
+    pytest.param('jit', 4, ALL, CONVOLVED, id='convolutions', marks=SLOW),
   ],
 )
 def test_drawing_ahead_gives_the_numbers_of_single_steps(
@@ -277,19 +278,22 @@ def test_seeds_in_one_program_draw_ahead(toy):
     assert tiny.difference(one, mine) < 1e-9
 
 
-def test_the_largest_array_of_drawing_ahead_is_bounded(toy):
-  """Of 16 steps of 32 images; the rest of a call's memory does not depend on that."""
+@pytest.mark.parametrize(
+  ('options', 'factor'),
+  [({'ratio': 0.5, 'crop': 0}, 2), ({'ratio': 0.0, 'crop': 1, 'mixup': 0.2}, 3)],
+)
+def test_the_largest_array_of_drawing_ahead_is_bounded(toy, options, factor):
+  """Of 16 steps of 64 images; the rest of a call's memory does not depend on that."""
   where = tiny.layout('jit', 1)
+  options = {'batch_size': 64, 'arch': 'mlp', **options}
   temporary = lambda most: (
-    _compile_call(
-      where, toy, 16, batch_size=64, ratio=0.5, arch='mlp', crop=0, max_bytes=most
-    )
+    _compile_call(where, toy, 16, max_bytes=most, **options)
     .memory_analysis()
     .temp_size_in_bytes
   )
   limit = 2**16
-  # The largest array and what it is made of, or the images.
-  assert temporary(limit) < temporary(0) + 2 * limit < temporary(ALL)
+  # The largest array and what it is made of, or the images; MixUp has partners, too.
+  assert temporary(limit) < temporary(0) + factor * limit < temporary(ALL)
 
 
 @pytest.mark.parametrize(('most', 'length'), [(1200, 12), (1199, 6), (250, 2), (99, 1)])

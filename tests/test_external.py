@@ -43,6 +43,22 @@ def test_a_fingerprint_covers_what_is_imported_from_nearby_and_nothing_else(proj
   assert len(seen) == 5
 
 
+def test_a_fingerprint_leaves_this_package_out_wherever_it_is(project):
+  project('its_own.py', 'from gan_aug_jax.models import layers')
+  first = external.fingerprint('its_own:x')
+  project('gan_aug_jax/models/layers.py', '# a checkout next to the file')
+  assert external.fingerprint('its_own:x') == first
+
+
+def test_a_fingerprint_follows_a_linked_package(project, tmp_path):
+  project('its_real/net.py', 'from its_link import helper')
+  project('its_real/helper.py', '')
+  (tmp_path / 'its_link').symlink_to('its_real')
+  first = external.fingerprint('its_link.net:Net')
+  project('its_real/helper.py', '# changed')
+  assert external.fingerprint('its_link.net:Net') != first
+
+
 def test_a_fingerprint_does_not_depend_on_what_has_run(project):
   project('its_lazy.py', 'def make():\n  import its_late\n  return its_late.X')
   project('its_late.py', 'X = 1')
@@ -59,7 +75,9 @@ def test_a_fingerprint_imports_nothing(project):
   first = external.fingerprint('its_evil.net:Net')
   project('its_evil/net.py', '# changed')
   assert len(first) == 16 and external.fingerprint('its_evil.net:Net') != first
+  last = external.fingerprint('its_evil.net:Net')
   project('its_evil/__init__.py', '# changed')
+  assert external.fingerprint('its_evil.net:Net') != last
   assert external.fingerprint('its_evil.no_such_module:x') == 'unknown'
   assert external.fingerprint('its_evil.net.Net:x') == 'unknown'
   project('its_space/deep/net.py', 'raise KeyboardInterrupt')  # no packages

@@ -138,6 +138,10 @@ def test_every_command_works_with_it_and_none_imports_it_without_leave(run, caps
   for again in (lambda: later('evaluate', '--trust-code'), lambda: run(*EVERYTHING)):
     code, error = again(), capsys.readouterr().err
     assert code == 3 and 'has changed since' in error and error.count('\n') == 1
+  (run.directory / 'its_code.py').unlink()
+  sys.modules.pop('its_code', None)
+  assert later('evaluate', '--trust-code') == 3
+  assert 'is not found from here' in capsys.readouterr().err
 
 
 def _pair(**changes):

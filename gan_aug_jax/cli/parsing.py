@@ -149,7 +149,8 @@ def define(command: str) -> flags.FlagValues:
 
 def _check_names(argv):
   """Refuses flags given twice, of which absl would take the last, and absl's own."""
-  names = [arg.partition('=')[0] for arg in argv if arg.startswith('--')]
+  flags_given = [arg for arg in argv if arg.startswith('-')]
+  names = [f'--{arg.lstrip("-").partition("=")[0]}' for arg in flags_given]
   for name in names:
     if names.count(name) > 1:
       raise ConfigError(f'{name} is given twice; give it once.')
@@ -282,6 +283,7 @@ def _describe_line(line):
 def sentence(error: BaseException) -> str:
   """The last line of an error's message, as a sentence."""
   text = ' '.join(str(part) for part in error.args) or type(error).__name__
+  text = text.partition('Other fields present')[0]  # ml_collections lists all of them
   lines = [line.strip() for line in text.splitlines() if line.strip()]
   text = re.sub(r'^[\w.]+(Error|Exception): ', '', lines[-1])
   return text if text.endswith(('.', '?')) else f'{text}.'

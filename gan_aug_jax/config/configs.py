@@ -1,5 +1,6 @@
 """Makes configs from the table of fields, and takes them apart again."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
@@ -11,7 +12,8 @@ from gan_aug_jax.errors import CheckpointError, ConfigError
 class _Config(ml_collections.ConfigDict):
   """A config, or a group of one, in which an old name of a field stands for the new one.
 
-  Copies take the new names only.
+  The old name can be set, not read; if both are set, the later one counts. Copies take
+  the new names only.
   """
 
   def __init__(self, *args, group='', root=None, **options):
@@ -26,6 +28,11 @@ class _Config(ml_collections.ConfigDict):
 
   def __setitem__(self, key, value):
     old = f'{self._group}.{key}' if self._group else key
+    is_group = isinstance(value, Mapping | ml_collections.ConfigDict)
+    if is_group and key in fields_lib.old_groups():
+      for name, inner in value.items():
+        self[key][name] = inner
+      return
     if key in self or not fields_lib.renamed(old):
       super().__setitem__(key, value)
       return
@@ -79,9 +86,15 @@ def renew_ablation(spec: ml_collections.ConfigDict) -> None:
     spec: `config.ablation`; changed in place.
 
   Raises:
-    ConfigError: if a field is given under its old name and its new one.
+    ConfigError: if a field is given under two names, or an arm is no dict.
   """
   for kind in ('arms', 'controls'):
+    for name, fields in spec[kind].items():
+      if not isinstance(fields, Mapping):
+        raise ConfigError(
+          f'ablation.{kind}: {name!r} must be a dict of fields, such as '
+          f"{{'mix.ratio': 0.5}}, not {fields!r}."
+        )
     spec[kind] = {name: fields_lib.accept(fields) for name, fields in spec[kind].items()}
   grid = {}
   for name, values in spec.grid.items():

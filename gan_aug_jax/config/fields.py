@@ -194,8 +194,8 @@ _OF_THE_RUN = {
     'training steps scanned in one call of the compiled program; 0 means 1 on a CPU '
     'and up to 50 elsewhere',
     _whole(0),
-    when='Raise it on an accelerator if a step takes less than a few milliseconds; '
-    'leave it on a CPU, where loops are slow.',
+    when='Leave it on a CPU, where loops are slow; set it on an accelerator to try other '
+    'lengths.',
   ),
   'compilation_cache': Field(
     True,
@@ -269,7 +269,7 @@ _DATA = {
     0,
     'labelled images per class, validation included; 0 means all',
     Rule(lambda n: n == 0 or n >= 2, '0 (all), or at least 2'),
-    when='Lower it to see what generated images are worth when labels are scarce.',
+    when='Set it to see what generated images are worth when labels are scarce.',
   ),
   'val_fraction': Field(
     0.1,
@@ -348,7 +348,7 @@ _GENERATOR = {
   ),
   'batch_size': Field(
     64,
-    "real images per step of the generator's training",
+    "real images per update of the generator's training, with a GAN of its discriminator",
     _whole(1, _MOST_IMAGES),
     when='Lower it if memory runs out; raise it on an accelerator that is idle.',
   ),
@@ -362,7 +362,8 @@ _GENERATOR = {
     0.999,
     "decay of the moving average of the generator's weights, which images are drawn with",
     _BELOW_1,
-    when='Lower it for trainings of under a few thousand steps.',
+    when='Leave it, as it is reached gradually: after t steps it is at most '
+    '(1 + t) / (10 + t).',
   ),
   'train_precision': Field(
     '',
@@ -383,7 +384,7 @@ _GENERATOR = {
     '0 saves 5 times, but at most every 1,000 steps',
     _whole(0),
     CADENCE,
-    when='Lower it for more candidates to choose from; each is scored, which takes time.',
+    when='Set it for more candidates to choose from; each is scored, which takes time.',
   ),
   'select': Field(
     'cas',
@@ -436,7 +437,7 @@ _GAN = {
     0.0,
     'learning rate of the discriminator; 0 means generator.learning_rate',
     _NOT_NEGATIVE,
-    when='Lower it if the discriminator wins outright.',
+    when="Set it below the generator's if the discriminator wins outright.",
   ),
   'd_steps': Field(
     1,
@@ -494,8 +495,8 @@ _GAN = {
   ),
   'lecam': Field(
     0.0,
-    'weight of the LeCam regularizer, which keeps the logits of real and synthetic '
-    'images close to their averages',
+    'weight of the LeCam regularizer, which keeps the logits of real images close to the '
+    'average of synthetic ones, and the other way round',
     _NOT_NEGATIVE,
     when='Raise it a little with few images.',
   ),
@@ -504,7 +505,8 @@ _GAN = {
 _FLOW = {
   'width': Field(
     32,
-    'number of features at full size: 32 makes 0.5 million parameters, 128 makes 8',
+    'number of features at full size: 32 makes 0.5 million parameters, 128 makes 8 '
+    'million',
     _whole(8, _MOST_FEATURES),
     when='Raise it on a GPU, with training to match.',
   ),
@@ -579,7 +581,7 @@ _CLASSIFIER = {
   ),
   'num_epochs': Field(
     50,
-    'length of training: num_epochs * N / batch_size steps in every arm',
+    'length of training in epochs of real images: num_epochs * N / batch_size steps',
     _whole(1),
     when='Train until the validation accuracy is flat: an undertrained '
     'baseline makes any augmentation look good.',
@@ -594,7 +596,8 @@ _CLASSIFIER = {
     'steps',
     "what is equal in all arms: 'steps', or 'exposure' to real examples",
     _one_of('steps', 'exposure'),
-    when="Use 'exposure' where more steps alone would help.",
+    when="Use 'exposure' to ask whether a loss comes from seeing fewer real images; "
+    "leave 'steps' where more steps alone would help.",
   ),
   'batch_size': Field(
     128,
@@ -771,7 +774,7 @@ _MIX = {
     'in each step',
     _whole(-1, 2**20),
     NOTHING,
-    when="Lower it if a step does not fit into the accelerator's memory.",
+    when="Set it below 256 if a step does not fit into the accelerator's memory.",
   ),
 }
 
@@ -844,7 +847,7 @@ _TARGETS = {
     0.1,
     "share of the target that 'smoothed' spreads over all classes",
     _FRACTION,
-    when="Raise it the less you trust the generator's labels.",
+    when="Raise it if you do not trust the generator's labels.",
   ),
 }
 
@@ -853,7 +856,7 @@ _CACHE = {
     1,
     'steps for which a synthetic image is kept, augmented anew in each',
     _whole(1),
-    when='Raise it to divide the cost of drawing images by as much.',
+    when='Raise it to divide the cost of drawing images by that factor.',
   ),
   'images_per_class': Field(
     0,
@@ -1008,7 +1011,7 @@ _LOG = {
     'steps between evaluations of the classifier on validation images; 0 means about '
     '20 times a training',
     _whole(0),
-    when='Lower it for finer curves, raise it if the validation split is large.',
+    when='Set it lower for finer curves, higher if the validation split is large.',
   ),
   'tensorboard': Field(
     False,
@@ -1186,7 +1189,8 @@ def find_renamed(text: str) -> str:
 
 def old_groups() -> set[str]:
   """The groups that no longer exist."""
-  return {name.partition('.')[0] for name in _RENAMED} - {*_GROUPS, 'ablation'}
+  groups = {name.partition('.')[0] for name in _RENAMED if '.' in name}
+  return groups - {*_GROUPS, 'ablation'}
 
 
 def translate(flat: dict[str, Any]) -> dict[str, Any]:
@@ -1217,13 +1221,14 @@ def accept(flat: dict[str, Any], given: Iterable[str] = ()) -> dict[str, Any]:
     given: further names that are set at the same place.
 
   Raises:
-    ConfigError: if a field is given under its old name and its new one.
+    ConfigError: if a field is given under two names.
   """
   for name in filter(renamed, flat):
     for new in translate({name: None}):
-      if new in {*flat, *given}:
+      others = {*flat, *given} - {name}
+      if same := [other for other in others if new in translate({other: None})]:
         raise ConfigError(
-          f'{name} is the old name of {new}, and both are given; leave {name} out.'
+          f'{name} is an old name of {new}, which {same[0]} sets, too; leave it out.'
         )
     _LOGGER.warning('%s', renamed(name))
   return translate(flat)

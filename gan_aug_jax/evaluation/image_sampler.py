@@ -65,7 +65,7 @@ class ImageSampler:
       # Fetched while the next ones are drawn, so that the devices hold two calls' images.
       parts[-2:-1] = map(np.asarray, parts[-2:-1])
     labels = self._labels(np.arange(count, dtype=np.int32))
-    return Split(evaluators.join(parts, count), labels)
+    return Split(evaluators.join(map(np.asarray, parts), count), labels)
 
   def by_class(self, variables, per_class: int, seed: int = 0) -> np.ndarray:
     """Draws images: uint8 [num_classes, per_class, H, W, C].

@@ -33,8 +33,8 @@ def compare_predictions(treatment, control, labels) -> dict[str, float]:
   reach = 1.96 * math.sqrt(((gained + lost + 1) / total - centre**2) / total)
   return {
     'difference': float(np.mean(change)),
-    'low': centre - reach,
-    'high': centre + reach,
+    'low': max(centre - reach, -1.0),
+    'high': min(centre + reach, 1.0),
     'gained': gained,
     'lost': lost,
   }

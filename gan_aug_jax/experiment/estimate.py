@@ -1,8 +1,8 @@
 """How long a run or an ablation takes, by its operations and how fast this machine is.
 
 XLA counts the operations of a program when it is lowered, which is quick. Only a step of
-the generator and one of an arm are compiled, without optimization, and timed: most of a
-step is convolutions, which that does not slow down.
+the generator and one of an arm are compiled and timed, on a CPU without optimization: it
+makes a step less than twice as fast, as most of a step is convolutions.
 """
 
 from collections.abc import Iterable
@@ -13,9 +13,8 @@ import math
 import pathlib
 
 from gan_aug_jax import config as config_lib
-from gan_aug_jax.errors import ConfigError
-from gan_aug_jax.experiment import cells as cells_lib, dry_run, runs
-from gan_aug_jax.generators import families
+from gan_aug_jax.experiment import arms as arms_lib, cells as cells_lib, dry_run, runs
+from gan_aug_jax.generators import families, synthetic_source
 from gan_aug_jax.step import sharding
 from gan_aug_jax.training.workdir import Session
 
@@ -45,7 +44,8 @@ class Estimate:
   @property
   def total(self) -> float:
     """Of all of it, with the start of the process."""
-    return sum(self.arms.values()) + sum(self.generators.values()) + _START_SECONDS
+    left = sum(self.arms.values()) + sum(self.generators.values())
+    return left and left + _START_SECONDS
 
 
 def of_run(session: Session, dataset) -> Estimate:
@@ -71,8 +71,12 @@ def of_ablation(plan) -> Estimate:
   cells = [cell for cell in plan.cells if not cell.is_finished(plan.workdir)]
   arms, generators, left_out, speed, known = {}, {}, {}, _Speed(), {}
   for cell in cells:
-    run, work, sentences = _plan(cell, plan.workdir, plan.layout, known)
-    left_out |= dict.fromkeys(sentences)
+    key = _work_key(cell, plan.workdir)
+    if key not in known:
+      run, sentences = _run_of(cell, plan.workdir, plan.layout)
+      known[key] = run, run.work()
+      left_out |= dict.fromkeys(sentences)
+    run, work = known[key]
     if cell.generator not in generators and 'generator' in work:
       seconds = speed.of_generator(run.generator, work['generator'])
       generators[cell.generator] = seconds
@@ -91,32 +95,32 @@ def work_of(
   """
   work, known = {}, {}
   for cell in cells:
-    of_run = {}
-    with contextlib.suppress(ConfigError):  # noted when it is the cell's turn
-      _, of_run, _ = _plan(cell, workdir, layout, known)
-    work[cell.name] = of_run.get(cell.kind, 0.0)
-    if 'generator' in of_run:
-      work[cell.generator] = of_run['generator']
+    key = _work_key(cell, workdir)
+    if key not in known:
+      known[key] = {}
+      with contextlib.suppress(Exception):  # noted when it is the cell's turn
+        known[key] = _run_of(cell, workdir, layout)[0].work()
+    work[cell.name] = known[key].get(cell.kind, 0.0)
+    if 'generator' in known[key]:
+      work[cell.generator] = known[key]['generator']
   return work
 
 
-def _plan(cell, workdir, layout, known):
-  """The `runs.Run` of a cell, its work and what that leaves out.
+def _work_key(cell, workdir):
+  """What cells with the same work share, such as those that differ in their seeds."""
+  is_trained = arms_lib.finished_result(cell.directory(workdir) / 'arms' / cell.kind)
+  configs = [_unseeded(cell.config), _unseeded(cell.generator_config)]
+  return json.dumps([*configs, cell.lacks_generator(workdir), bool(is_trained)])
 
-  Cells that differ in their seeds do the same work, which is counted once: in `known`.
-  """
-  lacks = cell.lacks_generator(workdir)
-  key = json.dumps([_unseeded(cell.config), _unseeded(cell.generator_config), lacks])
-  if key not in known:
-    session = Session(cell.config, cell.directory(workdir), layout, quiet=True)
-    shared = None
-    if cell.generator:
-      directory = cells_lib.generator_workdir(workdir, cell.generator)
-      shared = Session(cell.generator_config, directory, layout, quiet=True)
-    dataset = cells_lib.load_data(cell.config)
-    run, left_out = _without_fit(session, dataset, shared)
-    known[key] = run, run.work(), left_out
-  return known[key]
+
+def _run_of(cell, workdir, layout):
+  """The `runs.Run` of a cell and what is left out of it, see `_without_fit`."""
+  session = Session(cell.config, cell.directory(workdir), layout, quiet=True)
+  shared = None
+  if cell.generator:
+    directory = cells_lib.generator_workdir(workdir, cell.generator)
+    shared = Session(cell.generator_config, directory, layout, quiet=True)
+  return _without_fit(session, cells_lib.load_data(cell.config), shared)
 
 
 def _unseeded(config):
@@ -129,18 +133,20 @@ def _without_fit(session, dataset, generator_session=None):
 
   Noise takes the place of its images, which costs next to nothing.
   """
-  config = session.config
+  config, left_out = session.config, ()
+  if synthetic_source.uses_teacher(config):
+    left_out = ('Not included: training the teacher.',)
   if not config_lib.needs_generator(config) or not (
     families.build_family(session, dataset.facts).fit
   ):
-    return runs.Run(session, dataset, generator_session=generator_session), ()
+    return runs.Run(session, dataset, generator_session=generator_session), left_out
   config = config.copy_and_resolve_references()
   config.mix.source = 'noise'
   sentence = (
     f'Not included: making and drawing from generator.family={config.generator.family!r}.'
   )
   trial = dataclasses.replace(session, config=config)
-  return runs.Run(trial, dataset), (sentence,)
+  return runs.Run(trial, dataset), (*left_out, sentence)
 
 
 class _Speed:
@@ -157,6 +163,8 @@ class _Speed:
   def of_arm(self, arm, operations) -> float:
     """Of the training of an `arms.Arm` with so many operations."""
     training, config, dataset = arm.training_ahead(), arm.session.config, arm.dataset
+    if not training:  # it is finished, and only its results are missing
+      return _SAVE_SECONDS
     cadence = training.cadence
     looks = math.ceil(cadence.num_steps / cadence.eval_every) + 1
     images = looks * len(dataset.val) + len(dataset.train) + len(dataset.test)

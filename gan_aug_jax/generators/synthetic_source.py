@@ -72,7 +72,7 @@ def build_source(session, dataset, generator=None) -> SyntheticSource:
     networks = dataclasses.replace(networks, discriminator_logits=logits_of)
     of_networks = frozen.shapes_of_members(session, family)
     shapes = shapes.replace(discriminator=of_networks['discriminator'])
-  if _uses_teacher(config):
+  if uses_teacher(config):
     model = probe.build_probe(session, dataset.num_classes)
     networks = dataclasses.replace(networks, teacher=functools.partial(_logits, model))
     shapes = shapes.replace(teacher=probe.shapes_of(model, dataset.image_shape))
@@ -84,7 +84,8 @@ def _filter(config):
   return synthesis.SampleFilter(keep.candidates, keep.score_by, keep.min_confidence)
 
 
-def _uses_teacher(config):
+def uses_teacher(config) -> bool:
+  """Whether a policy needs a classifier that is trained on the real images first."""
   return config.targets.kind == 'teacher' or _filter(config).needs_teacher
 
 
@@ -141,7 +142,7 @@ def load_variables(session, dataset, generator) -> SourceVariables:
       info['offline'] = config.cache.images_per_class
     if _filter(config).needs_discriminator:
       models = models.replace(discriminator=generator.discriminator)
-    if _uses_teacher(config):
+    if uses_teacher(config):
       teacher = probe.train_extractor(
         session,
         dataset,

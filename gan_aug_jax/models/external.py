@@ -159,7 +159,7 @@ def build_external(
   options |= {'dtype': dtype, 'axis_name': axis_name}
   with external.running(described):
     if arguments and _is_network(named):
-      raise TypeError('classifier.args are for a function, and it is none')
+      raise TypeError('classifier.args needs a function, and this is a module or a pair')
     if callable(named) and not _is_network(named):
       taken = _named_by(named)
       options = {name: x for name, x in options.items() if name in taken}

@@ -145,7 +145,7 @@ def caveats(results: Mapping) -> list[str]:
   total = sum(map(sum, next(iter(results['arms'].values()))['confusion_matrix']))
   if total < _FEW_IMAGES:
     lines.append(
-      f'There are {format_count(total, "test image")}, so a single one counts for '
+      f'The test split has {format_count(total, "image")}, so a single one counts for '
       f'{100 / total:.1f} points: differences of a few images mean nothing.'
     )
   for name, arm in results['arms'].items():
@@ -211,6 +211,7 @@ def _describe_augmentation(augment):
   done += [f'with a blank square of {augment.cutout} pixels'] * bool(augment.cutout)
   done += ['mixed by MixUp'] * bool(augment.mixup)
   done += ['mixed by CutMix'] * bool(augment.cutmix)
+  done += [f'changed by {augment.transform}'] * bool(augment.transform)
   which = {'both': '', 'real': ' (real images)', 'synthetic': ' (synthetic images)'}
   return (', '.join(done) or 'as they are') + which[augment.apply_to]
 

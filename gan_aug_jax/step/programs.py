@@ -300,14 +300,6 @@ class DrawAhead:
   draw: Callable
   max_bytes: int
 
-  def single(self, step: Callable) -> Callable:
-    """Returns the step without its last argument: it draws for itself alone."""
-
-    def draw_and_step(state, *inputs):
-      return step(state, *inputs, self.draw(state, 1, *inputs))
-
-    return _named(draw_and_step, step)
-
   def chunk_length(self, state: Any, num_steps: int, *inputs: Any) -> int:
     """Returns the most steps to draw for at once: a divisor of `num_steps`.
 

@@ -116,16 +116,10 @@ class Training:
   def layout(self):
     return self.session.layout
 
-  @property
-  def single_step(self) -> Callable:
-    """`(state, data, *frozen) -> (state, metrics)` of one step that draws for itself."""
-    step = self.step_function
-    return self.draw_ahead.single(step) if self.draw_ahead else step
-
   def lower_single_step(self, state) -> jax.stages.Lowered:
-    """Lowers `single_step`, for what XLA counts in it."""
+    """Lowers one step that draws for itself, for what XLA counts in it."""
     arguments = (state, self.batches(0, 1), *self.frozen)
-    return lower_step(self.single_step, self.layout, *arguments)
+    return lower_step(self.step_function, self.layout, *arguments)
 
   def with_frozen(self, *frozen) -> 'Training':
     """The same training with these inputs; it shares the programs."""
@@ -139,9 +133,13 @@ class Training:
       self.finite_program.start(self.state)
 
   def operations(self) -> float:
-    """Floating-point operations of all calls, as XLA counts them; compiles nothing."""
-    num_calls = math.ceil(self.num_steps / self.steps_per_call)
-    return num_calls * self.step_program.operations(*self._shapes())
+    """Floating-point operations of all steps, as XLA counts them; compiles nothing."""
+    if self.steps_per_call == 1:
+      return self.num_steps * self.step_program.operations(*self._shapes())
+    # XLA counts the body of a loop once, so a call of several steps does not tell.
+    state, data = self.with_pool(self.state), self.batches.shapes(1)
+    step = Program(self.step_function, self.layout)
+    return self.num_steps * step.operations(state, data, *self.frozen)
 
   def _shapes(self):
     state, data = self.with_pool(self.state), self.batches.shapes(self.steps_per_call)

@@ -188,7 +188,7 @@ def check_code(session: Session, saved: dict[str, Any], affecting: set[str]) -> 
       generator that no arm draws from is not.
 
   Raises:
-    CheckpointError: if its source has changed.
+    CheckpointError: if its source has changed, or is not found.
   """
   before = saved.get('versions', {})
   if not (
@@ -196,6 +196,12 @@ def check_code(session: Session, saved: dict[str, Any], affecting: set[str]) -> 
   ):
     affecting = affecting - {GENERATOR}
   for name, now in session.code(affecting).items():
+    if now == 'unknown' != before.get(name, now):
+      raise CheckpointError(
+        f'The source of {name!r}, which the run in {str(session.workdir)!r} was made '
+        'with, is not found from here; run the command in its directory, or add that to '
+        'PYTHONPATH.'
+      )
     if before.get(name, now) != now:
       raise CheckpointError(
         f'The source of {name!r} has changed since the run in {str(session.workdir)!r} '
