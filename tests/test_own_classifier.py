@@ -235,7 +235,7 @@ def test_it_takes_the_arguments_of_the_config():
   for arguments, message in (({'depth': 5}, "'depth'"), ({}, "'width'")):
     with pytest.raises(ConfigError, match=message):
       build_external(named, 'it', arguments=arguments, **options)
-  with pytest.raises(ConfigError, match=r'classifier\.args are for a function'):
+  with pytest.raises(ConfigError, match=r'classifier\.args needs a function'):
     build_external(classifiers.CNN(3), 'it', arguments={'width': 5}, **options)
 
 

@@ -193,7 +193,7 @@ def test_what_works_with_a_gan_works_with_it(place, trained, capsys):
   for command in ('score', 'export'):
     assert later(command, workdir) == 0
   report = (workdir / 'report.html').read_text()
-  assert 'From a VAE' in report and 'Scores of its checkpoints' in report
+  assert 'Generator: VAE (my_vae:vae)' in report and 'Scores of its checkpoints' in report
   versions = json.loads((workdir / 'config.json').read_text())['versions']
   assert f'my_vae:vae {versions["my_vae:vae"]}' in report
   # Its classifiers need none of the generator's code.

@@ -76,8 +76,8 @@ def _make_builder(name, data_dir):
     hint = f'did you mean {close}?' if close else 'see tensorflow.org/datasets.'
     raise DataError(f'There is no dataset data.name={name!r}; {hint}') from None
   except (AssertionError, ValueError, ImportError) as error:
-    reason = image_files.reason_of(error)
-    raise DataError(f'TFDS cannot load {name!r}: {reason}.') from None
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    raise DataError(f'TFDS cannot load {name!r}: {reason.removesuffix(".")}.') from None
 
 
 def _prepare(builder):
