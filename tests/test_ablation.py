@@ -314,6 +314,10 @@ def test_what_is_left_is_counted_in_operations(tmp_path, monkeypatch):
   assert len(generators) == 2 and len({work[name] for name in generators}) == 1
   # As many steps, of twice the images and a forward pass of the generator.
   assert work['more,seed=0'] == work['more,seed=1'] > 1.9 * work['real_classical,seed=0']
+  fields.steps_per_call = 5  # composed ahead of a loop, whose body XLA counts once
+  plan = cells.make_plan(fields, tmp_path / 'scanned', layout)
+  scanned = estimate.work_of(plan.cells, tmp_path / 'scanned', layout)
+  assert sorted(scanned.values()) == pytest.approx(sorted(work.values()), rel=1e-3)
 
 
 def test_the_config_of_a_run_is_an_ablation_of_its_arms(monkeypatch):
