@@ -33,7 +33,7 @@ FEW_PLACES = [('jit', 4), ('pmap', 4)]  # XLA's own division of the work, and ou
 SOME_PLACES = [('jit', 1), ('jit', 4), ('pmap', 4)]
 MORE_PLACES = [('jit', 1), ('jit', 2), ('pmap', 2)]
 # The same guard as the fast rows, at more numbers of devices, or for one more network.
-SLOW = pytest.mark.slow
+SLOW, RELEASE = pytest.mark.slow, pytest.mark.release
 
 
 def _fused_everywhere(toy, dtype, places, **options):
@@ -65,7 +65,7 @@ NORM = {'ratio': 0.4, 'mode': 'add', 'arch': 'resnet'}
   [
     pytest.param(NORM, jnp.float64, SOME_PLACES, id='add-batch_norm'),
     pytest.param(REPLACE, jnp.float64, MORE_PLACES, id='replace', marks=SLOW),
-    pytest.param(NORM, jnp.float32, FEW_PLACES, id='add-batch_norm-float32', marks=SLOW),
+    pytest.param(NORM, jnp.float32, FEW_PLACES, id='float32', marks=RELEASE),
   ],
 )
 def test_fused_step_is_the_same_on_any_devices_and_backend(toy, dtype, places, options):
@@ -86,7 +86,7 @@ PAIRED = {'arch': 'mlp', 'loss': 'relativistic', 'r1': 1, 'r2': 1}
   [
     pytest.param({}, jnp.float64, SOME_PLACES, id='dcgan-float64'),
     pytest.param(SNGAN, jnp.float64, FEW_PLACES, id='sngan-float64', marks=SLOW),
-    pytest.param({}, jnp.float64, MORE_PLACES, id='dcgan-of-2', marks=SLOW),
+    pytest.param({}, jnp.float64, MORE_PLACES, id='dcgan-of-2', marks=RELEASE),
     pytest.param(PAIRED, jnp.float64, FEW_PLACES, id='mlp-float64', marks=SLOW),
   ],
 )
@@ -139,10 +139,10 @@ CONVOLVED = {**POLICIES, 'arch': 'cnn', 'frozen': 'dcgan'}
     pytest.param('jit', 4, ALL, POLICIES, id='policies-on-4-devices'),
     pytest.param('pmap', 4, SOME, POLICIES, id='chunks-under-pmap'),
     pytest.param('jit', 4, ALL, {**POLICIES, 'frozen': 'flow'}, id='flow', marks=SLOW),
-    pytest.param('jit', 4, SOME, POLICIES, id='chunks', marks=SLOW),
-    pytest.param('pmap', 1, ALL, POLICIES, id='pmap-of-one', marks=SLOW),
-    pytest.param('pmap', 4, ALL, {'mode': 'add'}, id='pmap-add', marks=SLOW),
-    pytest.param('jit', 2, 1, POLICIES, id='nothing-fits', marks=SLOW),
+    pytest.param('jit', 4, SOME, POLICIES, id='chunks', marks=RELEASE),
+    pytest.param('pmap', 1, ALL, POLICIES, id='pmap-of-one', marks=RELEASE),
+    pytest.param('pmap', 4, ALL, {'mode': 'add'}, id='pmap-add', marks=RELEASE),
+    pytest.param('jit', 2, 1, POLICIES, id='nothing-fits', marks=RELEASE),
     pytest.param('jit', 4, ALL, CONVOLVED, id='convolutions', marks=SLOW),
   ],
 )

@@ -330,7 +330,7 @@ def _refused(capsys, code, *argv):
   return line
 
 
-@pytest.mark.slow  # `test_policies` has them in a step
+@pytest.mark.release  # `test_policies` has them in a step, `test_processes` some in a run
 def test_policies_through_a_whole_run(config_file, tmp_path, monkeypatch):
   """From the config to the report, and a second start finds all of it finished."""
   flags = [f'--config={config_file}', f'--workdir={tmp_path / "run"}']
