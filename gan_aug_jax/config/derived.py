@@ -26,7 +26,12 @@ def members_of(config: ConfigDict) -> list[tuple[int, int]]:
 
 
 def is_augmented(config: ConfigDict, arm: str) -> bool:
-  """Whether an arm draws synthetic images."""
+  """Whether an arm draws synthetic images.
+
+  Args:
+    config: of a run.
+    arm: one of `ARMS`.
+  """
   return config.mix.ratio > 0 and fields.ARMS[arm][0]
 
 
@@ -67,12 +72,22 @@ def code_of(config: ConfigDict) -> dict[str, str]:
 
 
 def seed_of(config: ConfigDict, part: str) -> int:
-  """The seed of 'data', 'generator' or 'classifier': its own, or the root's."""
+  """The seed of 'data', 'generator' or 'classifier': its own, or the root's.
+
+  Args:
+    config: of a run.
+    part: a group with a field `seed`.
+  """
   return config.seed if config[part].seed == -1 else config[part].seed
 
 
 def precision_of(config: ConfigDict, part: str) -> str:
-  """What 'generator' or 'classifier' trains in, or the 'frozen' generator draws in."""
+  """What 'generator' or 'classifier' trains in, or the 'frozen' generator draws in.
+
+  Args:
+    config: of a run.
+    part: one of these three.
+  """
   if part == 'frozen':
     return config.generator.precision or precision_of(config, 'generator')
   field = 'train_precision' if part == 'generator' else 'precision'
@@ -101,7 +116,12 @@ def num_steps_of(config: ConfigDict, part: str, num_examples: int) -> int:
 
 
 def count_of(config: ConfigDict, part: str) -> int:
-  """Examples that a step of 'generator' or 'classifier' takes."""
+  """Examples that a step of 'generator' or 'classifier' takes.
+
+  Args:
+    config: of a run.
+    part: one of these two.
+  """
   has_substeps = part == 'generator' and config.generator.family == 'gan'
   times = config.gan.d_steps if has_substeps else 1
   return times * config[part].batch_size

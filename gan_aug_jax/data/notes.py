@@ -16,7 +16,12 @@ _DARK = 64  # of 256 values
 
 
 def list_some(texts: Iterable[str], count: int) -> str:
-  """'a, b, c and 2 more': the first few of `count` texts."""
+  """'a, b, c and 2 more': the first few of `count` texts.
+
+  Args:
+    texts: the first of them, or all.
+    count: how many there are in all.
+  """
   more = f' and {count - _NUM_SHOWN:,} more' if count > _NUM_SHOWN else ''
   return ', '.join(itertools.islice(texts, _NUM_SHOWN)) + more
 

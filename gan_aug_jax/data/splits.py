@@ -63,7 +63,12 @@ class Split:
     return Split(self.images[index], self.labels[index], names)
 
   def some(self, count: int, seed: int) -> 'Split':
-    """Up to `count` examples, drawn at random with `seed` and kept in order."""
+    """Up to `count` examples, drawn at random with `seed` and kept in order.
+
+    Args:
+      count: at least 1.
+      seed: the same one draws the same examples.
+    """
     order = np.random.default_rng(seed).permutation(len(self))
     return self.rows(np.sort(order[:count]))
 

@@ -47,7 +47,12 @@ class ImageSampler:
     self._program.start(variables, scalar, scalar)
 
   def operations(self, variables, count: int) -> float:
-    """Floating-point operations of drawing `count` images, see `Program.operations`."""
+    """Floating-point operations of drawing `count` images, see `Program.operations`.
+
+    Args:
+      variables: of the generator, placed, or their shapes.
+      count: number of images.
+    """
     scalar = self._layout.replicated_int(0)
     each = self._program.operations(variables, scalar, scalar)
     return math.ceil(count / evaluators.BATCH) * each

@@ -119,7 +119,12 @@ class _Setting:
     return [*controls.values(), *arms]
 
   def control(self, kind, num_steps):
-    """The control of a kind, one of `CONTROLS`, that takes so many steps."""
+    """The control of a kind, one of `CONTROLS`, that takes so many steps.
+
+    Args:
+      kind: one of `CONTROLS`.
+      num_steps: of its training.
+    """
     if num_steps == self.num_steps:
       return self._control(kind, 'control', {'arms': (kind,)})
     fields = {'arms': (kind,), 'classifier.num_steps': num_steps}
@@ -140,7 +145,13 @@ class _Setting:
     return Arm(self.name, name, role, {**self.real, **fields}, key)
 
   def match(self, name, role, fields):
-    """The controls of an arm: {field of `Arm`, such as 'same_steps': control}."""
+    """The controls of an arm: {field of `Arm`, such as 'same_steps': control}.
+
+    Args:
+      name: of the arm.
+      role: what it is in the comparison, see `Arm`.
+      fields: {dotted field: value} that the arm sets.
+    """
     config = _valid(self.base, fields)
     draws = config_lib.draws_synthetic(config)
     # An arm without classical augmentation is compared with a control without it.

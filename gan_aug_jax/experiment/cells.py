@@ -81,13 +81,23 @@ def is_finished(workdir, name, kind) -> bool:
 
 
 def failure(workdir, name) -> str:
-  """Why a cell failed, or ''."""
+  """Why a cell failed, or ''.
+
+  Args:
+    workdir: of the ablation.
+    name: of the cell.
+  """
   failed = files.read_result(workdir / 'cells' / name / 'failed.json') or {}
   return failed.get('why', '')
 
 
 def generator_workdir(workdir, name) -> pathlib.Path:
-  """The workdir of a generator that cells share; older versions had it in gans/."""
+  """The workdir of a generator that cells share; older versions had it in gans/.
+
+  Args:
+    workdir: of the ablation.
+    name: of the generator, as in `Cell.generator`.
+  """
   old = workdir / 'gans' / name
   return old if old.exists() else workdir / 'generators' / name
 
@@ -157,7 +167,12 @@ class _Costs:
     return len(load_data(config).train)
 
   def operations(self, config, control):
-    """Of the generator's training, of a step of the arm and of a step of the control."""
+    """Of the generator's training, of a step of the arm and of a step of the control.
+
+    Args:
+      config: of the arm.
+      control: the kind of its control, one of `CONTROLS`.
+    """
     # As if every step drew new images, so that the control gets more, never less.
     config = config.copy_and_resolve_references()
     config.cache.refresh_steps = 1

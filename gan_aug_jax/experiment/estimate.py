@@ -156,12 +156,22 @@ class _Speed:
     self._timed, self._compiled = {}, set()
 
   def of_generator(self, generator, operations) -> float:
-    """Of trainings of a `GeneratorTraining` with so many operations."""
+    """Of trainings of a `GeneratorTraining` with so many operations.
+
+    Args:
+      generator: what is left of it is estimated.
+      operations: of all its trainings.
+    """
     saving = _SAVE_SECONDS * generator.num_left
     return self._seconds('generator', generator.training, operations) + saving
 
   def of_arm(self, arm, operations) -> float:
-    """Of the training of an `arms.Arm` with so many operations."""
+    """Of the training of an `arms.Arm` with so many operations.
+
+    Args:
+      arm: not finished, or its results are missing.
+      operations: of its training.
+    """
     training, config, dataset = arm.training_ahead(), arm.session.config, arm.dataset
     if not training:  # it is finished, and only its results are missing
       return _SAVE_SECONDS

@@ -39,6 +39,10 @@ def restore_arm(session, name, info: DataFacts) -> classifier_state.ClassifierSt
 def evaluate_arms(session, dataset) -> dict:
   """Evaluates the finished arms of a workdir again.
 
+  Args:
+    session: of the workdir.
+    dataset: the data that its arms were trained on.
+
   Returns:
     {arm: {split: scores}}, with scores as an `evaluators.Evaluator` gives them. The
     splits are 'val' and, except in a search, 'test'.

@@ -329,6 +329,11 @@ def chosen_candidate(info) -> dict:
 
 
 def scores_of(workdir, name) -> dict:
-  """The scores of a generator's chosen checkpoint, or {}."""
+  """The scores of a generator's chosen checkpoint, or {}.
+
+  Args:
+    workdir: of the ablation.
+    name: of the generator.
+  """
   directory = generator_directory(cells_lib.generator_workdir(workdir, name))
   return chosen_candidate(read_result(directory / 'result.json') or {})

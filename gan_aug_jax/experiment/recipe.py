@@ -49,6 +49,10 @@ def build_model(session, info: DataFacts):
 def make_optimizer(session, num_steps) -> optax.GradientTransformation:
   """Returns the optimizer of the config's classifier.
 
+  Args:
+    session: of the run.
+    num_steps: of the training, which schedules depend on.
+
   Raises:
     ConfigError: if the user's code fails.
   """

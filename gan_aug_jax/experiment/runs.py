@@ -104,7 +104,12 @@ class Run:
     return frozen.load_generator(self._generator_session, self.dataset.facts)
 
   def load_variables(self, arm, generator) -> synthetic_source.SourceVariables:
-    """What an arm draws from; loaded once for all arms."""
+    """What an arm draws from; loaded once for all arms.
+
+    Args:
+      arm: the `arms.Arm`.
+      generator: the `FrozenGenerator`, or None.
+    """
     if not arm.is_augmented:
       return synthetic_source.SourceVariables()
     if not self._variables:
@@ -158,6 +163,11 @@ def describe(run: Run) -> str:
 
 def num_steps_of(config, dataset, name) -> int:
   """Optimizer steps of an arm.
+
+  Args:
+    config: of the run.
+    dataset: the data, whose size an epoch depends on.
+    name: of the arm.
 
   Raises:
     ConfigError: if a warm-up or schedule leaves no step.

@@ -36,7 +36,12 @@ def plan_batches(config, num_steps: int, *, synthetic: bool) -> plans.BatchPlan:
 
 
 def make_weight(config, num_steps: int) -> Callable:
-  """Returns `weight(step) -> float`, the weight of a synthetic example in the loss."""
+  """Returns `weight(step) -> float`, the weight of a synthetic example in the loss.
+
+  Args:
+    config: of the run.
+    num_steps: of the training, over which the weight may rise.
+  """
   mix = config.mix
   if mix.weight_schedule == 'constant':
     return lambda step: mix.weight

@@ -46,7 +46,12 @@ def build_family(session, info: DataFacts) -> Family:
 
 
 def is_foreign(family: Family, info: DataFacts) -> bool:
-  """Whether a generator may have seen other images than the run's training images."""
+  """Whether a generator may have seen other images than the run's training images.
+
+  Args:
+    family: of the generator.
+    info: facts about the training images.
+  """
   return bool(family.fit) and family.trained_on != info.fingerprint
 
 

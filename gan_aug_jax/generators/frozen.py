@@ -143,13 +143,23 @@ def load_generator(session, info) -> FrozenGenerator:
 
 
 def of_members(session, function: Callable) -> Callable:
-  """Turns a function of a generator's variables into one of all of a run's, stacked."""
+  """Turns a function of a generator's variables into one of all of a run's, stacked.
+
+  Args:
+    session: of the run, which says how many generators it has.
+    function: `(variables, ...) -> result`.
+  """
   number = len(config_lib.members_of(session.config))
   return sampling.make_ensemble(function, number, session.layout)
 
 
 def shapes_of_members(session, family: Family) -> dict | None:
-  """The shapes of what all the generators of a run keep; None if they are not known."""
+  """The shapes of what all the generators of a run keep; None if they are not known.
+
+  Args:
+    session: of the run.
+    family: of its generators.
+  """
   shapes, number = family.shapes(), len(config_lib.members_of(session.config))
   if number == 1 or shapes is None:
     return shapes

@@ -27,7 +27,12 @@ def build(
   beta1: float = 0.5,
   beta2: float = 0.999,
 ) -> Family:
-  """Returns the `Family` of a GAN; see `config/fields.py` for what the arguments mean."""
+  """Returns the `Family` of a GAN; see `config/fields.py` for what the arguments mean.
+
+  Args:
+    setting: classes, image shape, layout and precision.
+    **options: the others, by name; those of the config group `gan`.
+  """
   build_generator = functools.partial(
     generators.build_generator,
     arch,

@@ -11,7 +11,12 @@ from gan_aug_jax.training import files
 
 
 def is_drawn(path: pathlib.Path, options: str) -> bool:
-  """Whether `write_next_to_real` has written a picture with these options."""
+  """Whether `write_next_to_real` has written a picture with these options.
+
+  Args:
+    path: of the PNG.
+    options: of the sampler, a text.
+  """
   try:
     saved = files.read_arrays(path.with_suffix('.npz'))
   except (OSError, ValueError):

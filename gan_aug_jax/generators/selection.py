@@ -50,7 +50,12 @@ class Selection(Monitor):
     self.history, self.kept = [], {}
 
   def consider(self, step: int, state) -> dict[str, float]:
-    """Scores a generator; keeps it if it is the best so far, or of a given step."""
+    """Scores a generator; keeps it if it is the best so far, or of a given step.
+
+    Args:
+      step: of the training.
+      state: at that step, placed.
+    """
     variables = self._freeze(state)
     scores = self._score(step, variables)
     self.history.append({'step': step, **scores})

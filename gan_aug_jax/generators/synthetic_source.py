@@ -47,7 +47,12 @@ class SourceVariables:
 
 
 def is_known(session, dataset) -> bool:
-  """Whether the shapes of all variables are known before the generator is made."""
+  """Whether the shapes of all variables are known before the generator is made.
+
+  Args:
+    session: of the run.
+    dataset: the data.
+  """
   config = session.config
   if config.cache.images_per_class or not config_lib.needs_generator(config):
     return True

@@ -63,7 +63,13 @@ class ExternalClassifier:
   axis_name: str | None = None
 
   def init(self, key: jax.Array, images: jax.Array, *, train: bool) -> dict[str, Tree]:
-    """Returns {'params', 'batch_stats'}; the latter is all that is no parameter."""
+    """Returns {'params', 'batch_stats'}; the latter is all that is no parameter.
+
+    Args:
+      key: for the parameters.
+      images: float [B, H, W, C], or their shape.
+      train: passed on to a network that takes it.
+    """
     del train
     params, state = self.init_function(key, images)
     check_arrays((params, state), f'{self.described} has variables')
@@ -72,7 +78,16 @@ class ExternalClassifier:
     return {'params': strong(params), 'batch_stats': strong(state)}
 
   def apply(self, variables, images, *, train, mutable=(), keys=None, **masks):
-    """Returns logits; with `mutable`, also {'batch_stats'} as they are after the step."""
+    """Returns logits; with `mutable`, also {'batch_stats'} as they are after the step.
+
+    Args:
+      variables: from `init`.
+      images: float [B, H, W, C] in [-1, 1].
+      train: whether dropout and batch statistics are those of training.
+      mutable: collections that the step updates.
+      keys: of the examples [B], for dropout.
+      **masks: of the examples; a network of the user takes none.
+    """
     state, given = variables['batch_stats'], {'keys': keys, **masks}
     given |= dict.fromkeys(('train', 'training', 'is_training'), train)
     given |= dict.fromkeys(('deterministic', 'use_running_average'), not train)

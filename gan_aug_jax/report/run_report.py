@@ -81,6 +81,10 @@ def render(workdir: pathlib.Path, run: Mapping, results: Mapping) -> pathlib.Pat
 def findings(workdir: pathlib.Path, arms: Mapping) -> dict[str, sentences.Finding]:
   """{arm: what a run says of it} of arms with synthetic images and their controls.
 
+  Args:
+    workdir: of the run.
+    arms: of results.json.
+
   Raises:
     CheckpointError: if predictions cannot be read.
   """

@@ -96,7 +96,12 @@ def print_results(results: Mapping, findings: Collection[sentences.Finding] = ()
 
 
 def print_lines(lines: Sequence[str], style: str | None = None) -> None:
-  """Prints lines, broken between words on a terminal and whole elsewhere."""
+  """Prints lines, broken between words on a terminal and whole elsewhere.
+
+  Args:
+    lines: of text, without line breaks.
+    style: of rich, such as "bold".
+  """
   console = _console()
   for line in lines:
     whole = not console.is_terminal

@@ -295,7 +295,12 @@ def _augment(augmentation, keys: StepKeys, data, positions, batch, encoding):
 
 
 def expand(mask: jax.Array, like: jax.Array) -> jax.Array:
-  """Gives a mask [groups, share] as many axes as `like` [groups, share, ...] has."""
+  """Gives a mask [groups, share] as many axes as `like` [groups, share, ...] has.
+
+  Args:
+    mask: [groups, share].
+    like: [groups, share, ...].
+  """
   return mask.reshape(mask.shape + (1,) * (like.ndim - 2))
 
 

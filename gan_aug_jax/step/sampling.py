@@ -155,6 +155,10 @@ def mislabel(sample: Sample, num_classes: int) -> Sample:
   """Makes a `sample` draw images of another class than the label's, uniformly.
 
   A control: the images are the generator's, and what they teach is wrong.
+
+  Args:
+    sample: `(variables, keys, labels) -> images`.
+    num_classes: at least 2.
   """
 
   def mislabelled(variables, keys, labels):

@@ -87,7 +87,12 @@ class Monitor:
   kept: ClassVar[dict[str, Any]] = {}
 
   def consider(self, step: int, state) -> dict[str, float]:
-    """Scores a state wherever `Cadence.eval_every` is due; for the line of metrics."""
+    """Scores a state wherever `Cadence.eval_every` is due; for the line of metrics.
+
+    Args:
+      step: of the training.
+      state: at that step, placed.
+    """
     del step, state
     return {}
 
@@ -101,7 +106,12 @@ class Monitor:
     return {}
 
   def resume(self, record: dict[str, Any], kept: dict[str, Any]) -> None:
-    """Takes back what was saved."""
+    """Takes back what was saved.
+
+    Args:
+      record: the JSON object.
+      kept: the arrays, as `kept` was.
+    """
 
 
 @dataclasses.dataclass(frozen=True)

@@ -114,7 +114,13 @@ class _Whole:
     self.show()
 
   def advance(self, fraction, gained, seconds):
-    """Counts progress: the current part is at `fraction`, of which `gained` is new."""
+    """Counts progress: the current part is at `fraction`, of which `gained` is new.
+
+    Args:
+      fraction: of the current part, in [0, 1].
+      gained: part of it that this process has done.
+      seconds: that this took.
+    """
     self._fraction = fraction
     self._done += gained * self._of_current()
     self._seconds += seconds

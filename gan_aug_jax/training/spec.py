@@ -167,7 +167,12 @@ class Training:
     return bool(self.finite_program(state))
 
   def compile(self, state, step: int) -> None:
-    """Waits until the call that takes steps from `step` on, and its save, is compiled."""
+    """Waits until the call that takes steps from `step` on, and its save, is compiled.
+
+    Args:
+      state: at `step`, placed.
+      step: the number of steps taken so far.
+    """
     self.step_program.compile(state, *self.inputs(step, 0))
     self.finite_program.compile(self.without_pool(state))
 
@@ -193,7 +198,12 @@ class Training:
     return self.step_program(state, *self.inputs(step, count))
 
   def inputs(self, step: int, count: int) -> tuple:
-    """What the call that takes `count` steps from `step` on takes next to the state."""
+    """What the call that takes `count` steps from `step` on takes next to the state.
+
+    Args:
+      step: the number of steps taken so far.
+      count: how many to take.
+    """
     first = step - step % self.steps_per_call
     data = self.batches(first, self.steps_per_call)
     return (self.layout.replicated_int(count), data, *self.frozen)
@@ -210,7 +220,14 @@ def make_training(
   init_pool: Callable | None = None,
   draw_ahead: DrawAhead | None = None,
 ) -> Training:
-  """Returns the `Training` of a step; its arguments are the attributes there."""
+  """Returns the `Training` of a step; its arguments are the attributes there.
+
+  Args:
+    session: of the run.
+    step: `Training.step_function`.
+    init: `Training.init_function`.
+    seed, batches, cadence, init_pool, draw_ahead: see `Training`.
+  """
   layout, num_steps = session.layout, steps_per_call(session, cadence)
   draw_ahead = draw_ahead if num_steps > 1 else None
   return Training(
@@ -253,6 +270,10 @@ def steps_per_call(session: Session, cadence: Cadence) -> int:
 
   Calls end where lines, evaluations and saves are due, so it divides their cadences, and
   any other length is a shorter call of the same program.
+
+  Args:
+    session: of the run.
+    cadence: of the training.
   """
   config = session.config
   if config.steps_per_call:

@@ -38,7 +38,13 @@ class Tracer:
       )
 
   def annotate(self, step: int, stop: int, state) -> contextlib.AbstractContextManager:
-    """A context for the call that takes steps `step` to `stop - 1` from `state`."""
+    """A context for the call that takes steps `step` to `stop - 1` from `state`.
+
+    Args:
+      step: the first step of the call.
+      stop: the step after its last.
+      state: before the call; a trace begins and ends when it is computed.
+    """
     inside = step < self._steps.stop and stop > self._steps.start
     if inside != self._tracing:
       jax.block_until_ready(state)  # or work of other steps would be in the trace

@@ -121,6 +121,10 @@ def generator_directory(workdir: pathlib.Path) -> pathlib.Path:
 def claim(session: Session, dataset: Dataset) -> None:
   """Writes config.json, unless the same run's is there.
 
+  Args:
+    session: of the run.
+    dataset: the data, whose fingerprint is recorded.
+
   Raises:
     CheckpointError: see `check_config` and `check_data`.
     WriteError: if it cannot be written.
