@@ -78,7 +78,7 @@ class Part:
     return self.out / f'{self.name}{number or ""}.json'
 
   def run(self, limit: float) -> dict:
-    """Runs it within some seconds; returns what came of it, even if it is unfinished."""
+    """Runs it for at most so many seconds; returns its results, also if unfinished."""
     log, began = self.out / f'{self.name}.log', time.perf_counter()
     entry = {'limit_s': limit, 'why': '', 'results': []}
     with open(log, 'w') as file:

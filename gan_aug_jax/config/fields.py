@@ -6,6 +6,7 @@ docs/config.md and the fields that may differ when a run goes on are all read fr
 
 from collections.abc import Callable, Iterable
 import dataclasses
+import functools
 import logging
 import math
 import re
@@ -81,7 +82,7 @@ class Field:
   when: str = ''
 
   def accepts(self, value: Any) -> bool:
-    """Whether the rule allows a value, whatever its type."""
+    """Whether the rule allows a value; a value of the wrong type is not allowed."""
     try:
       return self.rule is None or bool(self.rule.allows(value))
     except TypeError:
@@ -409,7 +410,7 @@ _GENERATOR = {
     "generators to draw from in turn: 'step:N' is a checkpoint, 'seed:N' one trained "
     'with another seed; () means the chosen one',
     Rule(_are_checkpoints, "of the form 'step:N' or 'seed:N', each once"),
-    when='Name several for more varied images; each seed is a training of its own.',
+    when='Name several for more varied images; each seed trains another generator.',
   ),
 }
 
@@ -1187,6 +1188,7 @@ def find_renamed(text: str) -> str:
   return ''
 
 
+@functools.cache
 def old_groups() -> set[str]:
   """The groups that no longer exist."""
   groups = {name.partition('.')[0] for name in _RENAMED if '.' in name}
