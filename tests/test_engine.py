@@ -19,6 +19,7 @@ from gan_aug_jax.step import (
   programs,
   rng,
   sampling,
+  sharding,
   synthesis,
 )
 from gan_aug_jax.step.plans import Ramp
@@ -100,6 +101,30 @@ def test_gan_step_is_the_same_on_any_devices_and_backend(toy, options, dtype, pl
       results.append(tiny.run(where, step, state, toy, count=count, num_steps=STEPS))
   for other in results[1:]:
     assert tiny.difference(results[0], other) < TOLERANCE[dtype]
+
+
+def _updates_in_a_loop(toy, monkeypatch):
+  """Gives the GAN's step with three updates of the discriminator, and what it takes."""
+  monkeypatch.setattr(sharding.Layout, 'on_cpu', False)
+  where = tiny.layout('jit', 1)
+  step, state = tiny.gan_step(where, arch='mlp', d_steps=3)
+  return step, state, tiny.feed(where.replicate, toy)(0, 36)
+
+
+def test_updates_of_the_discriminator_in_a_loop_keep_only_the_state(toy, monkeypatch):
+  step, *inputs = _updates_in_a_loop(toy, monkeypatch)
+  jaxpr = jax.make_jaxpr(step)(*inputs).jaxpr
+  (loop,) = [e for e in tiny.equations(jaxpr) if e.primitive.name == 'scan']
+  assert loop.params['length'] == 2 and len(loop.outvars) == loop.params['num_carry']
+
+
+@SLOW
+def test_updates_of_the_discriminator_in_a_loop_give_the_same_numbers(toy, monkeypatch):
+  step, *inputs = _updates_in_a_loop(toy, monkeypatch)
+  looped = jax.jit(lambda *inputs: step(*inputs))(*inputs)
+  monkeypatch.undo()  # one after the other, as on a CPU
+  # Adam divides by the root of a second moment that starts at 0.
+  assert tiny.difference(looped, jax.jit(step)(*inputs)) < 1e-4
 
 
 def test_gradient_norms_are_those_of_the_gradients(toy):

@@ -313,8 +313,10 @@ def make_gan_step(
       )
       return state.replace(generator_stats=stats), (batch, pull_back, metrics)
 
-    state, each = layout.scan(discriminator_step, state, np.arange(d_steps))
-    batch, pull_back, metrics = each[-1]
+    # Apart from the last, or a loop would stack what each of them returns.
+    update = lambda state, substep: (discriminator_step(state, substep)[0], None)
+    state, _ = layout.scan(update, state, np.arange(d_steps - 1))
+    state, (batch, pull_back, metrics) = discriminator_step(state, d_steps - 1)
     loss, image_grads = jax.value_and_grad(gan_losses.generator_loss)(
       batch.fake, state, batch, keys, d_steps - 1
     )
