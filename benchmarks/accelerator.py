@@ -4,17 +4,19 @@
 
 It needs no network: images are random, unless `--data` names a file for `data.name=npz`.
 Parts run in order of importance, each in a separate process with its own time limit;
-what a part leaves of its time goes to the others. Results are written to DIR as they
-arrive, so that a lost host, or a part that hangs, costs only what is unfinished:
-DIR/results.json and DIR/table.md, and of each part its output. The table is printed last.
+what a part leaves of its time goes to those after it. Every few seconds what there is by
+then is written to DIR/results.json and DIR/table.md, so that a lost host, or a part that
+hangs, costs only what is unfinished. The table is printed last. Logs, compiled programs
+and the ablation go to `--scratch`.
 
   startup   seconds to import, to compile and to the first steps; then with a full cache
   step      the fused step by ratio, batches composed ahead and in each step; at a larger
             batch; the GAN's; by steps per call; by precision; with one flat update
   torch     benchmarks.vs_torch without torch.compile, if PyTorch is installed
   tests     pytest -m accelerator, if pytest is installed
-  options   the fused step under options of XLA
-  profile   where its time goes, kernel by kernel
+  options   both steps under options of XLA
+  profile   where the time of both steps goes, kernel by kernel; the traces are kept as
+            DIR/step.xplane.pb.gz and DIR/GAN.xplane.pb.gz
   ablation  with --data: configs/evidence/proportion.py, ratios 0.2 and 0.5 with and
             without classical augmentation and their controls, seed by seed, with a GAN
             of 20,000 steps (--ablation=--config.generator.num_steps=0: 200 epochs)
@@ -23,6 +25,7 @@ DIR/results.json and DIR/table.md, and of each part its output. The table is pri
 """
 
 import collections
+from collections.abc import Iterator
 import contextlib
 import dataclasses
 import importlib.util
@@ -39,20 +42,23 @@ from absl import app, flags
 import numpy as np
 
 from benchmarks import accelerator_parts as parts_lib, timing
+from gan_aug_jax.training import files
 
-# The most of the time that a part may take; the last one takes what is left.
+# How the time that is left is divided among the parts that are left.
 _SHARES = {
-  'startup': 0.15,
-  'step': 0.3,
-  'torch': 0.35,
-  'tests': 0.2,
-  'options': 0.15,
-  'profile': 0.1,
-  'ablation': 1.0,
+  'startup': 2,
+  'step': 4,
+  'torch': 3,
+  'tests': 1.5,
+  'options': 1.5,
+  'profile': 0.5,
+  'ablation': 3,
 }
+_EVERY = 5  # seconds between two looks at what a part has written
 
 MINUTES = flags.DEFINE_float('minutes', 9.0, 'Time for all of it.')
-OUT = flags.DEFINE_string('out', None, 'Directory for the results.')
+OUT = flags.DEFINE_string('out', None, 'Directory for the results, four files.')
+SCRATCH = flags.DEFINE_string('scratch', '', "For all else; '' for OUT/scratch.")
 DATA = flags.DEFINE_string('data', '', 'An .npz file of images, for the ablation.')
 PARTS = flags.DEFINE_list('parts', list(_SHARES), 'Which parts to run.')
 ABLATION = flags.DEFINE_multi_string('ablation', [], 'A further flag of the ablation.')
@@ -64,51 +70,74 @@ class Part:
 
   Attributes:
     name: a key of `_SHARES`.
-    out: directory for its files.
+    scratch: directory for its files.
     commands: command lines to run one after the other; number i may write `output(i)`.
     lacks: what is missing for it here; '' for nothing.
   """
 
   name: str
-  out: pathlib.Path
+  scratch: pathlib.Path
   commands: list[list[str]]
   lacks: str = ''
 
   def output(self, number: int = 0) -> pathlib.Path:
-    return self.out / f'{self.name}{number or ""}.json'
+    return self.scratch / f'{self.name}{number or ""}.json'
 
-  def run(self, limit: float) -> dict:
-    """Runs it for at most so many seconds; returns its results, also if unfinished."""
-    log, began = self.out / f'{self.name}.log', time.perf_counter()
-    entry = {'limit_s': limit, 'why': '', 'results': []}
+  def results(self) -> list:
+    """What it has written by now, one element per command."""
+    if self.name == 'ablation':
+      return [read_ablation(self.scratch / self.name)]
+    paths = map(self.output, range(len(self.commands)))
+    return [json.loads(path.read_text()) for path in paths if path.exists()]
+
+  def run(self, limit: float) -> Iterator[dict]:
+    """Runs it for at most so many seconds.
+
+    Yields:
+      What there is of it, every few seconds and at its end: 'why' it did not end well,
+      or '', its 'results', and 'said', the last lines of its output.
+    """
+    log, began = self.scratch / f'{self.name}.log', time.perf_counter()
+    for number in range(len(self.commands)):
+      self.output(number).unlink(missing_ok=True)
     with open(log, 'w') as file:
-      for number, command in enumerate(self.commands):
-        output = self.output(number)
-        output.unlink(missing_ok=True)
-        left = limit - (time.perf_counter() - began)
-        entry['why'] = self._run(command, file, left) if left > 0 else 'no time was left'
-        if output.exists():
-          entry['results'].append(json.loads(output.read_text()))
-        if entry['why']:
+      for command in self.commands:
+        process = self._start(command, file)
+        try:
+          for why in _watch(process, began, limit):
+            said = log.read_text(errors='replace').splitlines()[-100:]
+            seconds = {'limit_s': limit, 'seconds': time.perf_counter() - began}
+            yield seconds | {'why': why, 'results': self.results(), 'said': said}
+        finally:
+          _stop(process)
+        if why:
           break
-    entry['said'] = log.read_text(errors='replace').splitlines()[-30:]
-    return entry | {'seconds': time.perf_counter() - began}
 
-  def _run(self, command, log, limit):
-    """Runs a command; returns '' or what went wrong."""
+  def _start(self, command, log):
     places = os.pathsep.join([os.getcwd(), os.environ.get('PYTHONPATH', '')])
     environment = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false', **os.environ}
-    environment |= {'PYTHONPATH': places, 'XDG_CACHE_HOME': str(self.out / 'cache')}
-    process = subprocess.Popen(
+    environment |= {'PYTHONPATH': places, 'XDG_CACHE_HOME': str(self.scratch / 'cache')}
+    return subprocess.Popen(
       command, stdout=log, stderr=log, env=environment, start_new_session=True
     )
+
+
+def _watch(process, began, limit):
+  """Yields why a process did not end well, every few seconds until it ends; '' if it did.
+
+  Args:
+    began: when its part did, on `time.perf_counter`.
+    limit: seconds of the part.
+  """
+  while (left := began + limit - time.perf_counter()) > 0:
     try:
-      code = process.wait(limit)
-      return f'exit code {code}' if code else ''
+      code = process.wait(min(left, _EVERY))
     except subprocess.TimeoutExpired:
-      return f'stopped after {limit:.0f} s'
-    finally:
-      _stop(process)
+      yield 'unfinished'
+    else:
+      yield f'exit code {code}' if code else ''
+      return
+  yield f'stopped after {limit:.0f} s'
 
 
 def _stop(process):
@@ -120,25 +149,28 @@ def _stop(process):
       process.wait(patience)
 
 
-def list_parts(out: pathlib.Path) -> list[Part]:
+def list_parts(out: pathlib.Path, scratch: pathlib.Path) -> list[Part]:
   """The parts that `--parts` names, in order.
 
   Args:
-    out: directory for their files.
+    out: directory for the traces.
+    scratch: directory for their other files.
   """
   python, ratios = [sys.executable, '-m'], ','.join(parts_lib.RATIOS.value)
   lacks = lambda name: '' if importlib.util.find_spec(name) else f'{name} is missing'
-  base = [x for x in sys.argv[1:] if x.startswith(('--config.', '--config='))]
+  fields = [x for x in sys.argv[1:] if x.startswith('--config.')]
+  base = fields + [x for x in sys.argv[1:] if x.startswith('--config=')]
   base += [f'--{name}={flags.FLAGS[name].value}' for name in ('rounds', 'steps')]
   base += [f'--ratios={ratios}']
   more = [f'--{name}={flags.FLAGS[name].value}' for name in ('large', 'side')]
-  more += [f'--calls={",".join(parts_lib.CALLS.value)}', f'--trace={out / "profile"}']
+  more += [f'--calls={",".join(parts_lib.CALLS.value)}']
+  more += [f'--traces={out}']
 
   def own(name, number=0):
     command = [*python, 'benchmarks.accelerator_parts', *base, *more, f'--part={name}']
-    return [*command, f'--json={Part(name, out, []).output(number)}']
+    return [*command, f'--json={Part(name, scratch, []).output(number)}']
 
-  of_torch = [*python, 'benchmarks.vs_torch', *base, f'--json={out / "torch.json"}']
+  of_torch = [*python, 'benchmarks.vs_torch', *base, f'--json={scratch / "torch.json"}']
   # Eager steps take milliseconds, and compiling them would take all of the time.
   of_torch += [f'--steps={min(50, parts_lib.STEPS.value)}']
   of_torch += [f'--rounds={min(5, timing.ROUNDS.value)}']
@@ -147,10 +179,10 @@ def list_parts(out: pathlib.Path) -> list[Part]:
     f'--batches={parts_lib.CONFIG.value.classifier.batch_size},{parts_lib.LARGE.value}'
   ]
   # With options of their own, as pytest's plugins may be missing.
-  tests = [*python, 'pytest', '-o', 'addopts=', '-p', 'no:cacheprovider', '-q', '-rfEs']
+  tests = [*python, 'pytest', '-o', 'addopts=', '-p', 'no:cacheprovider', '-v', '-rfEs']
   tests += ['-m', 'accelerator', 'tests/test_accelerator.py']
-  ablation = [*python, 'gan_aug_jax', 'ablate', f'--workdir={out / "ablation"}']
-  ablation += [f'--config=configs/evidence/proportion.py:cifar10,{ratios}']
+  ablation = [*python, 'gan_aug_jax', 'ablate', f'--workdir={scratch / "ablation"}']
+  ablation += [f'--config=configs/evidence/proportion.py:cifar10,{ratios}', *fields]
   ablation += ['--config.data.name=npz', f'--config.data.data_dir={DATA.value}']
   if not any(flag.startswith('--config.generator.num_') for flag in ABLATION.value):
     ablation += ['--config.generator.num_steps=20000']  # as configs/ablations/full.py
@@ -166,7 +198,7 @@ def list_parts(out: pathlib.Path) -> list[Part]:
   missing = {'torch': lacks('torch'), 'tests': lacks('pytest')}
   missing['ablation'] = '' if DATA.value else 'no --data'
   return [
-    Part(name, out, commands[name], missing.get(name, ''))
+    Part(name, scratch, commands[name], missing.get(name, ''))
     for name in _SHARES
     if name in PARTS.value
   ]
@@ -188,7 +220,7 @@ def read_ablation(workdir: pathlib.Path) -> dict:
 
 
 def run_all(parts: list[Part], out: pathlib.Path, seconds: float) -> dict:
-  """Runs the parts, and writes OUT/results.json and OUT/table.md after each.
+  """Runs the parts; every few seconds writes OUT/results.json and OUT/table.md.
 
   Args:
     parts: what to run, in order.
@@ -196,20 +228,24 @@ def run_all(parts: list[Part], out: pathlib.Path, seconds: float) -> dict:
     seconds: for all of them.
 
   Returns:
-    {part: what came of it}.
+    {part: what came of it}, also of parts that an earlier command ran into OUT.
   """
-  began, done = time.perf_counter(), {}
-  for part in parts:
+  began, done, earlier = time.perf_counter(), {}, out / 'results.json'
+  if earlier.exists():
+    done = json.loads(earlier.read_text())['parts']
+  for number, part in enumerate(parts):
     left = seconds - (time.perf_counter() - began)
-    limit = left if part is parts[-1] else min(left, seconds * _SHARES[part.name])
+    shares = sum(_SHARES[other.name] for other in parts[number:] if not other.lacks)
+    limit = left * _SHARES[part.name] / max(shares, _SHARES[part.name])
     why = part.lacks or ('' if left > 0 else 'no time was left')
     print(f'{part.name}: {why or f"up to {limit:.0f} s"}', flush=True)
-    done[part.name] = {'why': why, 'results': []} if why else part.run(limit)
-    if part.name == 'ablation' and not why:
-      done[part.name]['results'] = [read_ablation(out / 'ablation')]
-    content = json.dumps({'command': sys.argv, 'parts': done}, indent=1)
-    (out / 'results.json').write_text(content + '\n')
-    (out / 'table.md').write_text('\n'.join(describe(done)) + '\n')
+    # Closed wherever this process is ended, and with it the part.
+    with contextlib.closing(part.run(limit)) as entries:
+      for entry in [{'why': why, 'results': []}] if why else entries:
+        done[part.name] = entry
+        content = json.dumps({'command': sys.argv, 'parts': done}, indent=1)
+        files.write_atomically(out / 'results.json', content + '\n')
+        files.write_atomically(out / 'table.md', '\n'.join(describe(done)) + '\n')
   return done
 
 
@@ -237,7 +273,12 @@ def _of_startup(results):
   headings = ['seconds from the start to', 'empty cache', 'full cache'][
     : 1 + len(results)
   ]
-  return [timing.where_line(results[0]), '', *timing.table_lines(headings, rows.values())]
+  return [
+    timing.where_line(results[0]),
+    '',
+    *timing.table_lines(headings, rows.values()),
+    '',
+  ]
 
 
 def _of_groups(result):
@@ -266,12 +307,15 @@ def _of_torch(result):
 
 
 def _of_profile(result):
-  cells = [
-    [f'`{name}`', f'{row["us"]:.1f}', f'{row["count"]:.1f}']
-    for name, row in result['kernels'].items()
-  ]
-  total = f'{result["us"]:.0f} µs in kernels per step; trace: {result["trace"]}'
-  return [total, '', *timing.table_lines(['kernel', 'µs per step', 'times'], cells), '']
+  lines = []
+  for title, step in result['steps'].items():
+    cells = [
+      [f'`{name}`', f'{row["us"]:.1f}', f'{row["count"]:.1f}']
+      for name, row in {'all': step, **step['kernels']}.items()
+    ]
+    headings = [f'kernels of {title}', 'µs per step', 'times per step']
+    lines += [*timing.table_lines(headings, cells), '']
+  return lines
 
 
 def _of_ablation(result):
@@ -302,11 +346,16 @@ def main(_):
   # Whoever lends the machine may end this process: it then ends the part that runs.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit('Stopped.'))
   out = pathlib.Path(OUT.value).absolute()
-  out.mkdir(parents=True, exist_ok=True)
+  scratch = pathlib.Path(SCRATCH.value or out / 'scratch').absolute()
+  for directory in (out, scratch):
+    directory.mkdir(parents=True, exist_ok=True)
   if 'startup' in PARTS.value:  # which measures what an empty cache costs
-    shutil.rmtree(out / 'cache', ignore_errors=True)
-  done = run_all(list_parts(out), out, 60 * MINUTES.value)
-  print('\n'.join(['', *describe(done)]))
+    shutil.rmtree(scratch / 'cache', ignore_errors=True)
+  try:
+    run_all(list_parts(out, scratch), out, 60 * MINUTES.value)
+  finally:
+    if (table := out / 'table.md').exists():
+      print('\n' + table.read_text(), flush=True)
 
 
 if __name__ == '__main__':

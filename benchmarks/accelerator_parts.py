@@ -12,8 +12,9 @@ _BEGAN = time.perf_counter()
 
 import collections  # noqa: E402
 import contextlib  # noqa: E402
-import os  # noqa: E402
+import gzip  # noqa: E402
 import pathlib  # noqa: E402
+import tempfile  # noqa: E402
 
 from absl import app, flags  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
@@ -28,17 +29,13 @@ LARGE = flags.DEFINE_integer('large', 1024, 'The larger batch.')
 CALLS = flags.DEFINE_list('calls', ['1', '10', '50'], 'Steps per call.')
 SIDE = flags.DEFINE_integer('side', 32, 'Of the images, in pixels.')
 STEPS = flags.DEFINE_integer('steps', 200, 'Least number of steps of a timed run.')
-TRACE = flags.DEFINE_string('trace', 'profile', 'Directory for the trace.')
+TRACES = flags.DEFINE_string('traces', '.', 'Directory for the traces of the profile.')
 PART = flags.DEFINE_string('part', 'step', 'Which part to run.')
 
 # A list replaces XLA's own, which older versions have without the last two.
 _BUFFERS = 'FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION'
 _OPTIONS = {
   'as compiled by default': {},
-  'deterministic': {'xla_gpu_deterministic_ops': True},
-  'no command buffers': {'xla_gpu_enable_command_buffer': ''},
-  'no Triton products': {'xla_gpu_enable_triton_gemm': False},
-  'double-buffered loops': {'xla_gpu_enable_while_loop_double_buffering': True},
   'command buffers of convolutions, too': {
     'xla_gpu_enable_command_buffer': f'{_BUFFERS},CONVOLUTION'
   },
@@ -49,6 +46,12 @@ _OPTIONS = {
     'xla_gpu_enable_command_buffer': f'{_BUFFERS},CONVOLUTION,CONDITIONAL,WHILE',
     'xla_gpu_command_buffer_unroll_loops': True,
   },
+  'no command buffers': {'xla_gpu_enable_command_buffer': ''},
+  'deterministic': {'xla_gpu_deterministic_ops': True},
+  'double-buffered loops': {'xla_gpu_enable_while_loop_double_buffering': True},
+  'channels first': {'xla_gpu_force_conv_nchw': True},
+  'channels last': {'xla_gpu_force_conv_nhwc': True},
+  'no Triton products': {'xla_gpu_enable_triton_gemm': False},
 }
 
 
@@ -126,13 +129,16 @@ def list_groups(per_call):
       rows['real, composed in each step'] = {'mix.ratio': 0.0, 'mix.draw_ahead_mib': 0}
     return {name: row | fields for name, row in rows.items()}
 
-  first = {'mix.ratio': float(RATIOS.value[0])}
+  first, flat = {'mix.ratio': float(RATIOS.value[0])}, 'benchmarks.flat_updates'
+  flat_gan = {'generator.family': f'{flat}:build_gan'}
+  flat_gan['generator.args'] = tuple(f'{k}={v}' for k, v in CONFIG.value.gan.items())
   groups = {
     'by ratio': by_ratio(),
     f'by ratio, batch {LARGE.value}': by_ratio(**{'classifier.batch_size': LARGE.value}),
     'the GAN': {
       'its step': {'part': 'gan'},
       'in bfloat16': {'part': 'gan', 'precision': 'bfloat16'},
+      'with flat updates': {'part': 'gan', **flat_gan},
     },
     'by steps per call': {
       f'{count} per call': first | {'steps_per_call': int(count)} for count in CALLS.value
@@ -145,7 +151,7 @@ def list_groups(per_call):
     },
     'by update': {
       'of each array': first,
-      'of one flat array': first | {'classifier.optimizer': 'benchmarks.flat_sgd:make'},
+      'of one flat array': first | {'classifier.optimizer': f'{flat}:make_sgd'},
     },
   }
   return {
@@ -164,6 +170,17 @@ def run_step():
     yield {**bench.where, 'steps per call': bench.per_call, 'groups': groups}
 
 
+def list_steps(per_call):
+  """{title: config fields} of the two steps, as a run takes them.
+
+  Args:
+    per_call: steps per call.
+  """
+  usual = {'steps_per_call': per_call}
+  fused = usual | {'mix.ratio': float(RATIOS.value[0])}
+  return {'the fused step': fused, 'the GAN': usual | {'part': 'gan'}}
+
+
 def run_options():
   """Yields the results of the part 'options', after each option: one may end the process.
 
@@ -172,13 +189,11 @@ def run_options():
   import jax
 
   bench, groups, refused = Bench(), {}, {}
-  steps = {'the fused step': {'mix.ratio': float(RATIOS.value[0])}}
-  steps['the GAN'] = {'part': 'gan'}
-  for title, fields in steps.items():
+  for title, fields in list_steps(bench.per_call).items():
     base, rows, first = next(iter(_OPTIONS)), groups.setdefault(title, {}), None
     for name, options in _OPTIONS.items():
       try:
-        calls = bench.calls({'steps_per_call': bench.per_call} | fields, options)
+        calls = bench.calls(fields, options)
         jax.block_until_ready(calls.take())
       except jax.errors.JaxRuntimeError as error:  # an XLA without such an option
         refused[name] = str(error).splitlines()[0]
@@ -209,18 +224,32 @@ def run_startup():
 
 
 def run_profile():
-  """Yields microseconds per step by kernel, longest first, from a trace of two calls."""
+  """Yields what the kernels of each step take, after each."""
+  bench, steps = Bench(), {}
+  for title, fields in list_steps(bench.per_call).items():
+    trace = pathlib.Path(TRACES.value, f'{title.split()[-1]}.xplane.pb.gz')
+    steps[title] = _profile(bench.calls(fields), trace)
+    yield {**bench.where, 'steps': steps}
+
+
+def _profile(calls, path):
+  """Microseconds per step by kernel, longest first, from a trace of two calls.
+
+  Args:
+    calls: the compiled `Calls`.
+    path: for the trace.
+  """
   import jax
 
-  bench = Bench()
-  fields = {'steps_per_call': bench.per_call, 'mix.ratio': float(RATIOS.value[0])}
-  calls, trace = bench.calls(fields), pathlib.Path(TRACE.value)
   jax.block_until_ready([calls.take() for _ in range(3)])
-  with jax.profiler.trace(trace):
-    jax.block_until_ready([calls.take() for _ in range(2)])
-  file = max(trace.rglob('*.xplane.pb'), key=os.path.getmtime)
+  with tempfile.TemporaryDirectory() as directory:
+    with jax.profiler.trace(directory):
+      jax.block_until_ready([calls.take() for _ in range(2)])
+    (file,) = pathlib.Path(directory).rglob('*.xplane.pb')
+    trace = file.read_bytes()
+  path.write_bytes(gzip.compress(trace))
   seconds, counts = collections.Counter(), collections.Counter()
-  for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
+  for plane in jax.profiler.ProfileData.from_serialized_xspace(trace).planes:
     lines = plane.lines if plane.name.startswith('/device:') else []
     for line in lines:
       # The kernels of a GPU, or the operations of a TPU.
@@ -233,8 +262,9 @@ def run_profile():
     name: {'us': 1e6 * total / steps, 'count': counts[name] / steps}
     for name, total in seconds.most_common(40)
   }
-  total = 1e6 * sum(seconds.values()) / steps
-  yield {**bench.where, 'us': total, 'kernels': kernels, 'trace': str(file)}
+  total = {'us': sum(seconds.values()), 'count': counts.total()}
+  total['us'] *= 1e6
+  return {name: x / steps for name, x in total.items()} | {'kernels': kernels}
 
 
 PARTS = {

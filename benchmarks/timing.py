@@ -17,6 +17,8 @@ from typing import Any
 from absl import flags
 import numpy as np
 
+from gan_aug_jax.training import files
+
 JSON = flags.DEFINE_string('json', '', 'JSON file for the results.')
 PLOT = flags.DEFINE_string('plot', '', 'PNG file for the plot.')
 ROUNDS = flags.DEFINE_integer('rounds', 10, 'Number of timed rounds.')
@@ -220,11 +222,7 @@ def finish(result: Mapping[str, Any], draw: Callable[[Any], None] | None = None)
     draw: draws the plot onto matplotlib `Axes`.
   """
   if JSON.value:
-    path = pathlib.Path(JSON.value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix('.part')  # a reader finds the old file or the new one
-    unfinished.write_text(json.dumps(result, indent=1) + '\n')
-    unfinished.replace(path)
+    files.write_atomically(JSON.value, json.dumps(result, indent=1) + '\n')
   if PLOT.value and draw:
     from matplotlib.figure import Figure
 

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from benchmarks import accelerator, flat_sgd
+from benchmarks import accelerator, flat_updates
 from tests import tiny
 
 _ROOT = pathlib.Path(__file__).parent.parent
@@ -36,15 +36,16 @@ def _part(name, out, end):
 
 
 def test_parts_that_hang_fail_or_cannot_run_lose_nothing(tmp_path):
-  parts = [_part('step', tmp_path, 'hangs'), _part('options', tmp_path, 'out of memory')]
+  parts = [_part('options', tmp_path, 'hangs'), _part('step', tmp_path, 'out of memory')]
   # What comes after it in a part is of no use, and must not hide why.
   parts[0] = dataclasses.replace(parts[0], commands=2 * parts[0].commands)
   parts += [accelerator.Part('torch', tmp_path, [], 'torch is missing')]
   accelerator.run_all(parts, tmp_path, 8)
   done = json.loads((tmp_path / 'results.json').read_text())['parts']
-  assert done['step']['why'] == 'stopped after 2 s' and len(done['step']['results']) == 1
-  assert done['options']['why'] == 'exit code 1'
-  assert done['options']['said'] == ['out of memory']
+  assert done['options']['why'] == 'stopped after 2 s'
+  assert len(done['options']['results']) == 1
+  assert done['step']['why'] == 'exit code 1'
+  assert done['step']['said'] == ['out of memory']
   assert done['torch']['why'] == 'torch is missing'
   table = (tmp_path / 'table.md').read_text()
   assert table.count('500 µs (400 to 600)') == 2 and 'torch is missing' in table
@@ -53,7 +54,7 @@ def test_parts_that_hang_fail_or_cannot_run_lose_nothing(tmp_path):
 def test_a_flat_update_gives_the_same_bits():
   rate, ends = optax.linear_schedule(0.3, 0.1, 3), []
   start = {'a': np.float32([[0.1, -0.7], [2.3, 0.4]]), 'b': {'c': np.float32([1.9])}}
-  for tx in (optax.sgd(rate, 0.9), flat_sgd.make(rate, 3)):
+  for tx in (optax.sgd(rate, 0.9), flat_updates.make_sgd(rate, 3)):
     params, state = start, tx.init(start)
     for _ in range(3):
       grads = jax.tree.map(lambda x: 0.3 * x - 0.1, params)
@@ -63,30 +64,35 @@ def test_a_flat_update_gives_the_same_bits():
   assert tiny.difference(*ends) == 0 and tiny.difference(start, ends[0]) > 0.1
 
 
-# The command with a single part, which writes its process id.
+# The command with a single part, which writes a result and its process id, and hangs.
 _COMMAND = """
 import pathlib, sys
 from benchmarks import accelerator
-path = pathlib.Path(sys.argv[1].partition('=')[2], 'pid')
-code = 'import os, pathlib, time; pathlib.Path({!r}).write_text(str(os.getpid()))'
-code = code.format(str(path)) + '; time.sleep(600)'
-part = lambda out: accelerator.Part('step', out, [[sys.executable, '-c', code]])
-accelerator.list_parts = lambda out: [part(out)]
+path, part, end = pathlib.Path(sys.argv[1].partition('=')[2], 'pid'), {!r}, {!r}
+code = f'import os, pathlib; pathlib.Path({{str(path)!r}}).write_text(str(os.getpid()))'
+def list_parts(out, scratch):
+  output = accelerator.Part('step', scratch, []).output()
+  command = [sys.executable, '-c', code + part, str(output), end]
+  return [accelerator.Part('step', scratch, [command])]
+accelerator.list_parts, accelerator._EVERY = list_parts, 0.2
 accelerator.app.run(accelerator.main)
-"""
+""".format(_PART, 'hangs')
 
 
-def test_a_part_ends_with_the_command(tmp_path):
+def test_a_part_ends_with_the_command_and_its_results_are_kept(tmp_path):
   """It has its own session, so it would go on, on the device of whoever comes next."""
   command = [sys.executable, '-c', _COMMAND, f'--out={tmp_path}']
-  process, path = subprocess.Popen(command, cwd=_ROOT), tmp_path / 'pid'
-  while not (path.exists() and path.read_text()):
+  process = subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True)
+  table = tmp_path / 'table.md'
+  while not (table.exists() and '500 µs' in table.read_text()):
     assert process.poll() is None
     time.sleep(0.1)
   process.terminate()
-  assert process.wait(60) != 0
+  printed, _ = process.communicate(timeout=60)
+  assert process.returncode != 0 and printed.endswith(table.read_text() + '\n')
+  assert '## step (unfinished)' in printed
   with pytest.raises(ProcessLookupError):
-    os.kill(int(path.read_text()), 0)
+    os.kill(int((tmp_path / 'pid').read_text()), 0)
 
 
 @pytest.mark.release  # processes of its own that compile a dozen steps
@@ -104,6 +110,8 @@ def test_the_parts_measure_on_a_cpu(tmp_path):
   first, again = (result['seconds'] for result in done['startup']['results'])
   assert list(first.values()) == sorted(first.values()) and first.keys() == again.keys()
   groups = done['step']['results'][0]['groups']
-  assert len(groups) == 6 and len(groups['by ratio']) == 4
+  assert len(groups) == 6 and len(groups['by ratio']) == 4 and len(groups['the GAN']) == 3
   assert all(row['ms'] > 0 for rows in groups.values() for row in rows.values())
   assert not done['options']['results'][0]['refused']
+  files = {path.name for path in tmp_path.iterdir() if path.is_file()}  # to be fetched
+  assert files == {'results.json', 'table.md', 'step.xplane.pb.gz', 'GAN.xplane.pb.gz'}

@@ -1,5 +1,6 @@
 """The family of GANs: the config's group `gan` to networks, losses and a step."""
 
+from collections.abc import Callable
 import functools
 
 import optax
@@ -26,11 +27,13 @@ def build(
   discriminator_learning_rate: float = 0.0,
   beta1: float = 0.5,
   beta2: float = 0.999,
+  make_optimizer: Callable = optax.adam,
 ) -> Family:
   """Returns the `Family` of a GAN; see `config/fields.py` for what the arguments mean.
 
   Args:
     setting: classes, image shape, layout and precision.
+    make_optimizer: `(learning_rate, beta1, beta2) -> transformation`.
     **options: the others, by name; those of the config group `gan`.
   """
   build_generator = functools.partial(
@@ -45,7 +48,7 @@ def build(
     discriminators.build_discriminator, arch, num_classes=setting.num_classes, width=width
   )
   rates = (setting.learning_rate, discriminator_learning_rate or setting.learning_rate)
-  generator_tx, discriminator_tx = (optax.adam(rate, beta1, beta2) for rate in rates)
+  generator_tx, discriminator_tx = (make_optimizer(rate, beta1, beta2) for rate in rates)
   discriminator = build_discriminator(dtype=setting.dtype)
   shared = {
     'generator': build_generator(axis_name=setting.layout.axis_name, dtype=setting.dtype),
