@@ -31,7 +31,13 @@ def test_any_arch_makes_and_judges_images_of(arch, shape):
   assert images.shape == (2, *shape) and logits.shape == (2,)
 
 
-@pytest.mark.parametrize('arch', list(generators.GENERATORS))
+@pytest.mark.parametrize(
+  'arch',
+  [
+    pytest.param(arch, marks=[pytest.mark.slow] * (arch != 'dcgan'))
+    for arch in generators.GENERATORS
+  ],
+)
 def test_label_reaches_the_image_and_the_logit(arch):
   """An ignored label would leave a class-conditional GAN without classes."""
   build = {'num_classes': 3, 'width': 8}
@@ -202,6 +208,7 @@ def test_logit_means_follow_real_and_synthetic_logits(toy):
   np.testing.assert_allclose(state.logit_means, 0.01 * seen, rtol=1e-4)
 
 
+@pytest.mark.slow  # builds two families from the config
 def test_discriminator_has_a_learning_rate_of_its_own(toy, tmp_path):
   where, changes = tiny.layout('jit', 1), []
   config = config_lib.default()
