@@ -279,7 +279,7 @@ def test_score_sets_generators_between_real_images_and_noise(
     assert all(np.isfinite(row[name]) for name in ('kernel', 'density', 'gan_test'))
     for name in ('frechet', 'manifold', 'cas', 'gan_test'):
       assert len(row['per_class'][name]) == 3
-  assert scores['extractor']['hash'] in shown and f'{noise["cas"]:.2%}' in shown
+  assert scores['extractor']['hash'] in shown and f'{100 * noise["cas"]:.2f} %' in shown
   for name in ('grid', 'neighbours', 'interpolation'):
     assert (workdir / 'score' / f'{name}.png').read_bytes().startswith(b'\x89PNG')
   assert len(list((tmp_path / 'cache').rglob('*.msgpack'))) == 1

@@ -115,7 +115,7 @@ def curves(title: str, series: Mapping, *, percent: bool = False) -> bytes:
 
 def _show_percent(axis):
   """Labels shares as percentages, and ends the axis where shares end."""
-  axis.set_major_formatter(PercentFormatter(1, decimals=None))
+  axis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=' %'))
   low, high = axis.get_view_interval()
   least = 0 if axis.get_data_interval()[0] >= 0 else -1
   axis.axes.set(**{f'{axis.axis_name}lim': (max(low, least), min(high, 1))})

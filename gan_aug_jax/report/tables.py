@@ -67,6 +67,7 @@ def cells(row: Mapping, fields: Sequence[str]) -> list[str]:
   """
   known = [field for field in fields if not _is_missing(row.get(field))]
   texts = {field: _COLUMNS[field][1].format(row[field]) for field in known}
+  texts = {field: text.replace('%', ' %') for field, text in texts.items()}
   return [texts.get(field, 'n/a') for field in fields]
 
 
