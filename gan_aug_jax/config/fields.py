@@ -281,7 +281,7 @@ _DATA = {
   ),
   'imbalance': Field(
     1.0,
-    'how many times fewer images the rarest class has than the commonest, validation '
+    'how many times fewer images the rarest class has than the most common, validation '
     'included',
     _within(1, 1e6),
     when='Raise it to study rare classes; leave it at 1 for data that are imbalanced '
@@ -349,7 +349,7 @@ _GENERATOR = {
   ),
   'batch_size': Field(
     64,
-    "real images per update of the generator's training, with a GAN of its discriminator",
+    "real images per update of the generator's training; in a GAN, of its discriminator",
     _whole(1, _MOST_IMAGES),
     when='Lower it if memory runs out; raise it on an accelerator that is idle.',
   ),
@@ -466,13 +466,14 @@ _GAN = {
   ),
   'width': Field(
     64,
-    'number of features next to the image, in both networks',
+    'number of features in the layer next to the image, in both networks',
     _whole(8, _MOST_FEATURES),
     when='Lower it on a CPU or with few images; time grows with its square.',
   ),
   'label_smoothing': Field(
     0.1,
-    "one-sided label smoothing: the discriminator's target for real images is 1 minus it",
+    "one-sided label smoothing: the discriminator's target for real images is 1 minus "
+    'this',
     _BELOW_1,
     when='Leave it; the non-saturating loss alone has targets to smooth.',
   ),
@@ -814,7 +815,7 @@ _FILTER = {
     "of; or 'random'",
     _one_of('teacher', 'discriminator', 'hard', 'random'),
     when="Try 'hard' if the teacher keeps images that are all alike; 'random' is the "
-    'control of equal cost.',
+    'control at equal cost.',
   ),
   'min_confidence': Field(
     0.0,
