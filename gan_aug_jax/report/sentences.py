@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import math
 import pathlib
+import shlex
 from typing import NamedTuple
 
 from gan_aug_jax import config as config_lib
@@ -131,6 +132,16 @@ def finding(treatment: str, control: str, arms: Mapping, paired: Mapping) -> Fin
   return Finding(kind, headline, detail)
 
 
+def images_of(data: Mapping) -> str:
+  """How many images of which kind a run has, by the 'data' of its config.json."""
+  height, width, channels = data['image_shape']
+  return (
+    f'{data["num_train"]:,} training, {data["num_val"]:,} validation and '
+    f'{data["num_test"]:,} test images of {len(data["class_names"])} classes, '
+    f'{height} x {width} pixels, {"grey" if channels == 1 else "in colour"}.'
+  )
+
+
 def costs(results: Mapping) -> str:
   """How long the training of results.json took."""
   arms = sum(arm['train_seconds'] for arm in results['arms'].values())
@@ -201,7 +212,7 @@ def arms(config: Mapping, results: Mapping) -> dict[str, str]:
         text = f'Real images, and on top of them {shown} ({share} of the batch size)'
     if config_lib.is_augmented(config, name) != synthetic:
       text = 'Real images; no synthetic ones at this ratio'
-    changes = _describe_augmentation(config.augment) if classical else 'as they are'
+    changes = _describe_augmentation(config.augment) if classical else 'not augmented'
     lines[name] = f'{text}, {changes}.'
   return lines
 
@@ -217,12 +228,25 @@ def _describe_augmentation(augment):
   done += ['mixed by CutMix'] * bool(augment.cutmix)
   done += [f'changed by {augment.transform}'] * bool(augment.transform)
   which = {'both': '', 'real': ' (real images)', 'synthetic': ' (synthetic images)'}
-  return (', '.join(done) or 'as they are') + which[augment.apply_to]
+  return (', '.join(done) or 'not augmented') + which[augment.apply_to]
 
 
-def more_seeds(workdir: pathlib.Path) -> str:
-  """The command that repeats a run with several seeds."""
-  return f'python -m gan_aug_jax ablate --config=FILE \\\n    --workdir={workdir}-seeds'
+def again(command: str, workdir: pathlib.Path, config: Mapping) -> str:
+  """The command that repeats a run in another workdir.
+
+  Args:
+    command: 'run', or 'ablate' for several seeds.
+    workdir: of the run.
+    config: of config.json.
+  """
+  file = f'{workdir}/config.json'
+  if config_lib.own_code_of(config_lib.from_dict(config)):
+    file = 'FILE'  # a config.json that names code is refused
+  other = f'{workdir}-{"seeds" if command == "ablate" else "again"}'
+  return (
+    f'python -m gan_aug_jax {command} \\\n    --config={shlex.quote(file)} \\\n'
+    f'    --workdir={shlex.quote(other)}'
+  )
 
 
 def choice(info: Mapping) -> str:
