@@ -211,7 +211,7 @@ def _ablate(flags):
   failures = workers.run(plan.units()[part::num_parts], directory, layout)
   signals.check()
   if not plan.is_over():
-    print('This part is done; `ablate --collect --workdir=...` reports on all that is.')
+    print('This part is done; `ablate --collect --workdir=...` reports what is finished.')
   elif len(failures) < len(plan.cells):
     _report_ablation(directory)
   if failures:
