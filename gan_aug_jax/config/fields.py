@@ -1073,7 +1073,8 @@ ABLATION_FIELDS = {
   ),
   'arms': Field(
     {},
-    '{name: {field: value}} of the arms to compare; {} means augmented_classical alone',
+    '{name: {field: value}} of the arms to compare; {} means one, augmented like the '
+    'control',
     when='Set it to compare settings of the generator or of mixing.',
   ),
   'grid': Field(
@@ -1083,7 +1084,8 @@ ABLATION_FIELDS = {
   ),
   'control': Field(
     'real_classical',
-    "arm of real images that the verdict compares with; 'real_only' is the other one",
+    "control of arms that do not name theirs: 'real_classical', or 'real_only' without "
+    'classical augmentation',
     when="Use 'real_only' where classical augmentation is out of the question.",
   ),
   'controls': Field(
