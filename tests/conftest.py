@@ -32,6 +32,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from gan_aug_jax.data import datasets  # noqa: E402
+from gan_aug_jax.evaluation import figures  # noqa: E402
 
 
 def make_dataset(num_classes=3, per_class=12, size=8, channels=1, seed=0):
@@ -58,3 +59,9 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope='session')
 def toy():
   return make_dataset()
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+  """Draws no figure: the dozen of a report take 2 to 4 CPU seconds."""
+  monkeypatch.setattr(figures, '_png', lambda figure: b'no picture')

@@ -38,6 +38,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 SIZE = 640
 BASE = config.default().to_dict()
 ABLATION = """
+  config.classifier.arch = 'mlp'
   config.ablation.seeds = (0, 1)
   config.ablation.arms = {'few': {'mix.ratio': 0.25}}
 """
@@ -309,6 +310,7 @@ def test_one_of_a_thing_is_not_a_plural(count, words, tmp_path, capsys):
   )
 
 
+@pytest.mark.slow  # lowers every step of an ablation
 def test_what_is_left_is_counted_in_operations(tmp_path, monkeypatch):
   monkeypatch.setitem(datasets._SOURCES, 'toy', test_run._toy_source)
   fields = _config(arms={'more': {'mix.mode': 'add', 'mix.ratio': 1.0}}, seeds=(0, 1))
@@ -365,6 +367,7 @@ def _start_worker(workdir, pause=0.02):
   return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.slow  # processes that wait for each other
 def test_two_workers_train_each_cell_once_and_a_killed_one_gives_its_claim_up(tmp_path):
   names = sorted(cell.name for unit in units_to_share() for cell in unit)
   killed = _start_worker(tmp_path, pause=600)
@@ -701,6 +704,7 @@ def test_an_interrupted_ablation_ends_with_a_report_that_stands_alone(finished):
   assert len(list((finished / 'generators').iterdir())) == 2  # one a seed
 
 
+@pytest.mark.slow  # four plans of an ablation
 def test_a_finished_ablation_trains_nothing_again_and_takes_more_seeds(
   finished, config_file, monkeypatch, capsys
 ):

@@ -900,6 +900,7 @@ def test_debug_shows_the_traceback(place):
     cli.main(['gan_aug_jax', *_field('mix.ratio=7')(place), '--debug'])
 
 
+@pytest.mark.usefixtures('no_pictures')
 def test_a_run_goes_on_after_the_disk_was_full(place, capfd):
   _without_arms(place)
   arguments = ['gan_aug_jax', *_given('run', _CONFIG, _DONE)(place)]
@@ -1042,6 +1043,7 @@ def test_without_a_home_there_is_no_cache(tmp_path, monkeypatch):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures('no_pictures')
 def test_paths_are_expanded_and_the_data_are_found_from_anywhere(
   place, tmp_path, monkeypatch, capfd
 ):

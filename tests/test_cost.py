@@ -22,6 +22,10 @@ from gan_aug_jax.training import workdir
 _ROOT = pathlib.Path(__file__).parent.parent
 
 
+# Four steps of a real config take seconds to lower.
+SLOW = pytest.mark.slow
+
+
 @pytest.fixture(scope='module')
 def lowered():
   """{ratio: the lowered step of configs/cifar10.py on one device}."""
@@ -40,6 +44,7 @@ def _count(step):
   return collections.Counter(re.findall(r'stablehlo\.(\w+)', step.as_text()))
 
 
+@SLOW
 def test_synthesis_costs_a_forward_pass_of_the_generator_an_image(lowered):
   operations = {r: step.cost_analysis()['flops'] for r, step in lowered.items()}
   # By sub-pixel: 2 x 2 taps at each corner of the pixels of maps of side 4, 8, 16.
@@ -55,6 +60,7 @@ def test_synthesis_costs_a_forward_pass_of_the_generator_an_image(lowered):
     assert of_image < added < 1.05 * of_image
 
 
+@SLOW
 def test_bytes_grow_in_proportion_to_the_ratio(lowered):
   touched = {r: step.cost_analysis()['bytes accessed'] for r, step in lowered.items()}
   # The generator's parameters are read once, whatever the ratio.
@@ -62,6 +68,7 @@ def test_bytes_grow_in_proportion_to_the_ratio(lowered):
   assert one > 0 and one == pytest.approx(other, rel=0.01)
 
 
+@SLOW
 def test_each_convolution_is_in_the_step_once(lowered):
   # Forward, for the weights, and for what is below all but the first.
   assert _count(lowered[0.0])['convolution'] == 3 + 3 + 2
@@ -69,6 +76,7 @@ def test_each_convolution_is_in_the_step_once(lowered):
     assert _count(lowered[ratio])['convolution'] == 3 + 3 + 2 + 3
 
 
+@SLOW
 def test_synthesis_adds_no_lookup_and_no_transfer(lowered):
   real = _count(lowered[0.0])
   assert real['gather'] > 0  # of the real examples, or this test would see nothing

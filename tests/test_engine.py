@@ -29,6 +29,7 @@ STEPS = 10  # over three epochs
 # Float64 to rounding accumulated over the steps. In float32 a rounding of a sum, 1e-7,
 # may tip a ReLU or a maximum and grow over the steps.
 TOLERANCE = {jnp.float64: 1e-9, jnp.float32: 2e-3}
+ENDS = [('jit', 1), ('pmap', 4)]  # all on one device, and divided by us
 FEW_PLACES = [('jit', 4), ('pmap', 4)]  # XLA's own division of the work, and ours
 SOME_PLACES = [('jit', 1), ('jit', 4), ('pmap', 4)]
 MORE_PLACES = [('jit', 1), ('jit', 2), ('pmap', 2)]
@@ -63,7 +64,8 @@ NORM = {'ratio': 0.4, 'mode': 'add', 'arch': 'resnet'}
 @pytest.mark.parametrize(
   ('options', 'dtype', 'places'),
   [
-    pytest.param(NORM, jnp.float64, SOME_PLACES, id='add-batch_norm'),
+    pytest.param(NORM, jnp.float64, ENDS, id='add-batch_norm'),
+    pytest.param(NORM, jnp.float64, SOME_PLACES, id='add-batch_norm-jit', marks=SLOW),
     pytest.param(REPLACE, jnp.float64, MORE_PLACES, id='replace', marks=SLOW),
     pytest.param(NORM, jnp.float32, FEW_PLACES, id='float32', marks=RELEASE),
   ],
@@ -84,7 +86,8 @@ PAIRED = {'arch': 'mlp', 'loss': 'relativistic', 'r1': 1, 'r2': 1}
 @pytest.mark.parametrize(
   ('options', 'dtype', 'places'),
   [
-    pytest.param({}, jnp.float64, SOME_PLACES, id='dcgan-float64'),
+    pytest.param({}, jnp.float64, ENDS, id='dcgan-float64'),
+    pytest.param({}, jnp.float64, SOME_PLACES, id='dcgan-float64-jit', marks=SLOW),
     pytest.param(SNGAN, jnp.float64, FEW_PLACES, id='sngan-float64', marks=SLOW),
     pytest.param({}, jnp.float64, MORE_PLACES, id='dcgan-of-2', marks=RELEASE),
     pytest.param(PAIRED, jnp.float64, FEW_PLACES, id='mlp-float64', marks=SLOW),
@@ -105,13 +108,13 @@ def test_gan_step_is_the_same_on_any_devices_and_backend(toy, options, dtype, pl
 def test_gradient_norms_are_those_of_the_gradients(toy):
   """The first update of SGD is a multiple of the gradient, and so is Adam's mean."""
   where = tiny.layout('jit', 4)
-  step, before, plan, frozen = tiny.fused(where, ratio=0.25)
+  step, before, plan, frozen = tiny.fused(where, ratio=0.25, arch='mlp', frozen='mlp')
   options = {'count': plan.num_real, 'num_steps': 1, 'extra': (frozen,)}
   after, metrics = tiny.run(where, step, before, toy, **options)
   change = jax.tree.map(lambda new, old: (new - old) / 0.05, after.params, before.params)
   # Sums of float32 in another order.
   assert metrics['grad_norm'][0] == pytest.approx(_norm(change), rel=1e-3)
-  step, state = tiny.gan_step(where)
+  step, state = tiny.gan_step(where, arch='mlp')
   state, metrics = tiny.run(where, step, state, toy, count=12, num_steps=1)
   for name in ('generator', 'discriminator'):
     mean = getattr(state, f'{name}_opt')[0].mu  # (1 - beta1) of the gradient
@@ -136,8 +139,8 @@ CONVOLVED = {**POLICIES, 'arch': 'cnn', 'frozen': 'dcgan'}
   ('backend', 'num_devices', 'max_bytes', 'options'),
   [
     pytest.param('jit', 1, ALL, {}, id='plain'),
-    pytest.param('jit', 4, ALL, POLICIES, id='policies-on-4-devices'),
-    pytest.param('pmap', 4, SOME, POLICIES, id='chunks-under-pmap'),
+    pytest.param('jit', 4, ALL, POLICIES, id='policies-on-4', marks=SLOW),
+    pytest.param('pmap', 4, SOME, POLICIES, id='chunks-under-pmap', marks=SLOW),
     pytest.param('jit', 4, ALL, {**POLICIES, 'frozen': 'flow'}, id='flow', marks=SLOW),
     pytest.param('jit', 4, SOME, POLICIES, id='chunks', marks=RELEASE),
     pytest.param('pmap', 1, ALL, POLICIES, id='pmap-of-one', marks=RELEASE),
@@ -235,9 +238,10 @@ def _inside(text, operation):
   return count(inside), count(set(bodies) - inside)
 
 
+@SLOW  # reads compiled programs; the numbers are those of the fast rows above
 @pytest.mark.parametrize(
   ('backend', 'options'),
-  [('jit', {'mixup': 0.2}), pytest.param('pmap', CONVOLVED, marks=SLOW)],
+  [('jit', {'mixup': 0.2}), ('pmap', CONVOLVED)],
 )
 def test_what_is_composed_ahead_is_outside_of_the_loop(toy, backend, options):
   where = tiny.layout(backend)
@@ -252,6 +256,7 @@ def test_what_is_composed_ahead_is_outside_of_the_loop(toy, backend, options):
   assert _inside(ahead, 'while')[0] == _inside(ahead, 'gather')[0] == 0
 
 
+@SLOW  # one seed drawing ahead is in the fast rows above
 def test_seeds_in_one_program_draw_ahead(toy):
   where, count = tiny.layout('jit', 4), 2
   with jax.enable_x64(True):
@@ -282,6 +287,7 @@ def test_seeds_in_one_program_draw_ahead(toy):
   ('options', 'factor'),
   [({'ratio': 0.5, 'crop': 0}, 2), ({'ratio': 0.0, 'crop': 1, 'mixup': 0.2}, 3)],
 )
+@SLOW  # `test_chunks_divide_a_call` has the arithmetic
 def test_the_largest_array_of_drawing_ahead_is_bounded(toy, options, factor):
   """Of 16 steps of 64 images; the rest of a call's memory does not depend on that."""
   where = tiny.layout('jit', 1)

@@ -69,7 +69,13 @@ def test_example_trains_on_what_the_generator_draws(files, capsys, monkeypatch, 
 
 @pytest.mark.parametrize(
   'name',
-  ['resnet:ResNet', 'vit:ViT', 'haiku_net:make', 'equinox_net:make', 'nnx_net:make'],
+  [
+    pytest.param('resnet:ResNet', marks=pytest.mark.slow),
+    pytest.param('vit:ViT', marks=pytest.mark.slow),
+    'haiku_net:make',
+    'equinox_net:make',
+    'nnx_net:make',
+  ],
 )
 def test_example_network_is_trained_and_saved_as_a_classifier(name, toy, tmp_path):
   module, _, attribute = name.partition(':')

@@ -27,6 +27,7 @@ def _export(step, where, per_call, platform, *args, draw_ahead=None):
 @pytest.mark.parametrize(
   ('num_devices', 'per_call'), [(8, 5), pytest.param(1, 1, marks=pytest.mark.slow)]
 )
+@pytest.mark.slow  # no fast test lowers for a TPU or a GPU
 def test_steps_lower_for(toy, platform, num_devices, per_call):
   where = tiny.layout('jit', num_devices)
   assert where.num_devices == num_devices

@@ -31,7 +31,13 @@ def test_any_arch_makes_and_judges_images_of(arch, shape):
   assert images.shape == (2, *shape) and logits.shape == (2,)
 
 
-@pytest.mark.parametrize('arch', list(generators.GENERATORS))
+@pytest.mark.parametrize(
+  'arch',
+  [
+    pytest.param(arch, marks=[pytest.mark.slow] * (arch == 'resnet'))
+    for arch in generators.GENERATORS
+  ],
+)
 def test_label_reaches_the_image_and_the_logit(arch):
   """An ignored label would leave a class-conditional GAN without classes."""
   build = {'num_classes': 3, 'width': 8}

@@ -100,6 +100,8 @@ EVERYTHING = (
 )
 
 
+@pytest.mark.usefixtures('no_pictures')
+@pytest.mark.slow  # a whole run and five commands
 def test_every_command_works_with_it_and_none_imports_it_without_leave(run, capsys):
   assert run(*EVERYTHING) == 0
   workdir, before = run.directory / 'w', _arm(run.directory / 'w')
@@ -211,7 +213,12 @@ broken.not_a_number = lambda key, image: image * jnp.nan
     ('classifier.optimizer=broken:nothing', 2, 'returned NoneType'),
     ('classifier.optimizer=broken:needs_loss', 2, "'value'"),
     ('augment.transform=broken:crop', 2, 'returned (7, 8, 1)'),
-    ('augment.transform=broken:not_a_number', 3, 'is nan in the first step'),
+    pytest.param(
+      'augment.transform=broken:not_a_number',
+      3,
+      'is nan in the first step',
+      marks=pytest.mark.slow,
+    ),
     ('classifier.arch=resnett', 2, "or 'module:name'"),
   ],
 )

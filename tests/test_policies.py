@@ -28,7 +28,6 @@ from gan_aug_jax.step.plans import Ramp
 from gan_aug_jax.step.synthesis import FrozenModels, SampleFilter
 from tests import tiny
 
-SLOW, RELEASE = pytest.mark.slow, pytest.mark.release
 # Each policy and its settings, as options of `tiny.fused`; without any see test_engine.
 FACTORS = {
   'filter': [
@@ -107,17 +106,8 @@ def _is_ahead(options):
   return not hard and options['classes'] != 'feedback'
 
 
-# The first rows cover most pairs, because rows are chosen greedily.
-_FAST, _IN_CI = 1, 2
-
-
-@pytest.mark.parametrize(
-  'number',
-  [
-    pytest.param(i, marks=[] if i < _FAST else [SLOW if i < _IN_CI else RELEASE])
-    for i in range(len(_rows()))
-  ],
-)
+@pytest.mark.slow  # the fast tests below have the policies one by one
+@pytest.mark.parametrize('number', range(len(_rows())))
 def test_every_pair_of_policies_keeps_the_invariants(toy, number):
   """Steps one by one on one device; on 4 in calls of 4 steps, drawn ahead if possible.
 
@@ -461,6 +451,7 @@ def test_weight_of_synthetic_examples_in_the_loss(toy):
       'ratio': 0.5,
       'dropout': 0.0,
       'arch': 'mlp',
+      'frozen': 'mlp',
       'weight': lambda step, w=weight: w,
     }
     step, state, plan, frozen = tiny.fused(where, **options)

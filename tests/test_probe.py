@@ -129,6 +129,7 @@ def test_every_generator_of_several_draws_every_class(session, num_classes, num_
   assert len(pairs) == num_classes * num_members
 
 
+@pytest.mark.slow  # trains six; no fast test has a damaged file of it
 def test_extractor_is_kept_by_what_it_depends_on(session, dataset, tmp_path):
   train = lambda steps, data=dataset: probe.train_extractor(
     session, data, data.val, num_steps=steps, directory=tmp_path

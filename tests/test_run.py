@@ -211,6 +211,7 @@ def test_report_is_one_self_contained_file(finished):
     assert word in text
 
 
+@pytest.mark.usefixtures('no_pictures')
 def test_report_escapes_class_names(finished, tmp_path):
   workdir = shutil.copytree(finished[0], tmp_path / 'copy')
   path = workdir / 'config.json'
@@ -222,6 +223,7 @@ def test_report_escapes_class_names(finished, tmp_path):
   assert '<script>' not in text and '&lt;script&gt;' in text
 
 
+@pytest.mark.usefixtures('no_pictures')
 def test_finished_work_is_not_redone(finished, config_file):
   workdir, _ = finished
   before = {path: path.stat().st_mtime_ns for path in workdir.rglob('checkpoints/**/*')}
@@ -246,6 +248,8 @@ def test_later_commands_need_only_the_workdir(finished, capsys):
   assert (workdir / 'report.html').exists()
 
 
+@pytest.mark.usefixtures('no_pictures')
+@pytest.mark.slow  # two whole commands; no fast test compares them with one
 def test_parts_give_the_numbers_of_a_whole_run(finished, config_file, tmp_path):
   """train-generator then train-classifier: the same arms."""
   flags = [f'--config={config_file}', f'--workdir={tmp_path / "w"}']
@@ -378,6 +382,7 @@ def test_policies_through_a_whole_run(config_file, tmp_path, monkeypatch):
   assert json.loads((tmp_path / 'run' / 'results.json').read_text()) == results
 
 
+@pytest.mark.usefixtures('no_pictures')
 def test_a_search_of_a_bound_trains_no_gan_and_leaves_the_test_split_alone(
   config_file, tmp_path, monkeypatch, capsys
 ):
@@ -494,6 +499,7 @@ def _damage(path):
     ('arms/augmented/predictions.npz', 'truncate'),
   ],
 )
+@pytest.mark.usefixtures('no_pictures')
 def test_damaged_files_are_named_and_mended(
   finished, config_file, tmp_path, capsys, name, damage
 ):
@@ -517,6 +523,7 @@ def test_damaged_files_are_named_and_mended(
   assert after['num_steps'] == before['num_steps'] == 20
 
 
+@pytest.mark.usefixtures('no_pictures')
 def test_damaged_results_of_parts_are_made_again(finished, config_file, tmp_path):
   workdir = shutil.copytree(finished[0], tmp_path / 'copy')
   _damage(workdir / 'arms' / 'augmented' / 'result.json')
@@ -530,6 +537,7 @@ def test_damaged_results_of_parts_are_made_again(finished, config_file, tmp_path
   assert (workdir / 'generator' / 'samples.png').exists()
 
 
+@pytest.mark.usefixtures('no_pictures')
 def test_workdirs_of_older_versions_are_read(finished, tmp_path):
   """Whose generator was in gan/, and whose results said so."""
   workdir = shutil.copytree(finished[0], tmp_path / 'old')
@@ -554,7 +562,10 @@ def _interrupt(*_):
   raise Interrupted('Stopped.')
 
 
-@pytest.mark.parametrize('damage', ['damage', 'remove'])
+@pytest.mark.parametrize(
+  'damage', ['remove', pytest.param('damage', marks=pytest.mark.slow)]
+)
+@pytest.mark.usefixtures('no_pictures')
 def test_damaged_generator_is_made_again_from_the_checkpoint_before(
   finished, config_file, tmp_path, capsys, monkeypatch, damage
 ):
@@ -646,6 +657,8 @@ class _Recorder:
     return lambda *values: self.written.append((self.of, name, *values))
 
 
+@pytest.mark.usefixtures('no_pictures')
+@pytest.mark.slow  # a whole run with TensorBoard, which no fast test reads
 def test_tensorboard_gets_what_the_files_have(config_file, tmp_path, monkeypatch):
   monkeypatch.setattr(_Recorder, 'written', [])
   monkeypatch.setattr(tensorboard, 'make_writer', _Recorder)

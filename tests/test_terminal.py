@@ -94,6 +94,7 @@ def _start(file, workdir, *flags):
     )
 
 
+@pytest.mark.slow  # processes that run and wait
 def test_a_run_under_nohup_is_quiet_stops_by_ctrl_c_and_goes_on(
   original,  # noqa: F811
   tmp_path,
