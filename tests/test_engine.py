@@ -105,6 +105,7 @@ def test_gan_step_is_the_same_on_any_devices_and_backend(toy, options, dtype, pl
     assert tiny.difference(results[0], other) < TOLERANCE[dtype]
 
 
+@SLOW  # compiles both steps for one number each
 def test_gradient_norms_are_those_of_the_gradients(toy):
   """The first update of SGD is a multiple of the gradient, and so is Adam's mean."""
   where = tiny.layout('jit', 4)

@@ -85,6 +85,7 @@ def test_training_begun_on_other_images_is_refused(toy, tmp_path):
     train(other)
 
 
+@pytest.mark.slow  # the GAN in bfloat16 is in the next test
 def test_bfloat16_computes_low_and_keeps_float32(toy):
   """Parameters, statistics and losses stay float32, and training goes the same way."""
   where = tiny.layout('jit', 1)

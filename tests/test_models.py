@@ -34,7 +34,7 @@ def test_any_arch_makes_and_judges_images_of(arch, shape):
 @pytest.mark.parametrize(
   'arch',
   [
-    pytest.param(arch, marks=[pytest.mark.slow] * (arch == 'resnet'))
+    pytest.param(arch, marks=[pytest.mark.slow] * (arch != 'dcgan'))
     for arch in generators.GENERATORS
   ],
 )
@@ -208,6 +208,7 @@ def test_logit_means_follow_real_and_synthetic_logits(toy):
   np.testing.assert_allclose(state.logit_means, 0.01 * seen, rtol=1e-4)
 
 
+@pytest.mark.slow  # builds two families from the config
 def test_discriminator_has_a_learning_rate_of_its_own(toy, tmp_path):
   where, changes = tiny.layout('jit', 1), []
   config = config_lib.default()

@@ -210,6 +210,7 @@ def test_what_works_with_a_gan_works_with_it(place, trained, capsys):
 
 
 @pytest.mark.usefixtures('no_pictures')
+@pytest.mark.slow  # a whole run
 def test_one_that_is_made_at_once_is_made_once(place, capsys):
   fields = (ONE_ARM, "generator.args=('noise=0.1',)", 'mix.mode=add')
   workdir = place / 'means'

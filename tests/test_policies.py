@@ -442,7 +442,11 @@ def test_weight_of_synthetic_examples_in_the_loss(toy):
   ramp = Ramp('linear', 10, 21)
   heights = [float(ramp(jnp.int32(t))) for t in (9, 10, 15, 20, 21)]
   np.testing.assert_allclose(heights, [0, 0, 0.5, 1, 0])
-  # The loss is a mean by weight: with 0.25 it lies that far from real to synthetic.
+
+
+@pytest.mark.slow  # three programs; the weights of a batch are in the test before
+def test_the_loss_is_a_mean_by_weight(toy):
+  """With 0.25 it lies that far from that of real to that of synthetic images."""
   losses = {}
   where = tiny.layout('jit', 1)
   for weight in (1e-9, 0.25, 1e9):

@@ -28,12 +28,13 @@ def _run(where, step, state, feed, extra=(), *, num_steps=9, per_call=1, ahead=N
   return jax.device_get(state), rows
 
 
+@pytest.mark.slow  # what a stream holds is in the fast tests
 @pytest.mark.parametrize(
   ('backend', 'options'),
   [
     ('jit', {'ratio': 0.4, 'ramp': plans.Ramp('linear', 1, 8), 'arch': 'resnet'}),
     # 12 and 5 positions on 4 devices.
-    pytest.param('pmap', {'ratio': 0.4, 'mode': 'add'}, marks=pytest.mark.slow),
+    ('pmap', {'ratio': 0.4, 'mode': 'add'}),
   ],
 )
 def test_fused_steps_take_the_same_examples_in_the_same_places(toy, backend, options):

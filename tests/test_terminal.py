@@ -58,6 +58,7 @@ def test_what_went_wrong_in_the_gan_is_said_first(original, copy, capfd):  # noq
   assert page.index('</style>') < warning < page.index('augmented vs. real_only')
 
 
+@pytest.mark.slow  # a whole run
 def test_a_gan_that_collapses_after_the_chosen_checkpoint_is_reported(
   original,  # noqa: F811
   tmp_path,
