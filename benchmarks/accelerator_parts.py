@@ -121,10 +121,10 @@ def list_groups(per_call):
   def by_ratio(**fields):
     rows = {'real images alone': {'mix.ratio': 0.0}}
     for ratio in map(float, RATIOS.value):
-      rows[f'{ratio:.0%} synthetic'] = {'mix.ratio': ratio}
+      rows[f'{100 * ratio:.0f} % synthetic'] = {'mix.ratio': ratio}
       if per_call > 1:
         in_step = {'mix.ratio': ratio, 'mix.draw_ahead_mib': 0}
-        rows[f'{ratio:.0%}, composed in each step'] = in_step
+        rows[f'{100 * ratio:.0f} %, composed in each step'] = in_step
     if per_call > 1:
       rows['real, composed in each step'] = {'mix.ratio': 0.0, 'mix.draw_ahead_mib': 0}
     return {name: row | fields for name, row in rows.items()}

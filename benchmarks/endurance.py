@@ -50,7 +50,7 @@ def measure(name, dry, steps):
       rows.append((step, resident_bytes() / 2**20, live / 2**20, seconds))
       print(
         f'{name} step {step}: resident {rows[-1][1]:.0f} MiB, arrays {rows[-1][2]:.1f} '
-        f'MiB, {1e3 * seconds / step:.1f} ms a step',
+        f'MiB, {1e3 * seconds / step:.1f} ms per step',
         flush=True,
       )
   return rows

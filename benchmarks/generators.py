@@ -61,6 +61,7 @@ def finish(variant, extra):
 
 def print_row(name, scores, *rest):
   cells = [template.format(scores[field]) for _, template, field in COLUMNS]
+  cells = [cell.replace('%', ' %') for cell in cells]
   print(f'| {" | ".join([name, *cells, *rest])} |', flush=True)
 
 

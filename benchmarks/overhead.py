@@ -222,7 +222,7 @@ def print_ratios(results):
           name,
           timing.per_step(row),
           timing.added(row),
-          f'{row["operations_ratio"] - 1:+.1%}',
+          f'{100 * row["operations_ratio"] - 100:+.1f} %',
         ]
       )
   headings = ['GAN', 'classifier', 'batch', 'ratio', 'per step', 'added']
@@ -239,16 +239,17 @@ def print_ways(results):
           name,
           timing.per_step(row),
           '' if 'alone' in name else timing.added(row),
-          f'{row["of_product"]:.0%}' if 'of_product' in row else '',
-          f'{row["of_copy"]:.0%}' if 'of_copy' in row else '',
+          f'{100 * row["of_product"]:.0f} %' if 'of_product' in row else '',
+          f'{100 * row["of_copy"]:.0f} %' if 'of_copy' in row else '',
         ]
       )
   headings = ['ratio', 'way', 'per step', 'added', 'of matrix product']
   timing.print_table([*headings, 'of copy'], table)
   for ratio, (rows, rates) in results.items():
     fused = rows['fused']
-    reached = [f'{fused["of_product"]:.0%} of the product']
-    reached += [f'{fused["of_copy"]:.0%} of the copy'] if 'of_copy' in fused else []
+    reached = [f'{100 * fused["of_product"]:.0f} % of the product']
+    if 'of_copy' in fused:
+      reached.append(f'{100 * fused["of_copy"]:.0f} % of the copy')
     print(
       f'ratio {ratio}: a matrix product reaches {rates["matrix product"] / 1e9:.0f} '
       f'GFLOP/s, a copy {rates["copy"] / 1e9:.1f} GB/s; the fused step reaches '

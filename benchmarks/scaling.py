@@ -140,7 +140,7 @@ def show(title, rows, line=None):
   headings = [title, 'per step', 'MiB per device', 'GFLOP', 'compilation, s']
   timing.print_table(headings, table)
   if line:
-    residuals = ', '.join(f'{gap:+.1%}' for gap in line['residuals'])
+    residuals = ', '.join(f'{100 * gap:+.1f} %' for gap in line['residuals'])
     print(
       f'ms = {line["intercept"]:.1f} + {line["slope"]:.4g} x {title}; R2 '
       f'{line["r2"]:.4f}; residuals {residuals}\n',
@@ -217,8 +217,8 @@ def print_pod(rows):
     f'Estimate for a pod, {SHARE.value} images per chip: {share / 1e9:.2f} GFLOP take '
     f'{1e6 * compute:.0f} us at {CHIP.value:.0f} TFLOP/s, and the all-reduce of '
     f'{row["all_reduced_bytes"] / 2**20:.2f} MiB takes {1e6 * exchange:.0f} us at '
-    f'{LINK.value:.0f} GB/s: {exchange / (compute + exchange):.0%} of a step without '
-    'overlap. Latency is not included.'
+    f'{LINK.value:.0f} GB/s: {100 * exchange / (compute + exchange):.0f} % of a step '
+    'without overlap. Latency is not included.'
   )
   return {'compute_s': compute, 'exchange_s': exchange}
 

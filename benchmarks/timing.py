@@ -155,7 +155,8 @@ def per_step(row: Mapping[str, Any]) -> str:
 def added(row: Mapping[str, Any]) -> str:
   """'+1.2 ms, +10.3 %' of a row of `compare`."""
   factor, unit, digits = _unit(row)
-  return f'{factor * row["added_ms"]:+.{digits}f} {unit}, {row["ratio"] - 1:+.1%}'
+  percent = 100 * row['ratio'] - 100
+  return f'{factor * row["added_ms"]:+.{digits}f} {unit}, {percent:+.1f} %'
 
 
 def table_lines(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -1,9 +1,10 @@
-"""Draws docs/images/evidence.svg from the raw files of the evidence.
+"""Draws the figures of the evidence and of its record from the raw files.
 
     python docs/evidence.py
 
-Each point is a mean over the seeds of one ablation: test accuracy of an arm minus that of
-the control that validation images choose, in points, with a 95 % interval by paired t.
+Each point of evidence.svg is a mean over the seeds of one ablation: test accuracy of an
+arm minus that of the control that validation images choose, in points, with a 95 %
+interval by paired t. The record has the plots of the ablations' own reports.
 """
 
 import json
@@ -15,6 +16,7 @@ matplotlib.use('agg')
 from matplotlib import pyplot as plt
 
 from gan_aug_jax.evaluation.statistics import paired_t
+from gan_aug_jax.report import ablation_figures
 
 DOCS = pathlib.Path(__file__).parent
 GAN, VAE = 'GAN of 1,500 steps', 'VAE'
@@ -26,6 +28,13 @@ _CONFIRM, _CURVE = 'evidence/second-confirm', 'evidence/second-curve'
 _CIFAR10 = [
   (f'{_CONFIRM}-cifar10{of}', '', n) for of, n in (('-50', 50), ('-100', 100), ('', 250))
 ]
+# Of the record: ablations at one point, and along a grid of these images per class.
+ANSWERS = ('confirm-mnist', 'confirm-cifar10', 'confirm-tail')
+ANSWERS += tuple(f'second-{name}' for name in ANSWERS)
+CURVES = dict.fromkeys(
+  ('bounds-mnist', 'curve-mnist', 'second-curve-mnist'), (10, 25, 100)
+)
+CURVES['second-curve-cifar10'] = (50, 100, 250, 500)
 _MNIST = [(f'{_CURVE}-mnist', f'per_class={n}', n) for n in (10, 100)]
 
 # dataset, generator, arm, [(raw file, setting, images per class)]
@@ -52,8 +61,7 @@ def difference(path, setting, arm):
     setting: the name of a setting of its grid, or ''.
     arm: the name of an arm.
   """
-  summary = json.loads((DOCS / 'results' / path / 'summary.json').read_text())
-  (found,) = (s for s in summary['settings'] if s['name'] == setting)
+  (found,) = (s for s in _settings(path) if s['name'] == setting)
   arms = {a['name']: a for a in found['arms']}
   controls = [a for a in found['arms'] if a['role'] == 'control']
   best = max(controls, key=lambda a: a['val_recall'])
@@ -61,8 +69,27 @@ def difference(path, setting, arm):
   return paired_t([100 * (accuracy[seed] - base[seed]) for seed in accuracy])
 
 
+def _settings(path):
+  summary = json.loads((DOCS / 'results' / path / 'summary.json').read_text())
+  for row in (row for setting in summary['settings'] for row in setting['arms']):
+    row['role'] = row['role'].replace('bound', 'oracle')  # its older name
+  return summary['settings']
+
+
+def draw_record():
+  """Returns {name: PNG bytes} of the plots in the record."""
+  found = {
+    name: ablation_figures.answer(_settings(f'evidence/{name}')[0]) for name in ANSWERS
+  }
+  for name, sizes in CURVES.items():
+    settings = _settings(f'evidence/{name}')
+    curves = ablation_figures.draw_curve(settings, 'data.label_budget', sizes)
+    found |= {f'{name}-{arm.removeprefix("curve ")}': png for arm, png in curves.items()}
+  return found
+
+
 def draw():
-  """Returns the figure."""
+  """Returns the figure of the summary."""
   plt.rcParams.update({'font.size': 10, 'svg.hashsalt': 'evidence'})
   figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout='constrained')
   for panel, name in zip(axes, ('MNIST', 'CIFAR-10'), strict=True):
@@ -99,3 +126,5 @@ def draw():
 
 if __name__ == '__main__':
   draw().savefig(DOCS / 'images' / 'evidence.svg', metadata={'Date': None})
+  for name, png in draw_record().items():
+    (DOCS / 'images' / f'{name}.png').write_bytes(png)

@@ -56,7 +56,7 @@ def main(path, num_steps=300):
     model, opt_state, loss = train_step(model, opt_state, generator.variables, *inputs)
   logits = eqx.filter_jit(apply)(model, device_data.normalize(dataset.test.images))
   accuracy = np.mean(logits.argmax(-1) == dataset.test.labels)
-  print(f'{num_steps} steps: loss {loss:.3f}, test accuracy {accuracy:.2%}')
+  print(f'{num_steps} steps: loss {loss:.3f}, test accuracy {100 * accuracy:.2f} %')
 
 
 if __name__ == '__main__':

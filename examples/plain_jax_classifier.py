@@ -55,7 +55,7 @@ def main(path, num_steps=300):
     params, loss = train_step(params, variables, jax.random.fold_in(key, step), *real)
   logits = jax.jit(apply)(params, device_data.normalize(dataset.test.images))
   accuracy = np.mean(logits.argmax(-1) == dataset.test.labels)
-  print(f'{num_steps} steps: loss {loss:.3f}, test accuracy {accuracy:.2%}')
+  print(f'{num_steps} steps: loss {loss:.3f}, test accuracy {100 * accuracy:.2f} %')
 
 
 if __name__ == '__main__':

@@ -83,6 +83,17 @@ def test_controls_are_always_there():
   assert exposure.fields == {'arms': ('real_classical',), 'classifier.num_steps': 50}
 
 
+@pytest.mark.parametrize('control', ablation.CONTROLS)
+def test_an_arm_is_augmented_as_its_control_is(control):
+  named = {'other': {'arms': ('augmented',)}, 'usual': {'mix.ratio': 0.5}}
+  fields = _config(arms=named, control=control, negative_controls=('noise',))
+  arms = _named(_arms(fields))
+  for name in ('other', 'usual', 'noise'):
+    kinds = [arms[arm].fields['arms'][0] for arm in (name, arms[name].same_steps)]
+    assert len({kind.endswith('classical') for kind in kinds}) == 1, name
+  assert arms['usual'].same_steps == arms['noise'].same_steps == control
+
+
 def test_an_arm_that_takes_more_steps_has_a_control_that_does():
   fields = _config(arms={'longer': {'classifier.budget': 'exposure', 'mix.ratio': 0.5}})
   fields.classifier.num_steps = 100

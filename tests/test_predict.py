@@ -164,7 +164,7 @@ def test_the_best_arm_on_validation_images_is_taken(finished, tmp_path, capsys):
     (row,) = _predict(workdir, image)
     assert row['file'] == str(image)
     said = capsys.readouterr().out
-    assert f'{best!r}, the best of 2 (87.50%' in said and 'predictions.csv' in said
+    assert f'{best!r}, the best of 2 (87.50 %' in said and 'predictions.csv' in said
   path.unlink()
   _predict(workdir, image)
   assert "'real_classical', the best of 1" in capsys.readouterr().out

@@ -13,7 +13,8 @@ import jax
 import numpy as np
 import pytest
 
-from gan_aug_jax import cli
+from gan_aug_jax import cli, config as config_lib
+from gan_aug_jax.cli import parsing
 from gan_aug_jax.data import datasets, splits
 from gan_aug_jax.generators import generator_training
 from gan_aug_jax.step import programs, sampling, sharding
@@ -283,7 +284,7 @@ def test_score_sets_generators_between_real_images_and_noise(
     assert all(np.isfinite(row[name]) for name in ('kernel', 'density', 'gan_test'))
     for name in ('frechet', 'manifold', 'cas', 'gan_test'):
       assert len(row['per_class'][name]) == 3
-  assert scores['extractor']['hash'] in shown and f'{noise["cas"]:.2%}' in shown
+  assert scores['extractor']['hash'] in shown and f'{100 * noise["cas"]:.2f} %' in shown
   for name in ('grid', 'neighbours', 'interpolation'):
     assert (workdir / 'score' / f'{name}.png').read_bytes().startswith(b'\x89PNG')
   assert len(list((tmp_path / 'cache').rglob('*.msgpack'))) == 1
@@ -449,6 +450,20 @@ def test_usage_errors_are_one_sentence(config_file, tmp_path, capsys):
   for argv, named in cases:
     assert named in _refused(capsys, 2, *argv), argv
   assert not (tmp_path / 'w' / 'results.json').exists()
+
+
+def test_a_saved_config_is_a_config_file_unless_it_names_code(tmp_path, capsys):
+  config = config_lib.default()
+  config.arms, config.mix.ratio = ('real_only', 'augmented'), 0.35
+  file, workdir = tmp_path / 'config.json', f'--workdir={tmp_path / "w"}'
+  file.write_text(json.dumps({'config': config.to_dict(), 'data': {}}))
+  argv = ['gan_aug_jax', f'--config={file}', workdir, '--config.seed=3']
+  assert parsing.parse('run', argv).config.to_dict() == config.to_dict() | {'seed': 3}
+  config.classifier.arch = 'my_net:Net'
+  file.write_text(json.dumps({'config': config.to_dict(), 'data': {}}))
+  assert 'my_net:Net' in _refused(capsys, 2, 'run', f'--config={file}', workdir)
+  file.write_text('{}')
+  assert 'not the config.json' in _refused(capsys, 2, 'run', f'--config={file}', workdir)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ from gan_aug_jax.training import (
   signals,
   workdir as workdir_lib,
 )
-from gan_aug_jax.training.progress import format_count
+from gan_aug_jax.training.progress import format_count, format_percent
 
 
 def _start(config, workdir):
@@ -160,8 +160,8 @@ def _predict(flags):
   )
   best = '' if flags.arm else f', the best of {count}'
   print(
-    f'Classified {format_count(labelled, "image")} with {arm!r}{best} ({accuracy:.2%} '
-    f'accuracy on validation images): {output}'
+    f'Classified {format_count(labelled, "image")} with {arm!r}{best} '
+    f'({format_percent(accuracy, 2)} accuracy on validation images): {output}'
   )
   if bad:
     print(f'Skipped: {image_files.describe_bad(bad, labelled + len(bad))}.')
@@ -211,7 +211,7 @@ def _ablate(flags):
   failures = workers.run(plan.units()[part::num_parts], directory, layout)
   signals.check()
   if not plan.is_over():
-    print('This part is done; `ablate --collect --workdir=...` reports on all that is.')
+    print('This part is done; `ablate --collect --workdir=...` reports what is finished.')
   elif len(failures) < len(plan.cells):
     _report_ablation(directory)
   if failures:

@@ -154,7 +154,8 @@ def page_of(command: str, values: flags.FlagValues) -> str:
   )
   lines = [f'{command}: {page.summary}', '', f'usage: {_PROGRAM} {command}{usage}', '']
   lines += [textwrap.fill(page.about, 88), '']
-  shown = {'config': 'Config file, or FILE:VARIANT.'} if page.config else {}
+  file = "Config file, FILE:VARIANT, or a run's config.json."
+  shown = {'config': file} if page.config else {}
   if command != 'fields':
     order = ['workdir', *(name for name in values if name not in _ALWAYS), *_ALWAYS[1:]]
     shown |= {name: _describe_flag(values[name]) for name in order}

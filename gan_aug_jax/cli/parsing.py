@@ -242,6 +242,8 @@ def _check_fields(fields, config):
 
 def _load_config(path):
   """The config that FILE or FILE:VARIANT names; FILE may be one that is shipped."""
+  if path.endswith('.json'):
+    return files.load_saved(path)
   file, colon, variant = path.partition(':')
   found = files.find_file(file)
   try:

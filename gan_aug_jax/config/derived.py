@@ -66,9 +66,15 @@ def asks_discriminator(config: ConfigDict) -> bool:
 
 
 def code_of(config: ConfigDict) -> dict[str, str]:
-  """{field: 'module:name'} of the user's code that a run is made of."""
+  """{field: 'module:name'} of the code that a config names."""
   values = configs.flatten(config)
   return {name: values[name] for name in fields.CODE if external.is_named(values[name])}
+
+
+def own_code_of(config: ConfigDict) -> dict[str, str]:
+  """The part of `code_of` that is the user's, and not shipped with this package."""
+  named = code_of(config).items()
+  return {field: name for field, name in named if not name.startswith('gan_aug_jax.')}
 
 
 def seed_of(config: ConfigDict, part: str) -> int:

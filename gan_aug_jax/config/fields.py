@@ -281,7 +281,7 @@ _DATA = {
   ),
   'imbalance': Field(
     1.0,
-    'how many times fewer images the rarest class has than the commonest, validation '
+    'how many times fewer images the rarest class has than the most common, validation '
     'included',
     _within(1, 1e6),
     when='Raise it to study rare classes; leave it at 1 for data that are imbalanced '
@@ -349,7 +349,7 @@ _GENERATOR = {
   ),
   'batch_size': Field(
     64,
-    "real images per update of the generator's training, with a GAN of its discriminator",
+    "real images per update of the generator's training; in a GAN, of its discriminator",
     _whole(1, _MOST_IMAGES),
     when='Lower it if memory runs out; raise it on an accelerator that is idle.',
   ),
@@ -466,13 +466,14 @@ _GAN = {
   ),
   'width': Field(
     64,
-    'number of features next to the image, in both networks',
+    'number of features in the layer next to the image, in both networks',
     _whole(8, _MOST_FEATURES),
     when='Lower it on a CPU or with few images; time grows with its square.',
   ),
   'label_smoothing': Field(
     0.1,
-    "one-sided label smoothing: the discriminator's target for real images is 1 minus it",
+    "one-sided label smoothing: the discriminator's target for real images is 1 minus "
+    'this',
     _BELOW_1,
     when='Leave it; the non-saturating loss alone has targets to smooth.',
   ),
@@ -814,7 +815,7 @@ _FILTER = {
     "of; or 'random'",
     _one_of('teacher', 'discriminator', 'hard', 'random'),
     when="Try 'hard' if the teacher keeps images that are all alike; 'random' is the "
-    'control of equal cost.',
+    'control at equal cost.',
   ),
   'min_confidence': Field(
     0.0,
@@ -1072,7 +1073,8 @@ ABLATION_FIELDS = {
   ),
   'arms': Field(
     {},
-    '{name: {field: value}} of the arms to compare; {} means augmented_classical alone',
+    '{name: {field: value}} of the arms to compare; {} means one, augmented like the '
+    'control',
     when='Set it to compare settings of the generator or of mixing.',
   ),
   'grid': Field(
@@ -1082,7 +1084,8 @@ ABLATION_FIELDS = {
   ),
   'control': Field(
     'real_classical',
-    "arm of real images that the verdict compares with; 'real_only' is the other one",
+    "control of arms that do not name theirs: 'real_classical', or 'real_only' without "
+    'classical augmentation',
     when="Use 'real_only' where classical augmentation is out of the question.",
   ),
   'controls': Field(

@@ -1,9 +1,13 @@
 """Finds and loads config files: your own by their paths, shipped ones from anywhere."""
 
 import importlib.util
+import json
 import pathlib
 import types
 
+import ml_collections
+
+from gan_aug_jax.config import configs, derived
 from gan_aug_jax.errors import ConfigError
 
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
@@ -36,3 +40,28 @@ def load_file(file: str) -> types.ModuleType:
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module
+
+
+def load_saved(file: str) -> ml_collections.ConfigDict:
+  """The config of a run, from the config.json in its workdir.
+
+  Raises:
+    ConfigError: if there is no such file, or it names code: a workdir may come from
+      somebody else, and what it names must not be imported unasked.
+    CheckpointError: if it does not fit this version.
+  """
+  path = find_file(file)
+  try:
+    saved = json.loads(path.read_text())
+    values, _ = saved['config'], saved['data']
+  except (ValueError, LookupError, TypeError):
+    raise ConfigError(
+      f'{str(path)!r} is not the config.json of a run; name one, or a Python file.'
+    ) from None
+  config = configs.from_dict(values)
+  if named := derived.own_code_of(config):
+    raise ConfigError(
+      f'{str(path)!r} names code ({", ".join(named.values())}), which only a config file '
+      'in Python or a flag may; name the config file that the run was started with.'
+    )
+  return config

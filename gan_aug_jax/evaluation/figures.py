@@ -15,7 +15,8 @@ import numpy as np
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart.
 _COLORS = ('#0072B2', '#D55E00', '#009E73', '#E69F00', '#56B4E9', '#CC79A7')
-_BLUE, _RED, _GREEN, _ORANGE = _COLORS[:4]
+_BLUE, _GREEN, _ORANGE = _COLORS[0], _COLORS[2], _COLORS[3]
+_RED = '#C0272D'  # redder than the palette's, and still no green to anybody
 _KINDS = {'helps': _GREEN, 'hurts': _RED, 'plain': _BLUE}
 _GREY = '0.45'
 _MAX_CLASSES = 20
@@ -115,7 +116,7 @@ def curves(title: str, series: Mapping, *, percent: bool = False) -> bytes:
 
 def _show_percent(axis):
   """Labels shares as percentages, and ends the axis where shares end."""
-  axis.set_major_formatter(PercentFormatter(1, decimals=None))
+  axis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=' %'))
   low, high = axis.get_view_interval()
   least = 0 if axis.get_data_interval()[0] >= 0 else -1
   axis.axes.set(**{f'{axis.axis_name}lim': (max(low, least), min(high, 1))})
@@ -186,7 +187,8 @@ def intervals(rows: Sequence[Interval], title: str, *, unit: str = '') -> bytes:
     _show_percent(ax.xaxis)
   left = ax.get_yaxis_transform()
   for i, row in enumerate(rows):
-    ax.text(0, -i + 0.22, row.label, fontsize=9, transform=left, va='bottom')
+    box = {'facecolor': 'white', 'edgecolor': 'none', 'pad': 0.5}  # over the grid
+    ax.text(0, -i + 0.22, row.label, fontsize=9, transform=left, va='bottom', bbox=box)
   ax.set(title=title, yticks=[], ylim=(-len(rows) + 0.5, 0.75), xlabel=unit)
   ax.grid(axis='x')
   ax.spines['left'].set_visible(False)
@@ -212,35 +214,38 @@ class Line:
 
 
 @_styled
-def along(line: Line, title: str, *, x, x_name: str, y_name: str = '', y_range=None):
+def along(line: Line, title: str, *, x, x_name: str, unit: str = '', y_range=None):
   """Values with intervals along an axis, and the band of a control: PNG.
 
   Args:
     x: places [n] of the values. Where the last is many times the first, the axis is
       logarithmic and marks them.
     x_name: of that axis.
-    y_name: of the values.
-    y_range: (low, high) of their axis, shared by several plots.
+    unit: as in `intervals`.
+    y_range: (low, high) of their axis, in shares, shared by several plots.
   """
   figure = Figure(figsize=(_WIDTH, 3.2), layout='tight')
-  ax, x = figure.subplots(), np.asarray(x)
+  ax, x, scale = figure.subplots(), np.asarray(x), 100 if unit else 1
   for place, singles in zip(x, line.singles, strict=False):
-    ax.plot([place] * len(singles), singles, '.', color='0.6', ms=5, zorder=1)
-  values = np.asarray(line.values, float)
-  reach = np.nan_to_num(np.abs(np.asarray([line.low, line.high], float) - values))
+    heights = scale * np.asarray(singles)
+    ax.plot([place] * len(singles), heights, '.', color='0.6', ms=5, zorder=1)
+  values = scale * np.asarray(line.values, float)
+  ends = scale * np.asarray([line.low, line.high], float)
+  reach = np.nan_to_num(np.abs(ends - values))
   ax.errorbar(x, values, yerr=reach, fmt='o', color=_BLUE, capsize=3, ms=6, zorder=3)
   if line.band:
-    low, mean, high = line.band
+    low, mean, high = scale * np.asarray(line.band)
     ax.axhspan(low, high, color=_ORANGE, alpha=0.22, lw=0, zorder=0)
     ax.axhline(mean, color=_ORANGE, lw=1.2, zorder=0)
-  ax.set(title=title, xlabel=x_name, ylabel=y_name)
+  ax.set(title=title, xlabel=x_name, ylabel=unit)
   if x.min() > 0 and x.max() > 8 * x.min():
     ax.set_xscale('log')
     ax.set_xticks(x, [f'{place:g}' for place in x])
     ax.minorticks_off()
   if y_range:
-    ax.set_ylim(*y_range)
-  _show_percent(ax.yaxis)
+    ax.set_ylim(*(scale * end for end in y_range))
+  if not unit:
+    _show_percent(ax.yaxis)
   ax.grid()
   return _png(figure)
 

@@ -17,7 +17,8 @@ from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.experiment import schedule
 
 CONTROLS = ('real_only', 'real_classical')
-TREATMENT = 'augmented_classical'
+# The arm that differs from a control in synthesis alone.
+_AUGMENTED = {'real_only': 'augmented', 'real_classical': 'augmented_classical'}
 # An arm and its control must differ only in synthesis: in what affects it alone, and in
 # what happens to the synthetic images of a batch.
 _IN_ARMS = ('arms', 'augment.apply_to', 'classifier.budget', 'classifier.batch_norm')
@@ -104,13 +105,14 @@ class _Setting:
     spec, arms = self.spec, []
     usual = [self.control(kind, self.num_steps) for kind in CONTROLS]
     controls = {arm.name: arm for arm in (*usual, *self.further_controls())}
-    wanted = [('treatment', *arm) for arm in (spec.arms or {TREATMENT: {}}).items()]
+    usual_arm = _AUGMENTED[spec.control]
+    wanted = [('treatment', *arm) for arm in (spec.arms or {usual_arm: {}}).items()]
     wanted += [
       ('negative_control', name, {'mix.source': name}) for name in spec.negative_controls
     ]
     wanted += [('oracle', name, {'mix.source': name}) for name in spec.oracles]
     for role, name, fields in wanted:
-      fields = {'arms': (TREATMENT,), **self.point, **fields}
+      fields = {'arms': (usual_arm,), **self.point, **fields}
       matched = self.match(name, role, fields)
       for control in matched.values():
         controls.setdefault(control.name, control)
@@ -154,8 +156,7 @@ class _Setting:
     """
     config = _valid(self.base, fields)
     draws = config_lib.draws_synthetic(config)
-    # An arm without classical augmentation is compared with a control without it.
-    kind = self.spec.control if config.arms == (TREATMENT,) else 'real_only'
+    (kind,) = (kind for kind in CONTROLS if config.arms == (_AUGMENTED[kind],))
     num_steps = schedule.num_steps_of_arm(config, self.num_train, synthetic=draws)
     plan = schedule.plan_batches(config, num_steps, synthetic=draws)
     matched = {'same_steps': self.control(kind, num_steps)}

@@ -127,17 +127,19 @@ class Arm:
     )
     trained.progress.compile_seconds += compile_seconds
     if jax.process_index() == 0:
-      self._write_batch(generator)
+      self._write_batch(generator, prepared)
     return self.finish(prepared, trained)
 
-  def _write_batch(self, generator):
+  def _write_batch(self, generator, prepared):
     """Writes batch.png: images such as it trains on, augmented as in its batches."""
     config, train = self.session.config, self.dataset.train
     classes = [np.flatnonzero(train.labels == c) for c in range(self.dataset.num_classes)]
     shown = [rows[i] for i in range(_NUM_SHOWN) for rows in classes if len(rows) > i]
     rows = {'real': train.images[shown[:_NUM_SHOWN]]}
     drawn = generator and generator.directory / 'samples.npz'
-    if self.is_augmented and config.mix.source == 'generator' and drawn.exists():
+    if self.is_augmented and config.mix.source != 'generator':
+      rows['synthetic'] = self._draw(generator, prepared)
+    elif self.is_augmented and drawn.exists():
       # A picture is not worth a finished training.
       with contextlib.suppress(OSError, ValueError, KeyError):
         rows['synthetic'] = files.read_arrays(drawn)['drawn'][:_NUM_SHOWN]
@@ -151,6 +153,16 @@ class Arm:
     images = np.stack([images[:count] for images in rows.values()])
     picture = figures.grid(list(rows), {'': images})
     files.write_atomically(self.directory / 'batch.png', picture)
+
+  def _draw(self, generator, prepared):
+    """What an oracle or a negative control shows of the first classes: uint8 pixels."""
+    positions = jnp.arange(_NUM_SHOWN)
+    keys = rng.example_keys(rng.stream_key(0, 'show'), positions)[:, None]
+    # One process draws them, on one device.
+    variables = jax.device_get(prepared.frozen.generator)
+    sample = jax.jit(self.setup(generator).source.networks.sample)
+    images = sample(variables, keys, positions % self.dataset.num_classes)
+    return np.asarray(device_data.to_pixels(images[:, 0]))
 
   def finish(self, prepared, trained) -> dict:
     """Evaluates a trained arm and writes its results; the only use of the test split.

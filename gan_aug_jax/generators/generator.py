@@ -78,7 +78,7 @@ def from_function(
   if len(names) != num_classes:
     raise ConfigError(
       f'Generator {name!r} has num_classes={num_classes} but {len(names)} class_names; '
-      'give one a class.'
+      'give one per class.'
     )
 
   def draw(variables, key, label):

@@ -106,7 +106,7 @@ class ExternalClassifier:
     if _shapes(updated) != _shapes(state):
       raise ConfigError(
         f'{self.described} changes the structure or the shapes of its state in a step; '
-        "what is not kept, return next to the logits, or sow into 'intermediates'."
+        "return what is not kept next to the logits, or sow it into 'intermediates'."
       )
 
     def keep(new, old):

@@ -34,9 +34,7 @@ def draw(
   control = next((row for row in rows if row['name'] == control), None)
   f1 = [row['difference']['f1'] for row in treated]
   images = {
-    'answer': figures.intervals(
-      _answers(setting, treated), 'gain over real images', unit=_UNIT
-    ),
+    'answer': answer(setting),
     'accuracy': _accuracy(rows, treated, control),
     'forest': figures.intervals(_differences(treated), 'all comparisons', unit=_UNIT),
     'f1': figures.changes(
@@ -46,6 +44,17 @@ def draw(
   if setting['best']:
     images |= _confusions(setting['best'], cells, class_names)
   return images
+
+
+def answer(setting: Mapping) -> bytes:
+  """Draws the gain of the best arm, and of every arm, each over its control: PNG.
+
+  Args:
+    setting: of `findings.summarize`, with at least one comparison.
+  """
+  treated = [row for row in setting['arms'] if row.get('difference')]
+  rows = _answers(setting, treated)
+  return figures.intervals(rows, 'gain over real images', unit=_UNIT)
 
 
 def draw_curve(
@@ -66,12 +75,12 @@ def draw_curve(
         lines.setdefault(row['name'], {})[value] = row['difference']
   missing = {'mean': np.nan, 'low': np.nan, 'high': np.nan, 'differences': []}
   lines = {
-    name: [line.get(value, missing) for value in values]
+    name: [_interval('', line.get(value, missing), '') for value in values]
     for name, line in lines.items()
     if len(line) > 1
   }
-  ends = [row[end] for line in lines.values() for row in line for end in ('low', 'high')]
-  ends += [x for line in lines.values() for row in line for x in row['differences']]
+  rows = [row for line in lines.values() for row in line]
+  ends = [end for row in rows for end in (row.low, row.high, *row.singles)]
   if not np.any(np.isfinite(ends)):
     return {}
   low, high = np.nanmin([*ends, 0]), np.nanmax([*ends, 0])
@@ -79,14 +88,14 @@ def draw_curve(
   return {
     f'curve {name}': figures.along(
       figures.Line(
-        *([row[end] for row in line] for end in ('mean', 'low', 'high')),
-        singles=[row['differences'] for row in line],
+        *([getattr(row, end) for row in line] for end in ('mean', 'low', 'high')),
+        singles=[row.singles for row in line],
         band=(0, 0, 0),
       ),
       name,
       x=values,
       x_name=field,
-      y_name='difference in test accuracy',
+      unit=_UNIT,
       y_range=(low - margin, high + margin),
     )
     for name, line in lines.items()

@@ -111,6 +111,7 @@ def _render(workdir, plan, finished, summary, rows):
     settings.append(
       {
         'title': setting['name'],
+        'sizes': _sizes(workdir, plan, setting, finished),
         'verdicts': sentences.verdicts(setting, summary['num_comparisons']),
         'short_rows': _rows(setting, tables.SHORT_ABLATION, treated),
         'rows': _rows(setting, tables.ABLATION, treated),
@@ -180,6 +181,13 @@ def _plots(workdir, plan, setting, finished):
   data = _read_run(workdir, first)['data']
   control = plan['ablation']['control']
   return ablation_figures.draw(setting, control, by_arm, data['class_names'])
+
+
+def _sizes(workdir, plan, setting, finished):
+  """How many images the first finished cell of a setting has; '' without any."""
+  keys = {arm['key'] for arm in plan['arms'] if arm['setting'] == setting['name']}
+  names = [cell.about['name'] for cell in finished if cell.about['arm'] in keys]
+  return sentences.images_of(_read_run(workdir, names[0])['data']) if names else ''
 
 
 def _curve(plan, settings):

@@ -3,12 +3,17 @@
 from collections.abc import Mapping
 import math
 import pathlib
+import shlex
 from typing import NamedTuple
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.evaluation import statistics
 from gan_aug_jax.experiment import findings
-from gan_aug_jax.training.progress import format_count, format_seconds
+from gan_aug_jax.training.progress import (
+  format_count,
+  format_percent,
+  format_seconds,
+)
 
 SEARCH = (
   'This is a search: “test” here means the validation images, and the test split was not '
@@ -118,13 +123,23 @@ def finding(treatment: str, control: str, arms: Mapping, paired: Mapping) -> Fin
   points = _points(paired | {'mean': paired['difference']})
   headline = f'{treatment} vs. {control}: {_WORDS[kind]}, {points}.'
   detail = (
-    f'Test accuracy is {after["eval_accuracy"]:.2%} with synthetic images '
-    f'({after["effective_ratio"]:.0%} of the batch size) and '
-    f'{before["eval_accuracy"]:.2%} without: '
+    f'Test accuracy is {format_percent(after["eval_accuracy"], 2)} with synthetic '
+    f'images ({format_percent(after["effective_ratio"])} of the batch size) and '
+    f'{format_percent(before["eval_accuracy"], 2)} without: '
     f'{format_count(paired["gained"], "test image")} gained, {paired["lost"]:,} lost. '
     f'{steps}'
   )
   return Finding(kind, headline, detail)
+
+
+def images_of(data: Mapping) -> str:
+  """How many images of which kind a run has, by the 'data' of its config.json."""
+  height, width, channels = data['image_shape']
+  return (
+    f'{data["num_train"]:,} training, {data["num_val"]:,} validation and '
+    f'{data["num_test"]:,} test images of {len(data["class_names"])} classes, '
+    f'{height} x {width} pixels, {"grey" if channels == 1 else "in colour"}.'
+  )
 
 
 def costs(results: Mapping) -> str:
@@ -191,13 +206,13 @@ def arms(config: Mapping, results: Mapping) -> dict[str, str]:
     text = 'Real images only'
     if synthetic:
       shown = _SHOWN.get(arm['source'].get('shows'), 'synthetic images')
-      share = f'{arm["effective_ratio"]:.0%}'
+      share = format_percent(arm['effective_ratio'])
       text = f'Real images, {share} of them replaced by {shown}'
       if config.mix.mode == 'add':
         text = f'Real images, and on top of them {shown} ({share} of the batch size)'
     if config_lib.is_augmented(config, name) != synthetic:
       text = 'Real images; no synthetic ones at this ratio'
-    changes = _describe_augmentation(config.augment) if classical else 'as they are'
+    changes = _describe_augmentation(config.augment) if classical else 'not augmented'
     lines[name] = f'{text}, {changes}.'
   return lines
 
@@ -213,12 +228,25 @@ def _describe_augmentation(augment):
   done += ['mixed by CutMix'] * bool(augment.cutmix)
   done += [f'changed by {augment.transform}'] * bool(augment.transform)
   which = {'both': '', 'real': ' (real images)', 'synthetic': ' (synthetic images)'}
-  return (', '.join(done) or 'as they are') + which[augment.apply_to]
+  return (', '.join(done) or 'not augmented') + which[augment.apply_to]
 
 
-def more_seeds(workdir: pathlib.Path) -> str:
-  """The command that repeats a run with several seeds."""
-  return f'python -m gan_aug_jax ablate --config=FILE \\\n    --workdir={workdir}-seeds'
+def again(command: str, workdir: pathlib.Path, config: Mapping) -> str:
+  """The command that repeats a run in another workdir.
+
+  Args:
+    command: 'run', or 'ablate' for several seeds.
+    workdir: of the run.
+    config: of config.json.
+  """
+  file = f'{workdir}/config.json'
+  if config_lib.own_code_of(config_lib.from_dict(config)):
+    file = 'FILE'  # a config.json that names code is refused
+  other = f'{workdir}-{"seeds" if command == "ablate" else "again"}'
+  return (
+    f'python -m gan_aug_jax {command} \\\n    --config={shlex.quote(file)} \\\n'
+    f'    --workdir={shlex.quote(other)}'
+  )
 
 
 def choice(info: Mapping) -> str:
@@ -235,8 +263,8 @@ def choice(info: Mapping) -> str:
   if 'cas' in chosen:
     return (
       f'{first}: a classifier trained on its images alone is right on '
-      f'{chosen["cas"]:.1%} of the validation images (the worst checkpoint: '
-      f'{worst("cas", min):.1%}).'
+      f'{format_percent(chosen["cas"], 1)} of the validation images (the worst '
+      f'checkpoint: {format_percent(worst("cas", min), 1)}).'
     )
   if 'frechet' in chosen:
     return (
@@ -253,9 +281,9 @@ def copies(info: Mapping) -> str:
     return ''
   verdict = 'it copies training images' if share > 0.1 else 'no sign of copying'
   return (
-    f'Memorisation: {share:.1%} of its images are closer to a training image, in pixels, '
-    f'than 99 % of the validation images are ({verdict}; about 1 % is expected of fresh '
-    'images).'
+    f'Memorisation: {format_percent(share, 1)} of its images are closer to a training '
+    f'image, in pixels, than 99 % of the validation images are ({verdict}; about 1 % is '
+    'expected of fresh images).'
   )
 
 
@@ -269,13 +297,17 @@ def policies(results: Mapping) -> list[str]:
     if 'teacher_val_accuracy' in source:
       lines.append(
         f'{name}: the teacher, trained on the same real images, classifies '
-        f'{source["teacher_val_accuracy"]:.1%} of the validation images correctly.'
+        f'{format_percent(source["teacher_val_accuracy"], 1)} of the validation images '
+        'correctly.'
       )
     if rates:
-      by_class = ', '.join(f'{label} {rate:.0%}' for label, rate in rates.items())
+      by_class = ', '.join(
+        f'{label} {format_percent(rate)}' for label, rate in rates.items()
+      )
       lines.append(
-        f'{name}: the filter left {arm["effective_ratio"]:.1%} synthetic images in a '
-        f'batch, of {arm["asked_ratio"]:.1%} intended. Accepted by class: {by_class}.'
+        f'{name}: the filter left {format_percent(arm["effective_ratio"], 1)} synthetic '
+        f'images in a batch, of {format_percent(arm["asked_ratio"], 1)} intended. '
+        f'Accepted by class: {by_class}.'
       )
     if 'offline' in source:
       lines.append(
@@ -292,11 +324,11 @@ def of_scores(scores: Mapping) -> list[str]:
     f'{scores["num_generated"]:,} generated images, compared with '
     f'{scores["num_held_out"]:,} real ones that the generators did not train on (they '
     f'trained on {scores["num_train"]:,}). Features are from our own extractor (accuracy '
-    f'{extractor["accuracy"]:.2%}, hash {extractor["hash"]}). Real training images are '
-    'the ceiling, noise is the floor. With fewer images, all scores but CAS and GAN-test '
-    'look worse. CAS: accuracy on real images of a classifier trained on these images '
-    'alone. GAN-test: share of these images that a classifier trained on real images '
-    'labels as intended.'
+    f'{format_percent(extractor["accuracy"], 2)}, hash {extractor["hash"]}). Real '
+    'training images are the ceiling, noise is the floor. With fewer images, all scores '
+    'but CAS and GAN-test look worse. CAS: accuracy on real images of a classifier '
+    'trained on these images alone. GAN-test: share of these images that a classifier '
+    'trained on real images labels as intended.'
   ]
   if scores['held_out_chose']:
     notes.append(
@@ -307,13 +339,14 @@ def of_scores(scores: Mapping) -> list[str]:
     copies = row['copies'] if name != 'noise' else None
     if copies and copies['memorised'] > 0.1:
       notes.append(
-        f'{name} copies its training set: {copies["memorised"]:.0%} of its images are '
-        'closer to a training image than 99 % of fresh real images are.'
+        f'{name} copies its training set: {format_percent(copies["memorised"])} of its '
+        'images are closer to a training image than 99 % of fresh real images are.'
       )
     if copies and copies['duplicates'] > 0.1:
       notes.append(
-        f'{name} repeats itself: {copies["duplicates"]:.0%} of its images are closer to '
-        'another generated image than 99 % of real images are to one another.'
+        f'{name} repeats itself: {format_percent(copies["duplicates"])} of its images '
+        'are closer to another generated image than 99 % of real images are to one '
+        'another.'
       )
   return notes
 

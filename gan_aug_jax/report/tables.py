@@ -67,6 +67,7 @@ def cells(row: Mapping, fields: Sequence[str]) -> list[str]:
   """
   known = [field for field in fields if not _is_missing(row.get(field))]
   texts = {field: _COLUMNS[field][1].format(row[field]) for field in known}
+  texts = {field: text.replace('%', ' %') for field, text in texts.items()}
   return [texts.get(field, 'n/a') for field in fields]
 
 
@@ -157,7 +158,7 @@ def print_plan(planned: Sequence, estimate: Estimate) -> None:
     left = [seconds[cell.name] for cell in several if cell.name in seconds]
     changes = ', '.join(f'{f}={v}' for f, v in arm.fields.items() if f != 'arms')
     seeds = ', '.join(str(cell.seed) for cell in several)
-    each = format_seconds(left[0]) if left else 'finished'
+    each = format_seconds(sum(left) / len(left)) if left else 'finished'
     texts = [arm.setting, arm.role, changes, seeds, str(len(left)), each]
     rows.append((arm.name, texts))
   columns = ('arm', 'setting', 'role', 'changes', 'seeds', 'left', 'time of each')
@@ -167,14 +168,17 @@ def print_plan(planned: Sequence, estimate: Estimate) -> None:
 
 def print_estimate(estimate: Estimate) -> None:
   """Prints how long what is left will take."""
-  of_arms, of_generators = sum(estimate.arms.values()), sum(estimate.generators.values())
-  count = format_count(len(estimate.generators), 'generator')
+  counted = {'classifier': estimate.arms, 'generator': estimate.generators}
+  parts = [
+    f'{format_count(len(seconds), noun)} {format_seconds(sum(seconds.values()))}'
+    for noun, seconds in counted.items()
+    if seconds
+  ]
   print_lines(
     [
-      f'Left: about {format_seconds(estimate.total)}: '
-      f'{format_count(len(estimate.arms), "classifier")} {format_seconds(of_arms)}, '
-      f'{count} {format_seconds(of_generators)}. A rough estimate, by operations and the '
-      'time of two unoptimized steps; with compilation, the choice of checkpoints and '
+      f'Left: about {format_seconds(estimate.total)}{": " * bool(parts)}'
+      f'{", ".join(parts)}. A rough estimate, from operations and the time of two '
+      'unoptimized steps; it includes compilation, the choice of checkpoints and '
       'evaluation.',
       *estimate.left_out,
     ]

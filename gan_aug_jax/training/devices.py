@@ -84,7 +84,7 @@ def start(config) -> list:
   if devices[0].platform == 'cpu' and jax.process_count() == 1:
     if len(devices) < config.num_cpu_devices:
       raise DeviceError(
-        f'num_cpu_devices={config.num_cpu_devices} was asked for and JAX was started '
+        f'num_cpu_devices={config.num_cpu_devices} was asked for, but JAX already runs '
         f'with {len(devices)}; set it before JAX is first used.'
       )
     devices = devices[:num_cpu_devices]
@@ -137,7 +137,7 @@ def _find(jax, asked):
     devices = []
   if not devices or (asked and devices[0].platform != asked):
     raise DeviceError(
-      f'platform={asked!r} was asked for and JAX finds no such device; install this '
+      f'platform={asked!r} was asked for, but JAX finds no such device; install this '
       "package's extra 'cuda' or 'tpu', or leave --config.platform out."
     )
   return devices
@@ -214,8 +214,8 @@ def _check_port(coordinator):
   except (OSError, OverflowError) as error:
     reason = getattr(error, 'strerror', None) or error
     raise DeviceError(
-      f'Port {port} of distributed.coordinator={coordinator!r} cannot be had ({reason}); '
-      'give all processes another one.'
+      f'Port {port} of distributed.coordinator={coordinator!r} is not available '
+      f'({reason}); give all processes another one.'
     ) from None
 
 

@@ -284,6 +284,17 @@ def format_count(count: int, noun: str) -> str:
   return f'{count:,} {noun}{"" if count == 1 else "s"}'
 
 
+def format_percent(share: float, decimals: int = 0, sign: str = '') -> str:
+  """Formats a share as '20 %', or '97.40 %' with two decimals.
+
+  Args:
+    share: of 1.
+    decimals: how many.
+    sign: '+' shows it before positive numbers, too.
+  """
+  return f'{100 * share:{sign}.{decimals}f} %'
+
+
 def format_seconds(seconds: float) -> str:
   """Formats seconds as '48 s', '3 min 20 s' or '2 h 05 min'."""
   seconds = round(seconds)

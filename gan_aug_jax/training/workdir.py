@@ -104,11 +104,10 @@ class Session:
     Args:
       affecting: what the fields that name it affect, see `fields.Field`.
     """
-    named = config_lib.code_of(self.config).items()
     return {
       name: external.fingerprint(name)
-      for field, name in named
-      if FIELDS[field].affects in affecting and not name.startswith('gan_aug_jax.')
+      for field, name in config_lib.own_code_of(self.config).items()
+      if FIELDS[field].affects in affecting
     }
 
 
