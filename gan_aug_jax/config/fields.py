@@ -195,8 +195,8 @@ _OF_THE_RUN = {
     'training steps scanned in one call of the compiled program; 0 means 1 on a CPU '
     'and up to 50 elsewhere',
     _whole(0),
-    when='Leave it on a CPU, where convolutions are slow in a loop, but for an MLP; set it '
-    'on an accelerator to try other lengths.',
+    when='Leave it on a CPU, where convolutions are slow in a loop, but for an MLP; set '
+    'it on an accelerator to try other lengths.',
   ),
   'compilation_cache': Field(
     True,
