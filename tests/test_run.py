@@ -657,7 +657,6 @@ class _Recorder:
     return lambda *values: self.written.append((self.of, name, *values))
 
 
-@pytest.mark.usefixtures('no_pictures')
 @pytest.mark.slow  # a whole run with TensorBoard, which no fast test reads
 def test_tensorboard_gets_what_the_files_have(config_file, tmp_path, monkeypatch):
   monkeypatch.setattr(_Recorder, 'written', [])

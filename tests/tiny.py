@@ -341,8 +341,10 @@ def flow_step(where, *, batch_size=12, dtype=jnp.float32, compute=None):
     ema_decay=0.9,
     dtype=dtype,
   )
-  init_params = lambda key: flow_variables()['params']
-  init = functools.partial(generator.init_generator, init_params=init_params, tx=tx)
+  variables = flow_variables()  # here: inside `jit` the cache would keep tracers
+  init = functools.partial(
+    generator.init_generator, init_params=lambda key: variables['params'], tx=tx
+  )
   return step, cast(jax.device_get(jax.jit(init)(3)), dtype)
 
 
