@@ -228,7 +228,7 @@ def run_all(parts: list[Part], out: pathlib.Path, seconds: float) -> dict:
     seconds: for all of them.
 
   Returns:
-    {part: what came of it}, also of parts that an earlier command ran into OUT.
+    {part: its results}, including those of parts that an earlier command ran into OUT.
   """
   began, done, earlier = time.perf_counter(), {}, out / 'results.json'
   if earlier.exists():
