@@ -461,7 +461,8 @@ def test_a_saved_config_is_a_config_file_unless_it_names_code(tmp_path, capsys):
   assert parsing.parse('run', argv).config.to_dict() == config.to_dict() | {'seed': 3}
   config.classifier.arch = 'my_net:Net'
   file.write_text(json.dumps({'config': config.to_dict(), 'data': {}}))
-  assert 'my_net:Net' in _refused(capsys, 2, 'run', f'--config={file}', workdir)
+  refused = _refused(capsys, 2, 'run', f'--config={file}', workdir)
+  assert 'names code (my_net:Net)' in refused  # and is not imported
   file.write_text('{}')
   assert 'not the config.json' in _refused(capsys, 2, 'run', f'--config={file}', workdir)
 
