@@ -32,6 +32,7 @@ from gan_aug_jax.experiment import (
   workers,
 )
 from gan_aug_jax.report import ablation_report, sentences, tables
+from gan_aug_jax.training.workdir import Session
 from tests import test_run, tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -161,6 +162,53 @@ def test_cells_share_a_gan_unless_it_would_be_another():
   few = next(cell for cell in listed if cell.arm.name == 'few' and cell.seed == 1)
   seeds = [config.seed_of(few.generator_config, part) for part in ('data', 'generator')]
   assert seeds == [1, 1] and few.config.seed == 1
+
+
+def test_cells_share_a_training_whose_checkpoints_they_draw_from():
+  names = {'early': ('step:20',), 'both': ('step:100', 'step:20'), 'end': ()}
+  arms = {name: {'generator.checkpoints': of_arm} for name, of_arm in names.items()}
+  arms['seeds'] = {'generator.checkpoints': ('seed:7', 'seed:8')}
+  fields = _config(arms=arms, seeds=(0, 1))
+  listed = [cell for cell in cells.list_cells(fields, _arms(fields)) if cell.generator]
+  trained = {
+    cell.generator: cell.generator_config.generator.checkpoints for cell in listed
+  }
+  shared = ('step:20', 'step:100')  # one training a seed keeps what any arm needs
+  assert sorted(trained.values()) == 2 * [('seed:7', 'seed:8')] + 2 * [shared]
+  for cell in listed:
+    of_arm = arms[cell.arm.name]['generator.checkpoints']
+    assert cell.config.generator.checkpoints == of_arm
+  # A generator that nobody shares keeps the name that finished ablations know it by.
+  alone = _config(arms={'both': arms['both']}, seeds=(0,))
+  (cell,) = (cell for cell in cells.list_cells(alone, _arms(alone)) if cell.generator)
+  assert cell.generator_config.generator.checkpoints == names['both']
+
+
+@pytest.mark.parametrize('train', [False, True])
+def test_a_cell_draws_from_its_own_checkpoints_of_a_shared_training(
+  monkeypatch, toy, train
+):
+  """Or every length of training would be scored with the images of all of them."""
+
+  class Training:
+    def __init__(self, session, dataset):
+      assert session.config.generator.checkpoints == ('step:20', 'step:100')
+
+    def train(self):
+      return 'all'
+
+  loaded = lambda session, facts: session.config.generator.checkpoints
+  monkeypatch.setattr(runs, 'GeneratorTraining', Training)
+  monkeypatch.setattr(runs.frozen, 'load_generator', loaded)
+  own, all_of_them = config.default(), config.default()
+  own.generator.checkpoints = ('step:20',)
+  all_of_them.generator.checkpoints = ('step:20', 'step:100')
+  session, shared = (
+    Session(fields, pathlib.Path('unused'), tiny.layout('jit', 1))
+    for fields in (own, all_of_them)
+  )
+  run = runs.Run(session, toy, generator_session=shared)
+  assert run.load_or_train_generator(train=train) == ('step:20',)
 
 
 @pytest.mark.parametrize('file', sorted(ROOT.glob('configs/[ae]*/*.py')))

@@ -1,4 +1,4 @@
-"""How long must the GAN train? The same GAN, trained for longer and longer.
+"""How long must the GAN train? Images from one training, after more and more steps.
 
     python -m gan_aug_jax ablate --config=configs/ablations/gan_quality.py --workdir=...
     python -m gan_aug_jax ablate --workdir=... \\
@@ -20,8 +20,7 @@ def get_config(data=''):
   if data:
     return _in_place_of_warps(data)
   config = _SCARCE.get_config()
-  config.generator.select = 'last'
-  arms = _lengths(100, 300, 1000, 3000)
+  arms = _lengths(config, 100, 300, 1000, 3000)
   controls = _SCARCE.controls(len(arms) - 2)
   return base.add_ablation(config, arms=arms, controls=controls)
 
@@ -39,16 +38,16 @@ def _in_place_of_warps(data):
     config.data.imbalance = float(times)
   config.data.test_on = 'val'
   warps, config.generator.family = config.generator.family, 'gan'
-  config.generator.select = 'last'
   config.gan.arch, config.gan.loss, config.gan.d_steps = 'sngan', 'hinge', 2
   config.generator.learning_rate = 2e-4
   if config.augment.flip:  # colour and mirroring mean nothing to digits
     config.gan.diffaug = ('color', 'translation', 'cutout', 'flip')
   more = round(config.classifier.num_steps * (1 + config.mix.ratio))
+  lengths = _lengths(config, 1000, 5000, 10_000, 20_000)
   return base.add_ablation(
     config,
     seeds=(3, 4),
-    arms=_lengths(1000, 5000, 10_000, 20_000) | {'warps': {'generator.family': warps}},
+    arms=lengths | {'warps': {'generator.family': warps, 'generator.checkpoints': ()}},
     controls={
       'longer': {'classifier.num_steps': more},
       'cutmix': {'augment.mixup': 0.0, 'augment.cutmix': 1.0},
@@ -58,5 +57,9 @@ def _in_place_of_warps(data):
   )
 
 
-def _lengths(*lengths):
-  return {f'gan={steps}': {'generator.num_steps': steps} for steps in lengths}
+def _lengths(config, *lengths):
+  """Lets the GAN train for the longest; the arms draw from its checkpoints."""
+  config.generator.num_steps = lengths[-1]
+  config.generator.save_every_steps = lengths[0]
+  config.generator.select = 'last'
+  return {f'gan={n}': {'generator.checkpoints': (f'step:{n}',)} for n in lengths}

@@ -10,6 +10,7 @@ WORKDIR/
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import pathlib
 import re
@@ -38,7 +39,8 @@ class Cell:
     config: of its run.
     generator: name of the one that it draws from, a fingerprint of what that depends on;
       or ''.
-    generator_config: of that generator, or None.
+    generator_config: of that generator, or None; its checkpoints are those that any cell
+      draws from.
   """
 
   name: str
@@ -116,13 +118,35 @@ def list_cells(config, arms) -> list[Cell]:
       of_cell = ablation.config_of(base, arm, seed)
       name = re.sub(r'[^\w.,+=-]+', '-', f'{arm.key},seed={seed}')
       needs = config_lib.needs_generator(of_cell)
-      generator = _generator_of(base, of_cell) if needs else ()
-      cells.append(Cell(name, arm, seed, of_cell, *generator))
-  return cells
+      generator = _generator_config(base, of_cell) if needs else None
+      cells.append(Cell(name, arm, seed, of_cell, generator_config=generator))
+  _share_trainings(cells)
+  return [
+    dataclasses.replace(cell, generator=_name_of(cell.generator_config))
+    if cell.generator_config
+    else cell
+    for cell in cells
+  ]
 
 
-def _generator_of(base, config):
-  """Name and config of a cell's generator, with the base's values of the arms' fields."""
+def _share_trainings(cells):
+  """Lets cells that draw from different steps of one training share that training."""
+  together = {}
+  for cell in filter(lambda cell: cell.generator_config, cells):
+    config = cell.generator_config
+    if all(name.startswith('step:') for name in config.generator.checkpoints):
+      fields = workdir_lib.fixed_fields(config) | {'generator.checkpoints': ()}
+      together.setdefault(json.dumps(fields, sort_keys=True), []).append(config)
+  for configs in together.values():
+    kept = {config.generator.checkpoints for config in configs}
+    names = sorted({*itertools.chain(*kept)}, key=lambda name: int(name[len('step:') :]))
+    if len(kept) > 1:
+      for config in configs:
+        config.generator.checkpoints = tuple(names)
+
+
+def _generator_config(base, config):
+  """The config of a cell's generator, with the base's values of the arms' fields."""
   shared = config.copy_and_resolve_references()
   fields = config_lib.flatten(base)
   of_arms = {f: v for f, v in fields.items() if FIELDS[f].affects in OF_ARMS}
@@ -132,12 +156,17 @@ def _generator_of(base, config):
   # The probes that choose a checkpoint belong to the generator and take its seed.
   seeds |= {'classifier.seed': seeds['generator.seed'], 'seed': 0}
   shared.update_from_flattened_dict({**of_arms, **seeds})
-  depends_on = workdir_lib.fixed_fields(shared)
+  return shared
+
+
+def _name_of(config):
+  """The name of the generator that a config trains: a fingerprint of its fields."""
+  depends_on = workdir_lib.fixed_fields(config)
   del depends_on['data.test_on']  # which changes no generator
   if not depends_on['classifier.args']:  # names from before there was this field
     del depends_on['classifier.args']
   content = json.dumps(depends_on, sort_keys=True)
-  return hashlib.sha256(content.encode()).hexdigest()[:16], shared
+  return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 @functools.lru_cache(maxsize=8)  # seeds that train in one program need theirs at once

@@ -3,6 +3,7 @@
 Every function here resumes from what a workdir holds, and repeats nothing that is done.
 """
 
+import dataclasses
 import json
 
 import jax
@@ -98,10 +99,17 @@ class Run:
     """
     if not self.generator:
       return None
+    session, own = self._generator_session, self.session.config.generator.checkpoints
     if train:
       with progress.part('generator'):
-        return self.generator.train()
-    return frozen.load_generator(self._generator_session, self.dataset.facts)
+        generator = self.generator.train()
+      if session.config.generator.checkpoints == own:
+        return generator
+    # Those that share its training may draw from other checkpoints of it.
+    config = session.config.copy_and_resolve_references()
+    config.generator.checkpoints = own
+    session = dataclasses.replace(session, config=config)
+    return frozen.load_generator(session, self.dataset.facts)
 
   def load_variables(self, arm, generator) -> synthetic_source.SourceVariables:
     """What an arm draws from; loaded once for all arms.

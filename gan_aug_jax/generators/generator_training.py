@@ -96,7 +96,8 @@ class GeneratorTraining:
     what = self.family.title
     if not self.family.fit:
       what += f', {format_count(self.num_steps, "step")}'
-      what += f', the best of {self.num_candidates} checkpoints' * self._has_choice
+      best = 'last' if self._session.config.generator.select == 'last' else 'best'
+      what += f', the {best} of {self.num_candidates} checkpoints' * self._has_choice
     return f'{format_count(len(self._trainings), "generator")} ({what})'
 
   def start(self) -> None:
