@@ -83,14 +83,17 @@ def test_lecam_pulls_each_side_to_the_average_of_the_other():
   np.testing.assert_allclose(distances, [0, 2**2 + 3**2])
 
 
-def test_random_crop_shows_a_window_of_the_mirrored_image():
-  images = np.random.default_rng(0).normal(size=(40, 6, 6, 2)).astype(np.float32)
+@pytest.mark.parametrize('mirrored', [None, np.arange(40) % 3 == 0], ids=['none', 'some'])
+def test_random_crop_shows_a_window_of_the_image_continued_by_mirroring(mirrored):
+  images = np.random.default_rng(0).normal(size=(40, 6, 7, 2)).astype(np.float32)
   keys = jax.random.split(jax.random.key(0), 40)
-  cropped = np.asarray(augment.random_crop(keys, images, 2))
+  cropped = np.array(augment.random_crop(keys, images, 2, mirrored))
+  if mirrored is not None:
+    cropped[mirrored] = cropped[mirrored, :, ::-1]
   padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), mode='reflect')
   offsets = set()
   for source, result in zip(padded, cropped, strict=True):
-    windows = {(i, j): source[i : i + 6, j : j + 6] for i in range(5) for j in range(5)}
+    windows = {(i, j): source[i : i + 6, j : j + 7] for i in range(5) for j in range(5)}
     found = [at for at, window in windows.items() if np.array_equal(window, result)]
     assert len(found) == 1
     offsets.add(found[0])
