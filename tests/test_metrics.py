@@ -101,16 +101,24 @@ def test_an_evaluation_does_not_depend_on_its_chunks_and_places_a_split_once(
   real = sharding.Layout.replicate
   count = lambda self, tree: placed.append(tree) or real(self, tree)
   results, num_calls = [], []
-  for on_cpu, kept_bytes in ((True, 0), (False, 2**20)):
+  # An eighth of this holds the pixels of 3 images in float32, the largest array, on each
+  # of two devices.
+  memory = 8 * 3 * 4 * 8 * 8
+  for on_cpu, kept_bytes, of_device in (
+    (True, 0, 0),
+    (False, 0, memory),
+    (False, 2**20, 0),
+  ):
     monkeypatch.setattr(sharding.Layout, 'on_cpu', on_cpu)
+    monkeypatch.setattr(evaluators, '_memory_per_device', lambda _, x=of_device: x)
     monkeypatch.setattr(evaluators, '_MOST_KEPT_BYTES', kept_bytes)
     evaluate = evaluators.Evaluator(session, model, 3)
     results.append(evaluate(variables, toy.train))
     num_calls.append(results[-1]['calls'])
   monkeypatch.setattr(sharding.Layout, 'replicate', count)
   evaluate(variables, toy.train)
-  assert num_calls == [9, 4] and not placed
-  chunks, whole = results
+  assert num_calls == [9, 6, 4] and not placed
+  chunks, _, whole = results
   assert chunks['loss'] == pytest.approx(whole['loss'], rel=1e-5)
   for name in ('confusion', 'predictions'):
     np.testing.assert_array_equal(chunks[name], whole[name])

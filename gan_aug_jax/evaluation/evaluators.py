@@ -10,13 +10,14 @@ import numpy as np
 
 from gan_aug_jax.data.splits import Split
 from gan_aug_jax.evaluation import metrics
-from gan_aug_jax.step import device_data, eval_step, sharding
-from gan_aug_jax.step.programs import Program
+from gan_aug_jax.step import device_data, eval_step, programs, sharding
 
 BATCH = 500  # images a chunk
 # Pixels of a chunk on an accelerator, which 500 small images do not keep busy: those of
-# 4,096 images of 32x32. The widest layer of the reference CNN then takes 0.5 GiB.
-_PIXELS = 2**22
+# 5,120 images of 32x32, so that the validation images of CIFAR-10 are one call and its
+# test images two, with little to fill up.
+_PIXELS = 5 * 2**20
+_MEMORY_SHARE = 1 / 8  # of a device, for the largest array of a call
 _MOST_KEPT_BYTES = 2**26  # of the pixels of a split whose chunks stay on the devices
 
 
@@ -37,6 +38,11 @@ def chunks(layout, split: Split, size: int = BATCH) -> Iterator[tuple]:
 @functools.lru_cache(maxsize=8)  # the validation images of seeds that train together
 def _on_devices(layout, split, size):
   return list(chunks(layout, split, size))
+
+
+def _memory_per_device(layout):
+  """Bytes of memory of a device, or None where it does not tell."""
+  return (layout.mesh.local_devices[0].memory_stats() or {}).get('bytes_limit')
 
 
 def _pad(layout, split, size):
@@ -73,7 +79,7 @@ def make_batched(
     gather = lambda y: layout.all_gather(y.reshape(*position.shape, *y.shape[1:]))
     return jax.tree.map(gather, function(variables, sharding.flatten(x)))
 
-  program = Program(step, layout, donate=())
+  program = programs.Program(step, layout, donate=())
 
   def apply(variables, images):
     split = Split(images, np.zeros(len(images), np.int32))
@@ -94,20 +100,38 @@ class Evaluator:
     Args:
       model: linen module from `build_classifier`.
     """
-    self._session = session
+    self._session, self._model, self._sizes = session, model, {}
     step = eval_step.make_eval_step(
       model=model,
       layout=session.layout,
       num_classes=num_classes,
       dtype=session.image_dtype('classifier'),
     )
-    self._program = Program(step, session.layout, donate=())
+    self._program = programs.Program(step, session.layout, donate=())
 
-  def chunk_size(self, image_shape: tuple) -> int:
-    """Images (H, W, C) per call: enough to keep the device busy, no more than fit."""
-    if self._session.layout.on_cpu:
+  def chunk_size(self, variables, image_shape: tuple) -> int:
+    """Images per call: enough to keep the devices busy, and no more than fit.
+
+    Args:
+      variables: placed arrays, or their shapes.
+      image_shape: (H, W, C).
+    """
+    if image_shape not in self._sizes:
+      self._sizes[image_shape] = self._find_size(variables, image_shape)
+    return self._sizes[image_shape]
+
+  def _find_size(self, variables, image_shape):
+    layout = self._session.layout
+    if layout.on_cpu:
       return BATCH
-    return max(BATCH, _PIXELS // (image_shape[0] * image_shape[1]))
+    most = _PIXELS // (image_shape[0] * image_shape[1])
+    if memory := _memory_per_device(layout):
+      dtype = self._session.image_dtype('classifier')
+      images = jax.ShapeDtypeStruct((BATCH, *image_shape), dtype)
+      apply = functools.partial(self._model.apply, train=False)
+      each = programs.largest_array(apply, variables, images) / BATCH
+      most = min(most, int(layout.num_devices * _MEMORY_SHARE * memory / each))
+    return max(BATCH, most)
 
   def start(self, variables, image_shape: tuple) -> None:
     """Compiles in a thread.
@@ -116,7 +140,7 @@ class Evaluator:
       variables: placed arrays, or their shapes.
       image_shape: (H, W, C).
     """
-    self._program.start(variables, *self._blank(image_shape))
+    self._program.start(variables, *self._blank(variables, image_shape))
 
   def compile(self, variables, image_shape: tuple) -> float:
     """Waits until the program is compiled; returns the seconds that this took.
@@ -129,12 +153,12 @@ class Evaluator:
       return 0.0
     place = lambda x: self._session.layout.replicate(np.zeros(x.shape, x.dtype))
     variables = jax.tree.map(place, variables)
-    return self._program.compile(variables, *self._blank(image_shape))
+    return self._program.compile(variables, *self._blank(variables, image_shape))
 
-  def _blank(self, image_shape):
+  def _blank(self, variables, image_shape):
     """A chunk without any image."""
     images, labels = np.zeros((0, *image_shape), np.uint8), np.zeros(0, np.int32)
-    size = self.chunk_size(image_shape)
+    size = self.chunk_size(variables, image_shape)
     return _pad(self._session.layout, Split(images, labels), size)
 
   def __call__(self, variables, split: Split) -> dict:
@@ -149,7 +173,8 @@ class Evaluator:
     """
     image_shape = split.images.shape[1:]
     self.compile(variables, image_shape)
-    began, parts, size = time.perf_counter(), [], self.chunk_size(image_shape)
+    size = self.chunk_size(variables, image_shape)
+    began, parts = time.perf_counter(), []
     keep = split.images.nbytes <= _MOST_KEPT_BYTES
     placed = (_on_devices if keep else chunks)(self._session.layout, split, size)
     for chunk in placed:

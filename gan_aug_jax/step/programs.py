@@ -310,17 +310,26 @@ class DrawAhead:
     for chunk in range(num_steps, 1, -1):
       if num_steps % chunk == 0:
         draw = lambda state, *inputs, chunk=chunk: self.draw(state, chunk, *inputs)
-        if _largest_array(jax.make_jaxpr(draw)(state, *inputs).jaxpr) <= self.max_bytes:
+        if largest_array(draw, state, *inputs) <= self.max_bytes:
           return chunk
     return 1
 
 
-def _largest_array(jaxpr):
-  """Bytes of the largest array that a jaxpr computes on a device."""
+def largest_array(function: Callable, *inputs: Any) -> int:
+  """Returns the bytes of the largest array that a function computes on a device.
+
+  Args:
+    function: to trace; nothing is computed.
+    *inputs: of it, arrays or their shapes.
+  """
+  return _largest_in(jax.make_jaxpr(function)(*inputs).jaxpr)
+
+
+def _largest_in(jaxpr):
   sizes = [0]
   for equation in jaxpr.eqns:
     inner = jax.extend.core.jaxprs_in_params(equation.params)
-    sizes += map(_largest_array, inner)
+    sizes += map(_largest_in, inner)
     # What it returns has the size of all shares; each was counted inside.
     if equation.primitive.name != 'shard_map':
       sizes += (x.aval.size * x.aval.dtype.itemsize for x in equation.outvars)
