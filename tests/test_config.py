@@ -11,7 +11,7 @@ import pytest
 
 from gan_aug_jax import config
 from gan_aug_jax.cli import parsing
-from gan_aug_jax.config import fields as fields_lib, suggestions, validation
+from gan_aug_jax.config import fields as fields_lib, renamed, suggestions, validation
 from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.generators import families, selection
 from gan_aug_jax.models import classifiers, discriminators, generators, layers
@@ -286,9 +286,9 @@ def test_every_default_is_allowed_and_every_field_says_what_depends_on_it():
 
 def test_old_names_lead_to_fields_that_exist():
   new = {*fields_lib.FIELDS, *(f'ablation.{n}' for n in fields_lib.ABLATION_FIELDS)}
-  for old, name in fields_lib._RENAMED.items():
+  for old, name in renamed._RENAMED.items():
     assert name in new and old not in new
-    assert fields_lib.renamed(old).startswith(f'{old} is now {name}')
+    assert renamed.describe(old).startswith(f'{old} is now {name}')
 
 
 OLD_FILE = """

@@ -16,8 +16,8 @@ import ml_collections
 from ml_collections import config_flags
 
 from gan_aug_jax import config as config_lib
-from gan_aug_jax.config import files, suggestions
-from gan_aug_jax.config.fields import accept, FIELDS, find_renamed, renamed, translate
+from gan_aug_jax.config import files, renamed, suggestions
+from gan_aug_jax.config.fields import FIELDS
 from gan_aug_jax.errors import ConfigError, UserError
 
 TRAINING = ('run', 'train-generator', 'train-classifier')
@@ -199,14 +199,14 @@ def _renew(argv):
     flag, old, value = re.fullmatch(
       r'(--?(?:no)?config\.)?([^=]*)(?:=(.*))?', arg, re.DOTALL
     ).groups()
-    if not flag or not renamed(old):
+    if not flag or not renamed.describe(old):
       renewed.append(arg)
       continue
-    if value is None and not _is_switch(*translate({old: ''})):
+    if value is None and not _is_switch(*renamed.translate({old: ''})):
       value = next(rest, None)
     renewed += [
       f'{flag}{name}' if new is None else f'{flag}{name}={new}'
-      for name, new in accept({old: value}, given).items()
+      for name, new in renamed.accept({old: value}, given).items()
     ]
   return renewed
 
@@ -274,7 +274,7 @@ def _load_config(path):
 
 def _describe_line(line):
   """What is wrong with the fields in a line of a config file that failed, or ''."""
-  if now := find_renamed(line):
+  if now := renamed.find(line):
     return now
   (name, *_) = re.findall(r'\bconfig\.(\w+(?:\.\w+)?) *=(?!=)', line) or ['']
   groups = {field.partition('.')[0] for field in FIELDS}

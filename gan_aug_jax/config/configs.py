@@ -5,7 +5,7 @@ from typing import Any
 
 import ml_collections
 
-from gan_aug_jax.config import fields as fields_lib
+from gan_aug_jax.config import fields as fields_lib, renamed
 from gan_aug_jax.errors import CheckpointError, ConfigError
 
 
@@ -22,21 +22,21 @@ class _Config(ml_collections.ConfigDict):
     super().__init__(*args, **options)
 
   def __getitem__(self, key):
-    if key in fields_lib.old_groups() and key not in self:
+    if key in renamed.old_groups() and key not in self:
       return _Config(group=key, root=self).lock()
     return super().__getitem__(key)
 
   def __setitem__(self, key, value):
     old = f'{self._group}.{key}' if self._group else key
     is_group = isinstance(value, Mapping | ml_collections.ConfigDict)
-    if is_group and key in fields_lib.old_groups():
+    if is_group and key in renamed.old_groups():
       for name, inner in value.items():
         self[key][name] = inner
       return
-    if key in self or not fields_lib.renamed(old):
+    if key in self or not renamed.describe(old):
       super().__setitem__(key, value)
       return
-    for name, new in fields_lib.accept({old: value}).items():
+    for name, new in renamed.accept({old: value}).items():
       group, _, last = name.rpartition('.')
       root = self._root or self
       (self if group == self._group else root[group])[last] = new
@@ -95,14 +95,14 @@ def renew_ablation(spec: ml_collections.ConfigDict) -> None:
           f'ablation.{kind}: {name!r} must be a dict of fields, such as '
           f"{{'mix.ratio': 0.5}}, not {fields!r}."
         )
-    spec[kind] = {name: fields_lib.accept(fields) for name, fields in spec[kind].items()}
+    spec[kind] = {name: renamed.accept(fields) for name, fields in spec[kind].items()}
   grid = {}
   for name, values in spec.grid.items():
-    if fields_lib.renamed(name) and isinstance(values, tuple | list):
-      new, *others = fields_lib.accept({name: ''}, spec.grid)
+    if renamed.describe(name) and isinstance(values, tuple | list):
+      new, *others = renamed.accept({name: ''}, spec.grid)
       if others:  # their values would be combined
-        raise ConfigError(f'ablation.grid: {fields_lib.renamed(name)}')
-      values = tuple(fields_lib.translate({name: value})[new] for value in values)
+        raise ConfigError(f'ablation.grid: {renamed.describe(name)}')
+      values = tuple(renamed.translate({name: value})[new] for value in values)
       name = new
     grid[name] = values
   spec.grid = grid
@@ -138,7 +138,7 @@ def from_dict(values: dict[str, Any]) -> ml_collections.ConfigDict:
   """
   config = default()
   try:
-    flat = fields_lib.translate(dict(_flat(values)))
+    flat = renamed.translate(dict(_flat(values)))
     if unknown := set(flat) - set(fields_lib.FIELDS):
       raise KeyError(f'it has a field {min(unknown)}')
     config.update_from_flattened_dict(flat)

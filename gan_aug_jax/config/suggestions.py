@@ -4,7 +4,8 @@ from collections.abc import Iterable
 import difflib
 import re
 
-from gan_aug_jax.config.fields import FIELDS, renamed
+from gan_aug_jax.config import renamed
+from gan_aug_jax.config.fields import FIELDS
 
 # {how a field of ours ends: what others call it, without its group and underscores}
 _SYNONYMS = {
@@ -50,7 +51,7 @@ def no_such_field(name: str, known: Iterable[str] = tuple(FIELDS)) -> str:
     name: dotted, with or without its group.
     known: the fields that there are.
   """
-  if now := renamed(name):
+  if now := renamed.describe(name):
     return now
   close = of_meaning(name, known) or difflib.get_close_matches(name, known, n=1)
   hint = f'did you mean {" or ".join(close)}?' if close else 'docs/config.md lists them.'
