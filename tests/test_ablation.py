@@ -31,6 +31,7 @@ from gan_aug_jax.experiment import (
   vmap_seeds,
   workers,
 )
+from gan_aug_jax.generators.generator_training import GeneratorTraining
 from gan_aug_jax.report import ablation_report, sentences, tables
 from gan_aug_jax.training.workdir import Session
 from tests import test_run, tiny
@@ -361,7 +362,11 @@ def test_one_of_a_thing_is_not_a_plural(count, words, tmp_path, capsys):
 @pytest.mark.slow  # lowers every step of an ablation
 def test_what_is_left_is_counted_in_operations(tmp_path, monkeypatch):
   monkeypatch.setitem(datasets._SOURCES, 'toy', test_run._toy_source)
-  fields = _config(arms={'more': {'mix.mode': 'add', 'mix.ratio': 1.0}}, seeds=(0, 1))
+  arms = {'more': {'mix.mode': 'add', 'mix.ratio': 1.0}, 'less': {'mix.ratio': 0.25}}
+  fields, counted = _config(arms=arms, seeds=(0, 1)), []
+  count = GeneratorTraining.operations
+  counting = lambda self: counted.append(self) or count(self)
+  monkeypatch.setattr(GeneratorTraining, 'operations', counting)
   small = {'data.name': 'toy', 'data.image_size': 8, 'augment.crop_padding': 1}
   small |= {'gan.arch': 'mlp', 'gan.width': 8, 'generator.num_steps': 4}
   small |= {'classifier.arch': 'mlp', 'classifier.hidden': (8,)}
@@ -373,6 +378,9 @@ def test_what_is_left_is_counted_in_operations(tmp_path, monkeypatch):
   generators = {cell.generator for cell in plan.cells if cell.generator}
   assert set(work) == {cell.name for cell in plan.cells} | generators
   assert len(generators) == 2 and len({work[name] for name in generators}) == 1
+  assert len(counted) == 1  # it is the same for every arm and seed, and slow to count
+  seconds = estimate.of_ablation(plan).generators
+  assert set(seconds) == generators and min(seconds.values()) > 0
   # As many steps, of twice the images and a forward pass of the generator.
   assert work['more,seed=0'] == work['more,seed=1'] > 1.9 * work['real_classical,seed=0']
   fields.steps_per_call = 5  # composed ahead of a loop, whose body XLA counts once

@@ -68,19 +68,21 @@ def of_run(session: Session, dataset) -> Estimate:
 
 def of_ablation(plan) -> Estimate:
   """Estimates what is left of a `cells.Plan`."""
-  cells = [cell for cell in plan.cells if not cell.is_finished(plan.workdir)]
   arms, generators, left_out, speed, known = {}, {}, {}, _Speed(), {}
-  for cell in cells:
-    key = _work_key(cell, plan.workdir)
+  for cell in plan.cells:
+    if cell.is_finished(plan.workdir):
+      continue
+    key, generator_key = _keys(cell, plan.workdir)
     if key not in known:
       run, sentences = _run_of(cell, plan.workdir, plan.layout)
-      known[key] = run, run.work()
       left_out |= dict.fromkeys(sentences)
-    run, work = known[key]
-    if cell.generator not in generators and 'generator' in work:
-      seconds = speed.of_generator(run.generator, work['generator'])
-      generators[cell.generator] = seconds
-    arms[cell.name] = speed.of_arm(run.arms[0], work.get(cell.kind, 0.0))
+      work = run.work(generator=generator_key not in known)
+      known[key] = run.arms[0], work.get(cell.kind, 0.0)
+      if 'generator' in work:
+        known[generator_key] = run.generator, work['generator']
+    if generator_key in known and cell.generator not in generators:
+      generators[cell.generator] = speed.of_generator(*known[generator_key])
+    arms[cell.name] = speed.of_arm(*known[key])
   return Estimate(arms, generators, tuple(left_out))
 
 
@@ -95,22 +97,35 @@ def work_of(
   """
   work, known = {}, {}
   for cell in cells:
-    key = _work_key(cell, workdir)
+    key, generator_key = _keys(cell, workdir)
     if key not in known:
-      known[key] = {}
+      known[key] = 0.0
       with contextlib.suppress(Exception):  # noted when it is the cell's turn
-        known[key] = _run_of(cell, workdir, layout)[0].work()
-    work[cell.name] = known[key].get(cell.kind, 0.0)
-    if 'generator' in known[key]:
-      work[cell.generator] = known[key]['generator']
+        run, _ = _run_of(cell, workdir, layout)
+        counted = run.work(generator=generator_key not in known)
+        known[key] = counted.get(cell.kind, 0.0)
+        if 'generator' in counted:
+          known[generator_key] = counted['generator']
+    work[cell.name] = known[key]
+    if generator_key in known:
+      work[cell.generator] = known[generator_key]
   return work
 
 
-def _work_key(cell, workdir):
-  """What cells with the same work share, such as those that differ in their seeds."""
+def _keys(cell, workdir):
+  """What cells with the same work share, such as those that differ in their seeds.
+
+  Args:
+    cell: that is not finished.
+    workdir: of the ablation.
+
+  Returns:
+    The key of its arm, and that of the generator that it waits for, or ''.
+  """
   is_trained = arms_lib.finished_result(cell.directory(workdir) / 'arms' / cell.kind)
-  configs = [_unseeded(cell.config), _unseeded(cell.generator_config)]
-  return json.dumps([*configs, cell.lacks_generator(workdir), bool(is_trained)])
+  of_generator, waits = _unseeded(cell.generator_config), cell.lacks_generator(workdir)
+  key = json.dumps([_unseeded(cell.config), of_generator, bool(is_trained)])
+  return key, json.dumps(of_generator) if waits else ''
 
 
 def _run_of(cell, workdir, layout):
