@@ -8,7 +8,8 @@ Without an argument: 50 embedded digits per class. With the argument of
 configs/recipes/low_data.py, or NAME,IMAGES,TIMES, which makes the rarest class TIMES
 times rarer than the most common, the GAN takes the place of the recipe's warps. Its
 settings are those that StudioGAN found to work on few images (hinge loss, betas 0.5 and
-0.999, several discriminator updates, DiffAugment). Only validation images decide.
+0.999, several discriminator updates, DiffAugment). The warps and a flow (as in
+configs/flow.py) are arms, too. Only validation images decide.
 """
 
 from gan_aug_jax import config as base
@@ -43,11 +44,14 @@ def _in_place_of_warps(data):
   if config.augment.flip:  # colour and mirroring mean nothing to digits
     config.gan.diffaug = ('color', 'translation', 'cutout', 'flip')
   more = round(config.classifier.num_steps * (1 + config.mix.ratio))
-  lengths = _lengths(config, 1000, 5000, 10_000, 20_000)
+  flow = {'generator.family': 'flow', 'generator.num_steps': 3000}
+  flow |= {'generator.learning_rate': 1e-3, 'cache.refresh_steps': 10}
+  flow |= {'flow.crop_padding': 2, 'flow.flip': config.augment.flip}
+  others = {'warps': {'generator.family': warps}, 'flow': flow}
   return base.add_ablation(
     config,
     seeds=(3, 4),
-    arms=lengths | {'warps': {'generator.family': warps, 'generator.checkpoints': ()}},
+    arms=_lengths(config, 1000, 5000, 10_000, 20_000) | others,
     controls={
       'longer': {'classifier.num_steps': more},
       'cutmix': {'augment.mixup': 0.0, 'augment.cutmix': 1.0},

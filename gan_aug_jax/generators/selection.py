@@ -25,8 +25,6 @@ class Selection(Monitor):
     kept: {name: variables}, 'chosen' and 'stepN' for the given steps.
   """
 
-  task = 'choosing a checkpoint'
-
   def __init__(
     self,
     by: str,
@@ -45,6 +43,7 @@ class Selection(Monitor):
       steps: whose generators are kept regardless of their scores.
       shapes: of the variables, to resume with.
     """
+    self.task = 'drawing samples' if by == 'last' else 'choosing a checkpoint'
     self._rank, self._freeze, self._score = _RANKS[by], freeze, score
     self._steps, self._shapes = frozenset(steps), shapes
     self.history, self.kept = [], {}

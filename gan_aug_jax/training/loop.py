@@ -83,7 +83,7 @@ class Monitor:
     kept: {name: variables} of generators to save with the state.
   """
 
-  task: ClassVar[str] = ''
+  task: str = ''
   kept: ClassVar[dict[str, Any]] = {}
 
   def consider(self, step: int, state) -> dict[str, float]:
