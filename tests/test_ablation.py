@@ -33,10 +33,12 @@ from gan_aug_jax.experiment import (
 )
 from gan_aug_jax.generators.generator_training import GeneratorTraining
 from gan_aug_jax.report import ablation_report, sentences, tables
+from gan_aug_jax.training import workdir
 from gan_aug_jax.training.workdir import Session
 from tests import test_run, tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
+NOWHERE = pathlib.Path('unused')
 SIZE = 640
 BASE = config.default().to_dict()
 ABLATION = """
@@ -121,7 +123,9 @@ def test_grid_repeats_the_controls_but_not_for_what_they_do_not_depend_on():
   assert [arm.fields['data.label_budget'] for arm in controls] == [10, 10, 20, 20]
   assert not any('mix.mode' in arm.fields for arm in controls)
   # Two of each control, and the same cells stand for both of its settings.
-  keys = [cell.arm.key for cell in cells.list_cells(fields, arms) if cell.seed == 0]
+  keys = [
+    cell.arm.key for cell in cells.list_cells(fields, arms, NOWHERE) if cell.seed == 0
+  ]
   assert keys.count('label_budget=10,real_classical') == 1
   assert len(keys) == len(set(keys)) == len({arm.key for arm in arms}) < len(arms)
 
@@ -145,6 +149,12 @@ def test_no_exposure_is_matched_where_real_images_are_not_counted():
   assert matched.pop('dropped') and set(matched.values()) == {''}
 
 
+def _drawing(fields, workdir=NOWHERE):
+  """The cells of an ablation that draw from a generator."""
+  listed = cells.list_cells(fields, _arms(fields), workdir)
+  return [cell for cell in listed if cell.generator]
+
+
 def test_cells_share_a_gan_unless_it_would_be_another():
   arms = {
     'few': {'mix.ratio': 0.1},
@@ -152,7 +162,7 @@ def test_cells_share_a_gan_unless_it_would_be_another():
     'wide': {'gan.width': 16},
   }
   fields = _config(arms=arms, seeds=(0, 1), negative_controls=('noise', 'mislabelled'))
-  listed = cells.list_cells(fields, _arms(fields))
+  listed = cells.list_cells(fields, _arms(fields), NOWHERE)
   gans = {(cell.arm.name, cell.seed): cell.generator for cell in listed}
   for seed in (0, 1):
     assert gans['few', seed] == gans['hard', seed] == gans['mislabelled', seed] != ''
@@ -166,11 +176,11 @@ def test_cells_share_a_gan_unless_it_would_be_another():
 
 
 def test_cells_share_a_training_whose_checkpoints_they_draw_from():
-  names = {'early': ('step:20',), 'both': ('step:100', 'step:20'), 'end': ()}
+  names = {'early': ('step:20',), 'both': ('step:100', 'step:20')}
   arms = {name: {'generator.checkpoints': of_arm} for name, of_arm in names.items()}
   arms['seeds'] = {'generator.checkpoints': ('seed:7', 'seed:8')}
   fields = _config(arms=arms, seeds=(0, 1))
-  listed = [cell for cell in cells.list_cells(fields, _arms(fields)) if cell.generator]
+  listed = _drawing(fields)
   trained = {
     cell.generator: cell.generator_config.generator.checkpoints for cell in listed
   }
@@ -181,8 +191,47 @@ def test_cells_share_a_training_whose_checkpoints_they_draw_from():
     assert cell.config.generator.checkpoints == of_arm
   # A generator that nobody shares keeps the name that finished ablations know it by.
   alone = _config(arms={'both': arms['both']}, seeds=(0,))
-  (cell,) = (cell for cell in cells.list_cells(alone, _arms(alone)) if cell.generator)
+  (cell,) = _drawing(alone)
   assert cell.generator_config.generator.checkpoints == names['both']
+
+
+def test_a_training_that_was_begun_serves_arms_that_are_added(tmp_path, toy):
+  """It has what finished cells drew from; under another name it would be lost."""
+  of_step = lambda *steps: {'generator.checkpoints': tuple(f'step:{n}' for n in steps)}
+  arms = {'early': of_step(20), 'late': of_step(100)}
+  fields = _config(arms=arms, seeds=(0,))
+  fields.data.image_size = toy.image_shape[0]
+  (cell, _) = _drawing(fields, tmp_path)
+  directory = cells.generator_workdir(tmp_path, cell.generator)
+  workdir.claim(Session(cell.generator_config, directory, tiny.layout('jit', 1)), toy)
+  fields.ablation.arms = arms | {'both': of_step(100, 20), 'last': of_step(200)}
+  names = {one.arm.name: one.generator for one in _drawing(fields, tmp_path)}
+  assert names['early'] == names['late'] == names['both'] == cell.generator
+  assert names['last'] != cell.generator
+
+
+def test_a_step_that_is_not_saved_is_refused_before_anything_is_trained(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setitem(datasets._SOURCES, 'toy', test_run._toy_source)
+  fields = _config(arms={'early': {'generator.checkpoints': ('step:3',)}})
+  small = {'data.name': 'toy', 'data.image_size': 8, 'generator.num_steps': 4}
+  fields.update_from_flattened_dict(small | {'generator.save_every_steps': 2})
+  with pytest.raises(
+    ConfigError, match='names step 3, but it is saved at multiples of 2'
+  ):
+    cells.make_plan(fields, tmp_path, tiny.layout('jit', 1))
+
+
+def test_scores_are_those_of_the_step_that_is_drawn_from(tmp_path):
+  rows = [{'step': 10, 'cas': 0.4}, {'step': 110, 'cas': 0.3}]
+  result = {'candidates': rows, 'chosen_step': 110}
+  directory = tmp_path / 'generators' / 'g' / 'generator'
+  directory.mkdir(parents=True)
+  (directory / 'result.json').write_text(json.dumps(result))
+  scores = lambda *drawn: findings.scores_of(tmp_path, 'g', drawn)['cas']
+  assert scores('seed 3, step 10') == 0.4 and scores('seed 3, step 110') == 0.3
+  assert scores() == scores('seed 3, step 10', 'seed 3, step 110') == 0.3
 
 
 @pytest.mark.parametrize('train', [False, True])
@@ -345,7 +394,7 @@ workers.run(test_ablation.units_to_share(), workdir, None)
 )
 def test_one_of_a_thing_is_not_a_plural(count, words, tmp_path, capsys):
   fields = _config(seeds=tuple(range(count)), arms={'few': {'mix.ratio': 0.1}})
-  several = [cell for cell in cells.list_cells(fields, _arms(fields)) if cell.generator]
+  several = _drawing(fields)
   plan = cells.Plan(fields, [], several, tmp_path, tiny.layout('jit', 1))
   for text in words:
     assert text in plan.describe()
@@ -381,6 +430,14 @@ def test_what_is_left_is_counted_in_operations(tmp_path, monkeypatch):
   assert len(counted) == 1  # it is the same for every arm and seed, and slow to count
   seconds = estimate.of_ablation(plan).generators
   assert set(seconds) == generators and min(seconds.values()) > 0
+  # After an interruption the first seed has its generator, the second does not.
+  lacks = lambda cell, *_: bool(cell.generator) and cell.seed == 1
+  with monkeypatch.context() as context:
+    context.setattr(cells.Cell, 'lacks_generator', lacks)
+    again = estimate.work_of(plan.cells, tmp_path, layout)
+  second = next(c.generator for c in plan.cells if c.generator and c.seed == 1)
+  assert {name for name in again if name in generators} == {second}
+  assert again[second] == work[second]
   # As many steps, of twice the images and a forward pass of the generator.
   assert work['more,seed=0'] == work['more,seed=1'] > 1.9 * work['real_classical,seed=0']
   fields.steps_per_call = 5  # composed ahead of a loop, whose body XLA counts once
@@ -415,7 +472,7 @@ def make_run(train):
 
 def units_to_share():
   fields = _config(seeds=tuple(range(4)), arms={'few': {'mix.ratio': 0.1}})
-  return [[cell] for cell in cells.list_cells(fields, _arms(fields))]
+  return [[cell] for cell in cells.list_cells(fields, _arms(fields), NOWHERE)]
 
 
 def _start_worker(workdir, pause=0.02):

@@ -264,7 +264,7 @@ def test_cells_stay_in_their_directory(tmp_path):
     config_lib.default(), grid={'data.data_dir': paths}, seeds=(0,), arms={'..': {}}
   )
   arms = ablation.list_arms(config, test_ablation.Costs(1000))
-  found = cells.list_cells(config, arms)
+  found = cells.list_cells(config, arms, tmp_path)
   home = (tmp_path / 'cells').resolve()
   for cell in found:
     assert (home / cell.name).resolve().parent == home, cell.name

@@ -110,7 +110,7 @@ class Evaluator:
     self._program = programs.Program(step, session.layout, donate=())
 
   def chunk_size(self, variables, image_shape: tuple) -> int:
-    """Images per call: enough to keep the devices busy, and no more than fit.
+    """Images per call: `BATCH`, and on accelerators as many more as are useful and fit.
 
     Args:
       variables: placed arrays, or their shapes.
@@ -125,11 +125,14 @@ class Evaluator:
     if layout.on_cpu:
       return BATCH
     most = _PIXELS // (image_shape[0] * image_shape[1])
-    if memory := _memory_per_device(layout):
+    memory = _memory_per_device(layout)
+    if memory and jax.process_count() == 1:  # all processes must take the same program
       dtype = self._session.image_dtype('classifier')
-      images = jax.ShapeDtypeStruct((BATCH, *image_shape), dtype)
+      images = jax.ShapeDtypeStruct((1, BATCH, *image_shape), dtype)
       apply = functools.partial(self._model.apply, train=False)
-      each = programs.largest_array(apply, variables, images) / BATCH
+      # An own network may ask for the axis of the devices.
+      apply = jax.vmap(apply, (None, 0), axis_name=layout.axis_name)
+      each = max(programs.largest_array(apply, variables, images) / BATCH, 1)
       most = min(most, int(layout.num_devices * _MEMORY_SHARE * memory / each))
     return max(BATCH, most)
 

@@ -7,6 +7,7 @@ WORKDIR/
   together/           checkpoints of seeds that train in one program
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -21,7 +22,7 @@ from gan_aug_jax import config as config_lib
 from gan_aug_jax.config.fields import FIELDS, OF_ARMS
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.experiment import ablation, dry_run, runs
-from gan_aug_jax.generators import families
+from gan_aug_jax.generators import frozen, generator_training
 from gan_aug_jax.step import sharding
 from gan_aug_jax.training import files, workdir as workdir_lib
 from gan_aug_jax.training.progress import format_count
@@ -39,8 +40,8 @@ class Cell:
     config: of its run.
     generator: name of the one that it draws from, a fingerprint of what that depends on;
       or ''.
-    generator_config: of that generator, or None; its checkpoints are those that any cell
-      draws from.
+    generator_config: of that generator, or None. Its checkpoints are all that cells draw
+      from, where several draw from given steps of one training.
   """
 
   name: str
@@ -63,11 +64,14 @@ class Cell:
     """Whether its results are there."""
     return is_finished(workdir, self.name, self.kind)
 
-  def lacks_generator(self, workdir):
+  def lacks_generator(self, workdir, layout):
     """Whether it draws from a generator that is not trained yet."""
+    if not self.generator:
+      return False
     directory = generator_workdir(workdir, self.generator)
-    result = workdir_lib.generator_directory(directory) / 'result.json'
-    return bool(self.generator) and not result.exists()
+    session = Session(self.generator_config, directory, layout)
+    trainings = frozen.trainings_of(session)
+    return not all(training.read_result() for training in trainings)
 
 
 def is_finished(workdir, name, kind) -> bool:
@@ -104,12 +108,13 @@ def generator_workdir(workdir, name) -> pathlib.Path:
   return old if old.exists() else workdir / 'generators' / name
 
 
-def list_cells(config, arms) -> list[Cell]:
+def list_cells(config, arms, workdir: pathlib.Path) -> list[Cell]:
   """The cells of an ablation, seed by seed, so that whole seeds are finished first.
 
   Args:
     config: with its ablation.
     arms: from `ablation.list_arms`.
+    workdir: of the ablation, whose generators are used where they serve.
   """
   base, cells = config_lib.base_of(config), []
   distinct = {arm.key: arm for arm in reversed(arms)}
@@ -120,7 +125,7 @@ def list_cells(config, arms) -> list[Cell]:
       needs = config_lib.needs_generator(of_cell)
       generator = _generator_config(base, of_cell) if needs else None
       cells.append(Cell(name, arm, seed, of_cell, generator_config=generator))
-  _share_trainings(cells)
+  _share_trainings(cells, workdir)
   return [
     dataclasses.replace(cell, generator=_name_of(cell.generator_config))
     if cell.generator_config
@@ -129,20 +134,47 @@ def list_cells(config, arms) -> list[Cell]:
   ]
 
 
-def _share_trainings(cells):
-  """Lets cells that draw from different steps of one training share that training."""
-  together = {}
-  for cell in filter(lambda cell: cell.generator_config, cells):
+def _share_trainings(cells, workdir):
+  """Lets cells that draw from different steps of one training share that training.
+
+  One that was begun keeps its name, and with it what it has: arms may be added later.
+  """
+  together, begun = {}, {}
+  for path in sorted(workdir.glob('g*/*/config.json')):
+    with contextlib.suppress(CheckpointError):
+      config = config_lib.from_dict(workdir_lib.read_run(path.parent)['config'])
+      begun.setdefault(_training_of(config), []).append(config.generator.checkpoints)
+  for cell in cells:
     config = cell.generator_config
-    if all(name.startswith('step:') for name in config.generator.checkpoints):
-      fields = workdir_lib.fixed_fields(config) | {'generator.checkpoints': ()}
-      together.setdefault(json.dumps(fields, sort_keys=True), []).append(config)
+    own = config.generator.checkpoints if config else ()
+    if not own or not all(name.startswith('step:') for name in own):
+      continue
+    key = _training_of(config)
+    has_all = [kept for kept in begun.get(key, ()) if {*own} <= {*kept}]
+    if has_all:
+      config.generator.checkpoints = has_all[0]
+    else:
+      together.setdefault(key, []).append(config)
   for configs in together.values():
     kept = {config.generator.checkpoints for config in configs}
     names = sorted({*itertools.chain(*kept)}, key=lambda name: int(name[len('step:') :]))
     if len(kept) > 1:
       for config in configs:
         config.generator.checkpoints = tuple(names)
+
+
+def _training_of(config):
+  """What a generator's training depends on, whichever of its steps are kept."""
+  return json.dumps(_depends_on(config) | {'generator.checkpoints': ()}, sort_keys=True)
+
+
+def _depends_on(config):
+  """The fields {name: value} that a generator depends on."""
+  depends_on = workdir_lib.fixed_fields(config)
+  del depends_on['data.test_on']  # which changes no generator
+  if not depends_on['classifier.args']:  # names from before there was this field
+    del depends_on['classifier.args']
+  return depends_on
 
 
 def _generator_config(base, config):
@@ -161,11 +193,7 @@ def _generator_config(base, config):
 
 def _name_of(config):
   """The name of the generator that a config trains: a fingerprint of its fields."""
-  depends_on = workdir_lib.fixed_fields(config)
-  del depends_on['data.test_on']  # which changes no generator
-  if not depends_on['classifier.args']:  # names from before there was this field
-    del depends_on['classifier.args']
-  content = json.dumps(depends_on, sort_keys=True)
+  content = json.dumps(_depends_on(config), sort_keys=True)
   return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -282,7 +310,7 @@ def make_plan(config, workdir: pathlib.Path, layout: sharding.Layout) -> Plan:
     config: with its ablation.
 
   Raises:
-    ConfigError: see `ablation.list_arms` and `families.build_family`.
+    ConfigError: see `ablation.list_arms` and `generator_training.check`.
     CheckpointError: if the workdir holds a run, or a cell of another config.
   """
   if (workdir / 'config.json').exists():
@@ -290,13 +318,13 @@ def make_plan(config, workdir: pathlib.Path, layout: sharding.Layout) -> Plan:
       f'{str(workdir)!r} holds a run; give an ablation another --workdir.'
     )
   arms = ablation.list_arms(config, _Costs(Session(config, workdir, layout, quiet=True)))
-  cells = list_cells(config, arms)
+  cells = list_cells(config, arms, workdir)
   oracles = {c.arm.setting: c for c in cells if c.config.mix.source == 'held_out'}
   for cell in oracles.values():
     load_data(cell.config)  # if too few images are left, fail before anything is trained
   for cell in {cell.arm.key: cell for cell in cells if cell.generator}.values():
     session = Session(cell.config, cell.directory(workdir), layout)
-    families.build_family(session, load_data(cell.config).facts)  # likewise
+    generator_training.check(session, load_data(cell.config))  # likewise
   for cell in cells:
     session = Session(cell.config, cell.directory(workdir), layout)
     workdir_lib.check_config(session, grows=False)

@@ -72,7 +72,7 @@ def of_ablation(plan) -> Estimate:
   for cell in plan.cells:
     if cell.is_finished(plan.workdir):
       continue
-    key, generator_key = _keys(cell, plan.workdir)
+    key, generator_key = _keys(cell, plan.workdir, plan.layout)
     if key not in known:
       run, sentences = _run_of(cell, plan.workdir, plan.layout)
       left_out |= dict.fromkeys(sentences)
@@ -80,7 +80,7 @@ def of_ablation(plan) -> Estimate:
       known[key] = run.arms[0], work.get(cell.kind, 0.0)
       if 'generator' in work:
         known[generator_key] = run.generator, work['generator']
-    if generator_key in known and cell.generator not in generators:
+    if generator_key and generator_key in known and cell.generator not in generators:
       generators[cell.generator] = speed.of_generator(*known[generator_key])
     arms[cell.name] = speed.of_arm(*known[key])
   return Estimate(arms, generators, tuple(left_out))
@@ -97,7 +97,7 @@ def work_of(
   """
   work, known = {}, {}
   for cell in cells:
-    key, generator_key = _keys(cell, workdir)
+    key, generator_key = _keys(cell, workdir, layout)
     if key not in known:
       known[key] = 0.0
       with contextlib.suppress(Exception):  # noted when it is the cell's turn
@@ -107,24 +107,25 @@ def work_of(
         if 'generator' in counted:
           known[generator_key] = counted['generator']
     work[cell.name] = known[key]
-    if generator_key in known:
+    if generator_key and generator_key in known:
       work[cell.generator] = known[generator_key]
   return work
 
 
-def _keys(cell, workdir):
+def _keys(cell, workdir, layout):
   """What cells with the same work share, such as those that differ in their seeds.
 
   Args:
     cell: that is not finished.
-    workdir: of the ablation.
+    workdir, layout: of the ablation.
 
   Returns:
     The key of its arm, and that of the generator that it waits for, or ''.
   """
   is_trained = arms_lib.finished_result(cell.directory(workdir) / 'arms' / cell.kind)
-  of_generator, waits = _unseeded(cell.generator_config), cell.lacks_generator(workdir)
-  key = json.dumps([_unseeded(cell.config), of_generator, bool(is_trained)])
+  of_generator = _unseeded(cell.generator_config)
+  waits = cell.lacks_generator(workdir, layout)
+  key = json.dumps([_unseeded(cell.config), of_generator, bool(is_trained), waits])
   return key, json.dumps(of_generator) if waits else ''
 
 

@@ -60,7 +60,8 @@ class Finished:
     about: its entry in ablation.json.
     results: content of results.json.
     right: bool [num_test], which test images it got right.
-    generator_seconds: that its generator took, with compilation and choice.
+    generator_seconds: that its generator took, with compilation and choice; of the whole
+      training, whichever step of it the cell draws from.
   """
 
   about: dict
@@ -328,12 +329,19 @@ def chosen_candidate(info) -> dict:
   return next((row for row in rows if row['step'] == info['chosen_step']), {})
 
 
-def scores_of(workdir, name) -> dict:
-  """The scores of a generator's chosen checkpoint, or {}.
+def scores_of(workdir, name, drawn=()) -> dict:
+  """The scores of the checkpoint of a generator that is drawn from, or {}.
 
   Args:
     workdir: of the ablation.
     name: of the generator.
+    drawn: names of what is drawn from, see `frozen.Member`; of several, or of none, the
+      scores are those of the chosen checkpoint.
   """
   directory = generator_directory(cells_lib.generator_workdir(workdir, name))
-  return chosen_candidate(read_result(directory / 'result.json') or {})
+  result = read_result(directory / 'result.json') or {}
+  if len(drawn) == 1:
+    for row in result.get('candidates', ()):
+      if drawn[0].endswith(f', step {row["step"]}'):
+        return row
+  return chosen_candidate(result)

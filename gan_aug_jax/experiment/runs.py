@@ -161,11 +161,11 @@ def describe(run: Run) -> str:
   )
   skipped = f' Files skipped: {len(dataset.skipped):,}.' if dataset.skipped else ''
   notes = f' Expect {config.expected_duration}.' if config.expected_duration else ''
-  only_mlps = config.classifier.arch == 'mlp' and (
-    not run.generator or (config.generator.family, config.gan.arch) == ('gan', 'mlp')
-  )
-  if config.steps_per_call > 1 and session.layout.on_cpu and not only_mlps:
-    notes += ' On a CPU, convolutions are slow in a loop: set steps_per_call=1.'
+  if config.steps_per_call > 1 and session.layout.on_cpu:
+    notes += (
+      ' On a CPU, several steps per call are slow where there are convolutions: set '
+      'steps_per_call=1.'
+    )
   return (
     f'{dataset.name}: {sizes}.{skipped}\n'
     f'To train: {" and ".join(trained)}, on {describe_devices(session.layout)}.{notes}'

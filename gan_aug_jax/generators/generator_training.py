@@ -15,6 +15,7 @@ from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.evaluation import figures
 from gan_aug_jax.evaluation.image_sampler import ImageSampler, stack_by_class
 from gan_aug_jax.generators import candidates, families, fitted, frozen, samples
+from gan_aug_jax.generators.family import Family
 from gan_aug_jax.generators.freezing import Freeze
 from gan_aug_jax.generators.selection import Selection
 from gan_aug_jax.step import plans
@@ -50,19 +51,17 @@ class GeneratorTraining:
       session, dataset: the run's; the test split is not read.
 
     Raises:
-      ConfigError: if `generator.checkpoints` names a step at which nothing is saved, or
-        see `families.build_family`.
+      ConfigError: see `check`.
     """
     self._session, self._dataset = session, dataset
     self._trainings = frozen.trainings_of(session)
-    self.family = families.build_family(session, dataset.facts)
+    self.family = check(session, dataset)
     self.num_steps = self.num_candidates = 0
     if not self.family.fit:
       number = len(dataset.train)
       self.num_steps = config_lib.num_steps_of(session.config, 'generator', number)
       cadence = _cadence_of(session, self.num_steps)
       self.num_candidates = math.ceil(self.num_steps / cadence.save_every)
-      _check_steps(session.config, cadence)
     self._has_choice = self.num_candidates > 1
     self._freeze = Freeze(session, self.family)
     sample = self.family.make_sampler()
@@ -282,6 +281,27 @@ def _cadence_of(session, num_steps):
   saves = min(max(num_steps // 1000, 1), 5)
   cadence = spec.make_cadence(session.config, 'generator', num_steps, saves=saves)
   return dataclasses.replace(cadence, eval_every=cadence.save_every)
+
+
+def check(session, dataset) -> Family:
+  """Checks that a generator can be trained as the config says; trains nothing.
+
+  Args:
+    session, dataset: see `GeneratorTraining`.
+
+  Returns:
+    Its family.
+
+  Raises:
+    ConfigError: if `generator.checkpoints` names a step at which nothing is saved, or
+      see `families.build_family`.
+  """
+  family = families.build_family(session, dataset.facts)
+  if not family.fit:
+    number = len(dataset.train)
+    num_steps = config_lib.num_steps_of(session.config, 'generator', number)
+    _check_steps(session.config, _cadence_of(session, num_steps))
+  return family
 
 
 def _check_steps(config, cadence):

@@ -200,17 +200,18 @@ def _curve(plan, settings):
 
 
 def _generators(workdir, finished):
-  """Headings and rows of what each generator scored when its checkpoint was chosen."""
+  """Headings and rows of what each generator scored at the step that is drawn from."""
   first = {}
   for cell in finished:
     if name := cell.about['generator']:
-      first.setdefault(name, cell)
-  scores = {name: findings.scores_of(workdir, name) for name in first}
+      drawn = tuple(cell.results['generator'].get('members', ()))
+      first.setdefault((name, drawn), cell)
+  scores = {key: findings.scores_of(workdir, *key) for key in first}
   fields = list(next(iter(scores.values()), ()))
   rows = []
-  for name, cell in first.items():
-    values = [f'{scores[name].get(field, math.nan):.4g}' for field in fields]
-    rows.append((cell.about['name'], [*values, f'{cell.generator_seconds:.0f}', name]))
+  for key, cell in first.items():
+    values = [f'{scores[key].get(field, math.nan):.4g}' for field in fields]
+    rows.append((cell.about['name'], [*values, f'{cell.generator_seconds:.0f}', key[0]]))
   return {'headings': ['first used by', *fields, 'seconds', 'directory'], 'rows': rows}
 
 
