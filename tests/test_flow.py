@@ -110,6 +110,55 @@ def test_solvers_take_any_number_of_evaluations(evaluations):
     flow.integrate(field, 1.0, evaluations=2, solver='rk4')
 
 
+def test_reflow_is_zero_for_a_straight_flow_and_its_teacher_the_only_image():
+  """A straight flow has one velocity at all times, which ends at the teacher's image."""
+  target = jax.random.uniform(jax.random.key(0), (4, 4, 1), minval=-1)
+  images, labels = jnp.zeros((4000, 4, 4, 1)), jnp.zeros(4000, jnp.int32)
+  keys = jax.random.split(jax.random.key(1), 4000)
+  asked = []
+  teacher = lambda params, noise, labels: jnp.broadcast_to(params['image'], noise.shape)
+
+  @jax.jit
+  def losses(image):
+    model = _field(lambda x, t: asked.append(t) or (image - x) / (1 - t))
+    loss = flow.make_reflow_loss(model, teacher)
+    found = loss({}, keys, images, labels, {'image': target})
+    return found, asked[0].ravel()
+
+  found, times = losses(target)
+  assert np.max(found) < 1e-5 < np.min(losses(target + 0.5)[0])
+  assert np.mean(times == 0) == pytest.approx(0.25, abs=0.03)
+  others = times[times > 0]
+  assert np.mean(others) == pytest.approx(0.5, abs=0.03) and np.max(others) < 1
+
+
+def test_reflow_begins_with_the_average_as_teacher_and_keeps_it(toy):
+  """A stage that begins too early, or a teacher that moves, would teach noise."""
+  where, states = tiny.layout('jit', 1), {}
+  with jax.enable_x64(True):
+    take = tiny.feed(where.replicate, toy)
+    for begin in (0, 3):
+      step, state = tiny.flow_step(
+        where, batch_size=11, dtype=jnp.float64, reflow_from=begin
+      )
+      step, states[begin] = jax.jit(step), [state]
+      for number in range(5):
+        state, _ = step(state, take(11 * number, 11))
+        states[begin].append(jax.device_get(state))
+  alone, taught = states[0], states[3]
+  for number, state in enumerate(taught):
+    same = tiny.difference(state.params, alone[number].params) < 1e-6
+    assert same == (number <= 3)
+    expected = taught[3].ema if number > 3 else taught[0].teacher
+    assert tiny.difference(state.teacher, expected) == 0
+  # The average begins anew: its first decay is 1 / 10.
+  ends = zip(
+    *(jax.tree.leaves(x) for x in (taught[3].ema, taught[4].params)), strict=True
+  )
+  mixed = [0.1 * old + 0.9 * new for old, new in ends]
+  assert tiny.difference(jax.tree.leaves(taught[4].ema), mixed) < 1e-6
+
+
 def test_class_dropout_hides_the_configured_share_of_classes():
   told = []
   apply = lambda variables, x, times, labels: told.append((labels, times)) or x
@@ -152,8 +201,14 @@ def test_guidance_goes_from_the_velocity_of_any_class_through_that_of_the_label(
 
 def _run(toy, backend, num_devices, *, count=11, **options):
   """Steps of batches of 11, which leave spare slots on 2 and 4 devices."""
-  where = tiny.layout(backend, num_devices)
-  step, state = tiny.flow_step(where, batch_size=count, dtype=jnp.float64)
+  where, dtype = tiny.layout(backend, num_devices), jnp.zeros(0).dtype
+  reflow_from = options.pop('reflow_from', 0)
+  step, state = tiny.flow_step(
+    where,
+    batch_size=count,
+    dtype=jnp.promote_types(dtype, float),
+    reflow_from=reflow_from,
+  )
   options = {'num_steps': 8, **options}
   state = options.pop('state', state)
   return tiny.run(where, step, state, toy, count=count, **options)
@@ -176,7 +231,10 @@ def test_flow_step_is_the_same_on_any_devices_scanned_or_not(
   assert np.ptp(single[1]['loss']) > 0.01  # it did train
   with jax.enable_x64(True):
     other = _run(toy, backend, num_devices, per_call=per_call)
+    reflow = [_run(toy, 'jit', 1, reflow_from=3)]
+    reflow.append(_run(toy, backend, num_devices, per_call=per_call, reflow_from=3))
   assert tiny.difference(single, other) < 1e-9
+  assert tiny.difference(*reflow) < 1e-9
 
 
 def test_flow_step_goes_on_from_a_state_bit_for_bit(toy, single):
@@ -204,6 +262,7 @@ def test_flow_draws_batches_of_any_size():
     ({'data.image_size': 15}, 'data.image_size=15 must be even'),
     ({'flow.guidance': 2.0, 'flow.class_dropout': 0.0}, 'flow.class_dropout above 0'),
     ({'flow.crop_padding': 32}, 'must be smaller than data.image_size=32'),
+    ({'flow.guidance': 2.0, 'flow.reflow_steps': 9}, 'leave one of them at its default'),
     ({'flow.evaluations': 0}, 'flow.evaluations=0 must be a whole number from 1'),
     ({'flow.solver': 'rk4'}, "flow.solver='rk4' must be one of"),
   ],
@@ -214,6 +273,15 @@ def test_flows_that_cannot_be_are_refused(overrides, sentence):
   config.update_from_flattened_dict(overrides)
   with pytest.raises(ConfigError, match=sentence):
     validation.validate(config)
+
+
+def test_reflow_leaves_steps_for_its_teacher(toy):
+  config = config_lib.default()
+  config.generator.family, config.generator.num_steps = 'flow', 20
+  config.flow.reflow_steps = 20
+  session = Session(config, pathlib.Path('unused'), tiny.layout('jit', 1))
+  with pytest.raises(ConfigError, match='less than the 20 steps of the training'):
+    families.build_family(session, toy.facts)
 
 
 def test_flow_has_no_discriminator_to_ask(toy):

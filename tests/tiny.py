@@ -327,9 +327,13 @@ def frozen_flow(dtype=jnp.float32, compute=None, **latents):
   return sample, cast(flow_variables()['params'], dtype)
 
 
-def flow_step(where, *, batch_size=12, dtype=jnp.float32, compute=None):
+def flow_step(where, *, batch_size=12, dtype=jnp.float32, compute=None, reflow_from=0):
   """The flow's step and its initial state, unplaced."""
-  model = flow_model(compute=compute or dtype)
+  model, last_stage = flow_model(compute=compute or dtype), None
+  if reflow_from:
+    teacher = flow.make_render(model, evaluations=2)
+    taught = flow.make_reflow_loss(model, teacher)
+    last_stage = generator.LastStage(reflow_from, taught)
   tx = classifier.make_optimizer(
     'adam', learning_rate=1e-3, num_steps=50, warmup_steps=2, clip_norm=1.0
   )
@@ -340,10 +344,14 @@ def flow_step(where, *, batch_size=12, dtype=jnp.float32, compute=None):
     batch_size=batch_size,
     ema_decay=0.9,
     dtype=dtype,
+    last_stage=last_stage,
   )
   variables = flow_variables()  # here: inside `jit` the cache would keep tracers
   init = functools.partial(
-    generator.init_generator, init_params=lambda key: variables['params'], tx=tx
+    generator.init_generator,
+    init_params=lambda key: variables['params'],
+    tx=tx,
+    last_stage=last_stage,
   )
   return step, cast(jax.device_get(jax.jit(init)(3)), dtype)
 

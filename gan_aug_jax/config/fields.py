@@ -524,12 +524,20 @@ _FLOW = {
     'mirror the images that the flow trains on left to right, half of the time',
     when='Turn it on with few images, where a mirrored image keeps its class.',
   ),
+  'reflow_steps': Field(
+    0,
+    "the last of the training's steps, in which the flow learns to draw in one "
+    'evaluation what it drew in eight; each takes nearly four times as long',
+    _whole(0),
+    when='Set it to a few hundred, and flow.evaluations to 1, to draw cheaply.',
+  ),
   'evaluations': Field(
     4,
     'evaluations of the network for each image drawn',
     _whole(1, 1000),
     SYNTHESIS,
-    when='Lower it to draw faster, raise it for sharper images; 2 to 8 is useful.',
+    when='Lower it to draw faster, raise it for sharper images; 2 to 8 is useful, or 1 '
+    'with flow.reflow_steps.',
   ),
   'solver': Field(
     'euler',

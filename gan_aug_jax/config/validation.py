@@ -80,6 +80,11 @@ def _flow(config):
     f'flow.crop_padding={flow.crop_padding} must be smaller than data.image_size={size}',
   )
   yield (
+    flow.guidance != 1 and flow.reflow_steps > 0,
+    f'flow.guidance={flow.guidance} compares with images of any class, which are not '
+    f'learned in flow.reflow_steps={flow.reflow_steps}; leave one of them at its default',
+  )
+  yield (
     flow.guidance != 1 and not flow.class_dropout,
     f'flow.guidance={flow.guidance} compares with images of any class, which the network '
     'learns only with a flow.class_dropout above 0; set it to 0.1, or leave '

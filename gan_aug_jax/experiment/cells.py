@@ -172,8 +172,9 @@ def _depends_on(config):
   """The fields {name: value} that a generator depends on."""
   depends_on = workdir_lib.fixed_fields(config)
   del depends_on['data.test_on']  # which changes no generator
-  if not depends_on['classifier.args']:  # names from before there was this field
-    del depends_on['classifier.args']
+  for field in ('classifier.args', 'flow.reflow_steps'):
+    if not depends_on[field]:  # names from before there was this field
+      del depends_on[field]
   return depends_on
 
 

@@ -139,6 +139,7 @@ def from_loss(
   init: Callable,
   loss: step_lib.Loss,
   optimizer: optax.GradientTransformation | None = None,
+  last_stage: step_lib.LastStage | None = None,
   **family: Any,
 ) -> Family:
   """Makes a `Family` of a loss per example.
@@ -151,6 +152,7 @@ def from_loss(
     loss: `(params, keys [B], images [B, H, W, C], labels [B]) -> losses [B]`; images are
       in [-1, 1], and each example has a key of its own.
     optimizer: optax transformation; Adam at `setting.learning_rate` by default.
+    last_stage: the last steps, in which the generator so far is the teacher; or None.
     **family: `title`, and `render` with `latent_shape` or `sample`, see `Family`; their
       variables are the parameters.
   """
@@ -162,9 +164,13 @@ def from_loss(
     batch_size=setting.batch_size,
     ema_decay=setting.ema_decay,
     dtype=setting.image_dtype,
+    last_stage=last_stage,
+  )
+  init_state = functools.partial(
+    step_lib.init_generator, init_params=init, tx=tx, last_stage=last_stage
   )
   return Family(
-    init=functools.partial(step_lib.init_generator, init_params=init, tx=tx),
+    init=init_state,
     step=step,
     freeze=lambda state: {'generator': state.ema},
     **family,

@@ -45,12 +45,45 @@ def make_loss(
     times = jax.nn.sigmoid(_normal(_fold(keys, 2), (), images.dtype))
     drop = jax.vmap(lambda key: jax.random.bernoulli(key, class_dropout))(_fold(keys, 3))
     told = jnp.where(drop, unet.NO_CLASS, labels)
-    at = times[:, None, None, None]
-    found = model.apply({'params': params}, (1 - at) * noise + at * images, times, told)
-    errors = found.astype(images.dtype) - (images - noise)
-    return jnp.mean(jnp.square(errors), axis=(1, 2, 3))
+    return _squared_errors(model, params, (noise, images), times, told)
 
   return loss
+
+
+def make_reflow_loss(model: nn.Module, render: Callable) -> Callable:
+  """Returns the loss of reflow, after which one or two evaluations draw an image.
+
+  The flow learns to go straight from noise to the image that a teacher draws from that
+  noise (Liu et al. 2022, arXiv 2209.03003, section 2.2). A quarter of the times are 0,
+  where a single evaluation is made.
+
+  Args:
+    model: see `make_loss`.
+    render: of the teacher, from `make_render`.
+
+  Returns:
+    `loss(params, keys [B], images [B, H, W, C], labels [B], teacher) -> losses [B]`, as
+    that of `make_loss`; of the images only shape and type are used.
+  """
+
+  def loss(params, keys, images, labels, teacher):
+    noise = _normal(_fold(keys, 1), images.shape[1:], images.dtype)
+    drawn = jax.lax.stop_gradient(render(teacher, noise, labels)).astype(images.dtype)
+    draw = lambda key: jax.random.uniform(key, (), images.dtype)
+    starts = jax.vmap(lambda key: jax.random.bernoulli(key, 0.25))(_fold(keys, 3))
+    times = jnp.where(starts, 0, jax.vmap(draw)(_fold(keys, 2)))
+    return _squared_errors(model, params, (noise, drawn), times, labels)
+
+  return loss
+
+
+def _squared_errors(model, params, ends, times, labels):
+  """Of the velocity between two ends, noise and image: the mean over pixels, [B]."""
+  noise, images = ends
+  at = times[:, None, None, None]
+  found = model.apply({'params': params}, (1 - at) * noise + at * images, times, labels)
+  errors = found.astype(images.dtype) - (images - noise)
+  return jnp.mean(jnp.square(errors), axis=(1, 2, 3))
 
 
 def _normal(keys, shape, dtype):
