@@ -116,7 +116,7 @@ class Bench:
     arguments = (state, frozen)
     sampler = programs.compile_step(sample, layout, *arguments, donate=())
     made = sampler(*arguments)
-    step, batches = training.step_function, training.batches
+    step, batches = training.stages[0].step, training.batches
     frozen_images = FrozenModels(generator=made)
     program = programs.compile_step(step, layout, state, batches(0, 1), frozen_images)
     number = 0

@@ -1,6 +1,7 @@
 """Steps a call, precision and traces."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +19,16 @@ from tests import tiny
 _COUNT = 8
 
 
-def _make_training(session, toy, num_steps):
-  """Of a step that counts the real examples it takes."""
+def _make_training(session, toy, num_steps, last_from=None):
+  """Of a step that counts the real examples it takes; a hundredfold in a last stage."""
 
-  def step(state, data):
+  def step(state, data, times=1):
     place = state['step'] * _COUNT + jnp.arange(_COUNT)
     _, labels = device_data.take(data, place)
     rows = data.order[place - data.start]
     return {
       'step': state['step'] + 1,
-      'seen': state['seen'].at[rows].add(1),
+      'seen': state['seen'].at[rows].add(times),
     }, {'loss': jnp.mean(labels.astype(jnp.float32))}
 
   def init(seed):
@@ -41,6 +42,7 @@ def _make_training(session, toy, num_steps):
     seed=0,
     batches=spec.make_batches(session, toy.train, plan),
     cadence=spec.make_cadence(session.config, 'classifier', num_steps),
+    last_step=last_from and (last_from, functools.partial(step, times=100)),
   )
 
 
@@ -48,17 +50,19 @@ def _make_training(session, toy, num_steps):
   ('per_call', 'num_steps'), [(1, 45), (5, 45), (10, 45), (10, 40), (50, 20)]
 )
 def test_any_steps_a_call_take_the_same_examples(toy, tmp_path, per_call, num_steps):
-  """Small sets, and lengths that do not divide: one window serves every program."""
+  """Small sets, lengths that do not divide, a stage that begins within a call."""
   config = config_lib.default()
   config.steps_per_call = per_call
   validation.validate(config)
   session = workdir.Session(config, tmp_path, tiny.layout('jit', 1), quiet=True)
-  training = _make_training(session, toy, num_steps)
+  training = _make_training(session, toy, num_steps, last_from=17)
   trained = loop.train(training, tmp_path, 'test')
   assert int(trained.state['step']) == num_steps
   taken = num_steps * _COUNT
   orders = [device_data.epoch_order(0, epoch, len(toy.train)) for epoch in range(20)]
-  expected = np.bincount(np.concatenate(orders)[:taken], minlength=len(toy.train))
+  rows = np.concatenate(orders)[:taken]
+  weights = np.where(np.arange(taken) < 17 * _COUNT, 1, 100)
+  expected = np.bincount(rows, weights, minlength=len(toy.train))
   np.testing.assert_array_equal(trained.state['seen'], expected)
 
 

@@ -133,30 +133,24 @@ def test_reflow_is_zero_for_a_straight_flow_and_its_teacher_the_only_image():
 
 
 def test_reflow_begins_with_the_average_as_teacher_and_keeps_it(toy):
-  """A stage that begins too early, or a teacher that moves, would teach noise."""
-  where, states = tiny.layout('jit', 1), {}
+  """A teacher that moves, or an average that lags behind, would spoil what is drawn."""
+  where = tiny.layout('jit', 1)
+  options = {'batch_size': 11, 'dtype': jnp.float64}
   with jax.enable_x64(True):
     take = tiny.feed(where.replicate, toy)
-    for begin in (0, 3):
-      step, state = tiny.flow_step(
-        where, batch_size=11, dtype=jnp.float64, reflow_from=begin
-      )
-      step, states[begin] = jax.jit(step), [state]
-      for number in range(5):
-        state, _ = step(state, take(11 * number, 11))
-        states[begin].append(jax.device_get(state))
-  alone, taught = states[0], states[3]
-  for number, state in enumerate(taught):
-    same = tiny.difference(state.params, alone[number].params) < 1e-6
-    assert same == (number <= 3)
-    expected = taught[3].ema if number > 3 else taught[0].teacher
+    steps = [tiny.flow_step(where, **options, reflow_from=begin) for begin in (0, 3)]
+    (first, last), state = (jax.jit(step) for step, _ in steps), steps[1][1]
+    states = [state]
+    for number in range(5):
+      state, _ = (last if number >= 3 else first)(state, take(11 * number, 11))
+      states.append(jax.device_get(state))
+  for number, state in enumerate(states):
+    expected = states[3].ema if number > 3 else states[0].teacher
     assert tiny.difference(state.teacher, expected) == 0
   # The average begins anew: its first decay is 1 / 10.
-  ends = zip(
-    *(jax.tree.leaves(x) for x in (taught[3].ema, taught[4].params)), strict=True
-  )
+  ends = zip(*map(jax.tree.leaves, (states[3].ema, states[4].params)), strict=True)
   mixed = [0.1 * old + 0.9 * new for old, new in ends]
-  assert tiny.difference(jax.tree.leaves(taught[4].ema), mixed) < 1e-6
+  assert tiny.difference(jax.tree.leaves(states[4].ema), mixed) < 1e-8
 
 
 def test_class_dropout_hides_the_configured_share_of_classes():
@@ -231,7 +225,7 @@ def test_flow_step_is_the_same_on_any_devices_scanned_or_not(
   assert np.ptp(single[1]['loss']) > 0.01  # it did train
   with jax.enable_x64(True):
     other = _run(toy, backend, num_devices, per_call=per_call)
-    reflow = [_run(toy, 'jit', 1, reflow_from=3)]
+    reflow = [_run(toy, 'jit', 1, reflow_from=3)]  # its teacher changes at step 3
     reflow.append(_run(toy, backend, num_devices, per_call=per_call, reflow_from=3))
   assert tiny.difference(single, other) < 1e-9
   assert tiny.difference(*reflow) < 1e-9

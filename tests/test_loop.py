@@ -29,6 +29,11 @@ def _step(state, scale):
   return {'x': x, 'step': state['step'] + 1}, {'loss': x * scale}
 
 
+def _other_step(state, scale):
+  x = 3.7 * state['x'] * (1 - state['x'])
+  return {'x': x, 'step': state['step'] + 1}, {'loss': 2 * x * scale}
+
+
 class _Scales:
   """A source of one number a step; `stop(step)` may raise instead."""
 
@@ -54,6 +59,7 @@ def _train(
   directory,
   *,
   step=_step,
+  last_step=None,
   num_steps=100,
   stop=None,
   bad_at=None,
@@ -71,6 +77,7 @@ def _train(
     seed=0,
     batches=_Scales(stop, bad_at),
     cadence=spec.Cadence(num_steps, log_every, 20, save_every),
+    last_step=last_step,
   )
   trained = loop.train(training, directory, 'test', _Monitor())
   return jax.device_get(trained.state), training.batches.first
@@ -96,14 +103,19 @@ def _crash_at(*steps):
   return stop
 
 
-def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
-  """Crashes fall between a save and a line of metrics, whose mean must not suffer."""
-  expected, _ = _train(tmp_path / 'whole')
+@pytest.mark.parametrize('last_step', [None, (53, _other_step)], ids=['one', 'two'])
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, last_step):
+  """Crashes fall between a save and a line of metrics, whose mean must not suffer.
+
+  And in the first and the last of two stages.
+  """
+  expected, _ = _train(tmp_path / 'whole', last_step=last_step)
+  assert (expected['x'] == _train(tmp_path / 'other')[0]['x']) == (last_step is None)
   stop = _crash_at(5, 18, 55, 99)
   starts = []
   while True:
     try:
-      state, start = _train(tmp_path / 'broken', stop=stop)
+      state, start = _train(tmp_path / 'broken', stop=stop, last_step=last_step)
       break
     except Crash:
       starts.append(True)

@@ -329,29 +329,28 @@ def frozen_flow(dtype=jnp.float32, compute=None, **latents):
 
 def flow_step(where, *, batch_size=12, dtype=jnp.float32, compute=None, reflow_from=0):
   """The flow's step and its initial state, unplaced."""
-  model, last_stage = flow_model(compute=compute or dtype), None
+  model = flow_model(compute=compute or dtype)
+  loss = flow.make_loss(model, class_dropout=0.2, augment=augment.make_augment(crop=2))
   if reflow_from:
-    teacher = flow.make_render(model, evaluations=2)
-    taught = flow.make_reflow_loss(model, teacher)
-    last_stage = generator.LastStage(reflow_from, taught)
+    loss = flow.make_reflow_loss(model, flow.make_render(model, evaluations=2))
   tx = classifier.make_optimizer(
     'adam', learning_rate=1e-3, num_steps=50, warmup_steps=2, clip_norm=1.0
   )
   step = generator.make_generator_step(
-    loss=flow.make_loss(model, class_dropout=0.2, augment=augment.make_augment(crop=2)),
+    loss=loss,
     tx=tx,
     layout=where,
     batch_size=batch_size,
     ema_decay=0.9,
     dtype=dtype,
-    last_stage=last_stage,
+    taught_from=reflow_from,
   )
   variables = flow_variables()  # here: inside `jit` the cache would keep tracers
   init = functools.partial(
     generator.init_generator,
     init_params=lambda key: variables['params'],
     tx=tx,
-    last_stage=last_stage,
+    taught=bool(reflow_from),
   )
   return step, cast(jax.device_get(jax.jit(init)(3)), dtype)
 

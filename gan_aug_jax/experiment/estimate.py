@@ -202,7 +202,7 @@ class _Speed:
   def _seconds(self, kind, training, operations):
     """Of so many operations of a kind of training, and of compiling it once."""
     if kind not in self._timed:
-      each = training.operations() / training.num_steps
+      each = training.step_operations(training.stages[0])
       step_seconds, compiling = dry_run.time_unoptimized(training)
       if training.layout.on_cpu:
         step_seconds, compiling = step_seconds / _FASTER, compiling * _COMPILATION

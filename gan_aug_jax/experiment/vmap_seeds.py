@@ -77,7 +77,7 @@ def vmap_training(trainings: list[spec.Training]) -> spec.Training:
   first = trainings[0]
   return spec.make_training(
     first.session,
-    vmap_step(first.step_function, len(trainings)),
+    vmap_step(first.stages[0].step, len(trainings)),
     init=jax.vmap(first.init_function),
     seed=tuple(training.seed for training in trainings),
     batches=StackedBatches([training.batches for training in trainings], first.layout),

@@ -77,6 +77,7 @@ class Family:
     sample: `(variables, keys [B], labels [B]) -> images`, if there is no `render`.
     init: `seed -> state`, of arrays; seed is an int32 scalar.
     step: `(state, data) -> (state, metrics)`; see `step/generator.py`.
+    last_step: `(number, step)` of another step, from that number of steps on; or None.
     freeze: `state -> {'generator': variables}`, and 'discriminator' if it has one.
     substeps: real batches that a step takes.
     measure: `(variables, number, seed) -> variables`, by which a frozen generator gets
@@ -95,6 +96,7 @@ class Family:
   sample: Callable | None = None
   init: Callable | None = None
   step: Callable | None = None
+  last_step: tuple[int, Callable] | None = None
   freeze: Callable | None = None
   substeps: int = 1
   measure: Callable | None = None
@@ -139,7 +141,7 @@ def from_loss(
   init: Callable,
   loss: step_lib.Loss,
   optimizer: optax.GradientTransformation | None = None,
-  last_stage: step_lib.LastStage | None = None,
+  reflow: tuple[int, Callable] | None = None,
   **family: Any,
 ) -> Family:
   """Makes a `Family` of a loss per example.
@@ -152,26 +154,31 @@ def from_loss(
     loss: `(params, keys [B], images [B, H, W, C], labels [B]) -> losses [B]`; images are
       in [-1, 1], and each example has a key of its own.
     optimizer: optax transformation; Adam at `setting.learning_rate` by default.
-    last_stage: the last steps, in which the generator so far is the teacher; or None.
+    reflow: for the last steps, in which the generator so far is the teacher, the first of
+      them and a loss that also takes the teacher's parameters, last; None for none.
     **family: `title`, and `render` with `latent_shape` or `sample`, see `Family`; their
       variables are the parameters.
   """
   tx = optimizer or optax.adam(setting.learning_rate)
-  step = step_lib.make_generator_step(
-    loss=loss,
+  make_step = functools.partial(
+    step_lib.make_generator_step,
     tx=tx,
     layout=setting.layout,
     batch_size=setting.batch_size,
     ema_decay=setting.ema_decay,
     dtype=setting.image_dtype,
-    last_stage=last_stage,
   )
   init_state = functools.partial(
-    step_lib.init_generator, init_params=init, tx=tx, last_stage=last_stage
+    step_lib.init_generator, init_params=init, tx=tx, taught=bool(reflow)
   )
+  last_step = None
+  if reflow:
+    first, taught_loss = reflow
+    last_step = first, make_step(loss=taught_loss, taught_from=first)
   return Family(
     init=init_state,
-    step=step,
+    step=make_step(loss=loss),
+    last_step=last_step,
     freeze=lambda state: {'generator': state.ema},
     **family,
   )

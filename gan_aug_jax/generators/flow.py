@@ -8,7 +8,6 @@ from gan_aug_jax.generators import family
 from gan_aug_jax.generators.family import Family, Setting
 from gan_aug_jax.models import unet
 from gan_aug_jax.step import augment, classifier, flow
-from gan_aug_jax.step.generator import LastStage
 
 # For each image that the flow learns from as its own teacher.
 _TEACHER_EVALUATIONS = 8
@@ -58,11 +57,11 @@ def build(
     class_dropout=class_dropout,
     augment=augment.make_augment(crop=crop_padding, flip=flip),
   )
-  last_stage, schedule, warmup_steps = None, 'cosine', setting.num_steps // 20
+  reflow, schedule, warmup_steps = None, 'cosine', setting.num_steps // 20
   if reflow_steps:
     schedule, warmup_steps = _make_two_rises(num_flow_steps), 0
     teacher = flow.make_render(trained, evaluations=_TEACHER_EVALUATIONS)
-    last_stage = LastStage(num_flow_steps, flow.make_reflow_loss(trained, teacher))
+    reflow = num_flow_steps, flow.make_reflow_loss(trained, teacher)
   optimizer = classifier.make_optimizer(
     'adam',
     learning_rate=setting.learning_rate,
@@ -82,7 +81,7 @@ def build(
     ),
     latent_shape=shape,
     optimizer=optimizer,
-    last_stage=last_stage,
+    reflow=reflow,
   )
 
 

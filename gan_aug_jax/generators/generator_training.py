@@ -77,6 +77,7 @@ class GeneratorTraining:
     return spec.make_training(
       session,
       family.step,
+      last_step=family.last_step,
       init=family.init,
       seed=self._trainings[0].seed,
       batches=spec.make_batches(

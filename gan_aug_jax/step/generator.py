@@ -4,7 +4,6 @@ What is drawn from is a moving average of the parameters.
 """
 
 from collections.abc import Callable
-import dataclasses
 from typing import Any
 
 import flax.struct
@@ -18,20 +17,6 @@ from gan_aug_jax.step.sharding import flatten, Layout
 
 # `(params, keys [B], images [B, H, W, C], labels [B]) -> losses [B]`
 Loss = Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class LastStage:
-  """The last steps of a training, in which the generator so far is the teacher.
-
-  Attributes:
-    begin: step from which on it lasts, above 0. The moving average at that step is the
-      teacher, and begins anew.
-    loss: a `Loss` with the teacher's parameters as a last argument.
-  """
-
-  begin: int
-  loss: Callable
 
 
 @flax.struct.dataclass
@@ -55,10 +40,10 @@ class GeneratorState:
 
 @flax.struct.dataclass
 class TaughtState(GeneratorState):
-  """The state of a training with a `LastStage`.
+  """The state of a training that ends with steps in which there is a teacher.
 
   Attributes:
-    teacher: parameters; of no meaning before that stage.
+    teacher: parameters; of no meaning before these steps.
   """
 
   teacher: Any
@@ -69,20 +54,20 @@ def init_generator(
   *,
   init_params: Callable,
   tx: optax.GradientTransformation,
-  last_stage: LastStage | None = None,
+  taught: bool = False,
 ) -> GeneratorState:
   """Initialises a generator's state.
 
   Args:
     seed: integer in [0, 2^31), or an int32 scalar array.
     init_params: `key -> params`.
-    last_stage: see `make_generator_step`.
+    taught: whether there will be a teacher, see `make_generator_step`.
   """
   params = init_params(rng.stream_key(seed, 'gan_init'))
   copy = lambda: jax.tree.map(jnp.copy, params)  # donated trees must not share a buffer
   fields = {'step': jnp.int32(0), 'seed': jnp.int32(seed), 'params': params}
   fields |= {'ema': copy(), 'opt_state': tx.init(params)}
-  return TaughtState(**fields, teacher=copy()) if last_stage else GeneratorState(**fields)
+  return TaughtState(**fields, teacher=copy()) if taught else GeneratorState(**fields)
 
 
 def make_generator_step(
@@ -93,7 +78,7 @@ def make_generator_step(
   batch_size: int,
   ema_decay: float,
   dtype: jnp.dtype = jnp.float32,
-  last_stage: LastStage | None = None,
+  taught_from: int = 0,
 ) -> Callable:
   """Returns one update of a generator.
 
@@ -103,7 +88,9 @@ def make_generator_step(
     batch_size: images of a step.
     ema_decay: of the moving average, in [0, 1); reached gradually.
     dtype: of images and losses, float32 or wider.
-    last_stage: with another loss; None for none.
+    taught_from: for the last steps of a training, the first of them, above 0. The moving
+      average at that step is the teacher, whose parameters are a last argument of the
+      loss, and begins anew. 0 for none.
 
   Returns:
     `step(state, data) -> (state, metrics)`. Metrics are scalars: loss, and grad_norm, of
@@ -118,37 +105,31 @@ def make_generator_step(
     taken = device_data.take(data, first + positions, dtype, step=state.step)
     images, labels = map(flatten, taken)
     is_example = flatten(positions) < batch_size
-    if last_stage:
-      begins = state.step == last_stage.begin
+    teacher = ()
+    if taught_from:
+      begins = state.step == taught_from
       choose = lambda new, old: jnp.where(begins, new, old)
       state = state.replace(teacher=jax.tree.map(choose, state.ema, state.teacher))
-
-    def losses_of(*example):
-      if not last_stage:
-        return loss(*example)
-      taught = lambda: last_stage.loss(*example, state.teacher).astype(dtype)
-      alone = lambda: loss(*example).astype(dtype)
-      return jax.lax.cond(state.step < last_stage.begin, alone, taught)
+      teacher = (state.teacher,)
 
     def mean_loss(params):
-      losses = losses_of(params, flatten(keys), images, labels).astype(dtype)
+      losses = loss(params, flatten(keys), images, labels, *teacher).astype(dtype)
       if losses.shape != labels.shape:
         raise ValueError(f'the loss is {list(losses.shape)}, not one an example, [B]')
       return jnp.sum(jnp.where(is_example, losses, 0)) / batch_size
 
     value, grads = layout.sum(jax.value_and_grad(mean_loss)(state.params))
     metrics = {'loss': value, 'grad_norm': optax.tree.norm(grads)}
-    begin = last_stage.begin if last_stage else 0
-    return _update(state, grads, tx, ema_decay, begin), metrics
+    return _update(state, grads, tx, ema_decay, taught_from), metrics
 
   return generator_step
 
 
-def _update(state, grads, tx, ema_decay, begin):
+def _update(state, grads, tx, ema_decay, first):
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   # Raised gradually, or the average of a short training would be mostly initialisation.
-  count = state.step - jnp.where(state.step < begin, 0, begin)
+  count = state.step - first
   decay = jnp.minimum(ema_decay, (1 + count) / (10 + count))
   average = lambda old, new: old + (1 - decay).astype(new.dtype) * (new - old)
   return state.replace(

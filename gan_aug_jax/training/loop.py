@@ -253,7 +253,7 @@ def _begin(training, state, progress):
   state = training.init() if state is None else training.with_pool(state)
   training.compile(state, progress.step)
   progress.compile_seconds += time.perf_counter() - began
-  progress.peak_bytes = training.step_program.peak_bytes
+  progress.peak_bytes = training.peak_bytes(progress.step)
   return state
 
 

@@ -71,16 +71,30 @@ def make_cadence(
 
 
 @dataclasses.dataclass(frozen=True)
+class Stage:
+  """Steps of one kind.
+
+  Attributes:
+    first: the number of steps taken before the first of them.
+    step: `(state, data, *frozen) -> (state, metrics)`; takes what was drawn ahead as a
+      last argument.
+    program: of `steps_per_call` of them, see `programs.repeat_step`.
+  """
+
+  first: int
+  step: Callable
+  program: Program
+
+
+@dataclasses.dataclass(frozen=True)
 class Training:
   """All that a training takes.
 
   Attributes:
     session: the run's.
     init_function: `seed -> state`, of arrays.
-    step_function: `(state, data, *frozen) -> (state, metrics)`; takes what was drawn
-      ahead as a last argument.
+    stages: the `Stage`s in order, mostly a single one.
     init_program: the program of `init_function`.
-    step_program: the program of `steps_per_call` steps, see `programs.repeat_step`.
     finite_program: the program of `all_finite`, of states as they are saved.
     state: shapes of the state as it is saved, without a pool.
     seed: of the state; a tuple for several states in one program.
@@ -95,9 +109,8 @@ class Training:
 
   session: Session
   init_function: Callable
-  step_function: Callable
+  stages: tuple[Stage, ...]
   init_program: Program
-  step_program: Program
   finite_program: Program
   state: Any
   seed: int | tuple[int, ...]
@@ -116,10 +129,15 @@ class Training:
   def layout(self):
     return self.session.layout
 
+  @property
+  def step_program(self) -> Program:
+    """Of the first stage."""
+    return self.stages[0].program
+
   def lower_single_step(self, state) -> jax.stages.Lowered:
     """Lowers one step that draws for itself, for what XLA counts in it."""
     arguments = (state, self.batches(0, 1), *self.frozen)
-    return lower_step(self.step_function, self.layout, *arguments)
+    return lower_step(self.stages[0].step, self.layout, *arguments)
 
   def with_frozen(self, *frozen) -> 'Training':
     """The same training with these inputs; it shares the programs."""
@@ -128,18 +146,38 @@ class Training:
   def start(self, *, saves: bool = True) -> None:
     """Compiles in threads, also the check of states if any will be saved."""
     self.init_program.start(self._placed_seed())
-    self.step_program.start(*self._shapes())
+    for stage in self.stages:
+      stage.program.start(*self._shapes())
     if saves:
       self.finite_program.start(self.state)
 
   def operations(self) -> float:
     """Floating-point operations of all steps, as XLA counts them; compiles nothing."""
+    return sum(
+      (self._end_of(stage) - stage.first) * self.step_operations(stage)
+      for stage in self.stages
+    )
+
+  def step_operations(self, stage: Stage) -> float:
+    """Floating-point operations of a step, see `operations`.
+
+    Args:
+      stage: one of `stages`.
+    """
     if self.steps_per_call == 1:
-      return self.num_steps * self.step_program.operations(*self._shapes())
+      return stage.program.operations(*self._shapes())
     # XLA counts the body of a loop once, so a call of several steps does not tell.
     state, data = self.with_pool(self.state), self.batches.shapes(1)
-    step = Program(self.step_function, self.layout)
-    return self.num_steps * step.operations(state, data, *self.frozen)
+    return Program(stage.step, self.layout).operations(state, data, *self.frozen)
+
+  def _end_of(self, stage):
+    """The number of steps taken after the last one of a stage."""
+    later = [other.first for other in self.stages if other.first > stage.first]
+    return min([*later, self.num_steps])
+
+  def _stages_from(self, step):
+    """The stages of the steps that are left after `step`."""
+    return [stage for stage in self.stages if self._end_of(stage) > step]
 
   def _shapes(self):
     state, data = self.with_pool(self.state), self.batches.shapes(self.steps_per_call)
@@ -173,16 +211,22 @@ class Training:
       state: at `step`, placed.
       step: the number of steps taken so far.
     """
-    self.step_program.compile(state, *self.inputs(step, 0))
+    for stage in self._stages_from(step):
+      stage.program.compile(state, *self.inputs(step, 0))
     self.finite_program.compile(self.without_pool(state))
+
+  def peak_bytes(self, step: int) -> int:
+    """Memory of a call on each device, the most from `step` on; see `compile`."""
+    return max(stage.program.peak_bytes for stage in self._stages_from(step))
 
   def call_length(self, step: int) -> int:
     """Steps that the call from `step` on takes.
 
     Calls end at multiples of `steps_per_call`, wherever training resumes, and so where
-    lines, evaluations and saves are due.
+    lines, evaluations and saves are due; and where a stage ends.
     """
-    return min(self.steps_per_call - step % self.steps_per_call, self.num_steps - step)
+    left = self._end_of(self._stages_from(step)[0]) - step
+    return min(self.steps_per_call - step % self.steps_per_call, left)
 
   def take(self, state, step: int, count: int):
     """Takes steps within one call of the program.
@@ -195,7 +239,8 @@ class Training:
     Returns:
       `(state, metrics)`; metrics have a leading axis, of which `count` elements count.
     """
-    return self.step_program(state, *self.inputs(step, count))
+    program = self._stages_from(step)[0].program
+    return program(state, *self.inputs(step, count))
 
   def inputs(self, step: int, count: int) -> tuple:
     """What the call that takes `count` steps from `step` on takes next to the state.
@@ -219,23 +264,28 @@ def make_training(
   cadence: Cadence,
   init_pool: Callable | None = None,
   draw_ahead: DrawAhead | None = None,
+  last_step: tuple[int, Callable] | None = None,
 ) -> Training:
   """Returns the `Training` of a step; its arguments are the attributes there.
 
   Args:
     session: of the run.
-    step: `Training.step_function`.
+    step: `Stage.step` of the first stage.
     init: `Training.init_function`.
     seed, batches, cadence, init_pool, draw_ahead: see `Training`.
+    last_step: `(number, step)` of a last stage, from that number of steps on; or None.
   """
   layout, num_steps = session.layout, steps_per_call(session, cadence)
   draw_ahead = draw_ahead if num_steps > 1 else None
+  stages = tuple(
+    Stage(first, step, Program(repeat_step(step, num_steps, draw_ahead), layout))
+    for first, step in filter(None, ((0, step), last_step))
+  )
   return Training(
     session=session,
     init_function=init,
-    step_function=step,
+    stages=stages,
     init_program=Program(init, layout.with_jit, donate=(), runs_once=True),
-    step_program=Program(repeat_step(step, num_steps, draw_ahead), layout),
     finite_program=Program(all_finite, layout, donate=(), runs_once=True),
     state=layout.replicated_shapes(jax.eval_shape(init, np.asarray(seed, np.int32))),
     seed=seed,
