@@ -69,6 +69,55 @@ def difference(path, setting, arm):
   return paired_t([100 * (accuracy[seed] - base[seed]) for seed in accuracy])
 
 
+def draw_lengths(path='evidence/gan-length-cifar10-250'):
+  """Returns the figure of usefulness by the length of the GAN's training, of one seed.
+
+  Args:
+    path: of an ablation's raw files, and of the scores of its GAN, below docs/results.
+  """
+  folder = DOCS / 'results' / path
+  scores = json.loads((folder / 'scores.json').read_text())['rows']
+  arms = {arm['name']: arm for arm in _settings(path)[0]['arms']}
+  steps = sorted(int(name[4:]) for name in arms if name.startswith('gan='))
+  figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout='constrained')
+  cas = [100 * _of_step(scores, number)['cas'] for number in steps]
+  left.plot(steps, cas, marker='o', color=COLORS[GAN], label='the GAN')
+  real = 100 * scores['real training images']['cas']
+  left.axhline(real, color=COLORS[REAL], linestyle='--', label='real training images')
+  left.set_ylabel('CAS, %')
+  _points(right, steps, [arms[f'gan={number}'] for number in steps], GAN, 'the GAN')
+  for name, label, color in (('warps', 'warps', WARPS), ('flow', 'flow', VAE)):
+    if arms.get(name, {}).get('difference'):
+      _points(right, [1.15 * steps[-1]], [arms[name]], color, label)
+  right.axhline(0, color='black', linewidth=0.8)
+  right.set_ylabel('points over the control at equal steps')
+  for panel in (left, right):
+    panel.set_xscale('log')
+    panel.set_xticks(steps, [f'{number:,}' for number in steps])
+    panel.minorticks_off()
+    panel.set_xlabel("steps of the GAN's training")
+    panel.legend(frameon=False, fontsize=9)
+    panel.spines[['top', 'right']].set_visible(False)
+  return figure
+
+
+def _of_step(scores, number):
+  """The scores of the generator of a step."""
+  (name,) = (name for name in scores if name.endswith(f', step {number}'))
+  return scores[name]
+
+
+def _points(panel, x, rows, kind, label):
+  """Differences of one seed, with intervals over the test images."""
+  found = [row['difference'] for row in rows]
+  mean = [100 * row['mean'] for row in found]
+  reach = [
+    [100 * (row['mean'] - row['resampled_low']) for row in found],
+    [100 * (row['resampled_high'] - row['mean']) for row in found],
+  ]
+  panel.errorbar(x, mean, reach, marker='o', capsize=3, color=COLORS[kind], label=label)
+
+
 def _settings(path):
   summary = json.loads((DOCS / 'results' / path / 'summary.json').read_text())
   for row in (row for setting in summary['settings'] for row in setting['arms']):
@@ -125,6 +174,7 @@ def draw():
 
 
 if __name__ == '__main__':
-  draw().savefig(DOCS / 'images' / 'evidence.svg', metadata={'Date': None})
+  for name, figure in (('evidence', draw()), ('gan-length', draw_lengths())):
+    figure.savefig(DOCS / 'images' / f'{name}.svg', metadata={'Date': None})
   for name, png in draw_record().items():
     (DOCS / 'images' / f'{name}.png').write_bytes(png)
