@@ -3,7 +3,7 @@
     python -m gan_aug_jax run --config=configs/flow.py:mnist --workdir=runs/flow \\
         --config.data.label_budget=50
 
-This is sized for two CPU cores: half of its steps took 13 minutes of one core, and
+This is sized for two CPU cores: half of its steps took 15 minutes of a shared core, and
 docs/results.md has what they gave. For a GPU append `,gpu`: a network 16 times as large,
 in bfloat16, on four times the batch. That was not measured yet.
 

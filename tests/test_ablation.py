@@ -324,6 +324,8 @@ def test_a_pool_is_counted_as_if_every_step_drew(tmp_path, monkeypatch):
     def operations(self):
       return 10.0
 
+    all_operations = operations
+
   def arm_step(session, *_, **kwargs):
     counted.append(session.config.cache.refresh_steps)
     return Step()

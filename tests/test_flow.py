@@ -11,7 +11,8 @@ import pytest
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.config import validation
 from gan_aug_jax.errors import ConfigError
-from gan_aug_jax.generators import families, offline, samples
+from gan_aug_jax.experiment import dry_run
+from gan_aug_jax.generators import description, families, offline, samples
 from gan_aug_jax.models import unet
 from gan_aug_jax.step import flow
 from gan_aug_jax.training.workdir import Session
@@ -274,6 +275,32 @@ def test_reflow_leaves_steps_for_its_teacher(toy):
   session = Session(config, pathlib.Path('unused'), tiny.layout('jit', 1))
   with pytest.raises(ConfigError, match='less than the 20 steps of the training'):
     families.build_family(session, toy.facts)
+
+
+def test_a_flow_draws_without_knowing_how_it_was_trained(toy):
+  """An exported one, of this version or from before there was reflow."""
+  config = config_lib.default()
+  config.generator.family, config.flow.reflow_steps = 'flow', 500
+  arguments = families.drawing_arguments_of(config)
+  assert set(config.flow) - set(arguments) == {'reflow_steps'}
+  described = description.Description(
+    'flow', 'flow', arguments, toy.image_shape, toy.class_names
+  )
+  assert described.build().title == 'flow'
+
+
+def test_operations_of_reflow_are_counted_with_its_teacher(toy):
+  config = config_lib.default()
+  small = {'generator.family': 'flow', 'generator.num_steps': 20, 'flow.width': 8}
+  config.update_from_flattened_dict(small | {'generator.batch_size': 4})
+  config.data.image_size = toy.image_shape[0]
+  counts = []
+  for reflow_steps in (0, 8):
+    config.flow.reflow_steps = reflow_steps
+    session = Session(config, pathlib.Path('unused'), tiny.layout('jit', 1), quiet=True)
+    counts.append(dry_run.generator_step(session, toy).all_operations())
+  # A step of the flow is three forward passes; the teacher's images are eight more.
+  assert counts[1] == pytest.approx(counts[0] * (12 + 8 * 11 / 3) / 20, rel=0.1)
 
 
 def test_flow_has_no_discriminator_to_ask(toy):

@@ -20,13 +20,27 @@ SCORES = {
 }
 
 
-def _select(by, steps=()):
+def _select(by, steps=(), after=0):
   return Selection(
     by,
     freeze=lambda state: {'params': state},
     score=lambda step, variables: SCORES[step],
     steps=steps,
+    after=after,
   )
+
+
+def test_an_earlier_stage_has_no_candidate_but_the_steps_that_are_named():
+  """A flow before reflow may score better with the evaluations of another sampler."""
+  selection, again = _select('cas', (20,), after=30), _select('cas', (20,), after=30)
+  for step in (10, 20, 30):
+    assert selection.consider(step, f'state {step}') == {}
+  assert selection.kept == {'step20': {'params': 'state 20'}} and not selection.history
+  record = json.loads(json.dumps(selection.record()))
+  assert [*again.kept_shapes(record)] == ['step20']
+  again.resume(record, selection.kept)
+  assert again.consider(40, 'state 40') == SCORES[40]
+  assert again.chosen['step'] == 40 and sorted(again.kept) == ['chosen', 'step20']
 
 
 @pytest.mark.parametrize(('by', 'best'), [('cas', 30), ('frechet', 20), ('last', 40)])

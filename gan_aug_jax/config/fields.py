@@ -527,7 +527,7 @@ _FLOW = {
   'reflow_steps': Field(
     0,
     "the last of the training's steps, in which the flow learns to draw in one "
-    'evaluation what it drew in eight; each takes about three times as long',
+    'evaluation what it drew in eight; each has nearly four times the operations',
     _whole(0),
     when='Set it to a few hundred, and flow.evaluations to 1, to draw cheaply.',
   ),

@@ -236,8 +236,7 @@ class _Costs:
     config.cache.refresh_steps = 1
     session, dataset = dataclasses.replace(self.session, config=config), load_data(config)
     # First, as it refuses a generator that is not trained in steps.
-    num_steps = config_lib.num_steps_of(config, 'generator', len(dataset.train))
-    generator = num_steps * dry_run.generator_step(session, dataset).operations()
+    generator = dry_run.generator_step(session, dataset).all_operations()
     length = 1000 + config.classifier.warmup_steps  # does not change the operations
     step, control_step = (
       dry_run.arm_step(session, dataset, name, num_steps=length).operations()

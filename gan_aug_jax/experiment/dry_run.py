@@ -53,6 +53,15 @@ class DryRun:
     """Floating-point operations of a step on all devices, as XLA counts them."""
     return self.lower_step().cost_analysis()['flops']
 
+  def all_operations(self) -> float:
+    """Of all steps of the training, each stage's counted in one of its own."""
+    training = self.training
+    return sum(
+      training.length_of(stage)
+      * training.lower_single_step(self.state, stage).cost_analysis()['flops']
+      for stage in training.stages
+    )
+
   def compile(self) -> programs.Program:
     """The program of a call, compiled."""
     program = self.training.step_program

@@ -75,9 +75,10 @@ class _Validations(loop.Monitor):
 def vmap_training(trainings: list[spec.Training]) -> spec.Training:
   """Joins trainings that differ only in their seeds into one."""
   first = trainings[0]
+  (stage,) = first.stages
   return spec.make_training(
     first.session,
-    vmap_step(first.stages[0].step, len(trainings)),
+    vmap_step(stage.step, len(trainings)),
     init=jax.vmap(first.init_function),
     seed=tuple(training.seed for training in trainings),
     batches=StackedBatches([training.batches for training in trainings], first.layout),

@@ -55,6 +55,13 @@ def is_foreign(family: Family, info: DataFacts) -> bool:
   return bool(family.fit) and family.trained_on != info.fingerprint
 
 
+def drawing_arguments_of(config) -> dict[str, Any]:
+  """What a config's generator is built with to draw, once it is trained."""
+  arguments = arguments_of(config)
+  arguments.pop('reflow_steps', None)
+  return arguments
+
+
 def arguments_of(config) -> dict[str, Any]:
   """What a config's generator is built with: its group's fields, or texts."""
   name, args = config.generator.family, config.generator.args

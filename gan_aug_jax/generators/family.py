@@ -156,6 +156,7 @@ def from_loss(
     optimizer: optax transformation; Adam at `setting.learning_rate` by default.
     reflow: for the last steps, in which the generator so far is the teacher, the first of
       them and a loss that also takes the teacher's parameters, last; None for none.
+      Checkpoints from before are no candidates.
     **family: `title`, and `render` with `latent_shape` or `sample`, see `Family`; their
       variables are the parameters.
   """
@@ -174,6 +175,10 @@ def from_loss(
   last_step = None
   if reflow:
     first, taught_loss = reflow
+    if not 0 < first < setting.num_steps:
+      raise ValueError(
+        f'reflow begins at step {first}, not within the {setting.num_steps} steps'
+      )
     last_step = first, make_step(loss=taught_loss, taught_from=first)
   return Family(
     init=init_state,

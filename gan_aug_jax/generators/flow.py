@@ -20,10 +20,10 @@ def build(
   class_dropout: float,
   crop_padding: int,
   flip: bool,
-  reflow_steps: int,
   evaluations: int,
   solver: str,
   guidance: float,
+  reflow_steps: int = 0,
 ) -> Family:
   """Builds a flow; its optimizer is Adam with a warm-up, a cosine decay and clipping.
 
@@ -35,8 +35,8 @@ def build(
     width: see `unet.UNet`.
     class_dropout: see `flow.make_loss`.
     crop_padding, flip: augmentation of what it learns, see `augment.make_augment`.
-    reflow_steps: the last steps, with the loss of `flow.make_reflow_loss`.
     evaluations, solver, guidance: see `flow.make_render`.
+    reflow_steps: the last steps, with the loss of `flow.make_reflow_loss`.
 
   Raises:
     ConfigError: if reflow would take all steps.

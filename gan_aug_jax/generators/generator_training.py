@@ -61,12 +61,18 @@ class GeneratorTraining:
       number = len(dataset.train)
       self.num_steps = config_lib.num_steps_of(session.config, 'generator', number)
       cadence = _cadence_of(session, self.num_steps)
-      self.num_candidates = math.ceil(self.num_steps / cadence.save_every)
+      every = cadence.save_every
+      self.num_candidates = math.ceil(self.num_steps / every) - self._after // every
     self._has_choice = self.num_candidates > 1
     self._freeze = Freeze(session, self.family)
     sample = self.family.make_sampler()
     self._draw = ImageSampler(session, sample, dataset.num_classes)
     self._said = set()  # warnings, each said once
+
+  @property
+  def _after(self):
+    """Step up to which there are no candidates: of another stage of the training."""
+    return self.family.last_step[0] if self.family.last_step else 0
 
   @functools.cached_property
   def training(self) -> spec.Training:
@@ -172,6 +178,7 @@ class GeneratorTraining:
       functools.partial(self._freeze, seed=one.seed),
       functools.partial(self._score_and_show, directory),
       steps=filter(None, one.steps),
+      after=self._after,
       shapes=self.family.shapes(),
     )
     training = dataclasses.replace(self.training, session=one.session, seed=one.seed)
@@ -256,7 +263,7 @@ class GeneratorTraining:
   def _write_samples(self, members):
     """Writes samples.png, unless this sampler's is there: draws next to real images."""
     path = self._session.generator_path('samples.png')
-    options = json.dumps(families.arguments_of(self._session.config))
+    options = json.dumps(families.drawing_arguments_of(self._session.config))
     is_drawn = samples.is_drawn(path, options)
     if processes.all_agree(is_drawn):  # or all of them draw
       return

@@ -32,6 +32,7 @@ class Selection(Monitor):
     score: Callable,
     *,
     steps: tuple[int, ...] = (),
+    after: int = 0,
     shapes: Any = None,
   ):
     """Prepares a selection.
@@ -41,11 +42,12 @@ class Selection(Monitor):
       freeze: `state -> variables` of a frozen generator.
       score: `(step, variables) -> {name: float}`.
       steps: whose generators are kept regardless of their scores.
+      after: step up to which there is no candidate.
       shapes: of the variables, to resume with.
     """
     self.task = 'drawing samples' if by == 'last' else 'choosing a checkpoint'
     self._rank, self._freeze, self._score = _RANKS[by], freeze, score
-    self._steps, self._shapes = frozenset(steps), shapes
+    self._steps, self._after, self._shapes = frozenset(steps), after, shapes
     self.history, self.kept = [], {}
 
   def consider(self, step: int, state) -> dict[str, float]:
@@ -55,13 +57,17 @@ class Selection(Monitor):
       step: of the training.
       state: at that step, placed.
     """
+    if step <= self._after and step not in self._steps:
+      return {}
     variables = self._freeze(state)
+    if step in self._steps:
+      self.kept = {**self.kept, f'step{step}': variables}
+    if step <= self._after:
+      return {}
     scores = self._score(step, variables)
     self.history.append({'step': step, **scores})
     if self.chosen['step'] == step:
       self.kept = {**self.kept, 'chosen': variables}
-    if step in self._steps:
-      self.kept = {**self.kept, f'step{step}': variables}
     return scores
 
   @property
@@ -72,10 +78,12 @@ class Selection(Monitor):
     return max(self.history, key=self._rank)
 
   def record(self) -> dict[str, Any]:
-    return {'selection': list(self.history)}
+    return {'selection': list(self.history), 'kept': sorted(self.kept)}
 
   def kept_shapes(self, record: dict[str, Any]) -> dict[str, Any]:
-    history = record['selection']
+    if 'kept' in record:
+      return dict.fromkeys(record['kept'], self._shapes)
+    history = record['selection']  # of a version that did not write what it kept
     steps = [f'step{row["step"]}' for row in history if row['step'] in self._steps]
     names = [*(['chosen'] if history else []), *steps]
     return dict.fromkeys(sorted(names), self._shapes)

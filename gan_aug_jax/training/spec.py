@@ -134,10 +134,15 @@ class Training:
     """Of the first stage."""
     return self.stages[0].program
 
-  def lower_single_step(self, state) -> jax.stages.Lowered:
-    """Lowers one step that draws for itself, for what XLA counts in it."""
+  def lower_single_step(self, state, stage: Stage | None = None) -> jax.stages.Lowered:
+    """Lowers one step that draws for itself, for what XLA counts in it.
+
+    Args:
+      state: placed.
+      stage: one of `stages`; None for the first.
+    """
     arguments = (state, self.batches(0, 1), *self.frozen)
-    return lower_step(self.stages[0].step, self.layout, *arguments)
+    return lower_step((stage or self.stages[0]).step, self.layout, *arguments)
 
   def with_frozen(self, *frozen) -> 'Training':
     """The same training with these inputs; it shares the programs."""
@@ -154,8 +159,7 @@ class Training:
   def operations(self) -> float:
     """Floating-point operations of all steps, as XLA counts them; compiles nothing."""
     return sum(
-      (self._end_of(stage) - stage.first) * self.step_operations(stage)
-      for stage in self.stages
+      self.length_of(stage) * self.step_operations(stage) for stage in self.stages
     )
 
   def step_operations(self, stage: Stage) -> float:
@@ -169,6 +173,14 @@ class Training:
     # XLA counts the body of a loop once, so a call of several steps does not tell.
     state, data = self.with_pool(self.state), self.batches.shapes(1)
     return Program(stage.step, self.layout).operations(state, data, *self.frozen)
+
+  def length_of(self, stage: Stage) -> int:
+    """The number of steps in a stage.
+
+    Args:
+      stage: one of `stages`.
+    """
+    return self._end_of(stage) - stage.first
 
   def _end_of(self, stage):
     """The number of steps taken after the last one of a stage."""
