@@ -85,10 +85,12 @@ def draw_lengths(path='evidence/gan-length-cifar10-250'):
   real = 100 * scores['real training images']['cas']
   left.axhline(real, color=COLORS[REAL], linestyle='--', label='real training images')
   left.set_ylabel('CAS, %')
+  left.set_ylim(top=real + 2)
   _points(right, steps, [arms[f'gan={number}'] for number in steps], GAN, 'the GAN')
-  for name, label, color in (('warps', 'warps', WARPS), ('flow', 'flow', VAE)):
-    if arms.get(name, {}).get('difference'):
-      _points(right, [1.15 * steps[-1]], [arms[name]], color, label)
+  for name, label, color in (('warps', 'warps', WARPS), ('flow', 'flow, 3,000', VAE)):
+    _points(right, [1.15 * steps[-1]], [arms[name]], color, label)
+  ceiling = 100 * arms['held_out']['difference']['mean']
+  right.axhline(ceiling, color=COLORS[REAL], linestyle='--', label='unseen real images')
   right.axhline(0, color='black', linewidth=0.8)
   right.set_ylabel('points over the control at equal steps')
   for panel in (left, right):
@@ -96,7 +98,7 @@ def draw_lengths(path='evidence/gan-length-cifar10-250'):
     panel.set_xticks(steps, [f'{number:,}' for number in steps])
     panel.minorticks_off()
     panel.set_xlabel("steps of the GAN's training")
-    panel.legend(frameon=False, fontsize=9)
+    panel.legend(frameon=False, fontsize=9, loc='lower right')
     panel.spines[['top', 'right']].set_visible(False)
   return figure
 
