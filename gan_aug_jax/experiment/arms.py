@@ -137,7 +137,9 @@ class Arm:
     shown = [rows[i] for i in range(_NUM_SHOWN) for rows in classes if len(rows) > i]
     rows = {'real': train.images[shown[:_NUM_SHOWN]]}
     drawn = generator and generator.directory / 'samples.npz'
-    if self.is_augmented and config.mix.source != 'generator':
+    # Arms that draw from other checkpoints share the file, which has those of the first.
+    is_elsewhere = config.mix.source != 'generator' or config.generator.checkpoints
+    if self.is_augmented and is_elsewhere:
       rows['synthetic'] = self._draw(generator, prepared)
     elif self.is_augmented and drawn.exists():
       # A picture is not worth a finished training.
@@ -155,7 +157,7 @@ class Arm:
     files.write_atomically(self.directory / 'batch.png', picture)
 
   def _draw(self, generator, prepared):
-    """What an oracle or a negative control shows of the first classes: uint8 pixels."""
+    """What the arm shows of the first classes: uint8 pixels."""
     positions = jnp.arange(_NUM_SHOWN)
     keys = rng.example_keys(rng.stream_key(0, 'show'), positions)[:, None]
     # One process draws them, on one device.

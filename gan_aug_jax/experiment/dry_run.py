@@ -54,7 +54,7 @@ class DryRun:
     return self.lower_step().cost_analysis()['flops']
 
   def all_operations(self) -> float:
-    """Of all steps of the training, each stage's counted in one of its own."""
+    """Of the whole training: for each stage, those of one step times its length."""
     training = self.training
     return sum(
       training.length_of(stage)
