@@ -32,6 +32,7 @@ SMALL = {
   'generator.num_steps': 2,
   'generator.batch_size': 8,
   'generator.select': 'last',
+  'generator.checkpoints': (),
   'gan.width': 8,
   'gan.latent_dim': 4,
   'flow.width': 8,
