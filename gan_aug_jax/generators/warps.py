@@ -113,25 +113,19 @@ def untrained(setting: Setting) -> Family:
 
 def _learn(dataset):
   """Changes that lead from images to others of their class, [classes, WARPS, ...]."""
-  rng, labels = np.random.default_rng(0), dataset.train.labels
+  rng, labels, half = np.random.default_rng(0), dataset.train.labels, WARPS // 2
   of_class = [np.flatnonzero(labels == c) for c in range(dataset.num_classes)]
-  pairs = [rng.choice(rows, (2, WARPS // 2)) for rows in of_class]
+  pairs = [rng.choice(rows, (2, half)) for rows in of_class]
   images = dataset.train.images / np.float32(127.5) - 1
   colors = _colors(images)
-  own = [
-    {
-      'warps': register(images[moving], images[fixed]),
-      'colors': colors[fixed] - colors[moving],
-    }
-    for moving, fixed in pairs
-  ]
+  changes = {
+    'warps': np.concatenate([register(images[a], images[b]) for a, b in pairs]),
+    'colors': np.concatenate([colors[b] - colors[a] for a, b in pairs]),
+  }
   # Changes learned on one class help others, most of all those with few images.
-  every = jax.tree.map(lambda *parts: np.concatenate(parts), *own)
-  drawn = [rng.integers(0, len(every['warps']), WARPS // 2) for _ in own]
-  together = lambda every, *own: np.stack(
-    [np.concatenate([mine, every[rows]]) for mine, rows in zip(own, drawn, strict=True)]
-  )
-  return jax.tree.map(together, every, *own)
+  own = np.arange(len(pairs) * half).reshape(-1, half)
+  drawn = np.concatenate([own, rng.integers(0, own.size, own.shape)], 1)
+  return jax.tree.map(lambda of_all: of_all[drawn], changes)
 
 
 def _colors(images):
