@@ -9,7 +9,9 @@ configs/recipes/low_data.py, or NAME,IMAGES,TIMES, which makes the rarest class 
 times rarer than the most common, the GAN takes the place of the recipe's warps. Its
 settings are those that StudioGAN found to work on few images (hinge loss, betas 0.5 and
 0.999, several discriminator updates, DiffAugment). The warps and a flow (as in
-configs/flow.py) are arms, too. Only validation images decide.
+configs/flow.py) are arms, too, and so are other ways to mix in the images of the longest
+training. The controls are about as many: longer training and other recipes. Only
+validation images decide.
 """
 
 from gan_aug_jax import config as base
@@ -48,14 +50,28 @@ def _in_place_of_warps(data):
   flow |= {'generator.learning_rate': 1e-3, 'cache.refresh_steps': 10}
   flow |= {'flow.crop_padding': 2, 'flow.flip': config.augment.flip}
   others = {'warps': {'generator.family': warps}, 'flow': flow}
+  # Other ways to use the images of the longest training.
+  others |= {
+    'weight=0.3': {'mix.weight': 0.3},
+    'labels=teacher': {'targets.kind': 'teacher'},
+    'candidates=4': {'filter.candidates': 4},
+    'stop=0.7': {'mix.stop_fraction': 0.7},
+  }
+  if times:
+    others['classes=train'] = {'mix.classes': 'train'}
   return base.add_ablation(
     config,
     seeds=(3, 4),
     arms=_lengths(config, 1000, 5000, 10_000, 20_000) | others,
     controls={
       'longer': {'classifier.num_steps': more},
+      'twice': {'classifier.num_steps': 2 * config.classifier.num_steps},
       'cutmix': {'augment.mixup': 0.0, 'augment.cutmix': 1.0},
+      'no_mixup': {'augment.mixup': 0.0},
       'no_color': {'augment.color': 0.0},
+      'lr=0.05': {'classifier.learning_rate': 0.05},
+      'smoothing': {'classifier.label_smoothing': 0.1},
+      'weight_decay': {'classifier.weight_decay': 5e-4},
     },
     oracles=('train_copies', 'held_out'),
   )
