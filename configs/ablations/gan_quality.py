@@ -50,19 +50,21 @@ def _in_place_of_warps(data):
   flow |= {'generator.learning_rate': 1e-3, 'cache.refresh_steps': 10}
   flow |= {'flow.crop_padding': 2, 'flow.flip': config.augment.flip}
   others = {'warps': {'generator.family': warps}, 'flow': flow}
+  lengths = _lengths(config, 1000, 5000, 10_000, 20_000)
   # Other ways to use the images of the longest training.
-  others |= {
+  mixtures = {
     'weight=0.3': {'mix.weight': 0.3},
     'labels=teacher': {'targets.kind': 'teacher'},
     'candidates=4': {'filter.candidates': 4},
     'stop=0.7': {'mix.stop_fraction': 0.7},
   }
   if times:
-    others['classes=train'] = {'mix.classes': 'train'}
+    mixtures['classes=train'] = {'mix.classes': 'train'}
+  mixtures = {name: lengths['gan=20000'] | own for name, own in mixtures.items()}
   return base.add_ablation(
     config,
     seeds=(3, 4),
-    arms=_lengths(config, 1000, 5000, 10_000, 20_000) | others,
+    arms=lengths | others | mixtures,
     controls={
       'longer': {'classifier.num_steps': more},
       'twice': {'classifier.num_steps': 2 * config.classifier.num_steps},
