@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from gan_aug_jax.config import default
+from gan_aug_jax.experiment import arms
+from gan_aug_jax.generators import synthetic_source
 from gan_aug_jax.step import programs, sharding
 from gan_aug_jax.step.programs import Program
+from gan_aug_jax.step.synthesis import FrozenModels, Networks
 from gan_aug_jax.training import spec
 from gan_aug_jax.training.workdir import Session
 from tests import tiny
@@ -161,6 +164,7 @@ def test_steps_a_call_are_a_constant_that_divides_the_cadences(monkeypatch, tmp_
   session = Session(config, tmp_path, tiny.layout('jit', 1))
   steps = lambda *cadence: spec.steps_per_call(session, spec.Cadence(*cadence))
   assert steps(1000, 50, 100, 200) == 1  # on a CPU
+  assert steps(1000, 50, 100, 200, 1, True) == 50  # without convolutions
   monkeypatch.setattr(sharding.Layout, 'on_cpu', False)
   assert steps(1000, 50, 100, 200) == 50
   assert steps(1000, 20, 100, 200) == 20
@@ -171,3 +175,31 @@ def test_steps_a_call_are_a_constant_that_divides_the_cadences(monkeypatch, tmp_
   assert steps(1000, 50, 100, 200) == 5
   config.steps_per_call, config.data.placement = 0, 'host'
   assert steps(1000, 50, 100, 200) == 1
+
+
+MLP = {'classifier.arch': 'mlp'}
+
+
+@pytest.mark.parametrize(
+  ('fields', 'drawn', 'per_call'),
+  [
+    ({}, False, 1),
+    (MLP, False, 50),
+    (MLP, True, 50),
+    (MLP | {'cache.refresh_steps': 4}, True, 50),
+    (MLP | {'mix.draw_ahead_mib': 0}, True, 1),
+    (MLP | {'mix.classes': 'feedback'}, True, 1),
+    (MLP | {'data.placement': 'host'}, True, 1),
+  ],
+)
+def test_on_a_cpu_only_loops_without_convolutions_are_scanned(
+  fields, drawn, per_call, toy, tmp_path
+):
+  config = default()
+  config.update_from_flattened_dict(fields)
+  config.mix.ratio, config.log.every_steps = 0.5, 50
+  session = Session(config, tmp_path, tiny.layout('jit', 1))
+  source = synthetic_source.SyntheticSource(Networks(None), FrozenModels())
+  name = 'augmented' if drawn else 'real_only'
+  setup = arms.set_up(session, toy, name, source if drawn else None, num_steps=1000)
+  assert setup.training.steps_per_call == per_call

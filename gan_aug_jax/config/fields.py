@@ -187,11 +187,11 @@ _OF_THE_RUN = {
   ),
   'steps_per_call': Field(
     0,
-    'training steps scanned in one call of the compiled program; 0 means 1 on a CPU '
-    'and up to 50 elsewhere',
+    'training steps scanned in one call of the compiled program; 0 means 1 on a CPU, '
+    'but for an MLP classifier, and up to 50 elsewhere',
     _whole(0),
-    when='Leave it on a CPU, where convolutions are slow in a loop, but for an MLP; set '
-    'it on an accelerator to try other lengths.',
+    when='Leave it on a CPU, where convolutions are slow in a loop; set it on an '
+    'accelerator to try other lengths.',
   ),
   'compilation_cache': Field(
     True,

@@ -240,14 +240,31 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
   model = recipe.build_model(session, dataset.facts)
   optimizer = recipe.make_optimizer(session, num_steps)
   cycle = config.cache.refresh_steps if synthetic else 1
-  cadence = spec.make_cadence(config, 'classifier', num_steps, cycle=cycle)
-  synthesize = draw_ahead = init_pool = None
+  made = draw_ahead = None
   if synthetic:
     made = synthetic_source.build_synthesis(
       session, dataset, source, plan=plan, model=model
     )
-    synthesize, draw_ahead, init_pool = _make_drawing(
-      session, made, dataset.image_shape, plan=plan, cadence=cadence
+    draw_ahead = synthesis.make_draw_ahead(
+      made,
+      layout=session.layout,
+      plan=plan,
+      max_bytes=config_lib.draw_ahead_bytes(config),
+      refresh_steps=cycle,
+    )
+  cadence = spec.make_cadence(
+    config,
+    'classifier',
+    num_steps,
+    cycle=cycle,
+    scans_on_cpu=config.classifier.arch == 'mlp' and synthetic == bool(draw_ahead),
+  )
+  if spec.steps_per_call(session, cadence) == 1:
+    draw_ahead = None
+  synthesize, init_pool = made, None
+  if cycle > 1 and not draw_ahead:
+    synthesize, init_pool = _make_pooled(
+      session, made, dataset.image_shape, plan=plan, every=cycle
     )
   compose = batches.make_compose(
     layout=session.layout,
@@ -291,38 +308,23 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
   return Setup(source, plan, training)
 
 
-def _make_drawing(session, made, image_shape, *, plan, cadence):
-  """When an arm draws: in each step, ahead of a call's steps, or when a pool is used up.
+def _make_pooled(session, made, image_shape, *, plan, every):
+  """Returns a `synthesize` with a pool, redrawn every so many steps, and its `init_pool`.
 
   Args:
     made: the `Synthesis`.
     image_shape: (height, width, channels).
-    plan, cadence: of the arm.
-
-  Returns:
-    `synthesize` for `make_compose`; a `DrawAhead`, or None; and `() -> pool`, empty, or
-    None without a pool.
+    plan: of the arm.
   """
-  layout, cycle, draw_ahead = session.layout, cadence.cycle, None
-  if spec.steps_per_call(session, cadence) > 1:
-    draw_ahead = synthesis.make_draw_ahead(
-      made,
-      layout=layout,
-      plan=plan,
-      max_bytes=config_lib.draw_ahead_bytes(session.config),
-      refresh_steps=cycle,
-    )
-  if cycle == 1 or draw_ahead:
-    return made, draw_ahead, None
   init_pool = functools.partial(
     synthesis.init_pool,
-    layout,
+    session.layout,
     plan,
     image_shape=image_shape,
     num_classes=made.num_classes,
     dtype=made.dtype,
   )
-  return synthesis.make_pooled(made, cycle, layout), None, init_pool
+  return synthesis.make_pooled(made, every, session.layout), init_pool
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,8 +16,8 @@ from gan_aug_jax.step import plans
 from gan_aug_jax.step.programs import DrawAhead, lower_step, Program, repeat_step
 from gan_aug_jax.training.workdir import Session
 
-# On an accelerator, whose host takes longer to start a step than small networks take to
-# compute it; a constant, so that every training of a config runs the same program.
+# Where starting a step takes longer than a small network takes to compute it; a constant,
+# so that every training of a config runs the same program.
 _STEPS_PER_CALL = 50
 
 
@@ -32,6 +32,8 @@ class Cadence:
     save_every: steps between checkpoints.
     cycle: steps that a pool of synthetic images lasts. A state is saved only at its
       multiples, also after a signal.
+    scans_on_cpu: whether a call takes several steps on a CPU, too. Convolutions are many
+      times slower in a loop there; without them the loop saves starting each step.
   """
 
   num_steps: int
@@ -39,6 +41,7 @@ class Cadence:
   eval_every: int
   save_every: int
   cycle: int = 1
+  scans_on_cpu: bool = False
 
   def due(self, step: int) -> tuple[bool, bool, bool]:
     """Whether a line, an evaluation and a save are due after `step` steps."""
@@ -47,7 +50,13 @@ class Cadence:
 
 
 def make_cadence(
-  config, part: str, num_steps: int, *, saves: int = 5, cycle: int = 1
+  config,
+  part: str,
+  num_steps: int,
+  *,
+  saves: int = 5,
+  cycle: int = 1,
+  scans_on_cpu: bool = False,
 ) -> Cadence:
   """Reads a cadence from a config; automatic ones are multiples of `log.every_steps`.
 
@@ -56,6 +65,7 @@ def make_cadence(
     part: 'generator' or 'classifier', whose `save_every_steps` is read.
     saves: about how many, where `save_every_steps=0` leaves that open.
     cycle: see `Cadence`; automatic saves are multiples of it, too.
+    scans_on_cpu: see `Cadence`.
   """
   log_every = config.log.every_steps
   both = math.lcm(log_every, cycle)
@@ -67,6 +77,7 @@ def make_cadence(
     config.log.eval_every_steps or automatic(20, log_every),
     config[part].save_every_steps or automatic(saves, save_unit),
     cycle,
+    scans_on_cpu,
   )
 
 
@@ -340,7 +351,9 @@ def steps_per_call(session: Session, cadence: Cadence) -> int:
   config = session.config
   if config.steps_per_call:
     return min(config.steps_per_call, cadence.num_steps)
-  if session.layout.on_cpu or config.data.placement == 'host':
+  if config.data.placement == 'host':
+    return 1
+  if session.layout.on_cpu and not cadence.scans_on_cpu:
     return 1
   cadences = (cadence.log_every, cadence.eval_every, cadence.save_every)
   every = math.gcd(*(steps for steps in cadences if steps < cadence.num_steps))
