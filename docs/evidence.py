@@ -19,9 +19,10 @@ from gan_aug_jax.evaluation.statistics import paired_t
 from gan_aug_jax.report import ablation_figures
 
 DOCS = pathlib.Path(__file__).parent
-GAN, VAE = 'GAN of 1,500 steps', 'VAE'
+GAN, VAE, FLOW = 'GAN of 1,500 steps', 'VAE', 'flow of 3,000 steps'
 WARPS, REAL = 'real images, warped (the recipe)', 'unseen real images (ceiling)'
-COLORS = {GAN: '#b2182b', VAE: '#7b3294', WARPS: '#1b7837', REAL: '#555555'}
+COLORS = {GAN: '#b2182b', VAE: '#7b3294', FLOW: '#2166ac'}
+COLORS |= {WARPS: '#1b7837', REAL: '#555555'}
 
 _BOUNDS = tuple(('evidence/bounds-mnist', f'per_class={n}', n) for n in (10, 25, 100))
 _CONFIRM, _CURVE = 'evidence/second-confirm', 'evidence/second-curve'
@@ -45,6 +46,7 @@ LINES = (
     'low_data',
     (*_CIFAR10, (f'{_CURVE}-cifar10', 'per_class=500', 500)),
   ),
+  ('CIFAR-10', FLOW, 'flow', (('evidence/flow-cifar10-250', '', 250),)),
   ('CIFAR-10', REAL, 'unseen', (('evidence/beyond-own-labels', '', 250),)),
   ('MNIST', WARPS, 'low_data', (_MNIST[0], (f'{_CONFIRM}-mnist', '', 25), _MNIST[1])),
   ('MNIST', VAE, 'vae', _BOUNDS),
@@ -87,7 +89,7 @@ def draw_lengths(path='evidence/gan-length-cifar10-250'):
   left.set_ylabel('CAS, %')
   left.set_ylim(top=real + 2)
   _points(right, steps, [arms[f'gan={number}'] for number in steps], GAN, 'the GAN')
-  for name, label, color in (('warps', 'warps', WARPS), ('flow', 'flow, 3,000', VAE)):
+  for name, label, color in (('warps', 'warps', WARPS), ('flow', 'flow, 3,000', FLOW)):
     _points(right, [1.15 * steps[-1]], [arms[name]], color, label)
   ceiling = 100 * arms['held_out']['difference']['mean']
   right.axhline(ceiling, color=COLORS[REAL], linestyle='--', label='unseen real images')
