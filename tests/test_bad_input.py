@@ -50,6 +50,7 @@ def get_config():
   config.gan.latent_dim, config.gan.width, config.generator.select = 4, 8, 'last'
   config.classifier.arch, config.classifier.hidden = 'mlp', (8,)
   config.classifier.num_steps, config.classifier.batch_size = 4, 8
+  config.steps_per_call = 1  # compiles in less time
   config.mix.ratio, config.augment.crop_padding, config.log.every_steps = 0.25, 1, 2
   config.expected_duration = '<i>for ever</i>'
   return config
