@@ -5,12 +5,12 @@
 First table: the fused step at each ratio, for every generator, classifier and batch
 size named, each with the first of the others. Second table, at each ratio with the
 first of each: the fused step as a run takes it; where a call takes several steps (on an
-accelerator, or of an MLP classifier), also without drawing ahead, and one step per
-call; two programs (sample, then train); the same with the images passing through NumPy
-on the host; images that are reused for eight steps; images drawn once in advance; and
-the sampler and the classifier alone. The last five take one step per call. Operations
-(by XLA's count) and bytes (of the compiled program) are given as shares of what a large
-matrix product and a large copy reach in the same run.
+accelerator, or of an MLP for images of an MLP), also without drawing ahead, and one
+step per call; two programs (sample, then train); the same with the images passing
+through NumPy on the host; images that are reused for eight steps; images drawn once in
+advance; and the sampler and the classifier alone. The last five take one step per call.
+Operations (by XLA's count) and bytes (of the compiled program) are given as shares of
+what a large matrix product and a large copy reach in the same run.
 
 The rows of a table are interleaved in one process, in runs of eight steps or a whole
 call; relative times are medians over the rounds. Images are random and networks
@@ -188,8 +188,8 @@ def time_ways(bench, config):
     'pool of 8 steps': {'refresh': _STEPS},
     'drawn in advance': {'offline': 200},
   }
-  scanned = config.steps_per_call > 1 or config.classifier.arch == 'mlp'
-  if bench.layout.on_cpu and not scanned:
+  mlps = config.classifier.arch == config.gan.arch == 'mlp'
+  if bench.layout.on_cpu and config.steps_per_call < 2 and not mlps:
     del ways['drawn in each step'], ways['one step per call']  # that is 'fused'
   takes = {
     name: bench.fused(name, set_fields(config, **fields)) for name, fields in ways.items()

@@ -177,7 +177,7 @@ def test_steps_a_call_are_a_constant_that_divides_the_cadences(monkeypatch, tmp_
   assert steps(1000, 50, 100, 200) == 1
 
 
-MLP = {'classifier.arch': 'mlp'}
+MLP = {'classifier.arch': 'mlp', 'gan.arch': 'mlp'}
 
 
 @pytest.mark.parametrize(
@@ -187,6 +187,9 @@ MLP = {'classifier.arch': 'mlp'}
     (MLP, False, 50),
     (MLP, True, 50),
     (MLP | {'cache.refresh_steps': 4}, True, 50),
+    (MLP | {'gan.arch': 'dcgan'}, False, 1),  # as the arm that it is compared with
+    (MLP | {'gan.arch': 'dcgan'}, True, 1),
+    (MLP | {'targets.kind': 'teacher'}, True, 1),
     (MLP | {'mix.draw_ahead_mib': 0}, True, 1),
     (MLP | {'mix.classes': 'feedback'}, True, 1),
     (MLP | {'data.placement': 'host'}, True, 1),

@@ -137,7 +137,7 @@ class Arm:
     shown = [rows[i] for i in range(_NUM_SHOWN) for rows in classes if len(rows) > i]
     rows = {'real': train.images[shown[:_NUM_SHOWN]]}
     drawn = generator and generator.directory / 'samples.npz'
-    # Arms that draw from other checkpoints share the file, which has those of the first.
+    # Arms that draw from other checkpoints share the file, which shows the first's.
     is_elsewhere = config.mix.source != 'generator' or config.generator.checkpoints
     if self.is_augmented and is_elsewhere:
       rows['synthetic'] = self._draw(generator, prepared)
@@ -257,7 +257,7 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
     'classifier',
     num_steps,
     cycle=cycle,
-    scans_on_cpu=config.classifier.arch == 'mlp' and synthetic == bool(draw_ahead),
+    scans_on_cpu=synthetic == bool(draw_ahead) and _has_no_convolution(config),
   )
   if spec.steps_per_call(session, cadence) == 1:
     draw_ahead = None
@@ -306,6 +306,12 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
     draw_ahead=draw_ahead,
   )
   return Setup(source, plan, training)
+
+
+def _has_no_convolution(config):
+  """Of an arm and its control alike, drawn ahead or not: chunks are drawn in a loop."""
+  archs = (config.classifier.arch, config.generator.family, config.gan.arch)
+  return archs == ('mlp', 'gan', 'mlp') and not synthetic_source.uses_teacher(config)
 
 
 def _make_pooled(session, made, image_shape, *, plan, every):
