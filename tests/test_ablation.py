@@ -176,7 +176,7 @@ def test_cells_share_a_gan_unless_it_would_be_another():
 
 
 def test_cells_share_a_training_whose_checkpoints_they_draw_from():
-  names = {'early': ('step:20',), 'both': ('step:100', 'step:20')}
+  names = {'early': ('step:20',), 'both': ('step:100', 'step:20'), 'chosen': ()}
   arms = {name: {'generator.checkpoints': of_arm} for name, of_arm in names.items()}
   arms['seeds'] = {'generator.checkpoints': ('seed:7', 'seed:8')}
   fields = _config(arms=arms, seeds=(0, 1))
@@ -204,9 +204,11 @@ def test_a_training_that_was_begun_serves_arms_that_are_added(tmp_path, toy):
   (cell, _) = _drawing(fields, tmp_path)
   directory = cells.generator_workdir(tmp_path, cell.generator)
   workdir.claim(Session(cell.generator_config, directory, tiny.layout('jit', 1)), toy)
-  fields.ablation.arms = arms | {'both': of_step(100, 20), 'last': of_step(200)}
+  added = {'both': of_step(100, 20), 'chosen': of_step(), 'last': of_step(200)}
+  fields.ablation.arms = arms | added
   names = {one.arm.name: one.generator for one in _drawing(fields, tmp_path)}
   assert names['early'] == names['late'] == names['both'] == cell.generator
+  assert names['chosen'] == cell.generator  # every training keeps that one
   assert names['last'] != cell.generator
 
 

@@ -137,7 +137,8 @@ def list_cells(config, arms, workdir: pathlib.Path) -> list[Cell]:
 def _share_trainings(cells, workdir):
   """Lets cells that draw from different steps of one training share that training.
 
-  One that was begun keeps its name, and with it what it has: arms may be added later.
+  A cell that names no step draws from the chosen one, which every training keeps. A
+  training that was begun keeps its name, and with it what it has: arms may be added later.
   """
   together, begun = {}, {}
   for path in sorted(workdir.glob('g*/*/config.json')):
@@ -147,12 +148,12 @@ def _share_trainings(cells, workdir):
   for cell in cells:
     config = cell.generator_config
     own = config.generator.checkpoints if config else ()
-    if not own or not all(name.startswith('step:') for name in own):
+    if not config or not all(name.startswith('step:') for name in own):
       continue
     key = _training_of(config)
     has_all = [kept for kept in begun.get(key, ()) if {*own} <= {*kept}]
     if has_all:
-      config.generator.checkpoints = has_all[0]
+      config.generator.checkpoints = min(has_all, key=len)  # its own, if it was begun
     else:
       together.setdefault(key, []).append(config)
   for configs in together.values():
