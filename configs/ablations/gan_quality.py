@@ -5,51 +5,50 @@
         --config=configs/ablations/gan_quality.py:cifar10,250
 
 Without an argument: 50 embedded digits per class. With the argument of
-configs/recipes/low_data.py, or NAME,IMAGES,TIMES, which makes the rarest class TIMES
-times rarer than the most common, the GAN takes the place of the recipe's warps. Its
-settings are those that StudioGAN found to work on few images (hinge loss, betas 0.5 and
-0.999, several discriminator updates, DiffAugment). The warps and a flow (as in
-configs/flow.py) are arms, too, and so are other ways to mix in the images of the longest
-training. The controls are about as many: longer training and other recipes. Only
-validation images decide.
+configs/recipes/gan.py, or NAME,IMAGES,TIMES, which makes the rarest class TIMES times
+rarer than the most common: that recipe's GAN. The warps of configs/recipes/low_data.py
+and a flow (as in configs/flow.py) are arms, too, and so are other ways to mix in the
+images of the longest training. The controls are about as many: longer training and other
+recipes. Only validation images decide.
 """
 
 from gan_aug_jax import config as base
 
 _SCARCE = base.load_file('configs/scarce.py')
+_WARPS = base.load_file('configs/recipes/low_data.py').get_config().generator.family
 
 
 def get_config(data=''):
   if data:
-    return _in_place_of_warps(data)
+    return _of_recipe(data)
   config = _SCARCE.get_config()
   arms = _lengths(config, 100, 300, 1000, 3000)
   controls = _SCARCE.controls(len(arms) - 2)
   return base.add_ablation(config, arms=arms, controls=controls)
 
 
-def _in_place_of_warps(data):
+def of_data(data):
+  """The recipe with a GAN for NAME,IMAGES or NAME,IMAGES,TIMES."""
   name, images, times = (*data.split(','), '', '')[:3]
   if data.count(',') > 2 or (times and not times.isdecimal()):
     raise base.ConfigError(
       f'configs/ablations/gan_quality.py:{data} must be NAME,IMAGES or '
       'NAME,IMAGES,TIMES, such as gan_quality.py:cifar10,500,50.'
     )
-  recipe = base.load_file('configs/recipes/low_data.py')
-  config = recipe.get_config(f'{name},{images}')
+  config = base.load_file('configs/recipes/gan.py').get_config(f'{name},{images}')
   if times:
     config.data.imbalance = float(times)
+  return config
+
+
+def _of_recipe(data):
+  config = of_data(data)
   config.data.test_on = 'val'
-  warps, config.generator.family = config.generator.family, 'gan'
-  config.gan.arch, config.gan.loss, config.gan.d_steps = 'sngan', 'hinge', 2
-  config.generator.learning_rate = 2e-4
-  if config.augment.flip:  # colour and mirroring mean nothing to digits
-    config.gan.diffaug = ('color', 'translation', 'cutout', 'flip')
   more = round(config.classifier.num_steps * (1 + config.mix.ratio))
   flow = {'generator.family': 'flow', 'generator.num_steps': 3000}
   flow |= {'generator.learning_rate': 1e-3, 'cache.refresh_steps': 10}
   flow |= {'flow.crop_padding': 2, 'flow.flip': config.augment.flip}
-  others = {'warps': {'generator.family': warps}, 'flow': flow}
+  others = {'warps': {'generator.family': _WARPS}, 'flow': flow}
   lengths = _lengths(config, 1000, 5000, 10_000, 20_000)
   # Other ways to use the images of the longest training.
   mixtures = {
@@ -58,7 +57,7 @@ def _in_place_of_warps(data):
     'candidates=4': {'filter.candidates': 4},
     'stop=0.7': {'mix.stop_fraction': 0.7},
   }
-  if times:
+  if config.data.imbalance > 1:
     mixtures['classes=train'] = {'mix.classes': 'train'}
   mixtures = {name: lengths['gan=20000'] | own for name, own in mixtures.items()}
   return base.add_ablation(

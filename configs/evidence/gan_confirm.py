@@ -3,30 +3,24 @@
     python -m gan_aug_jax ablate --workdir=... \\
         --config=configs/evidence/gan_confirm.py:cifar10,250
 
-The GAN of configs/ablations/gan_quality.py, whose argument this takes, compared with the
-warps in its place. In the search (docs/results/evidence-record.md, "At twice the steps of
-the classifier") a classifier of its images gained from 3,000 instead of 1,500 steps, and
-one of real images alone no more from 2,250 on. So the arms take 3,000 steps, and the
-controls as many, fewer, and more. The five seeds are new, and the test split decides.
+The argument is that of configs/ablations/gan_quality.py. The recipe with a GAN is
+compared with the warps in its place. In the search (docs/results/evidence-record.md, "At
+twice the steps of the classifier") a classifier of its images gained from 3,000 instead of
+1,500 steps, and one of real images alone no more from 2,250 on. So the controls take as
+many steps, fewer, and more. The five seeds are new, and the test split decides.
 """
 
 from gan_aug_jax import config as base
 
 _QUALITY = base.load_file('configs/ablations/gan_quality.py')
-_RECIPE = base.load_file('configs/recipes/low_data.py')
+_WARPS = base.load_file('configs/recipes/low_data.py').get_config().generator.family
 
 
 def get_config(data='cifar10,250'):
-  config = base.base_of(_QUALITY.get_config(data))
-  config.data.test_on = 'test'
-  config.classifier.num_steps = 3000
   return base.add_ablation(
-    config,
+    _QUALITY.of_data(data),
     seeds=(30, 31, 32, 33, 34),  # which nothing has seen
-    arms={
-      'gan': {},
-      'warps': {'generator.family': _RECIPE.get_config().generator.family},
-    },
+    arms={'gan': {}, 'warps': {'generator.family': _WARPS}},
     controls={
       'steps=2250': {'classifier.num_steps': 2250},
       'steps=4500': {'classifier.num_steps': 4500},
