@@ -32,8 +32,8 @@ def of_data(data):
   name, images, times = (*data.split(','), '', '')[:3]
   if data.count(',') > 2 or (times and not times.isdecimal()):
     raise base.ConfigError(
-      f'configs/ablations/gan_quality.py:{data} must be NAME,IMAGES or '
-      'NAME,IMAGES,TIMES, such as gan_quality.py:cifar10,500,50.'
+      'The argument must be NAME,IMAGES or NAME,IMAGES,TIMES, such as '
+      f"cifar10,500,50, not '{data}'."
     )
   config = base.load_file('configs/recipes/gan.py').get_config(f'{name},{images}')
   if times:

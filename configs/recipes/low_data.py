@@ -7,9 +7,9 @@
 The argument is the dataset's name and the images per class, validation included (0 for
 all). A few images do not train a useful GAN. So real images are shown instead, warped and
 recoloured the way two images of a class differ (gan_aug_jax.generators.warps), on top of
-the batch and more of the rarer classes. To train a GAN nevertheless, add
-`--config.generator.family=gan`. With 250 photographs per class or more the recipe gains
-nothing. How it was chosen and how much it helps: docs/results/evidence.md.
+the batch and more of the rarer classes. With 250 photographs per class this gains nothing
+in 1,500 steps; configs/recipes/gan.py does. How it was chosen and how much it helps:
+docs/results/evidence.md.
 """
 
 from gan_aug_jax import config as base
@@ -45,8 +45,8 @@ def before_search(data):
   name, _, per_class = data.rpartition(',')
   if not name or not per_class.isdecimal():
     raise base.ConfigError(
-      f'configs/recipes/low_data.py:{data} must be NAME,IMAGES, such as '
-      'low_data.py:cifar10,250; 0 images per class means all.'
+      f"The argument of a recipe must be NAME,IMAGES, such as cifar10,250, not '{data}'; "
+      '0 images per class means all.'
     )
   config = base.default()
   config.data.name, config.data.label_budget = name, int(per_class)
