@@ -1,11 +1,12 @@
 """Draws docs/images/front.png: real and synthetic images, and what they gave.
 
-    python -m gan_aug_jax train-generator --workdir=runs/tail \\
+    python -m gan_aug_jax train-generator --workdir=runs/warps \\
         --config=configs/recipes/low_data.py:cifar10,50
-    python -m gan_aug_jax export --workdir=runs/tail
-    python -m gan_aug_jax run --config=configs/mnist5k.py --workdir=runs/first
-    python -m gan_aug_jax export --workdir=runs/first
-    python docs/front.py runs/tail runs/first
+    python -m gan_aug_jax export --workdir=runs/warps
+    python -m gan_aug_jax train-generator --workdir=runs/gan \\
+        --config=configs/recipes/gan.py:cifar10,250 --config.seed=30
+    python -m gan_aug_jax export --workdir=runs/gan
+    python docs/front.py runs/warps runs/gan
 
 The images are the first ones of their classes, real and drawn; the gains are those of
 docs/evidence.py.
@@ -23,15 +24,17 @@ from gan_aug_jax import data
 
 ROWS, COLUMNS = 4, 5  # of images in a block
 BLOCKS = (
-  ('CIFAR-10', 'warped and recoloured', {'name': 'cifar10', 'per_class': 50}),
-  ('MNIST', 'from a GAN', {'name': 'mnist5k'}),
+  ('50 per class', 'warped and recoloured', {'per_class': 50, 'seed': 0}),
+  ('250 per class', 'from a GAN', {'per_class': 250, 'seed': 30}),
 )
-# (label, raw files, setting, arm)
+# (label, raw files, setting, arm); with a star, classifiers of 3,000 steps, not 1,500
 GAINS = (
   ('warped: CIFAR-10, long tail', 'second-confirm-tail', '', 'low_data'),
   ('warped: CIFAR-10, 50 per class', 'second-confirm-cifar10-50', '', 'low_data'),
   ('warped: CIFAR-10, 100 per class', 'second-confirm-cifar10-100', '', 'low_data'),
   ('warped: CIFAR-10, 250 per class', 'second-confirm-cifar10', '', 'low_data'),
+  ('warped*: CIFAR-10, 250 per class', 'gan-confirm-cifar10-250', '', 'warps'),
+  ('GAN*: CIFAR-10, 250 per class', 'gan-confirm-cifar10-250', '', 'gan'),
   ('warped: MNIST, 10 per class', 'second-curve-mnist', 'per_class=10', 'low_data'),
   ('warped: MNIST, 25 per class', 'second-confirm-mnist', '', 'low_data'),
   ('GAN: MNIST, 50 per class', '../ratio', '', 'ratio=0.35'),
@@ -41,7 +44,7 @@ GOOD, BAD = '#1b7837', '#b2182b'
 
 def blocks(source, workdir):
   """Real and drawn images [ROWS, COLUMNS, H, W, C] in [0, 1], a class in each row."""
-  images = data.load_dataset(**source, image_size=32, seed=0, val_fraction=0.2).train
+  images = data.load_dataset('cifar10', **source, image_size=32, val_fraction=0.2).train
   real = [images.images[images.labels == c][:COLUMNS] for c in range(ROWS)]
   program = pathlib.Path(workdir) / 'export' / 'generator.stablehlo'
   drawn = gan_aug_jax.load_program(program)(0, np.repeat(np.arange(ROWS), COLUMNS))
@@ -93,7 +96,7 @@ def draw(workdirs):
     zip(BLOCKS, workdirs, strict=True)
   ):
     real, drawn = blocks(source, workdir)
-    show(figure.add_subplot(grid[row, 0]), real, f'{name}, real')
+    show(figure.add_subplot(grid[row, 0]), real, f'CIFAR-10, {name}')
     show(figure.add_subplot(grid[row, 1]), drawn, kind)
   show_gains(figure.add_subplot(grid[:, 2]))
   return figure
