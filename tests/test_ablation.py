@@ -184,8 +184,9 @@ def test_cells_share_a_training_whose_checkpoints_they_draw_from():
   trained = {
     cell.generator: cell.generator_config.generator.checkpoints for cell in listed
   }
-  shared = ('step:20', 'step:100')  # one training a seed keeps what any arm needs
-  assert sorted(trained.values()) == 2 * [('seed:7', 'seed:8')] + 2 * [shared]
+  # One training a seed keeps what any arm needs; of its own seed, the chosen one.
+  shared = [('step:20', 'step:100', f'seed:{seed}') for seed in (0, 1)]
+  assert sorted(trained.values()) == 2 * [('seed:7', 'seed:8')] + shared
   for cell in listed:
     of_arm = arms[cell.arm.name]['generator.checkpoints']
     assert cell.config.generator.checkpoints == of_arm

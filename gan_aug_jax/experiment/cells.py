@@ -159,6 +159,8 @@ def _share_trainings(cells, workdir):
   for configs in together.values():
     kept = {config.generator.checkpoints for config in configs}
     names = sorted({*itertools.chain(*kept)}, key=lambda name: int(name[len('step:') :]))
+    if () in kept:  # samples and scores are to show the chosen one, too
+      names.append(f'seed:{config_lib.seed_of(configs[0], "generator")}')
     if len(kept) > 1:
       for config in configs:
         config.generator.checkpoints = tuple(names)
