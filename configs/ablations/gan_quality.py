@@ -4,12 +4,12 @@
     python -m gan_aug_jax ablate --workdir=... \\
         --config=configs/ablations/gan_quality.py:cifar10,250
 
-Without an argument: 50 embedded digits per class. With the argument of
-configs/recipes/gan.py, or NAME,IMAGES,TIMES, which makes the rarest class TIMES times
-rarer than the most common: that recipe's GAN. The warps of configs/recipes/low_data.py
-and a flow (as in configs/flow.py) are arms, too, and so are other ways to mix in the
-images of the longest training. The controls are about as many: longer training and other
-recipes. Only validation images decide.
+Without an argument: 50 embedded digits per class. Given NAME,IMAGES, it uses the GAN of
+configs/recipes/gan.py; NAME,IMAGES,TIMES also makes the rarest class TIMES times rarer
+than the most common. The warps of configs/recipes/low_data.py and a flow (as in
+configs/flow.py) are arms, too, and so are other ways to mix in the images of the longest
+training. The controls are about as many: longer training and other recipes. Only
+validation images decide.
 """
 
 from gan_aug_jax import config as base

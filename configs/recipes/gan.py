@@ -1,13 +1,13 @@
-"""A few hundred photographs per class: images of a GAN, on top of the batch.
+"""200 to 400 photographs per class: images of a GAN, on top of the batch.
 
     python -m gan_aug_jax run --config=configs/recipes/gan.py:folder,0 \\
         --config.data.data_dir=DIR --workdir=...
 
-The argument is that of configs/recipes/low_data.py, in which a GAN takes the place of the
-warps here. Its settings are those that StudioGAN found to work on few images (hinge loss,
-betas 0.5 and 0.999, several discriminator updates, DiffAugment). Both trainings must be
-long: images of a GAN of 1,000 steps hurt, and with half the classifier's steps those of
-20,000 do not help. How much they do, and what it costs: docs/results/evidence.md.
+Takes the argument of configs/recipes/low_data.py, and replaces its warps with a GAN, whose
+settings are those that StudioGAN found to work on few images (hinge loss, betas 0.5 and
+0.999, several discriminator updates, DiffAugment). Both trainings are long: with half the
+classifier's steps the images did not help, and those of a GAN of 1,000 steps hurt (one
+seed). How much they help, and what it costs: docs/results/evidence.md.
 """
 
 from gan_aug_jax import config as base

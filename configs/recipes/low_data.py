@@ -5,10 +5,10 @@
         --config.data.data_dir=DIR --workdir=...
 
 The argument is the dataset's name and the images per class, validation included (0 for
-all). A few images do not train a useful GAN. So real images are shown instead, warped and
-recoloured the way two images of a class differ (gan_aug_jax.generators.warps), on top of
-the batch and more of the rarer classes. With 250 photographs per class this gains nothing
-in 1,500 steps; configs/recipes/gan.py does. How it was chosen and how much it helps:
+all). It needs no trained generator: real images are shown again, warped and recoloured the way
+two images of a class differ (gan_aug_jax.generators.warps), on top of the batch and more of
+the rarer classes. With 250 photographs per class it gains only if the classifier takes
+3,000 steps, and configs/recipes/gan.py gains more. How it was chosen and how much it helps:
 docs/results/evidence.md.
 """
 
