@@ -184,7 +184,7 @@ def test_cells_share_a_training_whose_checkpoints_they_draw_from():
   trained = {
     cell.generator: cell.generator_config.generator.checkpoints for cell in listed
   }
-  # One training a seed keeps what any arm needs; of its own seed, the chosen one.
+  # One training per seed keeps what any arm needs; 'seed:' is the chosen one.
   shared = [('step:20', 'step:100', f'seed:{seed}') for seed in (0, 1)]
   assert sorted(trained.values()) == 2 * [('seed:7', 'seed:8')] + shared
   for cell in listed:

@@ -137,9 +137,11 @@ class Arm:
     shown = [rows[i] for i in range(_NUM_SHOWN) for rows in classes if len(rows) > i]
     rows = {'real': train.images[shown[:_NUM_SHOWN]]}
     drawn = generator and generator.directory / 'samples.npz'
-    # Arms that draw from other checkpoints share the file, which shows the first's.
+    # Where a training keeps further steps, the file may show one of these.
     is_elsewhere = config.mix.source != 'generator' or config.generator.checkpoints
-    if self.is_augmented and is_elsewhere:
+    if is_elsewhere or (generator and generator.info.get('kept', [])[1:]):
+      drawn = None
+    if self.is_augmented and not drawn:
       rows['synthetic'] = self._draw(generator, prepared)
     elif self.is_augmented and drawn.exists():
       # A picture is not worth a finished training.

@@ -137,8 +137,8 @@ def list_cells(config, arms, workdir: pathlib.Path) -> list[Cell]:
 def _share_trainings(cells, workdir):
   """Lets cells that draw from different steps of one training share that training.
 
-  A cell that names no step draws from the chosen one, which every training keeps. One
-  that was begun keeps its name, and with it what it has: arms may be added later.
+  A cell that names no step draws from the chosen one, which every training keeps. What
+  was begun keeps its name, and with it what it has: arms may be added later.
   """
   together, begun = {}, {}
   for path in sorted(workdir.glob('g*/*/config.json')):
