@@ -23,6 +23,7 @@ from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import ConfigError, DataError, NonFiniteError
 from gan_aug_jax.experiment import (
   ablation,
+  arms as arms_lib,
   cells,
   dry_run,
   estimate,
@@ -262,6 +263,23 @@ def test_a_cell_draws_from_its_own_checkpoints_of_a_shared_training(
   )
   run = runs.Run(session, toy, generator_session=shared)
   assert run.load_or_train_generator(train=train) == ('step:20',)
+
+
+@pytest.mark.parametrize('kept, draws', [(['chosen'], 0), (['chosen', 'step20'], 1)])
+def test_the_picture_of_an_arm_shows_what_it_draws(tmp_path, toy, kept, draws):
+  """The samples of a shared training begin with another step's images."""
+  drawn = []
+  arm = types.SimpleNamespace(
+    session=types.SimpleNamespace(config=config.default()),
+    dataset=toy,
+    directory=tmp_path,
+    name='augmented',
+    is_augmented=True,
+    _draw=lambda *_: drawn.append(1) or toy.train.images[:4],
+  )
+  generator = types.SimpleNamespace(directory=tmp_path, info={'kept': kept})
+  arms_lib.Arm._write_batch(arm, generator, None)
+  assert len(drawn) == draws
 
 
 @pytest.mark.parametrize('file', sorted(ROOT.glob('configs/[ae]*/*.py')))
