@@ -293,6 +293,18 @@ def test_shipped_ablations_are_sound(file):
       assert roles.count('treatment') <= roles.count('control')  # as many trials
 
 
+def test_a_part_of_the_full_experiment_has_the_cells_of_the_whole():
+  shipped = ROOT / 'configs/ablations/full.py'
+  get_config = runpy.run_path(str(shipped))['get_config']
+  whole = dict(get_config('cifar10').ablation.arms)
+  part = get_config('cifar10,0.5,plain,0.2')
+  assert list(part.ablation.arms) == ['ratio=0.2', 'ratio=0.5']
+  assert all(whole[name] == arm for name, arm in part.ablation.arms.items())
+  for unknown in ('cifar10,0.3', 'cifar10,plain,plain', 'cifar', 'plain'):
+    with pytest.raises(ConfigError, match=f'no experiment {unknown!r}'):
+      get_config(unknown)
+
+
 @pytest.mark.parametrize(
   ('fields', 'named'),
   [

@@ -3,10 +3,11 @@
     python -m gan_aug_jax ablate --config=configs/ablations/full.py:cifar10 --workdir=...
 
 The argument names a config of the experiment: cifar10, mnist, mlp-original or
-mlp-updated, and optionally a part of it, such as cifar10,plain: `plain` is without
-classical augmentation, `classical` with it; the MLP has no classical augmentation. The
-ratios are 0.1, 0.2, 0.35 and 0.5. The controls have real images alone (ratio 0) at equal
-steps, equal exposure and equal operations. The cells of a seed share one GAN.
+mlp-updated, and optionally parts of it, such as cifar10,plain or cifar10,plain,0.2:
+`plain` is without classical augmentation, `classical` with it; the MLP has no classical
+augmentation. The ratios are 0.1, 0.2, 0.35 and 0.5, unless some are named. The controls
+have real images alone (ratio 0) at equal steps, equal exposure and equal operations. The
+cells of a seed share one GAN.
 
 Made for an accelerator. The GAN takes 20,000 steps; --config.generator.num_steps=0 gives
 it the 200 epochs of the faithful config (140,625 steps on CIFAR-10). Seeds can be trained
@@ -25,11 +26,14 @@ RATIOS = (0.1, 0.2, 0.35, 0.5)
 
 
 def get_config(argument='cifar10'):
-  name, *parts = argument.split(',')
-  if name not in NAMES or len(parts) > 1 or not set(parts) <= set(PARTS):
+  name, *chosen = argument.split(',')
+  parts = [part for part in PARTS if part in chosen]
+  ratios = [ratio for ratio in RATIOS if f'{ratio:g}' in chosen]
+  if name not in NAMES or len(chosen) > len(parts) + len(ratios):
     raise base.ConfigError(
       f'configs/ablations/full.py has no experiment {argument!r}; choose one of '
-      f'{", ".join(NAMES)}, optionally followed by ,plain or ,classical.'
+      f'{", ".join(NAMES)}, optionally followed by ,plain or ,classical and by ratios '
+      f'out of {", ".join(f"{ratio:g}" for ratio in RATIOS)}, such as cifar10,plain,0.2.'
     )
   file, *version = name.split('-')
   config = base.load_file(f'configs/{file}.py').get_config(*version)
@@ -38,5 +42,7 @@ def get_config(argument='cifar10'):
   for part in parts or (PARTS if config.classifier.arch == 'cnn' else PARTS[:1]):
     kind = {'plain': 'augmented', 'classical': 'augmented_classical'}[part]
     suffix = '+classical' if part == 'classical' else ''
-    arms |= {f'ratio={r:g}{suffix}': {'arms': (kind,), 'mix.ratio': r} for r in RATIOS}
+    arms |= {
+      f'ratio={r:g}{suffix}': {'arms': (kind,), 'mix.ratio': r} for r in ratios or RATIOS
+    }
   return base.add_ablation(config, arms=arms, equal_compute=True)
