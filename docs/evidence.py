@@ -43,6 +43,12 @@ CURVES['second-curve-cifar10'] = (50, 100, 250, 500)
 _LONG = (('evidence/gan-confirm-cifar10-250', '', 285),)
 _MNIST = [(f'{_CURVE}-mnist', f'per_class={n}', n) for n in (10, 100)]
 
+# Ablations along the length of a GAN's training, each with the scores of one GAN.
+LENGTHS = (
+  ('evidence/gan-length-cifar10-250', '250 per class, classifier 1,500 steps, 1 seed'),
+  ('evidence/gan-tail-seed-30', 'long tail, classifier 3,000 steps, 1 seed'),
+)
+
 # dataset, generator, arm, [(raw file, setting, images per class)]
 LINES = (
   (
@@ -79,38 +85,47 @@ def difference(path, setting, arm):
   return paired_t([100 * (accuracy[seed] - base[seed]) for seed in accuracy])
 
 
-def draw_lengths(path='evidence/gan-length-cifar10-250'):
-  """Returns the figure of usefulness by the length of the GAN's training, of one seed.
-
-  Args:
-    path: of an ablation's raw files, and of the scores of its GAN, below docs/results.
-  """
-  folder = DOCS / 'results' / path
-  scores = json.loads((folder / 'scores.json').read_text())['rows']
-  arms = {arm['name']: arm for arm in _settings(path)[0]['arms']}
-  steps = sorted(int(name[4:]) for name in arms if name.startswith('gan='))
-  figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout='constrained')
-  cas = [100 * _of_step(scores, number)['cas'] for number in steps]
-  left.plot(steps, cas, marker='o', color=COLORS[GAN], label='the GAN')
-  real = 100 * scores['real training images']['cas']
-  left.axhline(real, color=COLORS[REAL], linestyle='--', label='real training images')
-  left.set_ylabel('CAS, %')
-  left.set_ylim(top=real + 2)
-  _points(right, steps, [arms[f'gan={number}'] for number in steps], GAN, 'the GAN')
-  for name, label, color in (('warps', 'warps', WARPS), ('flow', 'flow, 3,000', FLOW)):
-    _points(right, [1.15 * steps[-1]], [arms[name]], color, label)
-  ceiling = 100 * arms['held_out']['difference']['mean']
-  right.axhline(ceiling, color=COLORS[REAL], linestyle='--', label='unseen real images')
-  right.axhline(0, color='black', linewidth=0.8)
-  right.set_ylabel('points over the control at equal steps')
-  for panel in (left, right):
+def draw_lengths():
+  """Returns the figure of usefulness by the length of the GAN's training."""
+  figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout='constrained')
+  for (path, label), line in zip(LENGTHS, ('-', '--'), strict=True):
+    rows = json.loads((DOCS / 'results' / path / 'scores.json').read_text())['rows']
+    cas = {n: 100 * _of_step(rows, n)['cas'] for n in _gan_arms(path)}
+    axes[0].plot(
+      [*cas], [*cas.values()], line, marker='o', color=COLORS[GAN], label=label
+    )
+    real = 100 * rows['real training images']['cas']
+    axes[0].axhline(real, color=COLORS[REAL], linestyle=line)
+  axes[0].set_title('classifiers of these images alone', loc='left')
+  axes[0].set_ylabel('CAS, %')
+  for panel, (path, label) in zip(axes[1:], LENGTHS, strict=True):
+    gans = _gan_arms(path)
+    arms = {arm['name']: arm for arm in _settings(path)[0]['arms']}
+    _points(panel, [*gans], [*gans.values()], GAN, 'the GAN')
+    _points(panel, [1.15 * max(gans)], [arms['warps']], WARPS, 'warps')
+    if 'flow' in arms:
+      _points(panel, [1.15 * max(gans)], [arms['flow']], FLOW, 'flow, 3,000')
+    ceiling = 100 * arms['held_out']['difference']['mean']
+    if ceiling < 10:
+      panel.axhline(ceiling, color=COLORS[REAL], linestyle='--')
+    panel.axhline(0, color='black', linewidth=0.8)
+    panel.set_title(label, loc='left')
+    panel.set_ylabel('points over the control at equal steps')
+  for panel in axes:
     panel.set_xscale('log')
-    panel.set_xticks(steps, [f'{number:,}' for number in steps])
+    panel.set_xticks([*gans], [f'{number:,}' for number in gans])
     panel.minorticks_off()
     panel.set_xlabel("steps of the GAN's training")
     panel.legend(frameon=False, fontsize=9, loc='lower right')
     panel.spines[['top', 'right']].set_visible(False)
   return figure
+
+
+def _gan_arms(path):
+  """{steps: arm} of the lengths of one training; the last is the chosen generator."""
+  arms = {arm['name']: arm for arm in _settings(path)[0]['arms']}
+  gans = {int(name[4:]): arm for name, arm in arms.items() if name.startswith('gan=')}
+  return gans | ({20_000: arms['gan']} if 'gan' in arms else {})
 
 
 def _of_step(scores, number):
@@ -120,12 +135,13 @@ def _of_step(scores, number):
 
 
 def _points(panel, x, rows, kind, label):
-  """Differences of one seed, with intervals over the test images."""
+  """Differences with intervals over the seeds, or of one seed over the test images."""
   found = [row['difference'] for row in rows]
   mean = [100 * row['mean'] for row in found]
+  over = '' if found[0].get('low') is not None else 'resampled_'
   reach = [
-    [100 * (row['mean'] - row['resampled_low']) for row in found],
-    [100 * (row['resampled_high'] - row['mean']) for row in found],
+    [100 * (row['mean'] - row[f'{over}low']) for row in found],
+    [100 * (row[f'{over}high'] - row['mean']) for row in found],
   ]
   panel.errorbar(x, mean, reach, marker='o', capsize=3, color=COLORS[kind], label=label)
 

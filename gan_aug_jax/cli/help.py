@@ -86,7 +86,7 @@ PAGES = {
     ),
   ),
   'export': Page(
-    'write the generator to files that do not need this package',
+    'write the generator to files, for use elsewhere',
     'Writes weights (safetensors), the program (StableHLO) and a description (JSON).',
     ('--workdir=runs/first', '--workdir=runs/first --output=generator'),
   ),
@@ -165,8 +165,8 @@ def page_of(command: str, values: flags.FlagValues) -> str:
     lines += [
       'Any field of the config can be set as --config.FIELD=VALUE, a tuple as',
       """--config.arms="('real_only','augmented')".""",
-      f'`{_PROGRAM} fields` lists the groups of fields, `fields mix` those of one, and',
-      'docs/config.md all of them.',
+      f'`{_PROGRAM} fields` lists the groups of fields, `fields mix` lists the',
+      'fields of one group, and docs/config.md has them all.',
     ]
   elif command != 'fields':
     lines.append('The config is that of the workdir.')

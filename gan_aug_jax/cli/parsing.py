@@ -54,7 +54,7 @@ def parse(command: str, argv: list[str]) -> flags.FlagValues:
       )
     config = _load_config(_expand('--config', config_flag.config))
     if 'ablation' in config and command != 'ablate':
-      raise ConfigError(f'The config is of an ablation, not of {command}; use ablate.')
+      raise ConfigError(f'This config is for an ablation, not for {command}; use ablate.')
     if command == 'ablate' and 'ablation' not in config:
       config = config_lib.add_ablation(config)  # its arms, with several seeds
     if 'ablation' in config:
@@ -131,19 +131,19 @@ def define(command: str) -> flags.FlagValues:
     define_bool('trust-code', help='Import the code that the config in --workdir names.')
   if command == 'sample':
     flags.DEFINE_integer(
-      'seed', 0, 'Draws other images.', 0, 2**31 - 1, flag_values=values
+      'seed', 0, 'Seed of the drawn images.', 0, 2**31 - 1, flag_values=values
     )  # JAX's keys take 32 bits
   if command in ('run', 'ablate'):
     define_bool('dry-run', help='Train nothing; say what would be trained and how long.')
   if command == 'ablate':
-    define_string('shard', '0/1', 'Train only part i of n: i/n.')
+    define_string('shard', '0/1', 'Train only part i of n, as i/n with i from 0.')
     define_bool('collect', help='Train nothing; write the report of what is finished.')
   if command == 'predict':
     define_string('images', '', 'An image, or a folder of images.')
-    define_string('arm', '', 'Classifier; otherwise the best on validation images.')
+    define_string('arm', '', 'Arm to use; by default the best on validation images.')
   if command in ('predict', 'export'):
     what = 'CSV file' if command == 'predict' else 'Directory'
-    define_string('output', '', f'{what}; otherwise it is in the workdir.')
+    define_string('output', '', f'{what} to write; by default it is in the workdir.')
   return values
 
 

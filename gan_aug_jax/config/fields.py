@@ -214,7 +214,7 @@ _OF_THE_RUN = {
   ),
   'deterministic': Field(
     False,
-    'repeat and resume a run on a GPU bit for bit, as is always so on a CPU',
+    'repeat and resume a run on a GPU bit for bit, as always happens on a CPU',
     when='Turn it on where a resumed run must not differ in any digit; it costs time.',
   ),
   'arms': Field(
@@ -376,8 +376,8 @@ _GENERATOR = {
   ),
   'save_every_steps': Field(
     0,
-    "steps between the generator's checkpoints, which are candidates, and sample grids; "
-    '0 saves 5 times, but at most every 1,000 steps',
+    "steps between the generator's checkpoints (the candidates) and between its sample "
+    'grids; 0 saves about 5 times, never more often than every 1,000 steps',
     _whole(0),
     CADENCE,
     when='Set it for more candidates to choose from; each is scored, which takes time.',
@@ -526,7 +526,7 @@ _FLOW = {
   ),
   'reflow_steps': Field(
     0,
-    "the last of the training's steps, in which the flow learns to draw in one "
+    'number of steps at the end of training in which the flow learns to draw in one '
     'evaluation what it drew in eight; each has nearly four times the operations',
     _whole(0),
     when='Set it to a few hundred, and flow.evaluations to 1, to draw cheaply.',
@@ -744,7 +744,7 @@ _MIX = {
   ),
   'ratio_schedule': Field(
     'constant',
-    "course of the ratio: 'constant', or rising to mix.ratio",
+    "how the ratio changes during training: 'constant', or rising to mix.ratio",
     _one_of(*_SHAPES),
     when='Let it rise if synthetic images disturb the first steps.',
   ),
@@ -768,7 +768,7 @@ _MIX = {
   ),
   'weight_schedule': Field(
     'constant',
-    "course of the weight: 'constant', or rising to mix.weight",
+    "how the weight changes during training: 'constant', or rising to mix.weight",
     _one_of(*_SHAPES),
     when='Let it rise if synthetic images disturb the first steps.',
   ),
@@ -813,7 +813,7 @@ _FILTER = {
   ),
   'score_by': Field(
     'teacher',
-    "what tells which candidate is best: the 'teacher', a classifier of real images; "
+    "how the best candidate is chosen: by the 'teacher', a classifier of real images; "
     "the GAN's 'discriminator'; 'hard', which the classifier in training is least sure "
     "of; or 'random'",
     _one_of('teacher', 'discriminator', 'hard', 'random'),
@@ -952,7 +952,7 @@ _SCORE = {
   ),
   'num_samples': Field(
     5000,
-    'synthetic images to score, and at most so many real ones',
+    'number of synthetic images to score, and the largest number of real ones',
     _whole(10, _MOST_IMAGES),
     when='Raise it for scores that vary less; compare only scores of '
     'equally many images.',
@@ -991,7 +991,7 @@ _DISTRIBUTED = {
     -1,
     'number of this process, from 0, with distributed.coordinator',
     _whole(-1),
-    when='Set it with the coordinator, another one in every process.',
+    when='Set it with the coordinator, to a different number in each process.',
   ),
 }
 
@@ -1082,7 +1082,7 @@ ABLATION_FIELDS = {
   ),
   'grid': Field(
     {},
-    '{field: values} at whose every combination arms and controls are repeated',
+    '{field: values}; arms and controls are repeated for every combination of values',
     when='Set it to see how a gain depends on something else, such as the label budget.',
   ),
   'control': Field(

@@ -55,7 +55,8 @@ def _generator(config):
   yield (
     generator.args and generator.family in FAMILIES,
     f'generator.args={generator.args!r} are for a generator of your own, and '
-    f'generator.family={generator.family!r} has fields; leave it at ()',
+    f'generator.family={generator.family!r} has fields instead; leave generator.args '
+    'at ()',
   )
   yield (
     generator.family == 'gan'
@@ -81,12 +82,12 @@ def _flow(config):
   )
   yield (
     flow.guidance != 1 and flow.reflow_steps > 0,
-    f'flow.guidance={flow.guidance} compares with images of any class, which are not '
+    f'flow.guidance={flow.guidance} needs predictions without a class, which are not '
     f'learned in flow.reflow_steps={flow.reflow_steps}; leave one of them at its default',
   )
   yield (
     flow.guidance != 1 and not flow.class_dropout,
-    f'flow.guidance={flow.guidance} compares with images of any class, which the network '
+    f'flow.guidance={flow.guidance} needs predictions without a class, which the network '
     'learns only with a flow.class_dropout above 0; set it to 0.1, or leave '
     'flow.guidance at 1.0',
   )
@@ -154,7 +155,8 @@ def _own_code(config):
   yield (
     classifier.args and not external.is_named(classifier.arch),
     f'classifier.args={classifier.args!r} are for a classifier of your own, and '
-    f'classifier.arch={classifier.arch!r} has fields; leave it at ()',
+    f'classifier.arch={classifier.arch!r} has fields instead; leave classifier.args '
+    'at ()',
   )
   for name in sorted(set(derived.code_of(config)) & set(_OF_BUILT_IN)):
     for last in _OF_BUILT_IN[name]:
@@ -179,7 +181,7 @@ def _synthesis(config):
   )
   yield (
     rejects and keep.score_by == 'random',
-    f'filter.min_confidence={keep.min_confidence} needs a score that has one; '
+    f'filter.min_confidence={keep.min_confidence} needs a score with a confidence; '
     "filter.score_by='random' has none",
   )
   yield (
@@ -296,9 +298,9 @@ def _run(config):
   yield (
     distributed.coordinator
     and not 0 <= distributed.process_id < distributed.num_processes,
-    'distributed.coordinator needs distributed.num_processes='
-    f'{distributed.num_processes} of at least 1, and distributed.process_id='
-    f'{distributed.process_id} from 0 to one less',
+    'With distributed.coordinator, distributed.num_processes='
+    f'{distributed.num_processes} must be at least 1, and distributed.process_id='
+    f'{distributed.process_id} must be from 0 to num_processes - 1',
   )
 
 

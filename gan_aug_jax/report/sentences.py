@@ -126,7 +126,8 @@ def finding(treatment: str, control: str, arms: Mapping, paired: Mapping) -> Fin
     f'Test accuracy is {format_percent(after["eval_accuracy"], 2)} with synthetic '
     f'images ({format_percent(after["effective_ratio"])} of the batch size) and '
     f'{format_percent(before["eval_accuracy"], 2)} without: '
-    f'{format_count(paired["gained"], "test image")} gained, {paired["lost"]:,} lost. '
+    f'{format_count(paired["gained"], "test image")} became right, {paired["lost"]:,} '
+    'became wrong. '
     f'{steps}'
   )
   return Finding(kind, headline, detail)
@@ -186,7 +187,7 @@ def foreign(info: Mapping) -> list[str]:
     return []
   saw = 'does not say which images it saw'
   if info['trained_on']:
-    saw = f'saw other images ({info["trained_on"]}) than this run trains on'
+    saw = f'saw images ({info["trained_on"]}) other than those of this run'
   return [
     f'The generator {info["family"]} is foreign: it {saw}, and may have seen test '
     'images, or more labels than the run. The results of the augmented arms are no '
@@ -305,8 +306,9 @@ def policies(results: Mapping) -> list[str]:
         f'{label} {format_percent(rate)}' for label, rate in rates.items()
       )
       lines.append(
-        f'{name}: the filter left {format_percent(arm["effective_ratio"], 1)} synthetic '
-        f'images in a batch, of {format_percent(arm["asked_ratio"], 1)} intended. '
+        f'{name}: after the filter, synthetic images were '
+        f'{format_percent(arm["effective_ratio"], 1)} of the batch size; '
+        f'{format_percent(arm["asked_ratio"], 1)} was configured. '
         f'Accepted by class: {by_class}.'
       )
     if 'offline' in source:
@@ -326,9 +328,9 @@ def of_scores(scores: Mapping) -> list[str]:
     f'trained on {scores["num_train"]:,}). Features are from our own extractor (accuracy '
     f'{format_percent(extractor["accuracy"], 2)}, hash {extractor["hash"]}). Real '
     'training images are the ceiling, noise is the floor. With fewer images, all scores '
-    'but CAS and GAN-test look worse. CAS: accuracy on real images of a classifier '
-    'trained on these images alone. GAN-test: share of these images that a classifier '
-    'trained on real images labels as intended.'
+    'but CAS and GAN-test look worse. CAS: accuracy, on real images, of a classifier '
+    'trained only on the images of that row. GAN-test: share of the images of that row '
+    'to which a classifier trained on real images gives the intended label.'
   ]
   if scores['held_out_chose']:
     notes.append(
