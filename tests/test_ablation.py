@@ -3,6 +3,7 @@
 import csv
 import html.parser
 import json
+import operator
 import os
 import pathlib
 import re
@@ -13,6 +14,7 @@ import sys
 import time
 import types
 
+import jax
 import numpy as np
 import pytest
 
@@ -32,9 +34,11 @@ from gan_aug_jax.experiment import (
   vmap_seeds,
   workers,
 )
+from gan_aug_jax.generators import synthetic_source
 from gan_aug_jax.generators.generator_training import GeneratorTraining
 from gan_aug_jax.report import ablation_report, sentences, tables
-from gan_aug_jax.training import workdir
+from gan_aug_jax.step import synthesis
+from gan_aug_jax.training import signals, workdir
 from gan_aug_jax.training.workdir import Session
 from tests import test_run, tiny
 
@@ -280,6 +284,29 @@ def test_the_picture_of_an_arm_shows_what_it_draws(tmp_path, toy, kept, draws):
   generator = types.SimpleNamespace(directory=tmp_path, info={'kept': kept})
   arms_lib.Arm._write_batch(arm, generator, None)
   assert len(drawn) == draws
+
+
+@pytest.mark.parametrize('backend, num_devices', [('jit', 3), ('pmap', 1)])
+def test_the_picture_of_several_generators_needs_no_layout(
+  tmp_path, toy, backend, num_devices
+):
+  """Ten images cannot be spread over three devices, nor drawn inside no `pmap`."""
+  fields = config.default()
+  fields.gan.arch, fields.mix.ratio = 'mlp', 0.5
+  fields.generator.checkpoints = ('step:1', 'step:2')
+  session = Session(fields, tmp_path, tiny.layout(backend, num_devices))
+  shapes = synthetic_source.build_source(session, toy).shapes
+  spread = lambda x: np.linspace(-1, 1, x.size, dtype=x.dtype).reshape(x.shape)
+  variables = jax.tree.map(spread, shapes.generator)
+  prepared = types.SimpleNamespace(frozen=synthesis.FrozenModels(generator=variables))
+  drawn = arms_lib.Arm(session, toy, 'augmented', None)._draw(None, prepared)
+  fields.generator.checkpoints = ()
+  for member in range(2):
+    own = jax.tree.map(operator.itemgetter(member), variables)
+    prepared.frozen = synthesis.FrozenModels(generator=own)
+    alone = arms_lib.Arm(session, toy, 'augmented', None)._draw(None, prepared)
+    np.testing.assert_array_equal(drawn[member::2], alone[member::2])
+    assert (drawn[1 - member :: 2] != alone[1 - member :: 2]).any()
 
 
 @pytest.mark.parametrize('file', sorted(ROOT.glob('configs/[ae]*/*.py')))
@@ -901,20 +928,30 @@ def test_seeds_in_one_program_give_the_numbers_of_separate_runs(
   finished, config_file, tmp_path, monkeypatch, capsys
 ):
   monkeypatch.setitem(datasets._SOURCES, 'toy', test_run._toy_source)
-  where, validate, stops = tmp_path / 'together', vmap_seeds.validate, [None]
+  where, calls = tmp_path / 'together', []
 
-  def stop_once(*rest):
-    if stops:
-      os.kill(os.getpid(), signal.SIGTERM)
-      stops.clear()
-    return validate(*rest)
+  def stop_once(name):
+    called = getattr(vmap_seeds, name)
 
-  monkeypatch.setattr(vmap_seeds, 'validate', stop_once)
+    def stopped(*rest):
+      first, _ = name not in calls, calls.append(name)
+      if first and name == 'validate':
+        os.kill(os.getpid(), signal.SIGTERM)
+      result = called(*rest)
+      if first and name == '_finish':
+        raise signals.Interrupted('before the second seed')
+      return result
+
+    monkeypatch.setattr(vmap_seeds, name, stopped)
+
+  stop_once('validate')
+  stop_once('_finish')
   # Flags in any order.
   flags = ['--config.ablation.vmap_seeds=True', f'--config={config_file}']
   flags += [f'--workdir={where}']
-  assert test_run.run('ablate', *flags) == 75
-  assert test_run.run('ablate', *flags) == 0
+  assert [test_run.run('ablate', *flags) for _ in range(3)] == [75, 75, 0]
+  # Once for each seed of an arm, also of the arm that was interrupted at its end.
+  assert calls.count('_finish') == len(list((where / 'cells').iterdir()))
   assert len(list((where / 'together').iterdir())) == 4  # one an arm
   said = capsys.readouterr().out
   assert 'resumed at step' in said and 'failed in one program' not in said
@@ -927,6 +964,7 @@ def test_seeds_in_one_program_give_the_numbers_of_separate_runs(
     for name in ('eval_loss', 'val_loss', 'train_accuracy', 'eval_accuracy'):
       assert joint[name] == pytest.approx(alone[name], abs=1e-4), cell.name
     assert joint['num_steps'] == alone['num_steps']
+    assert len(list((where / 'cells' / cell.name).glob('arms/*/batch.png'))) == 1
   # Each can be looked at as if it had been trained alone.
   (cell,) = (where / 'cells').glob('few*seed=1')
   assert test_run.run('evaluate', f'--workdir={cell}') == 0

@@ -22,6 +22,7 @@ from gan_aug_jax.step import (
   device_data,
   plans,
   rng,
+  sharding,
   synthesis,
 )
 from gan_aug_jax.training import files, loop, progress, spec, tensorboard
@@ -126,9 +127,7 @@ class Arm:
       Validation(self.evaluator, self.dataset),
     )
     trained.progress.compile_seconds += compile_seconds
-    if jax.process_index() == 0:
-      self._write_batch(generator, prepared)
-    return self.finish(prepared, trained)
+    return self.finish(generator, prepared, trained)
 
   def _write_batch(self, generator, prepared):
     """Writes batch.png: images such as it trains on, augmented as in its batches."""
@@ -160,18 +159,22 @@ class Arm:
 
   def _draw(self, generator, prepared):
     """What the arm shows of the first classes: uint8 pixels."""
+    # One process draws them, on one device, whatever the layout of the training.
+    alone = sharding.make_layout('jit', self.session.layout.mesh.local_devices[:1])
+    session = dataclasses.replace(self.session, layout=alone)
+    source = synthetic_source.build_source(session, self.dataset, generator)
     positions = jnp.arange(_NUM_SHOWN)
     keys = rng.example_keys(rng.stream_key(0, 'show'), positions)[:, None]
-    # One process draws them, on one device.
     variables = jax.device_get(prepared.frozen.generator)
-    sample = jax.jit(self.setup(generator).source.networks.sample)
-    images = sample(variables, keys, positions % self.dataset.num_classes)
+    labels = positions % self.dataset.num_classes
+    images = jax.jit(source.networks.sample)(variables, keys, labels)
     return np.asarray(device_data.to_pixels(images[:, 0]))
 
-  def finish(self, prepared, trained) -> dict:
+  def finish(self, generator, prepared, trained) -> dict:
     """Evaluates a trained arm and writes its results; the only use of the test split.
 
     Args:
+      generator: the `FrozenGenerator`, or None.
       prepared: the `SourceVariables` that it drew from.
       trained: the `loop.Trained`.
 
@@ -179,6 +182,8 @@ class Arm:
       The arm's entry in results.json.
     """
     session, dataset, state = self.session, self.dataset, trained.state
+    if jax.process_index() == 0:
+      self._write_batch(generator, prepared)
     splits = {'train': dataset.train, 'val': dataset.val, 'eval': dataset.test}
     with progress.waiting(f'{self.name}: evaluating', quiet=session.is_silent):
       scores = {

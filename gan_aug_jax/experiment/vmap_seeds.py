@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from gan_aug_jax.experiment import runs as runs_lib
-from gan_aug_jax.experiment.arms import validate
+from gan_aug_jax.experiment.arms import finished_result, validate
 from gan_aug_jax.generators.frozen import FrozenGenerator
 from gan_aug_jax.step import programs
 from gan_aug_jax.training import checkpoint, loop, spec
@@ -53,7 +53,8 @@ def train(seed_runs, directory) -> None:
   trained = loop.train(training, directory, name, _Validations(seed_runs))
   trained = dataclasses.replace(trained, state=jax.device_get(trained.state))
   for i, one in enumerate(seed_runs):
-    _finish(one.arm, prepared[i], _trained_seed(one, trained, i, count))
+    if not finished_result(one.arm.directory):  # before an interruption
+      _finish(one, prepared[i], _trained_seed(one, trained, i, count))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,8 +178,9 @@ def _trained_seed(seed_run, trained, i, num_seeds):
   return loop.Trained(layout.replicate(_take(trained.state, i)), progress, rows)
 
 
-def _finish(arm, prepared, trained):
+def _finish(seed_run, prepared, trained):
   """Writes the files of an arm as if it had been trained alone."""
+  arm = seed_run.arm
   arm.directory.mkdir(parents=True, exist_ok=True)
   progress = trained.progress
   with checkpoint.Checkpoints(arm.directory / 'checkpoints') as checkpoints:
@@ -187,4 +189,4 @@ def _finish(arm, prepared, trained):
   for row in trained.rows:
     for writer in writers:
       writer.write_scalars(row['step'], {k: v for k, v in row.items() if k != 'step'})
-  arm.finish(prepared, trained)
+  arm.finish(seed_run.generator, prepared, trained)

@@ -148,18 +148,15 @@ class Worker:
       self._train_cells(ready)
 
   def _train_cells(self, ready):
-    left = [
-      (cell, seed_run)
-      for cell, seed_run in ready
-      if not arms_lib.finished_result(seed_run.arm.directory)
-    ]
-    if len(left) > 1 and len({len(seed_run.dataset.train) for _, seed_run in left}) == 1:
-      names = json.dumps([cell.name for cell, _ in left])
+    seed_runs = [seed_run for _, seed_run in ready]
+    is_left = not all(arms_lib.finished_result(one.arm.directory) for one in seed_runs)
+    sizes = {len(seed_run.dataset.train) for seed_run in seed_runs}
+    if is_left and len(seed_runs) > 1 and len(sizes) == 1:
+      # Also of those whose arm is finished: the name stays if this was interrupted.
+      names = json.dumps([cell.name for cell, _ in ready])
       digest = hashlib.sha256(names.encode()).hexdigest()
       try:
-        vmap_seeds.train(
-          [seed_run for _, seed_run in left], self._workdir / 'together' / digest[:16]
-        )
+        vmap_seeds.train(seed_runs, self._workdir / 'together' / digest[:16])
       except signals.Interrupted:
         raise
       except Exception as error:  # one of them failed, or memory is short for all
