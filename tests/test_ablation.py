@@ -90,6 +90,10 @@ def test_controls_are_always_there():
   # Half of each of 100 batches is real: as many images as 50 whole ones.
   exposure = arms[half.same_exposure]
   assert exposure.fields == {'arms': ('real_classical',), 'classifier.num_steps': 50}
+  # Nor is it left to the hour when its turn comes that it is over before it warms up.
+  fields.classifier.warmup_steps = 60
+  with pytest.raises(ConfigError, match=r"'real_classical_50_steps'.*below the 50 steps"):
+    _arms(fields)
 
 
 @pytest.mark.parametrize('control', ablation.CONTROLS)
@@ -777,6 +781,7 @@ def test_a_control_with_validation_labels_takes_the_steps_of_the_others():
   [
     ({'data.label_budget': (10, 50, 500)}, True),
     ({'data.name': ('a', 'b', 'c')}, False),  # in no order
+    ({'augment.flip': (False, True, False)}, False),
     ({'data.label_budget': (10, 50, 500), 'mix.ratio': (0.1,)}, False),  # two fields
     ({}, False),
   ],

@@ -312,6 +312,11 @@ USAGE = {
     'contains the workdir',
     _given('predict', _DONE, '--images={place.root}'),
   ),
+  'images that are the workdir': (
+    2,
+    'contains the workdir',
+    _given('predict', _DONE, '--images={place.done}'),
+  ),
   'shard of nonsense': (2, '--shard=x must be i/n', _run('--shard=x', command='ablate')),
   'shard that is not': (2, '--shard=2/2', _run('--shard=2/2', command='ablate')),
   'config that is not': (2, "'none.py'", _given('run', '--config=none.py', _NEW)),

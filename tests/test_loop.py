@@ -221,6 +221,9 @@ def test_automatic_cadences_are_multiples_of_the_lines():
   assert spec.make_cadence(fields, 'generator', 1000) == spec.Cadence(1000, 60, 60, 180)
   fields.log.eval_every_steps = 5
   assert spec.make_cadence(fields, 'generator', 20) == spec.Cadence(20, 60, 5, 60)
+  # A state is saved where a call ends, and where images are drawn anew.
+  fields.log.every_steps = fields.log.eval_every_steps = fields.steps_per_call = 50
+  assert spec.make_cadence(fields, 'classifier', 600, cycle=30).save_every == 150
 
 
 def test_signal_whose_raise_was_lost_still_stops():

@@ -143,8 +143,14 @@ class _Setting:
       yield self._control(name, role, {'arms': (self.spec.control,), **fields})
 
   def _control(self, name, role, fields):
+    fields = {**self.real, **fields}
+    try:
+      config = _valid(self.base, fields)
+      schedule.num_steps_of_arm(config, self.num_train, synthetic=False)
+    except ConfigError as error:
+      raise ConfigError(f'The control {name!r}: {error}') from None
     key = _join(_name_of(self.real, self.spec.grid), name)
-    return Arm(self.name, name, role, {**self.real, **fields}, key)
+    return Arm(self.name, name, role, fields, key)
 
   def match(self, name, role, fields):
     """The controls of an arm: {field of `Arm`, such as 'same_steps': control}.

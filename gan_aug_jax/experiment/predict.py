@@ -111,7 +111,8 @@ def _make_classify(session, info, batch_size):
 
 def _refuse_own_pictures(workdir, images):
   """Refuses a folder that holds the workdir, whose grids of samples are no input."""
-  if os.path.realpath(images) in map(str, pathlib.Path(workdir).resolve().parents):
+  workdir = pathlib.Path(workdir).resolve()
+  if pathlib.Path(images).resolve() in (workdir, *workdir.parents):
     raise ConfigError(
       f'--images={images} contains the workdir, whose own pictures would be classified, '
       'too; name a folder without it.'

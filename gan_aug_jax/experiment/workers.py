@@ -124,7 +124,8 @@ class Worker:
 
   def _load_or_train_generator(self, name, session, run):
     """The generator of a cell, or None while another worker trains it."""
-    if session.generator_path('result.json').exists():
+    written = ('result.json', 'samples.npz')
+    if all(session.generator_path(name).exists() for name in written):
       with contextlib.suppress(CheckpointError):
         return run.load_or_train_generator(train=False)
     with locks.try_lock(session.workdir) as is_ours:

@@ -193,7 +193,7 @@ def _sizes(workdir, plan, setting, finished):
 def _curve(plan, settings):
   """{'curve ARM': PNG} if the grid is one field with numbers as values, or {}."""
   (field, values), *others = [*plan['ablation']['grid'].items()] or [('', ())]
-  numbers = all(isinstance(value, int | float) for value in values)
+  numbers = all(type(value) in (int, float) for value in values)  # no bool
   if others or len(values) < 2 or not numbers:
     return {}
   return ablation_figures.draw_curve(settings, field, values)
@@ -210,9 +210,13 @@ def _generators(workdir, finished):
   fields = list(next(iter(scores.values()), ()))
   rows = []
   for key, cell in first.items():
-    values = [f'{scores[key].get(field, math.nan):.4g}' for field in fields]
+    values = [_format(scores[key].get(field, math.nan)) for field in fields]
     rows.append((cell.about['name'], [*values, f'{cell.generator_seconds:.0f}', key[0]]))
   return {'headings': ['first used by', *fields, 'seconds', 'directory'], 'rows': rows}
+
+
+def _format(score):
+  return f'{score:,}' if isinstance(score, int) else f'{score:.4g}'
 
 
 def _samples(workdir, plan):

@@ -69,7 +69,8 @@ def make_cadence(
   """
   log_every = config.log.every_steps
   both = math.lcm(log_every, cycle)
-  save_unit = both if cycle == 1 or both <= num_steps // saves else cycle
+  shortest = math.lcm(cycle, config.steps_per_call or 1)  # where calls end
+  save_unit = both if cycle == 1 or both <= num_steps // saves else shortest
   automatic = lambda times, unit: max(1, num_steps // times // unit) * unit
   return Cadence(
     num_steps,
