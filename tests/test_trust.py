@@ -259,7 +259,7 @@ def test_names_of_an_ablation_that_could_be_paths_are_refused(name):
 
 def test_cells_stay_in_their_directory(tmp_path):
   """Also where a name comes from a value of the grid."""
-  paths = ('../../x', '/etc/x', 'a/../../b')
+  paths = ('../../x', '/etc/x', 'a/../../b', '/etc-x')
   config = config_lib.add_ablation(
     config_lib.default(), grid={'data.data_dir': paths}, seeds=(0,), arms={'..': {}}
   )
@@ -268,6 +268,9 @@ def test_cells_stay_in_their_directory(tmp_path):
   home = (tmp_path / 'cells').resolve()
   for cell in found:
     assert (home / cell.name).resolve().parent == home, cell.name
+  # Nor do the data of two folders share a directory, or a generator.
+  assert len({cell.name for cell in found}) == len(found)
+  assert len({cell.generator for cell in found if cell.generator}) == len(paths)
 
 
 def _summary(name):

@@ -116,25 +116,31 @@ def list_cells(config, arms, workdir: pathlib.Path) -> list[Cell]:
     arms: from `ablation.list_arms`.
     workdir: of the ablation, whose generators are used where they serve.
   """
-  base, cells = config_lib.base_of(config), []
+  base, cells, taken = config_lib.base_of(config), [], set()
+  places = config.ablation.grid.get('data.data_dir', ())
   distinct = {arm.key: arm for arm in reversed(arms)}
   for seed in config.ablation.seeds:
     for arm in reversed(distinct.values()):
       of_cell = ablation.config_of(base, arm, seed)
       name = re.sub(r'[^\w.,+=-]+', '-', f'{arm.key},seed={seed}')
+      if name in taken:  # a/b and a-b
+        name += f',{_fingerprint(arm.key)}'
+      taken.add(name)
       needs = config_lib.needs_generator(of_cell)
       generator = _generator_config(base, of_cell) if needs else None
       cells.append(Cell(name, arm, seed, of_cell, generator_config=generator))
-  _share_trainings(cells, workdir)
+  _share_trainings(cells, workdir, places)
   return [
-    dataclasses.replace(cell, generator=_name_of(cell.generator_config))
+    dataclasses.replace(
+      cell, generator=_fingerprint(_depends_on(cell.generator_config, places))
+    )
     if cell.generator_config
     else cell
     for cell in cells
   ]
 
 
-def _share_trainings(cells, workdir):
+def _share_trainings(cells, workdir, places):
   """Lets cells that draw from different steps of one training share that training.
 
   A cell that names no step draws from the chosen one, which every training keeps. What
@@ -144,13 +150,14 @@ def _share_trainings(cells, workdir):
   for path in sorted(workdir.glob('g*/*/config.json')):
     with contextlib.suppress(CheckpointError):
       config = config_lib.from_dict(workdir_lib.read_run(path.parent)['config'])
-      begun.setdefault(_training_of(config), []).append(config.generator.checkpoints)
+      kept = begun.setdefault(_training_of(config, places), [])
+      kept.append(config.generator.checkpoints)
   for cell in cells:
     config = cell.generator_config
     own = config.generator.checkpoints if config else ()
     if not config or not all(name.startswith('step:') for name in own):
       continue
-    key = _training_of(config)
+    key = _training_of(config, places)
     has_all = [kept for kept in begun.get(key, ()) if {*own} <= {*kept}]
     if has_all:
       config.generator.checkpoints = min(has_all, key=len)  # its own, if it was begun
@@ -166,18 +173,23 @@ def _share_trainings(cells, workdir):
         config.generator.checkpoints = tuple(names)
 
 
-def _training_of(config):
+def _training_of(config, places):
   """What a generator's training depends on, whichever of its steps are kept."""
-  return json.dumps(_depends_on(config) | {'generator.checkpoints': ()}, sort_keys=True)
+  return _fingerprint(_depends_on(config, places) | {'generator.checkpoints': ()})
 
 
-def _depends_on(config):
-  """The fields {name: value} that a generator depends on."""
+def _depends_on(config, places):
+  """The fields {name: value} that a generator depends on.
+
+  Data may be moved, so where they are does not count, unless a grid has several places.
+  """
   depends_on = workdir_lib.fixed_fields(config)
   del depends_on['data.test_on']  # which changes no generator
   for field in ('classifier.args', 'flow.reflow_steps'):
     if not depends_on[field]:  # names from before there was this field
       del depends_on[field]
+  if config.data.data_dir in places:
+    depends_on['data.data_dir'] = config.data.data_dir
   return depends_on
 
 
@@ -195,9 +207,9 @@ def _generator_config(base, config):
   return shared
 
 
-def _name_of(config):
-  """The name of the generator that a config trains: a fingerprint of its fields."""
-  content = json.dumps(_depends_on(config), sort_keys=True)
+def _fingerprint(described):
+  """A name for what JSON can describe, such as the fields that a generator depends on."""
+  content = json.dumps(described, sort_keys=True)
   return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
