@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def _means(setting, *, noise=0.2, scale=1.0, trained_on=None, fit=None):
+def _means(setting, *, noise=0.2, scale=1.0, trained_on=None, fit=None, **more):
   def find_means(dataset, *, seed, directory):
     assert not len(dataset.test) and directory.is_dir()
     images, labels = dataset.train.images / 127.5 - 1, dataset.train.labels
@@ -47,7 +47,7 @@ def _means(setting, *, noise=0.2, scale=1.0, trained_on=None, fit=None):
 
   saw = setting.info.fingerprint if trained_on is None else trained_on
   return gan_aug_jax.Family(
-    title='class means', fit=fit or find_means, sample=sample, trained_on=saw
+    title='class means', fit=fit or find_means, sample=sample, trained_on=saw, **more
   )
 
 
@@ -56,6 +56,14 @@ means = gan_aug_jax.generator(_means)
 broken = gan_aug_jax.generator(lambda setting: 1 / 0)
 nothing = gan_aug_jax.generator(lambda setting: None)
 unfit = gan_aug_jax.generator(lambda setting: _means(setting, fit=lambda *_, **__: 1 / 0))
+ragged = gan_aug_jax.generator(
+  lambda setting: _means(setting, fit=lambda _, *, seed, directory: {
+    'means': np.zeros((2, 8, 8, 1)), 'more': np.zeros(seed + 1),
+  })
+)
+judged = gan_aug_jax.generator(
+  lambda setting: _means(setting, discriminator_logits=lambda v, x, y: x[..., 0, 0, 0])
+)
 vague = gan_aug_jax.generator(lambda setting: _means(setting, fit=lambda *_, **__: [1]))
 
 
@@ -84,6 +92,11 @@ summed = gan_aug_jax.generator(
 unnamed = gan_aug_jax.generator(
   lambda setting: dataclasses.replace(
     _trained(setting), step=lambda state, data: (state, 0)
+  )
+)
+unjudged = gan_aug_jax.generator(
+  lambda setting: dataclasses.replace(
+    _trained(setting), discriminator_logits=lambda v, x, y: x[..., 0, 0, 0]
   )
 )
 joint = gan_aug_jax.generator(
@@ -277,6 +290,13 @@ def test_a_foreign_one_is_reported(place):
     ('makers:flat', (), 'they must be float [2, 8, 8, 1]'),
     ('makers:summed', (), 'the loss is [], not one an example'),
     ('makers:unnamed', (), 'must return (state, {name: scalar})'),
+    ('makers:unjudged', (), "its freeze must return {'discriminator': variables}"),
+    ('makers:judged', (), 'keeps no discriminator'),
+    (
+      'makers:ragged',
+      ("generator.checkpoints=('seed:0','seed:1')",),
+      'cannot take turns',
+    ),
     ('makers:means', ("generator.args=('size=[3]',)",), "argument 'size'"),
     ('makers:means', ("generator.args=('size',)",), "of the form 'name=value'"),
     ('makers:means', ("generator.args=('scale=255.0',)",), 'whose mean size is'),

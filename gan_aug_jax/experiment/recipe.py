@@ -153,6 +153,10 @@ def make_augmentation(session, arm, image_shape) -> batches.Augmentation:
     described = _described(session.config, 'augment.transform')
     own = session.load_code('augment.transform')
     _check_transform(own, described, image_shape)
+    try:
+      hash(own)
+    except TypeError:  # such as an object with arrays
+      own = functools.partial(own)  # which is hashed by identity
   return batches.Augmentation(
     transform=_make_transform(
       crop=config.crop_padding,

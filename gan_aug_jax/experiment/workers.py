@@ -111,12 +111,16 @@ class Worker:
 
   def _prepare(self, cell):
     """The `SeedRun` of a cell, or None while another worker trains its generator."""
+    directory = cells_lib.generator_workdir(self._workdir, cell.generator)
+    if cell.lacks_generator(self._workdir, self._layout):
+      with locks.try_lock(directory) as is_free:
+        if not is_free:  # said before anything is loaded, as it is asked often
+          return None
     session = Session(cell.config, cell.directory(self._workdir), self._layout)
     dataset = cells_lib.load_data(cell.config)
     workdir_lib.claim(session, dataset)
     if not cell.generator:
       return vmap_seeds.SeedRun(runs.Run(session, dataset), None)
-    directory = cells_lib.generator_workdir(self._workdir, cell.generator)
     of_generator = Session(cell.generator_config, directory, self._layout)
     run = runs.Run(session, dataset, generator_session=of_generator)
     generator = self._load_or_train_generator(cell.generator, of_generator, run)

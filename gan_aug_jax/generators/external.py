@@ -104,6 +104,9 @@ def _trace(named, family, setting):
     if not isinstance(metrics, dict):
       raise TypeError('its step must return (state, {name: scalar})')
     networks = jax.eval_shape(family.freeze, state)
+    kept = ['generator'] + ['discriminator'] * bool(family.discriminator_logits)
+    if lacking := set(kept) - set(networks):
+      raise TypeError(f'its freeze must return {{{min(lacking)!r}: variables}}, too')
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
     labels = jax.ShapeDtypeStruct((2,), jnp.int32)
     images = jax.eval_shape(family.make_sampler(), networks['generator'], keys, labels)

@@ -110,6 +110,8 @@ class Family:
     steps = (self.init, self.step, self.freeze)
     if None in steps if self.fit is None else steps != (None, None, None):
       raise ValueError('a Family needs either fit, or init, step and freeze')
+    if self.fit and self.discriminator_logits:
+      raise ValueError('a Family with fit keeps no discriminator for its logits')
 
   def make_sampler(self, *, clips: bool = True, **latents: float) -> sampling.Sample:
     """Returns `sample(variables, keys [B, ...], labels [B]) -> images [B, ..., H, W, C]`.

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from gan_aug_jax import config as config_lib
-from gan_aug_jax.errors import CheckpointError
+from gan_aug_jax.errors import CheckpointError, ConfigError
 from gan_aug_jax.generators import families, fitted
 from gan_aug_jax.generators.family import Family
 from gan_aug_jax.step import sampling
@@ -131,7 +131,15 @@ def load_generator(session, info) -> FrozenGenerator:
   stacked = networks[0]
   if len(members) > 1:
     trees = jax.device_get(networks)
-    stacked = session.layout.replicate(jax.tree.map(lambda *x: np.stack(x), *trees))
+    try:
+      stacked = jax.tree.map(lambda *x: np.stack(x), *trees)
+    except ValueError as error:
+      raise ConfigError(
+        f'The generators of generator.checkpoints={session.config.generator.checkpoints} '
+        f'keep arrays that differ in names or shapes ({error}), and cannot take turns; '
+        'name one of them.'
+      ) from None
+    stacked = session.layout.replicate(stacked)
   return FrozenGenerator(
     family,
     stacked['generator'],

@@ -82,7 +82,7 @@ def owned(directory: pathlib.Path) -> Iterator[None]:
     CheckpointError: if another run has it, naming that, or if it cannot be written.
   """
   with contextlib.ExitStack() as stack:
-    is_ours = True
+    is_ours, error = True, None
     if jax.process_index() == 0:
       try:
         is_ours = stack.enter_context(try_lock(directory, seconds=_PATIENCE_SECONDS))
@@ -91,8 +91,10 @@ def owned(directory: pathlib.Path) -> Iterator[None]:
           '%r is on a file system without locks: use it from one run at a time.',
           str(directory),
         )
-    if not processes.all_agree(is_ours):
-      raise _held(directory)
+      except CheckpointError as caught:
+        error = caught  # or the others would wait for this process
+    if not processes.all_agree(is_ours and not error):
+      raise error or _held(directory)
     yield
 
 
