@@ -17,7 +17,7 @@ import pytest
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.config import fields as fields_lib, validation
 from gan_aug_jax.errors import ConfigError
-from gan_aug_jax.experiment import dry_run, runs
+from gan_aug_jax.experiment import dry_run, schedule
 from gan_aug_jax.step import sharding
 from gan_aug_jax.training.workdir import Session
 from tests.conftest import make_dataset
@@ -127,10 +127,15 @@ def _refusal(config, dataset=None):
     validation.validate(config)
     if dataset:
       for arm in config.arms:
-        runs.num_steps_of(config, dataset, arm)
+        _num_steps(config, dataset, arm)
   except ConfigError as error:
     return str(error)
   return None
+
+
+def _num_steps(config, dataset, arm):
+  synthetic = config_lib.is_augmented(config, arm)
+  return schedule.num_steps_of_arm(config, len(dataset.train), synthetic=synthetic)
 
 
 def _assert_sentence(text):
@@ -164,7 +169,7 @@ def _train(config, toy, workdir):
   layout = sharding.make_layout('jit', jax.devices()[:1])
   session = Session(config, pathlib.Path(workdir), layout, quiet=True)
   for arm in config.arms:
-    num_steps = runs.num_steps_of(config, toy, arm)
+    num_steps = _num_steps(config, toy, arm)
     dry = dry_run.arm_step(session, toy, arm, num_steps=num_steps, at=num_steps // 2)
     program, state = dry.compile(), dry.state
     for number in range(2):

@@ -161,7 +161,7 @@ def test_gradient_penalty_of_a_linear_discriminator_is_its_norm(weights):
       discriminator=Linear(),
       loss=losses.make_gan_loss('hinge'),
       batch_size=6,
-      regularisation=gan.Regularisation(**weights),
+      **weights,
     )
     loss, _ = gan_losses.discriminator_loss(params, state, batch, None, 0)
     return float(loss)

@@ -292,7 +292,7 @@ def gan_step(
     loss=losses.make_gan_loss(loss, real_label=0.9),
     batch_size=batch_size,
     diffaug=augment.make_diffaug(diffaug) if diffaug else None,
-    regularisation=gan.Regularisation(**regularisation),
+    **regularisation,
   )
   step = gan.make_gan_step(
     generator=generator,

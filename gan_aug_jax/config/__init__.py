@@ -17,7 +17,6 @@ from gan_aug_jax.config.configs import (
 from gan_aug_jax.config.derived import (
   asks_discriminator,
   code_of,
-  count_of,
   draw_ahead_bytes,
   draws_synthetic,
   is_augmented,
@@ -43,7 +42,6 @@ __all__ = [
   'asks_discriminator',
   'base_of',
   'code_of',
-  'count_of',
   'default',
   'draw_ahead_bytes',
   'draws_synthetic',

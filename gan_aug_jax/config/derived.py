@@ -109,25 +109,16 @@ def draw_ahead_bytes(config: ConfigDict) -> int:
 def num_steps_of(config: ConfigDict, part: str, num_examples: int) -> int:
   """Optimizer steps of a training.
 
-  Epochs count batches of the configured size (`count_of`), however many of their images
-  are synthetic, so that every arm takes the same number of steps.
+  Epochs count batches of the configured size, however many of their images are synthetic,
+  so that every arm takes the same number of steps. A GAN takes a batch for each update of
+  its discriminator.
 
   Args:
     part: 'generator' or 'classifier'.
     num_examples: images of the training set.
   """
-  examples = count_of(config, part)
-  part = config[part]
-  return part.num_steps or math.ceil(part.num_epochs * num_examples / examples)
-
-
-def count_of(config: ConfigDict, part: str) -> int:
-  """Examples that a step of 'generator' or 'classifier' takes.
-
-  Args:
-    config: of a run.
-    part: one of these two.
-  """
   has_substeps = part == 'generator' and config.generator.family == 'gan'
-  times = config.gan.d_steps if has_substeps else 1
-  return times * config[part].batch_size
+  batches = config.gan.d_steps if has_substeps else 1
+  part = config[part]
+  examples = batches * part.batch_size
+  return part.num_steps or math.ceil(part.num_epochs * num_examples / examples)

@@ -4,6 +4,7 @@ Every function here resumes from what a workdir holds, and repeats nothing that 
 """
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -151,7 +152,8 @@ def describe(run: Run) -> str:
   session, dataset, config = run.session, run.dataset, run.session.config
   trained = [run.generator.describe()] if run.generator else []
   if run.arms:
-    steps = sorted({num_steps_of(config, dataset, arm.name) for arm in run.arms})
+    steps_of = functools.partial(schedule.num_steps_of_arm, config, len(dataset.train))
+    steps = sorted({steps_of(synthetic=arm.is_augmented) for arm in run.arms})
     each = ' or '.join(f'{number:,}' for number in steps)
     count = format_count(len(run.arms), 'classifier')
     trained.append(f'{count} ({config.classifier.arch}, {each} steps each)')
@@ -170,23 +172,6 @@ def describe(run: Run) -> str:
     f'{dataset.name}: {sizes}.{skipped}\n'
     f'To train: {" and ".join(trained)}, on {describe_devices(session.layout)}.{notes}'
   )
-
-
-def num_steps_of(config, dataset, name) -> int:
-  """Optimizer steps of an arm.
-
-  Args:
-    config: of the run.
-    dataset: the data, whose size an epoch depends on.
-    name: of the arm.
-
-  Raises:
-    ConfigError: if a warm-up or schedule leaves no step.
-  """
-  synthetic = config_lib.is_augmented(config, name)
-  steps = schedule.num_steps_of_arm(config, len(dataset.train), synthetic=synthetic)
-  schedule.plan_batches(config, steps, synthetic=synthetic)
-  return steps
 
 
 _SECONDS = ('train_seconds', 'compile_seconds', 'eval_seconds', 'eval_runtime')

@@ -64,7 +64,8 @@ def num_steps_of_arm(config, num_examples: int, *, synthetic: bool) -> int:
     synthetic: whether the arm draws synthetic images.
 
   Raises:
-    ConfigError: if the warm-up of the learning rate leaves no step.
+    ConfigError: if the warm-up of the learning rate leaves no step, or the schedule of
+      the ratio none with synthetic images.
   """
   base = config_lib.num_steps_of(config, 'classifier', num_examples)
   if config.classifier.warmup_steps >= base:
@@ -73,6 +74,7 @@ def num_steps_of_arm(config, num_examples: int, *, synthetic: bool) -> int:
       f'{base} steps of the training; lower it, or train longer.'
     )
   if not (synthetic and config.classifier.budget == 'exposure'):
+    plan_batches(config, base, synthetic=synthetic)
     return base
   batch_size = config.classifier.batch_size
 

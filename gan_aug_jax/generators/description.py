@@ -27,7 +27,7 @@ class Description:
 
   Attributes:
     name: what messages call it.
-    family: 'gan', or 'module:name' of one from outside the package.
+    family: 'gan', 'flow', or 'module:name' of one from outside the package.
     arguments: of the family, {name: value}.
     latents: how they are drawn, {'std', 'truncation', 'interpolation'}, see
       `sampling.draw_latents`; empty where there are none.

@@ -7,7 +7,6 @@ It is a function declared with `family.generator`, or a `Generator`, and becomes
 import contextlib
 import dataclasses
 import functools
-import io
 
 import jax
 import jax.numpy as jnp
@@ -194,9 +193,7 @@ def _compare(named, drawn, path):
         'written: its code has changed since; give another --workdir.'
       )
   elif jax.process_index() == 0:
-    content = io.BytesIO()
-    np.savez(content, images=drawn)
-    files.write_atomically(path, content.getvalue())
+    files.write_arrays(path, images=drawn)
 
 
 def _read(path):

@@ -25,8 +25,8 @@ class Setting:
   """What a generator is made for.
 
   Attributes:
-    info: of the images: 'image_shape' (H, W, C), 'class_names', 'num_classes' and the
-      'fingerprint' of the training images.
+    info: `DataFacts` of the images: `image_shape` (H, W, C), `class_names`,
+      `num_classes`, and the `fingerprint` of the training images.
     layout: where steps run.
     num_steps: length of the training.
     batch_size: real images per update.

@@ -34,7 +34,7 @@ def build(
   Args:
     setting: classes, image shape, layout and precision.
     make_optimizer: `(learning_rate, beta1, beta2) -> transformation`.
-    **options: the others, by name; those of the config group `gan`.
+    others: the fields of the config group `gan`.
   """
   build_generator = functools.partial(
     generators.build_generator,
@@ -61,7 +61,9 @@ def build(
     loss=losses.make_gan_loss(loss, real_label=1 - label_smoothing),
     batch_size=setting.batch_size,
     diffaug=augment.make_diffaug(diffaug) if diffaug else None,
-    regularisation=gan.Regularisation(r1, r2, lecam),
+    r1=r1,
+    r2=r2,
+    lecam=lecam,
   )
   return Family(
     title=f'{arch} GAN',

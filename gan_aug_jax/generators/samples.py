@@ -47,7 +47,7 @@ def write_samples(session, info, seed) -> pathlib.Path:
   """Draws ten images of each class from each of a run's generators: samples-SEED.png.
 
   Args:
-    info: the 'data' of config.json.
+    info: `DataFacts` of the run's images.
 
   Raises:
     CheckpointError: see `frozen.load_generator`.

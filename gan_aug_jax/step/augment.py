@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
+from gan_aug_jax.step.rng import fold_keys
+
 
 def random_flip(keys: jax.Array, images: jax.Array) -> jax.Array:
   """Mirrors each image left to right with probability one half.
@@ -86,7 +88,7 @@ def random_color(
   """
   dtype = images.dtype
   about = lambda number, middle, most: _uniform(
-    _fold(keys, number), middle - most, middle + most, dtype
+    fold_keys(keys, number), middle - most, middle + most, dtype
   )
   images = images + about(0, 0.0, brightness)
   grey = jnp.mean(images, axis=3, keepdims=True)
@@ -150,18 +152,18 @@ def make_augment(
 
   def augment(keys, images):
     if crop:
-      mirrored = _coins(_fold(keys, 1)) if flip else None
-      images = random_crop(_fold(keys, 0), images, crop, mirrored)
+      mirrored = _coins(fold_keys(keys, 1)) if flip else None
+      images = random_crop(fold_keys(keys, 0), images, crop, mirrored)
     elif flip:
-      images = random_flip(_fold(keys, 1), images)
+      images = random_flip(fold_keys(keys, 1), images)
     if color:
       size = {'brightness': color, 'saturation': color, 'contrast': color}
-      images = random_color(_fold(keys, 2), images, **size)
+      images = random_color(fold_keys(keys, 2), images, **size)
       images = jnp.clip(images, -1, 1)
     if cutout:
-      images = random_cutout(_fold(keys, 3), images, (cutout, cutout))
+      images = random_cutout(fold_keys(keys, 3), images, (cutout, cutout))
     if own:
-      images = jax.vmap(own)(_fold(keys, 4), images).astype(images.dtype)
+      images = jax.vmap(own)(fold_keys(keys, 4), images).astype(images.dtype)
     return images
 
   return augment
@@ -191,12 +193,12 @@ def make_mix(*, mixup: float = 0.0, cutmix: float = 0.0) -> Callable | None:
     (images, targets), (partners, partner_targets) = one, other
     part = jnp.zeros((len(images), 1, 1, 1), images.dtype)
     if mixup:
-      part = mixup_part(_fold(keys, 0), images.dtype)[:, None, None, None]
+      part = mixup_part(fold_keys(keys, 0), images.dtype)[:, None, None, None]
     if cutmix:
-      area = cutmix_part(_fold(keys, 1), images.dtype)
-      inside = _random_boxes(_fold(keys, 2), area, images)
+      area = cutmix_part(fold_keys(keys, 1), images.dtype)
+      inside = _random_boxes(fold_keys(keys, 2), area, images)
       if mixup:
-        coin = jax.vmap(jax.random.bernoulli)(_fold(keys, 3))[:, None, None, None]
+        coin = jax.vmap(jax.random.bernoulli)(fold_keys(keys, 3))[:, None, None, None]
         part = jnp.where(coin, inside, part)
       else:
         part = inside.astype(images.dtype)
@@ -232,11 +234,6 @@ def _smaller_parts(alpha, size=1024):
     return low + (place - below) * (high - low)
 
   return draw
-
-
-def _fold(keys, number):
-  """The keys [B] of one of several draws for each image."""
-  return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
 def _uniform(keys, low, high, dtype):
@@ -299,7 +296,7 @@ def make_diffaug(
   def augment(keys, images):
     for number, (name, transform) in enumerate(_DIFFERENTIABLE.items()):
       if name in policy:
-        images = transform(_fold(keys, number), images)
+        images = transform(fold_keys(keys, number), images)
     return images
 
   return augment

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from gan_aug_jax.models import layers, unet
+from gan_aug_jax.step.rng import fold_keys
 
 SOLVERS = ('euler', 'heun')
 
@@ -40,10 +41,12 @@ def make_loss(
 
   def loss(params, keys, images, labels):
     if augment:
-      images = augment(_fold(keys, 0), images)
-    noise = _normal(_fold(keys, 1), images.shape[1:], images.dtype)
-    times = jax.nn.sigmoid(_normal(_fold(keys, 2), (), images.dtype))
-    drop = jax.vmap(lambda key: jax.random.bernoulli(key, class_dropout))(_fold(keys, 3))
+      images = augment(fold_keys(keys, 0), images)
+    noise = _normal(fold_keys(keys, 1), images.shape[1:], images.dtype)
+    times = jax.nn.sigmoid(_normal(fold_keys(keys, 2), (), images.dtype))
+    drop = jax.vmap(lambda key: jax.random.bernoulli(key, class_dropout))(
+      fold_keys(keys, 3)
+    )
     told = jnp.where(drop, unet.NO_CLASS, labels)
     return _squared_errors(model, params, (noise, images), times, told)
 
@@ -67,11 +70,11 @@ def make_reflow_loss(model: nn.Module, render: Callable) -> Callable:
   """
 
   def loss(params, keys, images, labels, teacher):
-    noise = _normal(_fold(keys, 1), images.shape[1:], images.dtype)
+    noise = _normal(fold_keys(keys, 1), images.shape[1:], images.dtype)
     drawn = jax.lax.stop_gradient(render(teacher, noise, labels)).astype(images.dtype)
     draw = lambda key: jax.random.uniform(key, (), images.dtype)
-    starts = jax.vmap(lambda key: jax.random.bernoulli(key, 0.25))(_fold(keys, 3))
-    times = jnp.where(starts, 0, jax.vmap(draw)(_fold(keys, 2)))
+    starts = jax.vmap(lambda key: jax.random.bernoulli(key, 0.25))(fold_keys(keys, 3))
+    times = jnp.where(starts, 0, jax.vmap(draw)(fold_keys(keys, 2)))
     return _squared_errors(model, params, (noise, drawn), times, labels)
 
   return loss
@@ -88,10 +91,6 @@ def _squared_errors(model, params, ends, times, labels):
 
 def _normal(keys, shape, dtype):
   return jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
-
-
-def _fold(keys, number):
-  return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
 def integrate(

@@ -107,22 +107,6 @@ class GanBatch:
 
 
 @dataclasses.dataclass(frozen=True)
-class Regularisation:
-  """Weights of what is added to the discriminator's loss; 0 for none.
-
-  Attributes:
-    r1: of half the squared gradient at real images (Mescheder et al. 2018, arXiv
-      1801.04406, equation 9), augmented as the discriminator sees them.
-    r2: of the same at synthetic images.
-    lecam: of `losses.lecam`.
-  """
-
-  r1: float = 0.0
-  r2: float = 0.0
-  lecam: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
 class GanLosses:
   """The losses of both networks.
 
@@ -133,14 +117,20 @@ class GanLosses:
     loss: the adversarial loss.
     batch_size: global batch size.
     diffaug: from `augment.make_diffaug`, or None.
-    regularisation: of the discriminator.
+    r1: weight in the discriminator's loss of half the squared gradient at real images
+      (Mescheder et al. 2018, arXiv 1801.04406, equation 9), augmented as it sees them; 0
+      for none.
+    r2: of the same at synthetic images.
+    lecam: of `losses.lecam`.
   """
 
   discriminator: nn.Module
   loss: losses.GanLoss
   batch_size: int
   diffaug: Callable | None = None
-  regularisation: Regularisation = Regularisation()
+  r1: float = 0.0
+  r2: float = 0.0
+  lecam: float = 0.0
 
   def discriminator_loss(
     self,
@@ -161,25 +151,25 @@ class GanLosses:
     """
     images = self._augment(batch.images, batch.positions, keys, _LOOKS * substep)
     fake = self._augment(batch.fake, batch.positions, keys, _LOOKS * substep + 1)
-    extra, look = self.regularisation, functools.partial(self._look, params, state)
-    if bool(extra.r1) == bool(extra.r2):
+    look = functools.partial(self._look, params, state)
+    if bool(self.r1) == bool(self.r2):
       # Joined within each device's share: joined along the batch, they would be gathered.
       both, labels = (
         jnp.concatenate(pair, axis=1)
         for pair in ((images, fake), (batch.labels, batch.labels))
       )
-      logits, penalty, stats = look(both, labels, (extra.r1, extra.r2))
+      logits, penalty, stats = look(both, labels, (self.r1, self.r2))
       real_logits, fake_logits = jnp.split(logits, 2, axis=1)
     else:  # apart, so that only one side's gradient is taken
-      real_logits, r1, stats = look(images, batch.labels, (extra.r1,))
-      fake_logits, r2, _ = look(fake, batch.labels, (extra.r2,))
+      real_logits, r1, stats = look(images, batch.labels, (self.r1,))
+      fake_logits, r2, _ = look(fake, batch.labels, (self.r2,))
       penalty = r1 + r2
     value = jnp.sum(self.loss.discriminator(real_logits, fake_logits)) / self.batch_size
     value += penalty / self.batch_size
     sums = self._measure(real_logits, fake_logits)
-    if extra.lecam:
+    if self.lecam:
       distance = losses.lecam(real_logits, fake_logits, state.logit_means)
-      value += extra.lecam * jnp.sum(distance) / self.batch_size
+      value += self.lecam * jnp.sum(distance) / self.batch_size
     return value, (stats, {'discriminator_loss': value, **sums})
 
   def generator_loss(

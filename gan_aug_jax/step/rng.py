@@ -56,6 +56,11 @@ def example_keys(key: jax.Array, positions: jax.Array) -> jax.Array:
   return flat.reshape(positions.shape)
 
 
+def fold_keys(keys: jax.Array, number: Integer) -> jax.Array:
+  """The keys [B] of one of several draws for each example."""
+  return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+
 @flax.struct.dataclass
 class StepKeys:
   """The keys of every stream at one step; `at` gives those of some examples.

@@ -60,7 +60,7 @@ class Layout:
     return -(-count // self.num_devices)
 
   def positions(self, total: int) -> jax.Array:
-    """Global batch positions by device: int32 [groups, share(total)].
+    """Global batch positions by device: int32 [groups, slots_per_device(total)].
 
     If `total` is not a multiple of the devices, the last slots hold positions >= total:
     spare slots, whose weight must be 0.

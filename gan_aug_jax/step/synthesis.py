@@ -315,7 +315,7 @@ def make_draw_ahead(
     steps = refresh_steps * (first + jnp.arange(num_draws, dtype=jnp.int32))
     slots = layout.positions(plan.total)[:, : layout.slots_per_device(plan.num_synthetic)]
     # On each device separately: joined with the sharded axis, that of the draws would
-    # be dealt anew over the devices.
+    # be resharded over the devices.
     images = layout.map_devices(draw_share)((state.seed, steps, frozen), slots)
     return DrawnAhead(images, first, refresh_steps)
 
