@@ -64,7 +64,6 @@ def _reopen(flags, *, needs=GENERATOR):
   """The session and config.json of a run that nobody is training.
 
   Args:
-    flags: of the command.
     needs: whose code must be what it was: that of the generator, or of the classifiers.
   """
   locks.check_idle(pathlib.Path(flags.workdir))

@@ -71,7 +71,6 @@ def add_ablation(
 
   Args:
     config: from `default`; changed in place.
-    **fields: values of the group's fields.
   """
   with config.unlocked():
     config.ablation = ablation()

@@ -29,7 +29,6 @@ def is_augmented(config: ConfigDict, arm: str) -> bool:
   """Whether an arm draws synthetic images.
 
   Args:
-    config: of a run.
     arm: one of `ARMS`.
   """
   return config.mix.ratio > 0 and fields.ARMS[arm][0]
@@ -78,22 +77,12 @@ def own_code_of(config: ConfigDict) -> dict[str, str]:
 
 
 def seed_of(config: ConfigDict, part: str) -> int:
-  """The seed of 'data', 'generator' or 'classifier': its own, or the root's.
-
-  Args:
-    config: of a run.
-    part: a group with a field `seed`.
-  """
+  """The seed of 'data', 'generator' or 'classifier': its own, or the root's."""
   return config.seed if config[part].seed == -1 else config[part].seed
 
 
 def precision_of(config: ConfigDict, part: str) -> str:
-  """What 'generator' or 'classifier' trains in, or the 'frozen' generator draws in.
-
-  Args:
-    config: of a run.
-    part: one of these three.
-  """
+  """What 'generator' or 'classifier' trains in, or the 'frozen' generator draws in."""
   if part == 'frozen':
     return config.generator.precision or precision_of(config, 'generator')
   field = 'train_precision' if part == 'generator' else 'precision'

@@ -49,7 +49,6 @@ def no_such_field(name: str, known: Iterable[str] = tuple(FIELDS)) -> str:
 
   Args:
     name: dotted, with or without its group.
-    known: the fields that there are.
   """
   if now := renamed.describe(name):
     return now

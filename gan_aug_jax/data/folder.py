@@ -36,9 +36,6 @@ def load(request: Request) -> Collection:
 def refuse_inside(root: str, path: str) -> None:
   """Refuses to write where `load` would read the output as classes or images.
 
-  Args:
-    path: of the directory to write to.
-
   Raises:
     ConfigError: if it is read with the folder. Hidden directories are not, nor, next to
       two splits, those that are none.

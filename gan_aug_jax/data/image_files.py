@@ -318,9 +318,7 @@ def read_collection(
   """Reads the image files of a source.
 
   Args:
-    request: what the source was asked for.
     class_names: strings [num_classes].
-    splits: {split: its `ImageFiles`}.
     remarks: the first of the `Collection.notes`.
 
   Raises:

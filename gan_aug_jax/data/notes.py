@@ -20,7 +20,6 @@ def list_some(texts: Iterable[str], count: int) -> str:
 
   Args:
     texts: the first of them, or all.
-    count: how many there are in all.
   """
   more = f' and {count - _NUM_SHOWN:,} more' if count > _NUM_SHOWN else ''
   return ', '.join(itertools.islice(texts, _NUM_SHOWN)) + more
@@ -31,7 +30,6 @@ def unused(kind: str, where: str, names: Iterable[str]) -> list[str]:
 
   Args:
     kind: plural, such as 'splits'.
-    names: what is not used.
 
   Returns:
     One sentence, or none.

@@ -21,7 +21,6 @@ def match(names: Iterable[str], where: str) -> dict[str, str]:
   """Finds the splits among some names.
 
   Args:
-    names: as the source has them.
     where: what the message calls the source.
 
   Returns:

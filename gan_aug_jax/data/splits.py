@@ -67,7 +67,6 @@ class Split:
 
     Args:
       count: at least 1.
-      seed: the same one draws the same examples.
     """
     order = np.random.default_rng(seed).permutation(len(self))
     return self.rows(np.sort(order[:count]))
@@ -83,7 +82,6 @@ class Split:
 
     Args:
       fraction: of each class, to hold out; at least one image stays on either side.
-      rng: draws which.
 
     Returns:
       `(rest, held out)`.
@@ -186,7 +184,6 @@ def draw_per_class(labels: np.ndarray, counts, rng: np.random.Generator) -> np.n
   Args:
     labels: whole numbers [N].
     counts: how many to draw of each class, [num_classes].
-    rng: draws which.
 
   Returns:
     Indices into `labels`, sorted: int [sum(counts)].

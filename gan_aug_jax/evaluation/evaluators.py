@@ -24,9 +24,6 @@ _MOST_KEPT_BYTES = 2**26  # of the pixels of a split whose chunks stay on the de
 def chunks(layout, split: Split, size: int = BATCH) -> Iterator[tuple]:
   """Cuts a split into chunks of one shape.
 
-  Args:
-    layout: where they go.
-
   Yields:
     (images uint8 [size, H, W, C], labels int32 [size], count), placed: the first
     `count` are of the split, and in the last chunk zeros follow them.
@@ -141,7 +138,6 @@ class Evaluator:
 
     Args:
       variables: placed arrays, or their shapes.
-      image_shape: (H, W, C).
     """
     self._program.start(variables, *self._blank(variables, image_shape))
 
@@ -150,7 +146,6 @@ class Evaluator:
 
     Args:
       variables: placed arrays, or their shapes.
-      image_shape: (H, W, C).
     """
     if self._program.is_compiled:
       return 0.0

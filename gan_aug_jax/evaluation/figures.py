@@ -69,7 +69,6 @@ def grid(row_names, panels) -> bytes:
   """Images in panels next to each other, a row for each of the first 20 names.
 
   Args:
-    row_names: such as the classes.
     panels: {title: uint8 [rows, n, H, W, C]}.
   """
   rows = min(len(row_names), _MAX_CLASSES)
@@ -127,7 +126,6 @@ def confusion_matrix(title, class_names, counts) -> bytes:
   """A confusion matrix, coloured by the share of each true class.
 
   Args:
-    class_names: one a class.
     counts: [true, predicted].
   """
   size, counts = max(_WIDTH, 0.36 * len(class_names) + 1), np.asarray(counts)
@@ -220,7 +218,6 @@ def along(line: Line, title: str, *, x, x_name: str, unit: str = '', y_range=Non
   Args:
     x: places [n] of the values. Where the last is many times the first, the axis is
       logarithmic and marks them.
-    x_name: of that axis.
     unit: as in `intervals`.
     y_range: (low, high) of their axis, in shares, shared by several plots.
   """

@@ -51,7 +51,6 @@ class ImageSampler:
 
     Args:
       variables: of the generator, placed, or their shapes.
-      count: number of images.
     """
     scalar = self._layout.replicated_int(0)
     each = self._program.operations(variables, scalar, scalar)
@@ -62,7 +61,6 @@ class ImageSampler:
 
     Args:
       variables: of the generator, placed.
-      count: number of images.
     """
     scalar, parts = self._layout.replicated_int, []
     for first in range(0, count, evaluators.BATCH):
@@ -77,7 +75,6 @@ class ImageSampler:
 
     Args:
       variables: of the generator, placed.
-      per_class: images of each class.
     """
     drawn = self(variables, per_class * self._num_classes, seed)
     return stack_by_class(drawn, self._num_classes)

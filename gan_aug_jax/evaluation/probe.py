@@ -70,12 +70,7 @@ class Embedding:
 
 
 def build_probe(session, num_classes: int):
-  """The probe's linen module: a CNN whose first convolution is `score.width` wide.
-
-  Args:
-    session: of the run.
-    num_classes: length of its logits.
-  """
+  """The probe's linen module: a CNN whose first convolution is `score.width` wide."""
   width = session.config.score.width
   return classifiers.build_classifier(
     'cnn',
@@ -256,12 +251,7 @@ def _hash(variables):
 
 
 def make_embed(session, num_classes: int) -> Callable:
-  """Returns `embed(variables, split) -> Embedding` by a probe.
-
-  Args:
-    session: of the run, which says where the probe computes.
-    num_classes: length of its logits.
-  """
+  """Returns `embed(variables, split) -> Embedding` by a probe."""
   model = build_probe(session, num_classes)
 
   def look(variables, images):

@@ -44,7 +44,6 @@ def proportion_interval(count: int, total: int) -> tuple[float, float]:
   """The 95 % interval of a share (Wilson 1927, J. Am. Stat. Assoc. 22, 209-212).
 
   Args:
-    count: how many of `total` there are.
     total: at least 1.
   """
   z, share = scipy.special.ndtri((1 + LEVEL) / 2), count / total
@@ -126,7 +125,6 @@ def resample(treatment, control, *, num_draws=2000, seed=0) -> tuple[float, floa
 
   Args:
     treatment, control: bool [num_seeds, num_images], which images were right.
-    num_draws: bootstrap draws.
 
   Returns:
     `(low, high)`, percentiles of the drawn differences.
@@ -149,7 +147,6 @@ def verdict(mean, adjusted_p, num_seeds) -> str:
   Args:
     mean: of the paired differences.
     adjusted_p: by `holm` over the arms that are compared.
-    num_seeds: number of pairs.
   """
   if num_seeds < MIN_SEEDS:
     return 'not enough seeds for a verdict'

@@ -67,7 +67,6 @@ def list_arms(config, costs) -> list[Arm]:
   """The arms of an ablation, controls first in each setting.
 
   Args:
-    config: with its ablation.
     costs: has `num_train(config)`, the number of training images, and
       `operations(config, control)`, the floating-point operations of the generator's
       training, of a step of the config's arm and of a step of the control. The latter is
@@ -121,12 +120,7 @@ class _Setting:
     return [*controls.values(), *arms]
 
   def control(self, kind, num_steps):
-    """The control of a kind, one of `CONTROLS`, that takes so many steps.
-
-    Args:
-      kind: one of `CONTROLS`.
-      num_steps: of its training.
-    """
+    """The control of a kind, one of `CONTROLS`, that takes so many steps."""
     if num_steps == self.num_steps:
       return self._control(kind, 'control', {'arms': (kind,)})
     fields = {'arms': (kind,), 'classifier.num_steps': num_steps}
@@ -156,7 +150,6 @@ class _Setting:
     """The controls of an arm: {field of `Arm`, such as 'same_steps': control}.
 
     Args:
-      name: of the arm.
       role: what it is in the comparison, see `Arm`.
       fields: {dotted field: value} that the arm sets.
     """

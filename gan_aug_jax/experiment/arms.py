@@ -217,7 +217,6 @@ def check_images(directory, record, facts: DataFacts) -> None:
 
   Args:
     record: its result.json, or what was saved with its checkpoint.
-    facts: of the images.
 
   Raises:
     CheckpointError: if one of the fingerprints in the record is another.
@@ -326,8 +325,6 @@ def _make_pooled(session, made, image_shape, *, plan, every):
 
   Args:
     made: the `Synthesis`.
-    image_shape: (height, width, channels).
-    plan: of the arm.
   """
   init_pool = functools.partial(
     synthesis.init_pool,

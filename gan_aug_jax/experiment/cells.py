@@ -87,12 +87,7 @@ def is_finished(workdir, name, kind) -> bool:
 
 
 def failure(workdir, name) -> str:
-  """Why a cell failed, or ''.
-
-  Args:
-    workdir: of the ablation.
-    name: of the cell.
-  """
+  """Why a cell failed, or ''."""
   failed = files.read_result(workdir / 'cells' / name / 'failed.json') or {}
   return failed.get('why', '')
 
@@ -101,7 +96,6 @@ def generator_workdir(workdir, name) -> pathlib.Path:
   """The workdir of a generator that cells share; older versions had it in gans/.
 
   Args:
-    workdir: of the ablation.
     name: of the generator, as in `Cell.generator`.
   """
   old = workdir / 'gans' / name
@@ -112,7 +106,6 @@ def list_cells(config, arms, workdir: pathlib.Path) -> list[Cell]:
   """The cells of an ablation, seed by seed, so that whole seeds are finished first.
 
   Args:
-    config: with its ablation.
     arms: from `ablation.list_arms`.
     workdir: of the ablation, whose generators are used where they serve.
   """
@@ -243,7 +236,6 @@ class _Costs:
     """Of the generator's training, of a step of the arm and of a step of the control.
 
     Args:
-      config: of the arm.
       control: the kind of its control, one of `CONTROLS`.
     """
     # As if every step drew new images, so that the control gets more, never less.
@@ -320,9 +312,6 @@ class Plan:
 
 def make_plan(config, workdir: pathlib.Path, layout: sharding.Layout) -> Plan:
   """Plans an ablation, and checks the plan against what the workdir holds.
-
-  Args:
-    config: with its ablation.
 
   Raises:
     ConfigError: see `ablation.list_arms` and `generator_training.check`.

@@ -72,10 +72,6 @@ class DryRun:
 def generator_step(session, dataset) -> DryRun:
   """The `DryRun` of a step of the generator's training.
 
-  Args:
-    session: of a run.
-    dataset: the data.
-
   Raises:
     ConfigError: if the generator takes no steps.
   """
@@ -99,8 +95,6 @@ def arm_step(session, dataset, name, *, num_steps, at=0) -> DryRun:
 
   Args:
     session: of a run. If a policy needs a teacher, it is trained into the run's workdir.
-    dataset: the data.
-    name: of the arm.
     num_steps: of the training, which schedules depend on.
     at: a step; the state is at the last multiple of the steps per call before it.
   """
@@ -119,10 +113,6 @@ def arm_step(session, dataset, name, *, num_steps, at=0) -> DryRun:
 
 def untrained_generator(session, dataset) -> frozen_lib.FrozenGenerator:
   """The generator before its first step.
-
-  Args:
-    session: of a run.
-    dataset: the data.
 
   Raises:
     ConfigError: see `generator_step`.

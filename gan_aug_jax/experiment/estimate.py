@@ -49,12 +49,7 @@ class Estimate:
 
 
 def of_run(session: Session, dataset) -> Estimate:
-  """Estimates what is left of a run.
-
-  Args:
-    session: the run's.
-    dataset: the data.
-  """
+  """Estimates what is left of a run."""
   run, left_out = _without_fit(session, dataset)
   work, speed = run.work(), _Speed()
   generators = {}
@@ -93,7 +88,6 @@ def work_of(
 
   Args:
     cells: of a plan, those that are not finished.
-    workdir, layout: of the plan.
   """
   work, known = {}, {}
   for cell in cells:
@@ -117,7 +111,6 @@ def _keys(cell, workdir, layout):
 
   Args:
     cell: that is not finished.
-    workdir, layout: of the ablation.
 
   Returns:
     The key of its arm, and that of the generator that it waits for, or ''.
@@ -176,7 +169,6 @@ class _Speed:
 
     Args:
       generator: what is left of it is estimated.
-      operations: of all its trainings.
     """
     saving = _SAVE_SECONDS * generator.num_left
     return self._seconds('generator', generator.training, operations) + saving
@@ -186,7 +178,6 @@ class _Speed:
 
     Args:
       arm: not finished, or its results are missing.
-      operations: of its training.
     """
     training, config, dataset = arm.training_ahead(), arm.session.config, arm.dataset
     if not training:  # it is finished, and only its results are missing

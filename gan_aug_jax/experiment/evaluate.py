@@ -16,9 +16,6 @@ from gan_aug_jax.training.files import read_result
 def restore_arm(session, name, info: DataFacts) -> classifier_state.ClassifierState:
   """Reads the state of a finished arm's classifier, and places it.
 
-  Args:
-    info: the `DataFacts` of the run.
-
   Raises:
     CheckpointError: if the checkpoint cannot be read, or is of other images.
   """
@@ -40,7 +37,6 @@ def evaluate_arms(session, dataset) -> dict:
   """Evaluates the finished arms of a workdir again.
 
   Args:
-    session: of the workdir.
     dataset: the data that its arms were trained on.
 
   Returns:

@@ -333,8 +333,6 @@ def scores_of(workdir, name, drawn=()) -> dict:
   """The scores of the checkpoint of a generator that is drawn from, or {}.
 
   Args:
-    workdir: of the ablation.
-    name: of the generator.
     drawn: names of what is drawn from, see `frozen.Member`; of several, or of none, the
       scores are those of the chosen checkpoint.
   """

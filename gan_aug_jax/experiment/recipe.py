@@ -18,9 +18,6 @@ from gan_aug_jax.step import augment, batches, classifier, classifier_state
 def build_model(session, info: DataFacts):
   """Builds the config's classifier: a linen module, or an `ExternalClassifier`.
 
-  Args:
-    info: `DataFacts` of the run.
-
   Raises:
     ConfigError: if it is the user's own and does not work.
   """
@@ -50,7 +47,6 @@ def make_optimizer(session, num_steps) -> optax.GradientTransformation:
   """Returns the optimizer of the config's classifier.
 
   Args:
-    session: of the run.
     num_steps: of the training, which schedules depend on.
 
   Raises:
@@ -88,7 +84,6 @@ def make_init(session, model, optimizer, image_shape, *, synthetic) -> Callable:
   """Returns `seed -> state` of an arm, once that is known to work.
 
   Args:
-    optimizer: of `make_optimizer`.
     image_shape: (H, W, C).
     synthetic: whether the arm draws synthetic images.
 
@@ -140,7 +135,6 @@ def make_augmentation(session, arm, image_shape) -> batches.Augmentation:
 
   Args:
     arm: one of `config.ARMS`.
-    image_shape: (H, W, C).
 
   Raises:
     ConfigError: if the user's transform does not work.

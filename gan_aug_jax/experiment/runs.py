@@ -54,7 +54,6 @@ class Run:
     """Plans a run; trains and compiles nothing.
 
     Args:
-      arms: whether to train the arms.
       generator_session: of the generators, if they are kept elsewhere than the arms.
 
     Raises:
@@ -116,7 +115,6 @@ class Run:
     """What an arm draws from; loaded once for all arms.
 
     Args:
-      arm: the `arms.Arm`.
       generator: the `FrozenGenerator`, or None.
     """
     if not arm.is_augmented:

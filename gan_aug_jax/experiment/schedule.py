@@ -39,7 +39,6 @@ def make_weight(config, num_steps: int) -> Callable:
   """Returns `weight(step) -> float`, the weight of a synthetic example in the loss.
 
   Args:
-    config: of the run.
     num_steps: of the training, over which the weight may rise.
   """
   mix = config.mix

@@ -92,7 +92,6 @@ def vmap_step(step, num_seeds):
   """Returns the step of several seeds: `(states, *inputs) -> (states, metrics)`.
 
   Args:
-    step: of one seed.
     num_seeds: length of the leading axis of the states and inputs.
 
   Returns:

@@ -79,7 +79,6 @@ def save_generator(path, description, variables, sample=None) -> None:
 
   Args:
     path: of NAME.safetensors.
-    description: its `Description`.
     variables: arrays in nested dicts.
     sample: `(variables, keys, labels) -> images`; None for that of the description.
 

@@ -31,7 +31,6 @@ def build(
 
   Args:
     named: `generator.family`.
-    setting: what it is made for.
     args: `generator.args`.
     trusted: see `gan_aug_jax.external.load`.
 
@@ -150,9 +149,6 @@ def check_drawing(named: str, family: Family, variables, *, info, path) -> None:
 
   Args:
     named: `generator.family`.
-    family: the `Family`.
-    variables: of the frozen generator.
-    info: of the images.
     path: of an .npz file with one image a class, as first drawn, written if missing; or
       None while the generator is in training.
 

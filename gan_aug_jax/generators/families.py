@@ -21,9 +21,6 @@ FAMILIES = {'gan': gan.build, 'flow': flow.build}
 def build_family(session, info: DataFacts) -> Family:
   """Builds the generator that the config asks for; trains and reads nothing.
 
-  Args:
-    info: of the images that it is for.
-
   Raises:
     ConfigError: if there is no such generator, or it lacks what the config needs.
   """
@@ -46,12 +43,7 @@ def build_family(session, info: DataFacts) -> Family:
 
 
 def is_foreign(family: Family, info: DataFacts) -> bool:
-  """Whether a generator may have seen other images than the run's training images.
-
-  Args:
-    family: of the generator.
-    info: facts about the training images.
-  """
+  """Whether a generator may have seen other images than the run's training images."""
   return bool(family.fit) and family.trained_on != info.fingerprint
 
 
@@ -90,9 +82,7 @@ def check_drawing(
   """Checks what an external generator draws, see `external.check_drawing`.
 
   Args:
-    family: the generator.
     variables: `() -> variables` of the frozen generator.
-    info: of the images.
     directory: where it is trained; None before that.
   """
   name = session.config.generator.family

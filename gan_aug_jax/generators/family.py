@@ -151,7 +151,6 @@ def from_loss(
   The parameters' moving average is what is frozen and drawn from.
 
   Args:
-    setting: what the generator is made for.
     init: `key -> params`, a pytree of arrays.
     loss: `(params, keys [B], images [B, H, W, C], labels [B]) -> losses [B]`; images are
       in [-1, 1], and each example has a key of its own.

@@ -32,8 +32,6 @@ def fit(named: str, family: Family, dataset: Dataset, seed: int, directory) -> N
     named: `generator.family`.
     family: with a `fit`.
     dataset: the data; the test split is withheld.
-    seed: of the generator.
-    directory: of the generator.
 
   Raises:
     ConfigError: if that fails on any process.

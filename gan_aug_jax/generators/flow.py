@@ -31,7 +31,6 @@ def build(
   rate rises and falls once more.
 
   Args:
-    setting: what it is for.
     width: see `unet.UNet`.
     class_dropout: see `flow.make_loss`.
     crop_padding, flip: augmentation of what it learns, see `augment.make_augment`.

@@ -19,11 +19,7 @@ class Freeze:
   """
 
   def __init__(self, session, family):
-    """Prepares the program, which is compiled at the first call or by `start`.
-
-    Args:
-      family: the `Family` of the generator.
-    """
+    """Prepares the program, which is compiled at the first call or by `start`."""
     self._layout, self._family = session.layout, family
     self._per_call = 1 if session.layout.on_cpu else _BATCHES
 

@@ -154,7 +154,6 @@ def of_members(session, function: Callable) -> Callable:
   """Turns a function of a generator's variables into one of all of a run's, stacked.
 
   Args:
-    session: of the run, which says how many generators it has.
     function: `(variables, ...) -> result`.
   """
   number = len(config_lib.members_of(session.config))
@@ -162,12 +161,7 @@ def of_members(session, function: Callable) -> Callable:
 
 
 def shapes_of_members(session, family: Family) -> dict | None:
-  """The shapes of what all the generators of a run keep; None if they are not known.
-
-  Args:
-    session: of the run.
-    family: of its generators.
-  """
+  """The shapes of what all the generators of a run keep; None if they are not known."""
   shapes, number = family.shapes(), len(config_lib.members_of(session.config))
   if number == 1 or shapes is None:
     return shapes

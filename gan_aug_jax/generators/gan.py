@@ -32,9 +32,7 @@ def build(
   """Returns the `Family` of a GAN; see `config/fields.py` for what the arguments mean.
 
   Args:
-    setting: classes, image shape, layout and precision.
     make_optimizer: `(learning_rate, beta1, beta2) -> transformation`.
-    others: the fields of the config group `gan`.
   """
   build_generator = functools.partial(
     generators.build_generator,

@@ -64,7 +64,6 @@ def from_function(
     variables: pytree of arrays.
     image_shape, class_names, trained_on, name: see `Generator`; without class names, the
       classes are called by their numbers.
-    num_classes: number of classes.
 
   Returns:
     A `Generator`. Its `sample` also takes keys [B, m], for m images of each label, and
@@ -102,7 +101,6 @@ def check_labels(labels: Any, num_classes: int, whose: str) -> Any:
 
   Args:
     labels: integers [B], from 0 to num_classes - 1.
-    num_classes: number of classes.
     whose: that got them, for the message.
 
   Raises:
@@ -130,7 +128,6 @@ def with_checked_labels(sample: Callable, num_classes: int, whose: str) -> Calla
 
   Args:
     sample: see `Generator`.
-    num_classes: number of classes.
     whose: what messages call the generator.
   """
 

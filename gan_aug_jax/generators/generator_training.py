@@ -294,9 +294,6 @@ def _cadence_of(session, num_steps):
 def check(session, dataset) -> Family:
   """Checks that a generator can be trained as the config says; trains nothing.
 
-  Args:
-    session, dataset: see `GeneratorTraining`.
-
   Returns:
     Its family.
 

@@ -18,7 +18,6 @@ def draw_once(session, dataset, sample, variables, directory) -> np.ndarray:
 
   Args:
     sample: `(variables, keys, labels) -> images`.
-    variables: of `sample`.
     directory: where the images are kept, under a hash of all that they depend on.
 
   Returns:

@@ -11,12 +11,7 @@ from gan_aug_jax.training import files
 
 
 def is_drawn(path: pathlib.Path, options: str) -> bool:
-  """Whether `write_next_to_real` has written a picture with these options.
-
-  Args:
-    path: of the PNG.
-    options: of the sampler, a text.
-  """
+  """Whether `write_next_to_real` has written a picture with these options."""
   try:
     saved = files.read_arrays(path.with_suffix('.npz'))
   except (OSError, ValueError):
@@ -31,7 +26,6 @@ def write_next_to_real(path: pathlib.Path, dataset, drawn, options: str) -> None
 
   Args:
     drawn: {title: images uint8 [num_classes, N, H, W, C]}.
-    options: of the sampler, a text.
   """
   train, shape = dataset.train, (8, *dataset.image_shape)
   first = [train.images[train.labels == c][:8] for c in range(dataset.num_classes)]

@@ -54,7 +54,6 @@ class Selection(Monitor):
     """Scores a generator; keeps it if it is the best so far, or of a given step.
 
     Args:
-      step: of the training.
       state: at that step, placed.
     """
     if step <= self._after and step not in self._steps:

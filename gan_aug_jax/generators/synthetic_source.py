@@ -47,12 +47,7 @@ class SourceVariables:
 
 
 def is_known(session, dataset) -> bool:
-  """Whether the shapes of all variables are known before the generator is made.
-
-  Args:
-    session: of the run.
-    dataset: the data.
-  """
+  """Whether the shapes of all variables are known before the generator is made."""
   config = session.config
   if config.cache.images_per_class or not config_lib.needs_generator(config):
     return True
@@ -189,8 +184,6 @@ def build_synthesis(session, dataset, source, *, plan, model) -> synthesis.Synth
   """Builds the `Synthesis` of an arm.
 
   Args:
-    source: the `SyntheticSource`.
-    plan: the arm's `BatchPlan`.
     model: the classifier, see `recipe.build_model`.
   """
   config, classes = session.config, session.config.mix.classes

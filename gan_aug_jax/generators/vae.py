@@ -33,7 +33,6 @@ def train(setting: Setting, *, width: int = 256, latent: int = 8) -> Family:
   """Returns a variational autoencoder, whose decoder is the generator.
 
   Args:
-    setting: what it is made for.
     width: of the hidden layers.
     latent: size of the latent.
   """

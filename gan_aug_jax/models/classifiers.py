@@ -121,7 +121,6 @@ def build_classifier(
     dropout: rate after each hidden layer and after the resnet's pooling, in [0, 1).
     features: channels of the convolutions; empty for the architecture's default.
     hidden: sizes of the fully connected layers; empty for the architecture's default.
-    dtype: type to compute in.
     axis_name: mapped axis of the devices, for the resnet's batch statistics, or None.
     blocks: residual blocks per stage of the resnet.
     batch_norm: of the resnet: 'shared', 'split' or 'real_only', see `layers.BatchNorm`.

@@ -32,7 +32,6 @@ def _project(x, labels, num_classes, *, dtype, train):
   Args:
     x: features [B, H, W, F].
     labels: int32 [B].
-    dtype: type to compute in.
     train: see `layers.spectral`.
 
   Returns:
@@ -173,7 +172,6 @@ def build_discriminator(
   Args:
     arch: 'dcgan', 'mlp', 'sngan' or 'resnet'.
     width: features of the first convolution, or of the last hidden layer of an 'mlp'.
-    dtype: type to compute in.
 
   Raises:
     ValueError: if the architecture is unknown.

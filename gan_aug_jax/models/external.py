@@ -66,7 +66,6 @@ class ExternalClassifier:
     """Returns {'params', 'batch_stats'}; the latter is all that is no parameter.
 
     Args:
-      key: for the parameters.
       images: float [B, H, W, C], or their shape.
       train: passed on to a network that takes it.
     """
@@ -127,7 +126,6 @@ def check_arrays(tree: Tree, what: str) -> None:
   """Checks that a tree can be trained with and saved.
 
   Args:
-    tree: any pytree.
     what: begins the sentence "... that are no numbers".
 
   Raises:

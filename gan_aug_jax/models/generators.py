@@ -148,7 +148,6 @@ def build_generator(
     image_shape: (height, width, channels); all but 'mlp' need a side of 8, 16, 32...
     width: features of the last hidden convolution, or of the first layer of an 'mlp'.
     axis_name: mapped axis that batch statistics are summed over, or None.
-    dtype: type to compute in.
     upsampling: 'subpixel' (Shi et al. 2016), 'nearest' (then a 3 x 3 convolution) or
       'transposed' (4 x 4 convolutions, as in Radford et al.).
 

@@ -22,22 +22,13 @@ def conv(
   """A convolution.
 
   Args:
-    features: output channels.
     kernel: (height, width).
-    dtype: type to compute in.
-    **kwargs: further ones of `nn.Conv`.
   """
   return nn.Conv(features, kernel, dtype=dtype, param_dtype=param_dtype(dtype), **kwargs)
 
 
 def dense(features: int, *, dtype: jnp.dtype, **kwargs: Any) -> nn.Dense:
-  """A fully connected layer.
-
-  Args:
-    features: outputs.
-    dtype: type to compute in.
-    **kwargs: further ones of `nn.Dense`.
-  """
+  """A fully connected layer."""
   return nn.Dense(features, dtype=dtype, param_dtype=param_dtype(dtype), **kwargs)
 
 
@@ -158,7 +149,6 @@ class ExampleDropout(nn.Module):
 
     Args:
       keys: key array [B]; may be None if not training.
-      train: whether to drop anything.
     """
     if not train or self.rate == 0:
       return x

@@ -22,8 +22,6 @@ def draw(
   Args:
     setting: of `findings.summarize`, with at least one comparison.
     control: name of the control to show as a band.
-    cells: the finished cells of each arm.
-    class_names: one per class.
 
   Returns:
     {name: PNG bytes}: 'answer', 'accuracy', 'forest', 'f1'; and of the best arm and the

@@ -20,7 +20,6 @@ def render(
     template: its name in `templates/`. Values are escaped; a missing one raises.
     config: as saved in config.json; the page lists all its fields.
     images: {name: PNG bytes}, which the page embeds.
-    **values: further values of the template.
   """
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader('gan_aug_jax.report'),

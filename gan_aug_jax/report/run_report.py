@@ -84,7 +84,6 @@ def findings(workdir: pathlib.Path, arms: Mapping) -> dict[str, sentences.Findin
   """{arm: what a run says of it} of arms with synthetic images and their controls.
 
   Args:
-    workdir: of the run.
     arms: of results.json.
 
   Raises:

@@ -100,8 +100,6 @@ def finding(treatment: str, control: str, arms: Mapping, paired: Mapping) -> Fin
   """What a run says about an arm with synthetic images and its control.
 
   Args:
-    treatment: name of the arm.
-    control: name of the control.
     paired: of `statistics.compare_predictions`.
 
   """
@@ -237,7 +235,6 @@ def again(command: str, workdir: pathlib.Path, config: Mapping) -> str:
 
   Args:
     command: 'run', or 'ablate' for several seeds.
-    workdir: of the run.
     config: of config.json.
   """
   file = f'{workdir}/config.json'

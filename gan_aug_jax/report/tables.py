@@ -147,7 +147,6 @@ def print_plan(planned: Sequence, estimate: Estimate) -> None:
 
   Args:
     planned: the `cells.Cell`s of a plan.
-    estimate: how long the unfinished ones train.
   """
   seconds, by_arm = estimate.arms, {}
   for cell in planned:

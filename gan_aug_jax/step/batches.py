@@ -91,7 +91,6 @@ def make_compose(
   Args:
     plan: how many positions are synthetic. If none are, `synthesize` is never called.
     synthesize: a `Synthesis`, or from `make_pooled`.
-    augmentation: what happens to the composed images.
     weight: `step -> weight` of a synthetic example in the loss; a real one weighs 1.
     on_reject: what replaces an image that the filter rejected: a 'real' image of the same
       class, drawn independently of the stream; or nothing ('drop', weight 0).
@@ -166,8 +165,6 @@ def make_compose_ahead(
 
   Args:
     compose: from `make_compose`.
-    layout: where the step runs.
-    plan: how batches are composed.
     max_bytes: see `DrawAhead`; 0 for none.
     draw_ahead: of the synthetic images, from `synthesis.make_draw_ahead`.
 

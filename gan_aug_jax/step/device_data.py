@@ -58,12 +58,7 @@ RealExamples = DeviceDataset | StreamedBatches
 
 
 def normalize(images: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
-  """Maps uint8 [..., H, W, C] in 0..255 to floats in [-1, 1].
-
-  Args:
-    images: uint8.
-    dtype: of the result.
-  """
+  """Maps uint8 [..., H, W, C] in 0..255 to floats in [-1, 1]."""
   return images.astype(dtype) / 127.5 - 1
 
 

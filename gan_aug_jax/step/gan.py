@@ -65,8 +65,6 @@ def init_gan(
     seed: integer in [0, 2^31), or an int32 scalar array.
     generator: linen module from `build_generator`.
     discriminator: linen module from `build_discriminator`.
-    generator_tx: the generator's optax transformation.
-    discriminator_tx: the discriminator's.
   """
   latent, labels = jnp.zeros((2, latent_dim)), jnp.zeros(2, jnp.int32)
   generator_key = rng.stream_key(seed, 'gan_init', substep=0)
@@ -266,9 +264,7 @@ def make_gan_step(
   of the real batch, so that the discriminator sees one class distribution.
 
   Args:
-    generator: linen module.
     gan_losses: of both networks; their batch size is a multiple of the devices.
-    generator_tx, discriminator_tx: optax transformations.
     ema_decay: of the generator's moving average, in [0, 1); reached gradually.
     d_steps: updates of the discriminator, each on its own real batch.
     dtype: of the images and latents, float32 or wider.

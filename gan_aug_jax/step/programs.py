@@ -61,7 +61,6 @@ class Program:
     Args:
       function: of pytrees to pytrees: `(state, ...) -> (state, ...)` if the state is
         donated. The program gets its name.
-      layout: where it runs.
       donate: positions of the arguments whose buffers the results may reuse.
       runs_once: whether fast compilation matters more than fast execution.
     """
@@ -186,7 +185,6 @@ def lower_step(
   Args:
     step: function of pytrees to pytrees: `(state, ...) -> (state, ...)` if the state is
       donated.
-    layout: where it runs.
     *args: its arguments, placed, or their shapes from `Layout.replicated_shapes`. Arrays
       from `Layout.shard_rows` stay on their devices, also in the state that is returned;
       all others are replicated.
@@ -305,7 +303,6 @@ class DrawAhead:
 
     Args:
       state, *inputs: of the step, traced; nothing is computed.
-      num_steps: of the call.
     """
     for chunk in range(num_steps, 1, -1):
       if num_steps % chunk == 0:

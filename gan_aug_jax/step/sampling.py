@@ -70,7 +70,6 @@ def make_sampler(
   """Returns `sample(variables, keys [B, ...], labels [B]) -> images [B, ..., H, W, C]`.
 
   Args:
-    render: from latents and labels to images.
     **latents: see `draw_latents`.
 
   Returns:
@@ -157,7 +156,6 @@ def mislabel(sample: Sample, num_classes: int) -> Sample:
   A control: the images are the generator's, and what they teach is wrong.
 
   Args:
-    sample: `(variables, keys, labels) -> images`.
     num_classes: at least 2.
   """
 

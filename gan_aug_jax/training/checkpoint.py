@@ -77,7 +77,6 @@ class Checkpoints:
     """Saves in the background; a step that is saved already is skipped.
 
     Args:
-      step: that the state is at.
       state: pytree of arrays, the same on every process; copied before this returns.
       host: JSON-serialisable dict, which must not change afterwards.
       generators: {name: variables} of frozen generators, if there are any.
@@ -186,7 +185,6 @@ class Checkpoints:
 
     Args:
       shapes: {name: pytree of shapes and types}, of all that were saved.
-      sharding: where to put the arrays.
 
     Raises:
       UnreadableGenerator: if they cannot be read.

@@ -23,7 +23,6 @@ def write_atomically(path, content: str | bytes) -> None:
 
   Args:
     path: of the file; missing folders are made.
-    content: what it is to hold.
 
   Raises:
     WriteError: if that fails; what was there before is still there.

@@ -90,7 +90,6 @@ class Monitor:
     """Scores a state wherever `Cadence.eval_every` is due; for the line of metrics.
 
     Args:
-      step: of the training.
       state: at that step, placed.
     """
     del step, state
@@ -272,7 +271,6 @@ def make_writers(session, directory: pathlib.Path, *, after_step: int) -> list:
   """Returns the writers of metrics, as clu's: metrics.jsonl, and event files on request.
 
   Args:
-    directory: of the training.
     after_step: step of the checkpoint that training resumes from; later lines are
       dropped.
 

@@ -119,7 +119,6 @@ class _Whole:
     Args:
       fraction: of the current part, in [0, 1].
       gained: part of it that this process has done.
-      seconds: that this took.
     """
     self._fraction = fraction
     self._done += gained * self._of_current()
@@ -275,12 +274,7 @@ def _make_display(console):
 
 
 def format_count(count: int, noun: str) -> str:
-  """Formats a number of things as '1 image' or '1,500 images'.
-
-  Args:
-    count: how many.
-    noun: one of them.
-  """
+  """Formats a number of things as '1 image' or '1,500 images'."""
   return f'{count:,} {noun}{"" if count == 1 else "s"}'
 
 
@@ -289,7 +283,6 @@ def format_percent(share: float, decimals: int = 0, sign: str = '') -> str:
 
   Args:
     share: of 1.
-    decimals: how many.
     sign: '+' shows it before positive numbers, too.
   """
   return f'{100 * share:{sign}.{decimals}f} %'

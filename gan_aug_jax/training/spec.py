@@ -175,11 +175,7 @@ class Training:
     )
 
   def step_operations(self, stage: Stage) -> float:
-    """Floating-point operations of a step, see `operations`.
-
-    Args:
-      stage: one of `stages`.
-    """
+    """Floating-point operations of a step, see `operations`."""
     if self.steps_per_call == 1:
       return stage.program.operations(*self._shapes())
     # XLA counts the body of a loop once, so a call of several steps does not tell.
@@ -187,11 +183,7 @@ class Training:
     return Program(stage.step, self.layout).operations(state, data, *self.frozen)
 
   def length_of(self, stage: Stage) -> int:
-    """The number of steps in a stage.
-
-    Args:
-      stage: one of `stages`.
-    """
+    """The number of steps in a stage."""
     return self._end_of(stage) - stage.first
 
   def _end_of(self, stage):
@@ -233,7 +225,6 @@ class Training:
 
     Args:
       state: at `step`, placed.
-      step: the number of steps taken so far.
     """
     for stage in self._stages_from(step):
       stage.program.compile(state, *self.inputs(step, 0))
@@ -267,12 +258,7 @@ class Training:
     return program(state, *self.inputs(step, count))
 
   def inputs(self, step: int, count: int) -> tuple:
-    """What the call that takes `count` steps from `step` on takes next to the state.
-
-    Args:
-      step: the number of steps taken so far.
-      count: how many to take.
-    """
+    """What the call that takes `count` steps from `step` on takes next to the state."""
     first = step - step % self.steps_per_call
     data = self.batches(first, self.steps_per_call)
     return (self.layout.replicated_int(count), data, *self.frozen)
@@ -293,10 +279,8 @@ def make_training(
   """Returns the `Training` of a step; its arguments are the attributes there.
 
   Args:
-    session: of the run.
     step: `Stage.step` of the first stage.
     init: `Training.init_function`.
-    seed, batches, cadence, init_pool, draw_ahead: see `Training`.
     last_step: `(number, step)` of a last stage, from that number of steps on; or None.
   """
   layout, num_steps = session.layout, steps_per_call(session, cadence)
@@ -344,10 +328,6 @@ def steps_per_call(session: Session, cadence: Cadence) -> int:
 
   Calls end where lines, evaluations and saves are due, so it divides their cadences, and
   any other length is a shorter call of the same program.
-
-  Args:
-    session: of the run.
-    cadence: of the training.
   """
   config = session.config
   if config.steps_per_call:

@@ -18,7 +18,6 @@ class Tracer:
 
     Args:
       steps: 'first:last', or empty for none.
-      directory: where the trace goes.
     """
     first, _, last = steps.partition(':')
     self._steps = range(int(first), int(last) + 1) if steps else range(0)
@@ -41,8 +40,6 @@ class Tracer:
     """A context for the call that takes steps `step` to `stop - 1` from `state`.
 
     Args:
-      step: the first step of the call.
-      stop: the step after its last.
       state: before the call; a trace begins and ends when it is computed.
     """
     inside = step < self._steps.stop and stop > self._steps.start

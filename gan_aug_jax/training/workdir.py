@@ -121,7 +121,6 @@ def claim(session: Session, dataset: Dataset) -> None:
   """Writes config.json, unless the same run's is there.
 
   Args:
-    session: of the run.
     dataset: the data, whose fingerprint is recorded.
 
   Raises:
