@@ -25,7 +25,7 @@ _IN_ARMS = ('arms', 'augment.apply_to', 'classifier.budget', 'classifier.batch_n
 
 
 @dataclasses.dataclass(frozen=True)
-class Arm:
+class PlannedArm:
   """An arm at a point of the grid, to be trained with every seed.
 
   Attributes:
@@ -58,12 +58,12 @@ def config_of(base, arm, seed) -> ml_collections.ConfigDict:
 
   Args:
     base: from `config.base_of`.
-    arm: an `Arm`.
+    arm: a `PlannedArm`.
   """
   return _with(base, {**arm.fields, 'seed': seed, 'expected_duration': ''})
 
 
-def list_arms(config, costs) -> list[Arm]:
+def list_arms(config, costs) -> list[PlannedArm]:
   """The arms of an ablation, controls first in each setting.
 
   Args:
@@ -116,7 +116,9 @@ class _Setting:
       for control in matched.values():
         controls.setdefault(control.name, control)
       names = {equal: control.name for equal, control in matched.items()}
-      arms.append(Arm(self.name, name, role, fields, _join(self.name, name), **names))
+      arms.append(
+        PlannedArm(self.name, name, role, fields, _join(self.name, name), **names)
+      )
     return [*controls.values(), *arms]
 
   def control(self, kind, num_steps):
@@ -144,13 +146,13 @@ class _Setting:
     except ConfigError as error:
       raise ConfigError(f'The control {name!r}: {error}') from None
     key = _join(_name_of(self.real, self.spec.grid), name)
-    return Arm(self.name, name, role, fields, key)
+    return PlannedArm(self.name, name, role, fields, key)
 
   def match(self, name, role, fields):
-    """The controls of an arm: {field of `Arm`, such as 'same_steps': control}.
+    """The controls of an arm: {field of `PlannedArm`, such as 'same_steps': control}.
 
     Args:
-      role: what it is in the comparison, see `Arm`.
+      role: what it is in the comparison, see `PlannedArm`.
       fields: {dotted field: value} that the arm sets.
     """
     config = _valid(self.base, fields)

@@ -35,7 +35,7 @@ class Cell:
 
   Attributes:
     name: unique in the ablation; also the name of its directory.
-    arm: an `ablation.Arm`.
+    arm: an `ablation.PlannedArm`.
     seed: of everything random.
     config: of its run.
     generator: name of the one that it draws from, a fingerprint of what that depends on;
@@ -45,7 +45,7 @@ class Cell:
   """
 
   name: str
-  arm: ablation.Arm
+  arm: ablation.PlannedArm
   seed: int
   config: ml_collections.ConfigDict
   generator: str = ''
@@ -257,7 +257,7 @@ class Plan:
   """The arms and cells of the ablation of a config, and where they run."""
 
   config: ml_collections.ConfigDict
-  arms: list[ablation.Arm]
+  arms: list[ablation.PlannedArm]
   cells: list[Cell]
   workdir: pathlib.Path
   layout: sharding.Layout

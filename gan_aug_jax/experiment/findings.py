@@ -36,7 +36,7 @@ class Comparison:
 
   Attributes:
     name: of the comparison in the arm's row of a summary.
-    control: the field of `ablation.Arm` that names the control.
+    control: the field of `ablation.PlannedArm` that names the control.
     words: what is equal.
   """
 
