@@ -52,7 +52,7 @@ class Cell:
   generator_config: ml_collections.ConfigDict | None = None
 
   @property
-  def kind(self):
+  def arm_name(self):
     """The name of its arm in `config.ARMS`."""
     return self.config.arms[0]
 
@@ -62,7 +62,7 @@ class Cell:
 
   def is_finished(self, workdir):
     """Whether its results are there."""
-    return is_finished(workdir, self.name, self.kind)
+    return is_finished(workdir, self.name, self.arm_name)
 
   def lacks_generator(self, workdir, layout):
     """Whether it draws from a generator that is not trained yet."""
@@ -74,16 +74,16 @@ class Cell:
     return not all(training.read_result() for training in trainings)
 
 
-def is_finished(workdir, name, kind) -> bool:
+def is_finished(workdir, name, arm_name) -> bool:
   """Whether the results of a cell are there.
 
   Args:
-    kind: the name of its arm in `config.ARMS`.
+    arm_name: of its arm in `config.ARMS`.
   """
   directory = workdir / 'cells' / name
   results = files.read_result(directory / 'results.json')
-  written = (directory / 'arms' / kind / 'predictions.npz').exists()
-  return bool(written and results and kind in results.get('arms', {}))
+  written = (directory / 'arms' / arm_name / 'predictions.npz').exists()
+  return bool(written and results and arm_name in results.get('arms', {}))
 
 
 def failure(workdir, name) -> str:
@@ -284,7 +284,7 @@ class Plan:
       'arms': [dataclasses.asdict(arm) for arm in self.arms],
       'cells': [
         {'name': cell.name, 'arm': cell.arm.key, 'seed': cell.seed}
-        | {'kind': cell.kind, 'generator': cell.generator}
+        | {'kind': cell.arm_name, 'generator': cell.generator}
         for cell in self.cells
       ],
       'versions': workdir_lib.versions(),

@@ -72,7 +72,7 @@ def of_ablation(plan) -> Estimate:
       run, sentences = _run_of(cell, plan.workdir, plan.layout)
       left_out |= dict.fromkeys(sentences)
       work = run.work(generator=generator_key not in known)
-      known[key] = run.arms[0], work.get(cell.kind, 0.0)
+      known[key] = run.arms[0], work.get(cell.arm_name, 0.0)
       if 'generator' in work:
         known[generator_key] = run.generator, work['generator']
     if generator_key and generator_key in known and cell.generator not in generators:
@@ -97,7 +97,7 @@ def work_of(
       with contextlib.suppress(Exception):  # noted when it is the cell's turn
         run, _ = _run_of(cell, workdir, layout)
         counted = run.work(generator=generator_key not in known)
-        known[key] = counted.get(cell.kind, 0.0)
+        known[key] = counted.get(cell.arm_name, 0.0)
         if 'generator' in counted:
           known[generator_key] = counted['generator']
     work[cell.name] = known[key]
@@ -115,7 +115,7 @@ def _keys(cell, workdir, layout):
   Returns:
     The key of its arm, and that of the generator that it waits for, or ''.
   """
-  is_trained = arms_lib.finished_result(cell.directory(workdir) / 'arms' / cell.kind)
+  is_trained = arms_lib.finished_result(cell.directory(workdir) / 'arms' / cell.arm_name)
   of_generator = _unseeded(cell.generator_config)
   waits = cell.lacks_generator(workdir, layout)
   key = json.dumps([_unseeded(cell.config), of_generator, bool(is_trained), waits])
