@@ -168,20 +168,22 @@ class GeneratorTraining:
       return False
     return True
 
-  def _train(self, one):
+  def _train(self, seed_training):
     """Trains a generator in steps; returns the content of its result.json."""
-    config, directory = one.session.config, one.directory
+    config, directory = seed_training.session.config, seed_training.directory
     if not directory.exists():
       self._check_untrained()
     selection = Selection(
       config.generator.select,
-      functools.partial(self._freeze, seed=one.seed),
+      functools.partial(self._freeze, seed=seed_training.seed),
       functools.partial(self._score_and_show, directory),
-      steps=filter(None, one.steps),
+      steps=filter(None, seed_training.steps),
       after=self._after,
       shapes=self.family.shapes(),
     )
-    training = dataclasses.replace(self.training, session=one.session, seed=one.seed)
+    training = dataclasses.replace(
+      self.training, session=seed_training.session, seed=seed_training.seed
+    )
     trained = loop.train(training, directory, directory.name, selection)
     if config.log.tensorboard and jax.process_index() == 0:
       pictures = sorted((directory / 'samples').glob('*.png'))
@@ -190,7 +192,7 @@ class GeneratorTraining:
     number_of = {name: int(count(_params(tree))) for name, tree in networks.items()}
     chosen_step = selection.chosen['step']
     return {
-      **self._about(one, self.num_steps),
+      **self._about(seed_training, self.num_steps),
       'num_params': number_of['generator'],
       'num_discriminator_params': number_of.get('discriminator', 0),
       'select': config.generator.select,
@@ -212,14 +214,16 @@ class GeneratorTraining:
       self._session, self.family, variables, info=self._dataset.facts, directory=None
     )
 
-  def _fit(self, one):
+  def _fit(self, seed_training):
     """Makes a generator at once; returns the content of its result.json."""
-    began, named = time.perf_counter(), one.session.config.generator.family
+    began, named = time.perf_counter(), seed_training.session.config.generator.family
     making = f'making the generator: {self.family.title}'
     with progress.waiting(making, quiet=self._session.is_silent):
-      fitted.fit(named, self.family, self._dataset, one.seed, one.directory)
+      fitted.fit(
+        named, self.family, self._dataset, seed_training.seed, seed_training.directory
+      )
     return {
-      **self._about(one, 0),
+      **self._about(seed_training, 0),
       'chosen_step': 0,
       'kept': ['chosen'],
       'networks': ['generator'],
@@ -228,15 +232,15 @@ class GeneratorTraining:
       'train_seconds': time.perf_counter() - began,
     }
 
-  def _about(self, one, num_steps):
+  def _about(self, seed_training, num_steps):
     family, facts = self.family, self._dataset.facts
     return {
       'fingerprint': facts.fingerprint,
-      'family': one.session.config.generator.family,
+      'family': seed_training.session.config.generator.family,
       'title': family.title,
       'foreign': families.is_foreign(family, facts),
       'trained_on': family.trained_on if family.fit else facts.fingerprint,
-      'seed': one.seed,
+      'seed': seed_training.seed,
       'num_steps': num_steps,
     }
 
