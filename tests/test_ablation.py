@@ -302,13 +302,15 @@ def test_the_picture_of_several_generators_needs_no_layout(
   shapes = synthetic_source.build_source(session, toy).shapes
   spread = lambda x: np.linspace(-1, 1, x.size, dtype=x.dtype).reshape(x.shape)
   variables = jax.tree.map(spread, shapes.generator)
-  prepared = types.SimpleNamespace(frozen=synthesis.FrozenModels(generator=variables))
-  drawn = arms_lib.Arm(session, toy, 'augmented', None)._draw(None, prepared)
+  source_variables = types.SimpleNamespace(
+    frozen=synthesis.FrozenModels(generator=variables)
+  )
+  drawn = arms_lib.Arm(session, toy, 'augmented', None)._draw(None, source_variables)
   fields.generator.checkpoints = ()
   for member in range(2):
     own = jax.tree.map(operator.itemgetter(member), variables)
-    prepared.frozen = synthesis.FrozenModels(generator=own)
-    alone = arms_lib.Arm(session, toy, 'augmented', None)._draw(None, prepared)
+    source_variables.frozen = synthesis.FrozenModels(generator=own)
+    alone = arms_lib.Arm(session, toy, 'augmented', None)._draw(None, source_variables)
     np.testing.assert_array_equal(drawn[member::2], alone[member::2])
     assert (drawn[1 - member :: 2] != alone[1 - member :: 2]).any()
 

@@ -105,12 +105,12 @@ class Arm:
     frozen = setup.source.shapes if setup.source else synthesis.FrozenModels()
     return setup.training.with_frozen(frozen)
 
-  def train(self, generator, prepared) -> dict:
+  def train(self, generator, source_variables) -> dict:
     """Trains the arm, or resumes it, and evaluates it.
 
     Args:
       generator: the `FrozenGenerator`, or None.
-      prepared: the `SourceVariables` that it draws from.
+      source_variables: the `SourceVariables` that it draws from.
 
     Returns:
       The arm's entry in results.json.
@@ -121,15 +121,15 @@ class Arm:
       training.state.evaluated, self.dataset.image_shape
     )
     trained = loop.train(
-      training.with_frozen(prepared.frozen),
+      training.with_frozen(source_variables.frozen),
       self.directory,
       self.name,
       Validation(self.evaluator, self.dataset),
     )
     trained.progress.compile_seconds += compile_seconds
-    return self.finish(generator, prepared, trained)
+    return self.finish(generator, source_variables, trained)
 
-  def _write_batch(self, generator, prepared):
+  def _write_batch(self, generator, source_variables):
     """Writes batch.png: images such as it trains on, augmented as in its batches."""
     config, train = self.session.config, self.dataset.train
     classes = [np.flatnonzero(train.labels == c) for c in range(self.dataset.num_classes)]
@@ -141,7 +141,7 @@ class Arm:
     if is_elsewhere or (generator and generator.info.get('kept', [])[1:]):
       drawn = None
     if self.is_augmented and not drawn:
-      rows['synthetic'] = self._draw(generator, prepared)
+      rows['synthetic'] = self._draw(generator, source_variables)
     elif self.is_augmented and drawn.exists():
       # A picture is not worth a finished training.
       with contextlib.suppress(OSError, ValueError, KeyError):
@@ -157,7 +157,7 @@ class Arm:
     picture = figures.grid(list(rows), {'': images})
     files.write_atomically(self.directory / 'batch.png', picture)
 
-  def _draw(self, generator, prepared):
+  def _draw(self, generator, source_variables):
     """What the arm shows of the first classes: uint8 pixels."""
     # One process draws them, on one device, whatever the layout of the training.
     alone = sharding.make_layout('jit', self.session.layout.mesh.local_devices[:1])
@@ -165,17 +165,17 @@ class Arm:
     source = synthetic_source.build_source(session, self.dataset, generator)
     positions = jnp.arange(_NUM_SHOWN)
     keys = rng.example_keys(rng.stream_key(0, 'show'), positions)[:, None]
-    variables = jax.device_get(prepared.frozen.generator)
+    variables = jax.device_get(source_variables.frozen.generator)
     labels = positions % self.dataset.num_classes
     images = jax.jit(source.networks.sample)(variables, keys, labels)
     return np.asarray(device_data.to_pixels(images[:, 0]))
 
-  def finish(self, generator, prepared, trained) -> dict:
+  def finish(self, generator, source_variables, trained) -> dict:
     """Evaluates a trained arm and writes its results; the only use of the test split.
 
     Args:
       generator: the `FrozenGenerator`, or None.
-      prepared: the `SourceVariables` that it drew from.
+      source_variables: the `SourceVariables` that it drew from.
       trained: the `loop.Trained`.
 
     Returns:
@@ -183,7 +183,7 @@ class Arm:
     """
     session, dataset, state = self.session, self.dataset, trained.state
     if jax.process_index() == 0:
-      self._write_batch(generator, prepared)
+      self._write_batch(generator, source_variables)
     splits = {'train': dataset.train, 'val': dataset.val, 'eval': dataset.test}
     with progress.waiting(f'{self.name}: evaluating', quiet=session.is_silent):
       scores = {
@@ -191,7 +191,7 @@ class Arm:
       }
     result = _arm_result(session, scores, dataset, self._setup.plan, trained)
     result['acceptance'] = _acceptance(state, dataset)
-    result['source'] = prepared.info
+    result['source'] = source_variables.info
     if jax.process_index() == 0:
       _write_predictions(self.directory / 'predictions.npz', scores, dataset)
       if session.config.log.tensorboard:

@@ -45,16 +45,16 @@ def train(seed_runs, directory) -> None:
     As `loop.train`. A non-finite loss of one seed ends the training of all.
   """
   count, arm = len(seed_runs), seed_runs[0].arm
-  prepared = [one.run.load_variables(one.arm, one.generator) for one in seed_runs]
+  source_variables = [one.run.load_variables(one.arm, one.generator) for one in seed_runs]
   trainings = [one.arm.setup(one.generator).training for one in seed_runs]
-  frozen = arm.session.layout.replicate(_stack([one.frozen for one in prepared]))
+  frozen = arm.session.layout.replicate(_stack([one.frozen for one in source_variables]))
   training = vmap_training(trainings).with_frozen(frozen)
   name = f'{arm.name} x {count}'
   trained = loop.train(training, directory, name, _Validations(seed_runs))
   trained = dataclasses.replace(trained, state=jax.device_get(trained.state))
   for i, one in enumerate(seed_runs):
     if not finished_result(one.arm.directory):  # before an interruption
-      _finish(one, prepared[i], _trained_seed(one, trained, i, count))
+      _finish(one, source_variables[i], _trained_seed(one, trained, i, count))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _trained_seed(seed_run, trained, i, num_seeds):
   return loop.Trained(layout.replicate(_take(trained.state, i)), progress, rows)
 
 
-def _finish(seed_run, prepared, trained):
+def _finish(seed_run, source_variables, trained):
   """Writes the files of an arm as if it had been trained alone."""
   arm = seed_run.arm
   arm.directory.mkdir(parents=True, exist_ok=True)
@@ -188,4 +188,4 @@ def _finish(seed_run, prepared, trained):
   for row in trained.rows:
     for writer in writers:
       writer.write_scalars(row['step'], {k: v for k, v in row.items() if k != 'step'})
-  arm.finish(seed_run.generator, prepared, trained)
+  arm.finish(seed_run.generator, source_variables, trained)
