@@ -206,7 +206,7 @@ class Arm:
 
 def finished_result(directory) -> dict | None:
   """The result.json of a finished arm, or None."""
-  result = files.read_result(directory / 'result.json')
+  result = files.read_json_or_none(directory / 'result.json')
   # Older versions wrote no source.
   finished = result and 'source' in result and (directory / 'predictions.npz').exists()
   return result if finished else None

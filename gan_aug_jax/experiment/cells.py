@@ -81,14 +81,14 @@ def is_finished(workdir, name, arm_name) -> bool:
     arm_name: of its arm in `config.ARMS`.
   """
   directory = workdir / 'cells' / name
-  results = files.read_result(directory / 'results.json')
+  results = files.read_json_or_none(directory / 'results.json')
   written = (directory / 'arms' / arm_name / 'predictions.npz').exists()
   return bool(written and results and arm_name in results.get('arms', {}))
 
 
 def failure(workdir, name) -> str:
   """Why a cell failed, or ''."""
-  failed = files.read_result(workdir / 'cells' / name / 'failed.json') or {}
+  failed = files.read_json_or_none(workdir / 'cells' / name / 'failed.json') or {}
   return failed.get('why', '')
 
 

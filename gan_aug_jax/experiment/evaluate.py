@@ -10,7 +10,7 @@ from gan_aug_jax.evaluation import evaluators
 from gan_aug_jax.experiment import arms, recipe, schedule
 from gan_aug_jax.step import classifier_state
 from gan_aug_jax.training import checkpoint
-from gan_aug_jax.training.files import read_result
+from gan_aug_jax.training.files import read_json_or_none
 
 
 def restore_arm(session, name, info: DataFacts) -> classifier_state.ClassifierState:
@@ -54,7 +54,7 @@ def evaluate_arms(session, dataset) -> dict:
     splits['test'] = dataset.test
   scores = {}
   for name in session.config.arms:
-    result = read_result(session.path('arms', name, 'result.json'))
+    result = read_json_or_none(session.path('arms', name, 'result.json'))
     if not result:
       continue
     arms.check_images(session.path('arms', name), result, dataset.facts)

@@ -12,7 +12,7 @@ import numpy as np
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.evaluation import statistics
 from gan_aug_jax.experiment import cells as cells_lib
-from gan_aug_jax.training.files import read_json, read_result
+from gan_aug_jax.training.files import read_json, read_json_or_none
 from gan_aug_jax.training.workdir import (
   generator_directory,
   read_predictions,
@@ -337,7 +337,7 @@ def scores_of(workdir, name, drawn=()) -> dict:
       scores are those of the chosen checkpoint.
   """
   directory = generator_directory(cells_lib.generator_workdir(workdir, name))
-  result = read_result(directory / 'result.json') or {}
+  result = read_json_or_none(directory / 'result.json') or {}
   if len(drawn) == 1:
     for row in result.get('candidates', ()):
       if drawn[0].endswith(f', step {row["step"]}'):

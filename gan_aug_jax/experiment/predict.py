@@ -35,7 +35,7 @@ def choose_arm(session, name='') -> tuple[str, float, int]:
     raise ConfigError(f'--arm={name} must be an arm of the run: {", ".join(names)}.')
   accuracy = {}
   for arm in names:
-    result = files.read_result(session.path('arms', arm, 'result.json')) or {}
+    result = files.read_json_or_none(session.path('arms', arm, 'result.json')) or {}
     if 'val_accuracy' in result:
       accuracy[arm] = result['val_accuracy']
   if not accuracy or (name and name not in accuracy):

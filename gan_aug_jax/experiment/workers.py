@@ -142,7 +142,8 @@ class Worker:
           with programs.ahead(), progress.part(name):
             run.start()
             return run.load_or_train_generator()
-      why = (files.read_result(session.path('failed.json')) or {}).get('why', 'unknown')
+      failed = files.read_json_or_none(session.path('failed.json')) or {}
+      why = failed.get('why', 'unknown')
       raise CheckpointError(f'Its generator ({name}) failed: {why}')
 
   def _train_ready(self, ready):

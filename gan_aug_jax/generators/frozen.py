@@ -81,7 +81,7 @@ class SeedTraining:
 
   def read_result(self) -> dict | None:
     """Its result.json; None where it is missing, damaged or of an older version."""
-    result = files.read_result(self.directory / 'result.json')
+    result = files.read_json_or_none(self.directory / 'result.json')
     needed = {'fingerprint', 'num_steps', 'seed', 'chosen_step', 'kept', 'networks'}
     if not result or not needed <= set(result):
       return None

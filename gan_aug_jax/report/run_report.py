@@ -161,7 +161,7 @@ def _series(rows, name):
 
 def _read_scores(workdir):
   """The content of score/scores.json, or None where it is missing or damaged."""
-  scores = files.read_result(workdir / 'score' / 'scores.json') or {}
+  scores = files.read_json_or_none(workdir / 'score' / 'scores.json') or {}
   return scores if {'rows', 'extractor', 'held_out_chose'} <= set(scores) else None
 
 

@@ -80,7 +80,7 @@ def read_arrays(path, most_bytes: int = 2**30) -> dict[str, np.ndarray]:
     raise ValueError(str(error)) from None
 
 
-def read_result(path) -> dict[str, Any] | None:
+def read_json_or_none(path) -> dict[str, Any] | None:
   """Returns the JSON object in a file, or None if it is missing or damaged."""
   try:
     content = json.loads(pathlib.Path(path).read_text())
@@ -114,7 +114,7 @@ def read_json(path, *keys: str) -> dict[str, Any]:
       f'There is no {path.name} in {str(path.parent)!r}: either this is no --workdir of '
       'a run, or the run is not finished; the command that started it finishes it.'
     )
-  content = read_result(path)
+  content = read_json_or_none(path)
   if content is None or not set(keys) <= set(content):
     raise CheckpointError(
       f'{str(path)!r} is damaged; move that file away and run again: it makes a new one '

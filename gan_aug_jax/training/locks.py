@@ -113,7 +113,7 @@ def check_idle(directory: pathlib.Path) -> None:
 
 
 def _held(directory):
-  about = files.read_result(directory / 'run.owner') or {}
+  about = files.read_json_or_none(directory / 'run.owner') or {}
   who = 'another process'
   if {'host', 'process', 'started'} <= set(about):
     who = f'process {about["process"]} on {about["host"]}, since {about["started"]}'

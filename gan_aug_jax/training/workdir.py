@@ -228,7 +228,9 @@ def _may_differ(session, grows):
     return {field.affects for field in FIELDS.values()}
   # The probes that choose a generator depend on some of the arms' fields, too.
   trained = session.workdir.glob(f'{first.name}*')
-  finished = all(files.read_result(path / 'result.json') is not None for path in trained)
+  finished = all(
+    files.read_json_or_none(path / 'result.json') is not None for path in trained
+  )
   cadence = {CADENCE} if finished and grows else set()
   of_arms = OF_ARMS if finished and first.exists() and not arms_begun else set()
   return {NOTHING} | cadence | of_arms
