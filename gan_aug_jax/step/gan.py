@@ -18,7 +18,7 @@ from gan_aug_jax.step.sharding import flatten, Layout
 
 # Draws of the stream 'diffaug' in a substep: the discriminator sees real and synthetic
 # images in its own update, and again in the generator's.
-_LOOKS = 4
+_DRAWS_PER_SUBSTEP = 4
 
 
 @flax.struct.dataclass
@@ -147,20 +147,24 @@ class GanLosses:
       `(loss, (stats, sums))`: the new statistics of spectral normalisation, and
       {name: scalar} to be summed over the devices.
     """
-    images = self._augment(batch.images, batch.positions, keys, _LOOKS * substep)
-    fake = self._augment(batch.fake, batch.positions, keys, _LOOKS * substep + 1)
-    look = functools.partial(self._look, params, state)
+    images = self._augment(
+      batch.images, batch.positions, keys, _DRAWS_PER_SUBSTEP * substep
+    )
+    fake = self._augment(
+      batch.fake, batch.positions, keys, _DRAWS_PER_SUBSTEP * substep + 1
+    )
+    logits_and_penalty = functools.partial(self._logits_and_penalty, params, state)
     if bool(self.r1) == bool(self.r2):
       # Joined within each device's share: joined along the batch, they would be gathered.
       both, labels = (
         jnp.concatenate(pair, axis=1)
         for pair in ((images, fake), (batch.labels, batch.labels))
       )
-      logits, penalty, stats = look(both, labels, (self.r1, self.r2))
+      logits, penalty, stats = logits_and_penalty(both, labels, (self.r1, self.r2))
       real_logits, fake_logits = jnp.split(logits, 2, axis=1)
     else:  # apart, so that only one side's gradient is taken
-      real_logits, r1, stats = look(images, batch.labels, (self.r1,))
-      fake_logits, r2, _ = look(fake, batch.labels, (self.r2,))
+      real_logits, r1, stats = logits_and_penalty(images, batch.labels, (self.r1,))
+      fake_logits, r2, _ = logits_and_penalty(fake, batch.labels, (self.r2,))
       penalty = r1 + r2
     value = jnp.sum(self.loss.discriminator(real_logits, fake_logits)) / self.batch_size
     value += penalty / self.batch_size
@@ -186,14 +190,16 @@ class GanLosses:
       batch: the last one that the discriminator saw.
       substep: number of the discriminator's last update.
     """
-    fake = self._augment(fake, batch.positions, keys, _LOOKS * substep + 2)
+    fake = self._augment(fake, batch.positions, keys, _DRAWS_PER_SUBSTEP * substep + 2)
     fake_logits, real_logits = self._logits(state, fake, batch.labels), None
     if self.loss.paired:
-      images = self._augment(batch.images, batch.positions, keys, _LOOKS * substep + 3)
+      images = self._augment(
+        batch.images, batch.positions, keys, _DRAWS_PER_SUBSTEP * substep + 3
+      )
       real_logits = self._logits(state, images, batch.labels)
     return jnp.sum(self.loss.generator(fake_logits, real_logits)) / self.batch_size
 
-  def _look(self, params, state, images, labels, weights):
+  def _logits_and_penalty(self, params, state, images, labels, weights):
     """Logits [groups, n] in training, the gradient penalty, and the new statistics.
 
     Args:
@@ -219,12 +225,12 @@ class GanLosses:
     penalty = 0.5 * sum(w * x for w, x in zip(weights, squares, strict=True))
     return logits, penalty, stats
 
-  def _augment(self, images, positions, keys: StepKeys, look):
+  def _augment(self, images, positions, keys: StepKeys, draw):
     """Images as the discriminator sees them."""
     if self.diffaug is None:
       return images
-    look_keys = flatten(keys.at('diffaug', positions, look))
-    return self.diffaug(look_keys, flatten(images)).reshape(images.shape)
+    draw_keys = flatten(keys.at('diffaug', positions, draw))
+    return self.diffaug(draw_keys, flatten(images)).reshape(images.shape)
 
   def _logits(self, state, images, labels):
     variables = {'params': state.discriminator, 'spectral': state.discriminator_stats}
@@ -287,7 +293,7 @@ def make_gan_step(
       images, labels = device_data.take(
         data, first + positions, dtype, step=state.step, substep=substep
       )
-      latent_keys = keys.at('gan_latent', positions, _LOOKS * substep)
+      latent_keys = keys.at('gan_latent', positions, _DRAWS_PER_SUBSTEP * substep)
       latents = sampling.draw_latents(flatten(latent_keys), (latent_dim,), dtype)
       draw = lambda params: _generate(
         generator, params, state.generator_stats, latents, labels
