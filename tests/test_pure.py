@@ -347,7 +347,7 @@ def test_an_own_transform_comes_last_and_sees_one_image_with_its_key():
 
   plain, changed = (
     jax.jit(augment.make_augment(crop=1, flip=True, **options))(keys, images)
-    for options in ({}, {'own': own})
+    for options in ({}, {'custom': own})
   )
   added = changed - plain
   assert added.dtype == images.dtype

@@ -142,22 +142,22 @@ def make_augmentation(session, arm, image_shape) -> batches.Augmentation:
   _, is_classical = config_lib.ARMS[arm]
   if not is_classical:
     return batches.Augmentation()
-  config, own = session.config.augment, None
+  config, custom = session.config.augment, None
   if config.transform:
     described = _described(session.config, 'augment.transform')
-    own = session.load_code('augment.transform')
-    _check_transform(own, described, image_shape)
+    custom = session.load_code('augment.transform')
+    _check_transform(custom, described, image_shape)
     try:
-      hash(own)
+      hash(custom)
     except TypeError:  # such as an object with arrays
-      own = functools.partial(own)  # which is hashed by identity
+      custom = functools.partial(custom)  # which is hashed by identity
   return batches.Augmentation(
     transform=_make_transform(
       crop=config.crop_padding,
       flip=config.flip,
       color=config.color,
       cutout=config.cutout,
-      own=own,
+      custom=custom,
     ),
     mix=augment.make_mix(mixup=config.mixup, cutmix=config.cutmix),
     partner=config.partner,

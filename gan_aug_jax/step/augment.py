@@ -138,7 +138,7 @@ def make_augment(
   flip: bool = False,
   color: float = 0.0,
   cutout: int = 0,
-  own: Callable | None = None,
+  custom: Callable | None = None,
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
   """Returns `augment(keys [B], images [B, H, W, C]) -> images`.
 
@@ -147,7 +147,7 @@ def make_augment(
     flip: whether to mirror at random.
     color: largest change of brightness, saturation and contrast, in [0, 1]; 0 for none.
     cutout: side in pixels of a square that is blanked; 0 for none.
-    own: `(key, image [H, W, C]) -> image`, applied last; None for none.
+    custom: `(key, image [H, W, C]) -> image`, applied last; None for none.
   """
 
   def augment(keys, images):
@@ -162,8 +162,8 @@ def make_augment(
       images = jnp.clip(images, -1, 1)
     if cutout:
       images = random_cutout(fold_keys(keys, 3), images, (cutout, cutout))
-    if own:
-      images = jax.vmap(own)(fold_keys(keys, 4), images).astype(images.dtype)
+    if custom:
+      images = jax.vmap(custom)(fold_keys(keys, 4), images).astype(images.dtype)
     return images
 
   return augment
