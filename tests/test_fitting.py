@@ -24,7 +24,7 @@ def _make_training(session, toy, num_steps, last_from=None):
 
   def step(state, data, times=1):
     place = state['step'] * _COUNT + jnp.arange(_COUNT)
-    _, labels = device_data.take(data, place)
+    _, labels = device_data.gather_stream(data, place)
     rows = data.order[place - data.start]
     return {
       'step': state['step'] + 1,

@@ -319,7 +319,7 @@ def test_feedback_asks_for_the_classes_that_cost_most(toy):
   )
   untrained = tiny.fused(where, **options)[1]
   data = tiny.feed(where.replicate, toy)(0, plan.num_real)
-  images, labels = device_data.take(data, jnp.arange(plan.num_real))
+  images, labels = device_data.gather_stream(data, jnp.arange(plan.num_real))
   logits = model.apply(untrained.variables, images, train=False)
   nll = -np.asarray(jax.nn.log_softmax(logits))[np.arange(len(labels)), labels]
   for c in range(3):

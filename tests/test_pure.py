@@ -234,7 +234,7 @@ def test_feed_is_the_stream_of_epoch_permutations(count):
   for first in (0, count, 2 * count, 5 * count, 3):  # forwards, and a resume back
     data = feed(first, count)
     index = first + jnp.arange(count)
-    pixels, taken = device_data.take(data, index)
+    pixels, taken = device_data.gather_stream(data, index)
     np.testing.assert_array_equal(taken, stream[first : first + count])
     np.testing.assert_allclose(pixels[:, 0, 0, 0], np.asarray(taken) / 127.5 - 1)
     shapes.add(data.order.shape)

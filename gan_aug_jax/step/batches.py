@@ -226,7 +226,7 @@ def _real_batch(plan, positions, step, data, encoding, keys):
   """The batch of a step without its synthetic images."""
   first = plan.first_real_at(step)
   index = plan.real_before(step) + positions - first
-  images, labels = device_data.take(data, index, encoding.dtype, step=step)
+  images, labels = device_data.gather_stream(data, index, encoding.dtype, step=step)
   none = jnp.zeros((len(positions), encoding.num_classes), encoding.dtype)
   return Batch(
     images=images,

@@ -103,7 +103,7 @@ def draw_rows(
   return drawn if labels is None else data.by_class[drawn]
 
 
-def take(
+def gather_stream(
   data: RealExamples,
   index: jax.Array,
   dtype: jnp.dtype = jnp.float32,

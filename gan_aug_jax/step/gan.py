@@ -290,7 +290,7 @@ def make_gan_step(
 
     def discriminator_step(state, substep):
       first = (state.step * d_steps + substep) * batch_size
-      images, labels = device_data.take(
+      images, labels = device_data.gather_stream(
         data, first + positions, dtype, step=state.step, substep=substep
       )
       latent_keys = keys.at('gan_latent', positions, _DRAWS_PER_SUBSTEP * substep)

@@ -102,7 +102,7 @@ def make_generator_step(
     positions = layout.positions(batch_size)
     keys = rng.step_keys(state.seed, state.step).at('generator', positions)
     first = state.step * batch_size
-    taken = device_data.take(data, first + positions, dtype, step=state.step)
+    taken = device_data.gather_stream(data, first + positions, dtype, step=state.step)
     images, labels = map(flatten, taken)
     is_example = flatten(positions) < batch_size
     teacher = ()
