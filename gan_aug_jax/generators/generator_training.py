@@ -55,13 +55,10 @@ class GeneratorTraining:
     """
     self._session, self._dataset = session, dataset
     self._trainings = frozen.trainings_of(session)
-    self.family = check(session, dataset)
+    self.family, self._cadence = check(session, dataset)
     self.num_steps = self.num_candidates = 0
-    if not self.family.fit:
-      number = len(dataset.train)
-      self.num_steps = config_lib.num_steps_of(session.config, 'generator', number)
-      cadence = _cadence_of(session, self.num_steps)
-      every = cadence.save_every
+    if self._cadence:
+      self.num_steps, every = self._cadence.num_steps, self._cadence.save_every
       self.num_candidates = math.ceil(self.num_steps / every) - self._after // every
     self._has_choice = self.num_candidates > 1
     self._freeze = Freeze(session, self.family)
@@ -89,7 +86,7 @@ class GeneratorTraining:
       batches=spec.make_batches(
         session, self._dataset.train, plan, substeps=family.substeps
       ),
-      cadence=_cadence_of(session, self.num_steps),
+      cadence=self._cadence,
     )
 
   @functools.cached_property
@@ -285,39 +282,29 @@ def _params(variables):
   return variables['params'] if is_linen else variables
 
 
-def _cadence_of(session, num_steps):
-  """The `spec.Cadence` of a generator: a candidate for each thousand steps, five at most.
-
-  Each takes as long as some hundreds of steps: freezing, drawing, training a probe.
-  """
-  saves = min(max(num_steps // 1000, 1), 5)
-  cadence = spec.make_cadence(session.config, 'generator', num_steps, saves=saves)
-  return dataclasses.replace(cadence, eval_every=cadence.save_every)
-
-
-def check(session, dataset) -> Family:
+def check(session, dataset) -> tuple[Family, spec.Cadence | None]:
   """Checks that a generator can be trained as the config says; trains nothing.
 
   Returns:
-    Its family.
+    Its family, and when it is logged and saved; None if it is made at once.
 
   Raises:
     ConfigError: if `generator.checkpoints` names a step at which nothing is saved, or
       see `families.build_family`.
   """
-  family = families.build_family(session, dataset.facts)
-  if not family.fit:
-    number = len(dataset.train)
-    num_steps = config_lib.num_steps_of(session.config, 'generator', number)
-    _check_steps(session.config, _cadence_of(session, num_steps))
-  return family
-
-
-def _check_steps(config, cadence):
-  num_steps, every = cadence.num_steps, cadence.save_every
+  config, family = session.config, families.build_family(session, dataset.facts)
+  if family.fit:
+    return family, None
+  num_steps = config_lib.num_steps_of(config, 'generator', len(dataset.train))
+  # A candidate for each thousand steps, five at most: each takes as long as some hundreds
+  # of steps, as it is frozen, drawn from, and used to train a probe.
+  saves = min(max(num_steps // 1000, 1), 5)
+  cadence = spec.make_cadence(config, 'generator', num_steps, saves=saves)
+  every = cadence.save_every
   for _, step in config_lib.members_of(config):
     if step > num_steps or (step % every and step != num_steps):
       raise ConfigError(
         f'generator.checkpoints names step {step}, but it is saved at multiples of '
         f'{every} (see generator.save_every_steps) and at {num_steps}; name one of these.'
       )
+  return family, dataclasses.replace(cadence, eval_every=every)
