@@ -45,8 +45,12 @@ _MNIST = [(f'{_CURVE}-mnist', f'per_class={n}', n) for n in (10, 100)]
 
 # Ablations along the length of a GAN's training, each with the scores of one GAN.
 LENGTHS = (
-  ('evidence/gan-length-cifar10-250', '250 per class, classifier 1,500 steps, 1 seed'),
-  ('evidence/gan-tail-seed-30', 'long tail, classifier 3,000 steps, 1 seed'),
+  (
+    'evidence/gan-length-cifar10-250',
+    '250 per class',
+    'classifiers of 1,500 steps, one seed',
+  ),
+  ('evidence/gan-tail', 'long tail', 'classifiers of 3,000 steps, five seeds'),
 )
 
 # dataset, generator, arm, [(raw file, setting, images per class)]
@@ -88,7 +92,7 @@ def difference(path, setting, arm):
 def draw_lengths():
   """Returns the figure of usefulness by the length of the GAN's training."""
   figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout='constrained')
-  for (path, label), line in zip(LENGTHS, ('-', '--'), strict=True):
+  for (path, label, _), line in zip(LENGTHS, ('-', '--'), strict=True):
     rows = json.loads((DOCS / 'results' / path / 'scores.json').read_text())['rows']
     cas = {n: 100 * _of_step(rows, n)['cas'] for n in _gan_arms(path)}
     axes[0].plot(
@@ -96,9 +100,9 @@ def draw_lengths():
     )
     real = 100 * rows['real training images']['cas']
     axes[0].axhline(real, color=COLORS[REAL], linestyle=line)
-  axes[0].set_title('classifiers of these images alone', loc='left')
+  axes[0].set_title('classifiers trained on these images alone', loc='left', fontsize=10)
   axes[0].set_ylabel('CAS, %')
-  for panel, (path, label) in zip(axes[1:], LENGTHS, strict=True):
+  for panel, (path, label, trained) in zip(axes[1:], LENGTHS, strict=True):
     gans = _gan_arms(path)
     arms = {arm['name']: arm for arm in _settings(path)[0]['arms']}
     _points(panel, [*gans], [*gans.values()], GAN, 'the GAN')
@@ -109,7 +113,7 @@ def draw_lengths():
     if ceiling < 10:
       panel.axhline(ceiling, color=COLORS[REAL], linestyle='--')
     panel.axhline(0, color='black', linewidth=0.8)
-    panel.set_title(label, loc='left')
+    panel.set_title(f'{label}: {trained}', loc='left', fontsize=10)
     panel.set_ylabel('points over the control at equal steps')
   for panel in axes:
     panel.set_xscale('log')

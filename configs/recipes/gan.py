@@ -1,4 +1,4 @@
-"""200 to 400 photographs per class: images of a GAN, on top of the batch.
+"""200 to 400 photographs per class, or rare classes: a GAN's images, on top of the batch.
 
     python -m gan_aug_jax run --config=configs/recipes/gan.py:folder,0 \\
         --config.data.data_dir=DIR --workdir=...

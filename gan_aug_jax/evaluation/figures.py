@@ -270,6 +270,7 @@ def changes(
     for i, j in np.argwhere(values):
       color = 'white' if abs(values[i, j]) > 0.6 * reach else 'black'
       text = f'{values[i, j]:+.{int(scale > 1)}f}'
-      ax.text(j, i, text, ha='center', va='center', fontsize=7, color=color)
+      fontsize = 7 if len(text) < 5 else 5.5
+      ax.text(j, i, text, ha='center', va='center', fontsize=fontsize, color=color)
   figure.colorbar(shown, ax=ax, label=unit, pad=0.02)
   return _png(figure)
