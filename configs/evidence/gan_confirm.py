@@ -19,7 +19,7 @@ _WARPS = base.load_file('configs/recipes/low_data.py').get_config().generator.fa
 def get_config(data='cifar10,250'):
   return base.add_ablation(
     _QUALITY.of_data(data),
-    seeds=(30, 31, 32, 33, 34),  # which nothing has seen
+    seeds=(30, 31, 32, 33, 34),  # which no search has seen
     arms={'gan': {}, 'warps': {'generator.family': _WARPS}},
     controls={
       'steps=2250': {'classifier.num_steps': 2250},

@@ -1,13 +1,14 @@
-"""200 to 400 photographs per class, or rare classes: a GAN's images, on top of the batch.
+"""200 to 400 photographs per class: images of a GAN, on top of the batch.
 
     python -m gan_aug_jax run --config=configs/recipes/gan.py:folder,0 \\
         --config.data.data_dir=DIR --workdir=...
 
 Takes the argument of configs/recipes/low_data.py, and replaces its warps with a GAN,
 whose settings are those that StudioGAN found to work on few images (hinge loss, betas
-0.5 and 0.999, several discriminator updates, DiffAugment). Both trainings are long:
-with half the classifier's steps the images did not help, and those of a GAN of 1,000
-steps hurt (one seed). How much they help, and what it costs: docs/results/evidence.md.
+0.5 and 0.999, several discriminator updates, DiffAugment). Both trainings are long: a
+GAN of 1,000 steps hurt, and with half the classifier's steps the images did not help
+(one seed). Rare classes are shown more often, which helps only if the test images are
+balanced. How much it helps, and what it costs: docs/results/evidence.md.
 """
 
 from gan_aug_jax import config as base
