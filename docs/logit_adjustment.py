@@ -32,9 +32,9 @@ ARMS = (*REAL, 'train_copies', 'warps', 'gan', 'held_out')
 def shown_shares(config, counts):
   """The share of each class among the examples that an arm is trained on."""
   synthetic = config_lib.is_augmented(config, config.arms[0])
-  plan = schedule.plan_batches(config, config.classifier.num_steps, synthetic=synthetic)
   if not synthetic:
     return counts / counts.sum()
+  plan = schedule.plan_batches(config, config.classifier.num_steps, synthetic=True)
   real = (plan.total - plan.num_synthetic) * counts / counts.sum()
   drawn = class_labels.class_distribution(config.mix.classes, counts, plan)
   shown = real + plan.num_synthetic * drawn

@@ -25,7 +25,7 @@ from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import ConfigError, DataError, NonFiniteError
 from gan_aug_jax.experiment import (
   ablation,
-  arms as arms_lib,
+  batch_picture,
   cells,
   dry_run,
   estimate,
@@ -274,7 +274,9 @@ def test_a_cell_draws_from_its_own_checkpoints_of_a_shared_training(
 
 
 @pytest.mark.parametrize('kept, draws', [(['chosen'], 0), (['chosen', 'step20'], 1)])
-def test_the_picture_of_an_arm_shows_what_it_draws(tmp_path, toy, kept, draws):
+def test_the_picture_of_an_arm_shows_what_it_draws(
+  monkeypatch, tmp_path, toy, kept, draws
+):
   """The samples of a shared training begin with another step's images."""
   drawn = []
   arm = types.SimpleNamespace(
@@ -283,10 +285,11 @@ def test_the_picture_of_an_arm_shows_what_it_draws(tmp_path, toy, kept, draws):
     directory=tmp_path,
     name='augmented',
     is_augmented=True,
-    _draw=lambda *_: drawn.append(1) or toy.train.images[:4],
   )
+  draw = lambda *_: drawn.append(1) or toy.train.images[:4]
+  monkeypatch.setattr(batch_picture, 'draw', draw)
   generator = types.SimpleNamespace(directory=tmp_path, info={'kept': kept})
-  arms_lib.Arm._write_batch(arm, generator, None)
+  batch_picture.write(arm, generator, None)
   assert len(drawn) == draws
 
 
@@ -305,12 +308,13 @@ def test_the_picture_of_several_generators_needs_no_layout(
   source_variables = types.SimpleNamespace(
     frozen=synthesis.FrozenModels(generator=variables)
   )
-  drawn = arms_lib.Arm(session, toy, 'augmented', None)._draw(None, source_variables)
+  arm = types.SimpleNamespace(session=session, dataset=toy)
+  drawn = batch_picture.draw(arm, None, source_variables)
   fields.generator.checkpoints = ()
   for member in range(2):
     own = jax.tree.map(operator.itemgetter(member), variables)
     source_variables.frozen = synthesis.FrozenModels(generator=own)
-    alone = arms_lib.Arm(session, toy, 'augmented', None)._draw(None, source_variables)
+    alone = batch_picture.draw(arm, None, source_variables)
     np.testing.assert_array_equal(drawn[member::2], alone[member::2])
     assert (drawn[1 - member :: 2] != alone[1 - member :: 2]).any()
 

@@ -268,6 +268,12 @@ def test_cells_stay_in_their_directory(tmp_path):
   home = (tmp_path / 'cells').resolve()
   for cell in found:
     assert (home / cell.name).resolve().parent == home, cell.name
+  again = config_lib.add_ablation(
+    config_lib.default(), grid={'data.data_dir': paths[::-1]}, seeds=(0,), arms={'..': {}}
+  )
+  arms = ablation.list_arms(again, test_ablation.Costs(1000))
+  places = lambda cells: {cell.name: cell.config.data.data_dir for cell in cells}
+  assert places(cells.list_cells(again, arms, tmp_path)) == places(found)
   # Nor do the data of two folders share a directory, or a generator.
   assert len({cell.name for cell in found}) == len(found)
   assert len({cell.generator for cell in found if cell.generator}) == len(paths)

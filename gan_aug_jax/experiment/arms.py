@@ -1,12 +1,10 @@
 """The arms of a run: classifiers trained with and without synthetic images."""
 
-import contextlib
 import dataclasses
 import functools
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gan_aug_jax import config as config_lib
@@ -14,15 +12,12 @@ from gan_aug_jax.data.datasets import Dataset
 from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.evaluation import evaluators, figures, metrics
-from gan_aug_jax.experiment import recipe, schedule
+from gan_aug_jax.experiment import batch_picture, recipe, schedule
 from gan_aug_jax.generators import synthetic_source
 from gan_aug_jax.step import (
   batches,
   classifier,
-  device_data,
   plans,
-  rng,
-  sharding,
   synthesis,
 )
 from gan_aug_jax.training import files, loop, progress, spec, tensorboard
@@ -42,16 +37,6 @@ class Setup:
   source: synthetic_source.SyntheticSource | None
   plan: plans.BatchPlan
   training: spec.Training
-
-
-_NUM_SHOWN = 10  # images of a kind in batch.png
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _augment_pixels(transform, pixels):
-  """Augments uint8 [N, H, W, C] as images are in training."""
-  keys = rng.example_keys(rng.stream_key(0, 'show', step=1), jnp.arange(len(pixels)))
-  return device_data.to_pixels(transform(keys, device_data.normalize(pixels)))
 
 
 class Arm:
@@ -129,47 +114,6 @@ class Arm:
     trained.progress.compile_seconds += compile_seconds
     return self.finish(generator, source_variables, trained)
 
-  def _write_batch(self, generator, source_variables):
-    """Writes batch.png: images such as it trains on, augmented as in its batches."""
-    config, train = self.session.config, self.dataset.train
-    classes = [np.flatnonzero(train.labels == c) for c in range(self.dataset.num_classes)]
-    shown = [rows[i] for i in range(_NUM_SHOWN) for rows in classes if len(rows) > i]
-    rows = {'real': train.images[shown[:_NUM_SHOWN]]}
-    drawn = generator and generator.directory / 'samples.npz'
-    # Where a training keeps further steps, the file may show one of these.
-    is_elsewhere = config.mix.source != 'generator' or config.generator.checkpoints
-    if is_elsewhere or (generator and generator.info.get('kept', [])[1:]):
-      drawn = None
-    if self.is_augmented and not drawn:
-      rows['synthetic'] = self._draw(generator, source_variables)
-    elif self.is_augmented and drawn.exists():
-      # A picture is not worth a finished training.
-      with contextlib.suppress(OSError, ValueError, KeyError):
-        rows['synthetic'] = files.read_arrays(drawn)['drawn'][:_NUM_SHOWN]
-    if config_lib.ARMS[self.name][1]:
-      shape = self.dataset.image_shape
-      transform = recipe.make_augmentation(self.session, self.name, shape).transform
-      for name in rows:
-        if config.augment.apply_to in ('both', name):
-          rows[name] = np.asarray(_augment_pixels(transform, rows[name]))
-    count = min(map(len, rows.values()))
-    images = np.stack([images[:count] for images in rows.values()])
-    picture = figures.grid(list(rows), {'': images})
-    files.write_atomically(self.directory / 'batch.png', picture)
-
-  def _draw(self, generator, source_variables):
-    """What the arm shows of the first classes: uint8 pixels."""
-    # One process draws them, on one device, whatever the layout of the training.
-    alone = sharding.make_layout('jit', self.session.layout.mesh.local_devices[:1])
-    session = dataclasses.replace(self.session, layout=alone)
-    source = synthetic_source.build_source(session, self.dataset, generator)
-    positions = jnp.arange(_NUM_SHOWN)
-    keys = rng.example_keys(rng.stream_key(0, 'show'), positions)[:, None]
-    variables = jax.device_get(source_variables.frozen.generator)
-    labels = positions % self.dataset.num_classes
-    images = jax.jit(source.networks.sample)(variables, keys, labels)
-    return np.asarray(device_data.to_pixels(images[:, 0]))
-
   def finish(self, generator, source_variables, trained) -> dict:
     """Evaluates a trained arm and writes its results; the only use of the test split.
 
@@ -183,7 +127,7 @@ class Arm:
     """
     session, dataset, state = self.session, self.dataset, trained.state
     if jax.process_index() == 0:
-      self._write_batch(generator, source_variables)
+      batch_picture.write(self, generator, source_variables)
     splits = {'train': dataset.train, 'val': dataset.val, 'eval': dataset.test}
     with progress.waiting(f'{self.name}: evaluating', quiet=session.is_silent):
       scores = {

@@ -7,6 +7,7 @@ WORKDIR/
   together/           checkpoints of seeds that train in one program
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -109,18 +110,20 @@ def list_cells(config, arms, workdir: pathlib.Path) -> list[Cell]:
     arms: from `ablation.list_arms`.
     workdir: of the ablation, whose generators are used where they serve.
   """
-  base, cells, taken = config_lib.base_of(config), [], set()
+  base, cells = config_lib.base_of(config), []
   places = config.ablation.grid.get('data.data_dir', ())
   distinct = {arm.key: arm for arm in reversed(arms)}
+  names = {key: re.sub(r'[^\w.,+=-]+', '-', key) for key in distinct}
+  count = collections.Counter(names.values())
   for seed in config.ablation.seeds:
     for arm in reversed(distinct.values()):
       of_cell = ablation.config_of(base, arm, seed)
-      name = re.sub(r'[^\w.,+=-]+', '-', f'{arm.key},seed={seed}')
-      if name in taken:  # a/b and a-b
+      name = names[arm.key]
+      if count[name] > 1:  # of a/b and a-b, in whatever order they are listed
         name += f',{_fingerprint(arm.key)}'
-      taken.add(name)
       needs = config_lib.needs_generator(of_cell)
       generator = _generator_config(base, of_cell) if needs else None
+      name += f',seed={seed}'
       cells.append(Cell(name, arm, seed, of_cell, generator_config=generator))
   _share_trainings(cells, workdir, places)
   return [
