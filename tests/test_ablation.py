@@ -641,13 +641,18 @@ def _finished(arm, kind, seed, *, val, right, counts, support):
   return findings.Finished(about, results, right, 0.0)
 
 
-def _summary(accuracies, seeds, counts=(5, 5), support=(5, 5)):
-  """Of arms {name: (role, validation accuracy, [test accuracy of each seed])}."""
+def _summary(accuracies, seeds, counts=(5, 5), support=(5, 5), fields=None):
+  """Of arms {name: (role, validation accuracy, [test accuracy of each seed])}.
+
+  Args:
+    fields: {name: what the arm sets}.
+  """
   arms, finished = [], []
   for name, (role, val, tests) in accuracies.items():
-    arm = {'setting': '', 'name': name, 'role': role, 'fields': {}, 'key': name}
+    arm = {'setting': '', 'name': name, 'role': role, 'key': name}
+    arm['fields'] = (fields or {}).get(name, {})
     controls = {'same_steps': 'base', 'same_exposure': '', 'same_compute': ''}
-    is_control = role in ('control', 'all_labels')
+    is_control = role in ('control', 'matched', 'all_labels')
     arms.append(arm | (controls if not is_control else {}))
     kind = 'real_only' if is_control else 'augmented'
     for seed in range(min(seeds, len(tests))):
@@ -699,6 +704,29 @@ def test_notes_on_the_data_are_those_of_the_cell_that_has_the_most():
   plan['config'] = BASE | {'data': BASE['data'] | {'seed': 3}}
   (*_, line, _, _) = sentences.status(findings.summarize(plan, cells, {}))
   assert line.startswith('data.seed is fixed')
+
+
+def _is_told_of_balance(summary):
+  return any('50' in line and 'adjusts' in line for line in sentences.status(summary))
+
+
+def test_a_report_tells_that_rare_classes_may_be_helped_for_free():
+  tests = [0.90, 0.92, 0.91]
+  arms = {'base': ('control', 0.9, tests), 'x': ('treatment', 0.9, tests)}
+  assert _is_told_of_balance(_summary(arms, 3, counts=(50, 25)))
+  assert not _is_told_of_balance(_summary(arms, 3, counts=(50, 26)))
+  adjusted = {'classifier.logit_adjustment': 1.0}
+  for role, is_told in (('control', False), ('matched', False), ('treatment', True)):
+    other = {**arms, 'other': (role, 0.9, tests)}
+    summary = _summary(other, 3, counts=(50, 5), fields={'other': adjusted})
+    assert _is_told_of_balance(summary) == is_told
+
+  arm = {'confusion_matrix': [[100, 0], [0, 100]], 'source': {}}
+  results = {'arms': {'real_only': arm, 'augmented': arm}, 'train_counts': [50, 5]}
+  (line,) = sentences.caveats(results)
+  assert 'classifier.logit_adjustment' in line
+  assert not sentences.caveats(results | {'logit_adjustment': 1.0})
+  assert not sentences.caveats(results | {'arms': {'real_only': arm}})
 
 
 def test_of_equal_recall_the_lower_validation_loss_is_chosen(monkeypatch):

@@ -71,6 +71,7 @@ FIELDS = {
   'classifier.batch_size': st.integers(0, 12),
   'classifier.budget': _choice('steps', 'exposure'),
   'classifier.dropout': st.floats(-0.1, 1.1),
+  'classifier.logit_adjustment': st.floats(-0.1, 2),
   'classifier.features': st.lists(st.integers(0, 6), max_size=4).map(tuple),
   'classifier.num_steps': st.integers(-1, 30),
   'classifier.optimizer': _choice('sgd', 'adam'),

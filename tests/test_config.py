@@ -128,6 +128,7 @@ BAD = {
   'classifier.schedule': 'step',
   'classifier.warmup_steps': -1,
   'classifier.label_smoothing': 1.0,
+  'classifier.logit_adjustment': -1.0,
   'classifier.dropout': 1.0,
   'classifier.budget': 'epochs',
   'classifier.blocks': 0,

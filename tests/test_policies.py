@@ -1,5 +1,6 @@
 """Policies of sampling and mixing: what each is for, and that all keep the invariants."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -293,6 +294,55 @@ def test_class_distributions_equal_their_definitions():
   more = plans.plan_batch(60, ratio=1.0, mode='add')
   shares = class_labels.class_distribution('balance', [3, 2, 1], more)
   np.testing.assert_allclose(60 * shares, [10, 20, 30])
+
+
+@pytest.mark.parametrize('mode', ['replace', 'add'])
+def test_shares_of_a_training_are_those_counted_step_by_step(mode):
+  counts, probs = np.array([60, 30, 10]), np.array([0.0, 0.25, 0.75])
+  ramp = plans.make_ramp('linear', 40, start=0.2, stop=0.9)
+  rising = lambda step: 0.5 * ramp(step)
+  for plan, weight in (
+    (plans.plan_batch(20, ratio=0.5, mode=mode), lambda step: 0.3),
+    (plans.plan_batch(20, ratio=0.5, mode=mode, ramp=ramp), rising),
+    (plans.plan_batch(20, ratio=0.0, mode=mode), lambda step: 1.0),
+  ):
+    weights = np.zeros(3)
+    for step in range(40):
+      real = int(plan.real_before(step + 1) - plan.real_before(step))
+      weights += real * counts / 100
+      weights += float(weight(step)) * int(plan.synthetic_at(step)) * probs
+    shares = class_labels.trained_shares(
+      counts, plan, 40, class_probs=probs, weight=weight
+    )
+    np.testing.assert_allclose(shares, weights / weights.sum(), rtol=1e-6)
+  even = plans.plan_batch(20, ratio=0.5, mode='replace')
+  shares = class_labels.trained_shares(counts, even, 7)
+  np.testing.assert_allclose(shares, (counts / 100 + 1 / 3) / 2)
+
+
+@pytest.mark.parametrize('tau', [0.0, 1.0, 2.0])
+def test_adjusted_logits_of_images_that_show_nothing_forget_the_shares(toy, tau):
+  """Without an adjustment they are the logs of the shares; with tau, 1 - tau of them."""
+  where, counts = tiny.layout('jit', 1), np.array([6, 3, 1])
+  blank = dataclasses.replace(
+    toy.train,
+    images=np.zeros((10, *tiny.SHAPE), np.uint8),
+    labels=np.repeat(np.arange(3, dtype=np.int32), counts),
+  )
+  toy = dataclasses.replace(toy, train=blank)
+  plan = plans.plan_batch(10, ratio=0.0, mode='replace')
+  shift = np.float32(tau * np.log(class_labels.trained_shares(counts, plan, 300)))
+  step, state, plan, frozen = tiny.fused(
+    where, ratio=0.0, batch_size=10, arch='mlp', dropout=0.0, crop=0, logit_shift=shift
+  )
+  state, _ = tiny.run(
+    where, step, state, toy, count=10, num_steps=300, extra=(frozen,), per_call=100
+  )
+  model = tiny.classifiers.build_classifier('mlp', num_classes=3, hidden=(8,))
+  (logits,) = model.apply(state.variables, -jnp.ones((1, *tiny.SHAPE)), train=False)
+  learned = jax.nn.log_softmax(logits)
+  expected = jax.nn.log_softmax((1 - tau) * jnp.log(counts / 10))
+  np.testing.assert_allclose(learned, expected, atol=0.02)
 
 
 def test_labels_are_drawn_by_their_distribution():

@@ -1,6 +1,7 @@
 """Programs: compiled once in a process, ahead of use; shorter calls of one program."""
 
 import concurrent.futures
+import dataclasses
 import threading
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 from gan_aug_jax.config import default
 from gan_aug_jax.experiment import arms
 from gan_aug_jax.generators import synthetic_source
-from gan_aug_jax.step import programs, sharding
+from gan_aug_jax.step import classifier, programs, sharding
 from gan_aug_jax.step.programs import Program
 from gan_aug_jax.step.synthesis import FrozenModels, Networks
 from gan_aug_jax.training import spec
@@ -206,3 +207,25 @@ def test_on_a_cpu_only_loops_without_convolutions_are_scanned(
   name = 'augmented' if drawn else 'real_only'
   setup = arms.set_up(session, toy, name, source if drawn else None, num_steps=1000)
   assert setup.training.steps_per_call == per_call
+
+
+@pytest.mark.parametrize(
+  ('name', 'shares'),
+  [('real_only', [0.6, 0.3, 0.1]), ('augmented', [32 / 90, 23.5 / 90, 34.5 / 90])],
+)
+def test_logits_are_adjusted_by_the_shares_that_an_arm_is_trained_on(
+  name, shares, toy, tmp_path, monkeypatch
+):
+  """Here half of a batch is as the 6, 3 and 1 real images, half as 1, 2 and 6."""
+  train = toy.train.rows([*range(6), *range(12, 15), 24])
+  config = default()
+  config.update_from_flattened_dict(MLP | {'classifier.logit_adjustment': 2.0})
+  config.mix.ratio, config.mix.classes, config.data.label_budget = 0.5, 'inverse', 0
+  session = Session(config, tmp_path, tiny.layout('jit', 1))
+  source = synthetic_source.SyntheticSource(Networks(None), FrozenModels())
+  made, make = {}, classifier.make_fused_step
+  spy = lambda **options: made.update(options) or make(**options)
+  monkeypatch.setattr(classifier, 'make_fused_step', spy)
+  dataset = dataclasses.replace(toy, train=train)
+  arms.set_up(session, dataset, name, source if name == 'augmented' else None)
+  np.testing.assert_allclose(made['logit_shift'], 2 * np.log(shares), rtol=1e-5)

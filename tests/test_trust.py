@@ -293,6 +293,7 @@ def _summary(name):
     'failures': {'few': f'ValueError: {name}'},
     'num_comparisons': 1,
     'foreign': [name],
+    'unadjusted_counts': None,
     'generator_warnings': {name: {'cell': name, 'warnings': [name]}},
     'settings': [setting],
   }

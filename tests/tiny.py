@@ -159,6 +159,7 @@ def fused_ahead(
   on='both',
   refresh_every=1,
   frozen='dcgan',
+  logit_shift=0.0,
 ):
   """The fused step, its initial state, its plan, what is frozen, and what draws ahead.
 
@@ -247,7 +248,12 @@ def fused_ahead(
     compose, layout=where, plan=plan, max_bytes=max_bytes, draw_ahead=draw_ahead
   )
   step = classifier.make_fused_step(
-    model=model, optimizer=optimizer, layout=where, plan=plan, compose=compose
+    model=model,
+    optimizer=optimizer,
+    layout=where,
+    plan=plan,
+    compose=compose,
+    logit_shift=logit_shift,
   )
   class_stats = ('class_loss',) if classes == 'feedback' else ()
   if sample_filter and sample_filter.min_confidence:

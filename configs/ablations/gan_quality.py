@@ -57,8 +57,10 @@ def _of_recipe(data):
     'candidates=4': {'filter.candidates': 4},
     'stop=0.7': {'mix.stop_fraction': 0.7},
   }
+  balance = {}
   if config.data.imbalance > 1:
     mixtures['classes=train'] = {'mix.classes': 'train'}
+    balance['adjusted'] = {'classifier.logit_adjustment': 1.0}
   mixtures = {name: lengths['gan=20000'] | own for name, own in mixtures.items()}
   return base.add_ablation(
     config,
@@ -73,6 +75,7 @@ def _of_recipe(data):
       'lr=0.05': {'classifier.learning_rate': 0.05},
       'smoothing': {'classifier.label_smoothing': 0.1},
       'weight_decay': {'classifier.weight_decay': 5e-4},
+      **balance,
     },
     oracles=('train_copies', 'held_out'),
   )

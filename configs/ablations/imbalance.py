@@ -1,4 +1,4 @@
-"""Can synthesis fill up rare classes?
+"""Can synthesis fill up rare classes, better than adjusted logits do for free?
 
 python -m gan_aug_jax ablate --config=configs/ablations/imbalance.py --workdir=...
 """
@@ -16,6 +16,7 @@ def get_config():
     classes: {'mix.classes': classes}
     for classes in ('uniform', 'train', 'inverse', 'balance', 'feedback')
   }
-  controls = _SCARCE.controls(len(arms) - 2)
+  controls = _SCARCE.controls(len(arms) - 3)
+  controls['adjusted'] = {'classifier.logit_adjustment': 1.0}
   grid = {'data.imbalance': (10.0, 50.0)}
   return base.add_ablation(config, arms=arms, controls=controls, grid=grid)

@@ -668,6 +668,13 @@ _CLASSIFIER = {
     _BELOW_1,
     when='Raise it to 0.1 if the network is overconfident.',
   ),
+  'logit_adjustment': Field(
+    0.0,
+    'factor of the logs of the class shares that the loss adds to the logits, so that '
+    'rare classes are not disadvantaged; 0 means none',
+    _NOT_NEGATIVE,
+    when='Set it to 1 if classes are rarer in training than in use.',
+  ),
   'ema_decay': Field(
     0.0,
     'decay of the moving average of the weights, which is evaluated; 0 means none',

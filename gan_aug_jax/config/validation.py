@@ -219,6 +219,12 @@ def _synthesis(config):
     f"{mix.source!r} shows; use classifier.budget='steps'",
   )
   yield (
+    classifier.logit_adjustment > 0 and mix.classes == 'feedback',
+    f'classifier.logit_adjustment={classifier.logit_adjustment} needs the share of each '
+    "class in advance, and mix.classes='feedback' changes it during the training; use "
+    'other mix.classes, or classifier.logit_adjustment=0',
+  )
+  yield (
     augment.apply_to == 'synthetic' and 'real_classical' in config.arms,
     "augment.apply_to='synthetic' leaves the arm real_classical without any "
     'augmentation, the same as real_only; leave it out of arms',

@@ -16,6 +16,7 @@ from gan_aug_jax.experiment import batch_picture, recipe, schedule
 from gan_aug_jax.generators import synthetic_source
 from gan_aug_jax.step import (
   batches,
+  class_labels,
   classifier,
   plans,
   synthesis,
@@ -216,13 +217,14 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
     synthesize, init_pool = _make_pooled(
       session, made, dataset.image_shape, plan=plan, every=cycle
     )
+  weight = schedule.make_weight(config, num_steps)
   compose = batches.make_compose(
     layout=session.layout,
     plan=plan,
     synthesize=synthesize,
     augmentation=recipe.make_augmentation(session, name, dataset.image_shape),
     num_classes=dataset.num_classes,
-    weight=schedule.make_weight(config, num_steps),
+    weight=weight,
     on_reject=config.filter.on_reject if config.filter.min_confidence else 'drop',
     label_smoothing=config.classifier.label_smoothing,
     dtype=session.image_dtype('classifier'),
@@ -234,6 +236,16 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
     max_bytes=config_lib.draw_ahead_bytes(config),
     draw_ahead=draw_ahead,
   )
+  logit_shift = 0.0
+  if tau := config.classifier.logit_adjustment:
+    shares = class_labels.trained_shares(
+      dataset.train.class_counts(dataset.num_classes),
+      plan,
+      num_steps,
+      class_probs=made.class_probs if made else None,
+      weight=weight,
+    )
+    logit_shift = np.float32(tau * np.log(shares))
   step = classifier.make_fused_step(
     model=model,
     optimizer=optimizer,
@@ -241,6 +253,7 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
     plan=plan,
     compose=compose,
     ema_decay=config.classifier.ema_decay,
+    logit_shift=logit_shift,
   )
   init = recipe.make_init(
     session, model, optimizer, dataset.image_shape, synthetic=synthetic

@@ -156,8 +156,25 @@ def summarize(plan, finished, failures) -> dict:
     'generator_warnings': _generator_warnings(finished),
     'data_notes': _data_notes(finished),
     'foreign': sorted({g['family'] for g in generators if g.get('foreign')}),
+    'unadjusted_counts': _unadjusted_counts(plan, finished),
     'settings': found,
   }
+
+
+def is_imbalanced(counts) -> bool:
+  """Whether the rarest class has at most half the images of the most common one."""
+  return 2 * min(counts) <= max(counts)
+
+
+def _unadjusted_counts(plan, finished):
+  """Images of each class where that matters and no control adjusts for it; or None."""
+  field = 'classifier.logit_adjustment'
+  base = config_lib.flatten(config_lib.from_dict(plan['config']))[field]
+  controls = (arm['fields'] for arm in plan['arms'] if arm['role'] in _CONTROLS)
+  if any(fields.get(field, base) for fields in controls):
+    return None
+  counts = (cell.results['train_counts'] for cell in finished)
+  return next(filter(is_imbalanced, counts), None)
 
 
 def _generator_warnings(finished):
@@ -234,7 +251,7 @@ def _compare_rare(treatment, control, seeds):
   differences = []
   for seed in seeds:
     counts = np.asarray(control[seed].results['train_counts'])
-    if 2 * counts.min() > counts.max():
+    if not is_imbalanced(counts):
       return None
     rare = np.argsort(counts, kind='stable')[: len(counts) // 2]
     rare = rare[np.asarray(control[seed].arm['per_class']['support'])[rare] > 0]

@@ -193,6 +193,7 @@ def _results(session, dataset, generator, trained):
     'train_on_val': session.config.data.train_on_val,
     'seed': session.config.seed,
     'train_counts': counts.tolist(),
+    'logit_adjustment': session.config.classifier.logit_adjustment,
     # Of the training, perhaps on another machine.
     'versions': first['versions'],
     'device': first['device'],

@@ -47,6 +47,11 @@ _ONE_SUBSET = (
   'data.seed is fixed, so all seeds share one training subset: the intervals say nothing '
   'about other subsets.'
 )
+_UNADJUSTED = (
+  'The classes have {:,} to {:,} training images, and no arm of real images adjusts for '
+  'that. Where synthetic images gain, it may be by balance alone, which '
+  'classifier.logit_adjustment=1 gives for free: compare with that, too.'
+)
 _MOST_GENERATORS = 5  # whose warnings are shown
 _FEW_IMAGES = 100  # to test on
 _MUCH = 10  # points: a design that detects no less is too small
@@ -156,6 +161,10 @@ def caveats(results: Mapping) -> list[str]:
   lines = [SEARCH] if results.get('test_on') == 'val' else []
   lines += [_TRAINED_ON_VAL] if results.get('train_on_val') else []
   lines += results.get('data_notes', [])
+  counts = results['train_counts']
+  is_adjusted = results.get('logit_adjustment', 0) > 0
+  if findings.is_imbalanced(counts) and len(results['arms']) > 1 and not is_adjusted:
+    lines.append(_UNADJUSTED.format(min(counts), max(counts)))
   total = sum(map(sum, next(iter(results['arms'].values()))['confusion_matrix']))
   if total < _FEW_IMAGES:
     lines.append(
@@ -404,6 +413,8 @@ def warnings(summary: Mapping) -> list[str]:
   lines = [f'{name} {_FOREIGN}' for name in summary['foreign']]
   lines += [SEARCH] if summary['test_on'] == 'val' else []
   lines += [_ONE_SUBSET] if summary.get('data_seed', -1) != -1 else []
+  if counts := summary['unadjusted_counts']:
+    lines.append(_UNADJUSTED.format(min(counts), max(counts)))
   return lines + summary.get('data_notes', [])
 
 

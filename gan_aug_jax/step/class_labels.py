@@ -1,5 +1,7 @@
 """The classes of synthetic images: their distribution, and labels drawn from it."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +44,39 @@ def _water_level(heights, volume):
   levels = (volume + np.cumsum(heights)) / np.arange(1, len(heights) + 1)
   # Columns above the level take nothing.
   return levels[np.flatnonzero(levels > heights)[-1]]
+
+
+def trained_shares(
+  counts: np.ndarray,
+  plan: BatchPlan,
+  num_steps: int,
+  *,
+  class_probs: np.ndarray | None = None,
+  weight: Callable = lambda step: 1.0,
+) -> np.ndarray:
+  """Returns the share of each class in the loss of a whole training.
+
+  Synthetic images that a filter rejects count as drawn; the partners of MixUp and CutMix
+  do not count.
+
+  Args:
+    counts: training examples of each class [num_classes], all above 0.
+    num_steps: of the training.
+    class_probs: probability of each class among synthetic images [num_classes]; None for
+      equal ones.
+    weight: `step -> weight` of a synthetic example in the loss; a real one weighs 1.
+
+  Returns:
+    float64 [num_classes], above 0 and summing to 1.
+  """
+  counts, steps = np.asarray(counts, np.float64), jnp.arange(num_steps)
+  synthetic = np.asarray(jax.vmap(plan.synthetic_at, axis_size=num_steps)(steps))
+  weights = np.asarray(jax.vmap(weight, axis_size=num_steps)(steps), np.float64)
+  real = plan.batch_size * num_steps - (0 if plan.adds else synthetic.sum())
+  if class_probs is None:
+    class_probs = np.full(len(counts), 1 / len(counts))
+  shares = real * counts / counts.sum() + (weights @ synthetic) * class_probs
+  return shares / shares.sum()
 
 
 def feedback_distribution(class_loss: jax.Array, floor: float = 0.1) -> jax.Array:

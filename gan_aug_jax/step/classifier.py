@@ -5,6 +5,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gan_aug_jax.step import losses
@@ -30,6 +31,7 @@ def make_fused_step(
   plan: BatchPlan,
   compose: Compose,
   ema_decay: float = 0.0,
+  logit_shift: np.ndarray | float = 0.0,
 ) -> FusedStep:
   """Returns the fused step: gather, synthesize, mix, augment, update, measure.
 
@@ -38,6 +40,9 @@ def make_fused_step(
     plan: how many positions are synthetic.
     compose: from `batches.make_compose`, of the same plan.
     ema_decay: of the moving average of a state that has one, in [0, 1).
+    logit_shift: [num_classes], added to the logits in the loss alone. With tau times the
+      log of each class's share it is the logit-adjusted loss (Menon et al. 2021, arXiv
+      2007.07314, equation 10).
 
   Returns:
     `step(state, data, frozen, ahead=None) -> (state, metrics)`; `ahead` holds the step's
@@ -70,7 +75,7 @@ def make_fused_step(
         synthetic=synthetic,
         mutable=['batch_stats'],
       )
-      nll = losses.cross_entropy(logits, targets)
+      nll = losses.cross_entropy(logits + logit_shift, targets)
       # A sum, not a local mean, see `Layout.sum`; divided by the sum of weights below.
       return jnp.sum(weights * nll), (logits, nll, updated)
 
