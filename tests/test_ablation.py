@@ -205,6 +205,13 @@ def test_cells_share_a_training_whose_checkpoints_they_draw_from():
   assert cell.generator_config.generator.checkpoints == names['both']
 
 
+def test_a_new_field_renames_no_generator():
+  """Or hours of training would be lost; `cells._depends_on` leaves out its default."""
+  fields = config.add_ablation(config.default(), seeds=(0,))
+  (name,) = {cell.generator for cell in _drawing(fields)}
+  assert name == '2698af35c5360e72'
+
+
 def test_a_training_that_was_begun_serves_arms_that_are_added(tmp_path, toy):
   """It has what finished cells drew from; under another name it would be lost."""
   of_step = lambda *steps: {'generator.checkpoints': tuple(f'step:{n}' for n in steps)}
