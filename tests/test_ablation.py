@@ -36,7 +36,7 @@ from gan_aug_jax.experiment import (
 )
 from gan_aug_jax.generators import synthetic_source
 from gan_aug_jax.generators.generator_training import GeneratorTraining
-from gan_aug_jax.report import ablation_report, sentences, tables
+from gan_aug_jax.report import ablation_report, ablation_sentences, run_sentences, tables
 from gan_aug_jax.step import synthesis
 from gan_aug_jax.training import signals, workdir
 from gan_aug_jax.training.workdir import Session
@@ -707,14 +707,16 @@ def test_notes_on_the_data_are_those_of_the_cell_that_has_the_most():
   plan['cells'] = [cell.about for cell in cells]
   summary = findings.summarize(plan, cells, {})
   assert summary['data_notes'] == ['one', 'two']
-  assert sentences.status(summary)[-2:] == ['one', 'two']
+  assert ablation_sentences.status(summary)[-2:] == ['one', 'two']
   plan['config'] = BASE | {'data': BASE['data'] | {'seed': 3}}
-  (*_, line, _, _) = sentences.status(findings.summarize(plan, cells, {}))
+  (*_, line, _, _) = ablation_sentences.status(findings.summarize(plan, cells, {}))
   assert line.startswith('data.seed is fixed')
 
 
 def _is_told_of_balance(summary):
-  return any('50' in line and 'adjusts' in line for line in sentences.status(summary))
+  return any(
+    '50' in line and 'adjusts' in line for line in ablation_sentences.status(summary)
+  )
 
 
 def test_a_report_tells_that_rare_classes_may_be_helped_for_free():
@@ -730,10 +732,10 @@ def test_a_report_tells_that_rare_classes_may_be_helped_for_free():
 
   arm = {'confusion_matrix': [[100, 0], [0, 100]], 'source': {}}
   results = {'arms': {'real_only': arm, 'augmented': arm}, 'train_counts': [50, 5]}
-  (line,) = sentences.caveats(results)
+  (line,) = run_sentences.caveats(results)
   assert 'classifier.logit_adjustment' in line
-  assert not sentences.caveats(results | {'logit_adjustment': 1.0})
-  assert not sentences.caveats(results | {'arms': {'real_only': arm}})
+  assert not run_sentences.caveats(results | {'logit_adjustment': 1.0})
+  assert not run_sentences.caveats(results | {'arms': {'real_only': arm}})
 
 
 def test_of_equal_recall_the_lower_validation_loss_is_chosen(monkeypatch):
@@ -775,12 +777,13 @@ def test_bounds_and_controls_with_more_labels_are_neither_judged_nor_chosen():
 def test_gans_that_failed_are_named_first():
   arms = {'base': ('control', 0.7, [0.8]), 'good': ('treatment', 0.9, [0.9])}
   summary = _summary(arms, 1)
-  assert sentences.of_generators(summary) == [] == [*summary['generator_warnings']]
+  assert ablation_sentences.of_generators(summary) == []
+  assert summary['generator_warnings'] == {}
   cell = lambda i: {'name': f'c{i}', 'generator': f'g{i % 7}'}
   results = {'generator': {'warnings': ['it failed.']}}
   finished = [findings.Finished(cell(i), results, np.array([]), 0.0) for i in range(9)]
   lines = findings._generator_warnings(finished)
-  first, *_, last = sentences.of_generators({'generator_warnings': lines})
+  first, *_, last = ablation_sentences.of_generators({'generator_warnings': lines})
   assert first == 'The training of the generator of c0: it failed.'
   assert last == (
     '2 further generators with warnings: see generators/NAME/generator/result.json.'

@@ -27,7 +27,7 @@ from gan_aug_jax.experiment import (
   workers,
 )
 from gan_aug_jax.generators import export, frozen as frozen_lib, samples
-from gan_aug_jax.report import ablation_report, run_report, sentences, tables
+from gan_aug_jax.report import ablation_report, run_report, run_sentences, tables
 from gan_aug_jax.step import programs, sharding
 from gan_aug_jax.training import (
   devices,
@@ -115,7 +115,7 @@ def _train(flags, *, generator, classifiers):
         results = run.train_arms(frozen) if classifiers else None
     signals.check()
     if not classifiers:
-      tables.print_warnings(sentences.of_generator(frozen.info))
+      tables.print_warnings(run_sentences.of_generator(frozen.info))
       print(f'Samples: {session.generator_path("samples.png")}')
     elif jax.process_index() == 0:
       findings = run_report.findings(session.workdir, results['arms'])

@@ -6,7 +6,7 @@ import numpy as np
 
 from gan_aug_jax.evaluation import figures, statistics
 from gan_aug_jax.experiment import findings
-from gan_aug_jax.report import sentences
+from gan_aug_jax.report import ablation_sentences
 
 _UNIT = 'difference in test accuracy, points'
 
@@ -117,10 +117,10 @@ def _answers(setting, treated):
   rows, best = [], setting['best']
   if best:
     label = f'best arm: {best["arm"]} vs. {best["control"]}'
-    rows.append(_interval(label, best, sentences.kind_of(best)))
+    rows.append(_interval(label, best, ablation_sentences.kind_of(best)))
   for row in treated:
     paired = row['difference']
-    kind = 'oracle' if row['role'] == 'oracle' else sentences.kind_of(paired)
+    kind = 'oracle' if row['role'] == 'oracle' else ablation_sentences.kind_of(paired)
     rows.append(_interval(f'{row["name"]} vs. {paired["control"]}', paired, kind))
   return rows
 

@@ -12,7 +12,13 @@ from typing import Any
 
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.experiment import cells, findings
-from gan_aug_jax.report import ablation_figures, pages, sentences, tables
+from gan_aug_jax.report import (
+  ablation_figures,
+  ablation_sentences,
+  pages,
+  sentences,
+  tables,
+)
 from gan_aug_jax.training import files
 from gan_aug_jax.training.progress import format_seconds
 from gan_aug_jax.training.workdir import generator_directory
@@ -112,13 +118,15 @@ def _render(workdir, plan, finished, summary, rows):
       {
         'title': setting['name'],
         'sizes': _sizes(workdir, plan, setting, finished),
-        'verdicts': sentences.verdicts(setting, summary['num_comparisons']),
+        'verdicts': ablation_sentences.verdicts(setting, summary['num_comparisons']),
         'short_rows': _rows(setting, tables.SHORT_ABLATION, treated),
         'rows': _rows(setting, tables.ABLATION, treated),
         'differences': [
           (
             row['name'],
-            [sentences.difference(row.get(c.name)) for c in findings.COMPARISONS],
+            [
+              ablation_sentences.difference(row.get(c.name)) for c in findings.COMPARISONS
+            ],
           )
           for row in treated
         ],
@@ -130,8 +138,11 @@ def _render(workdir, plan, finished, summary, rows):
     images=images,
     summary=summary,
     plan=plan,
-    warnings=[*sentences.warnings(summary), *sentences.of_generators(summary)],
-    intervals=sentences.INTERVALS,
+    warnings=[
+      *ablation_sentences.warnings(summary),
+      *ablation_sentences.of_generators(summary),
+    ],
+    intervals=ablation_sentences.INTERVALS,
     settings=settings,
     arms=_arms(workdir, finished, images),
     short_headings=tables.headings(tables.SHORT_ABLATION),

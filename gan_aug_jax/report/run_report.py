@@ -11,7 +11,7 @@ import numpy as np
 
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.evaluation import figures, statistics
-from gan_aug_jax.report import pages, sentences, tables
+from gan_aug_jax.report import pages, run_sentences, sentences, tables
 from gan_aug_jax.training import files
 from gan_aug_jax.training.workdir import generator_directory, read_predictions
 
@@ -59,20 +59,20 @@ def render(workdir: pathlib.Path, run: Mapping, results: Mapping) -> pathlib.Pat
     headings=tables.headings(tables.RUN),
     rows=_rows(arms, tables.RUN),
     findings=found,
-    one_seed=sentences.ONE_SEED,
-    more_seeds=sentences.again('ablate', workdir, config),
-    again=sentences.again('run', workdir, config),
+    one_seed=run_sentences.ONE_SEED,
+    more_seeds=run_sentences.again('ablate', workdir, config),
+    again=run_sentences.again('run', workdir, config),
     arms=sentences.arms(config, results),
     sizes=sentences.images_of(run['data']),
-    costs=sentences.costs(results),
-    notes=sentences.policies(results),
-    warnings=sentences.run_warnings(results),
-    choice=sentences.choice(generator),
-    copies=sentences.copies(generator),
+    costs=run_sentences.costs(results),
+    notes=run_sentences.policies(results),
+    warnings=run_sentences.warnings(results),
+    choice=run_sentences.choice(generator),
+    copies=run_sentences.copies(generator),
     checkpoints=_checkpoints(generator),
     score_headings=tables.headings(tables.SCORES),
     score_rows=tables.score_rows(scores) if scores else [],
-    score_notes=sentences.of_scores(scores) if scores else [],
+    score_notes=run_sentences.of_scores(scores) if scores else [],
     class_rows=_class_rows(results, class_names),
   )
   path = workdir / 'report.html'
@@ -95,7 +95,7 @@ def findings(workdir: pathlib.Path, arms: Mapping) -> dict[str, sentences.Findin
       mine, labels = read_predictions(workdir / 'arms' / treatment)
       theirs, _ = read_predictions(workdir / 'arms' / control)
       paired = statistics.compare_predictions(mine, theirs, labels)
-      found[treatment] = sentences.finding(treatment, control, arms, paired)
+      found[treatment] = run_sentences.finding(treatment, control, arms, paired)
   return found
 
 

@@ -7,7 +7,7 @@ import rich.console
 import rich.table
 
 from gan_aug_jax.experiment.estimate import Estimate
-from gan_aug_jax.report import sentences
+from gan_aug_jax.report import ablation_sentences, run_sentences, sentences
 from gan_aug_jax.training.progress import format_count, format_seconds
 
 # field: (heading, format)
@@ -87,13 +87,13 @@ def print_results(results: Mapping, findings: Collection[sentences.Finding] = ()
   Args:
     findings: from `run_report.findings`.
   """
-  print_warnings(sentences.run_warnings(results))
+  print_warnings(run_sentences.warnings(results))
   _print_findings(findings)
   if findings:
-    print_lines([sentences.ONE_SEED])
+    print_lines([run_sentences.ONE_SEED])
   title = f'{results["dataset"]}, seed {results["seed"]}'
   _print_arms(title, results['arms'], SHORT_RUN)
-  print_lines([sentences.costs(results)])
+  print_lines([run_sentences.costs(results)])
 
 
 def print_lines(lines: Sequence[str], style: str | None = None) -> None:
@@ -129,17 +129,19 @@ def print_scores(scores: Mapping) -> None:
   """Prints score/scores.json, the scores of generators."""
   title = f'{scores["dataset"]}: quality of the generators'
   _print_table(title, ('images', *headings(SCORES)), score_rows(scores))
-  print_lines(sentences.of_scores(scores))
+  print_lines(run_sentences.of_scores(scores))
 
 
 def print_summary(summary: Mapping) -> None:
   """Prints the arms and verdicts of an ablation, from `findings.summarize`."""
-  print_warnings(sentences.of_generators(summary))
+  print_warnings(ablation_sentences.of_generators(summary))
   for setting in summary['settings']:
     title = ', '.join(filter(None, (summary['dataset'], setting['name'])))
-    _print_findings(sentences.verdicts(setting, summary['num_comparisons']))
+    _print_findings(ablation_sentences.verdicts(setting, summary['num_comparisons']))
     _print_arms(title, {row['name']: row for row in setting['arms']}, SHORT_ABLATION)
-  print_lines([sentences.INTERVALS_IN_SHORT, *sentences.status(summary)])
+  print_lines(
+    [ablation_sentences.INTERVALS_IN_SHORT, *ablation_sentences.status(summary)]
+  )
 
 
 def print_plan(planned: Sequence, estimate: Estimate) -> None:
