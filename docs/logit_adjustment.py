@@ -32,19 +32,17 @@ ARMS = (*REAL, 'train_copies', 'warps', 'gan', 'held_out')
 def shown_shares(config, counts):
   """The share of each class among the examples that an arm is trained on."""
   synthetic = config_lib.is_augmented(config, config.arms[0])
-  if not synthetic:
-    return counts / counts.sum()
-  plan = schedule.plan_batches(config, config.classifier.num_steps, synthetic=True)
-  real = (plan.total - plan.num_synthetic) * counts / counts.sum()
-  drawn = class_labels.class_distribution(config.mix.classes, counts, plan)
-  shown = real + plan.num_synthetic * drawn
-  return shown / shown.sum()
+  plan = schedule.plan_batches(config, config.classifier.num_steps, synthetic=synthetic)
+  class_probs = class_labels.class_distribution(config.mix.classes, counts, plan)
+  return class_labels.label_prior(counts, plan, 0, class_probs=class_probs)
 
 
 def accuracies(directory):
   """Test accuracy of a cell in percent, as it is and with adjusted logits."""
   saved = workdir_lib.read_run(directory)
   config = config_lib.from_dict(saved['config'])
+  if config.classifier.logit_adjustment:
+    raise SystemExit(f'The logits of {directory} were adjusted in training.')
   session = workdir_lib.Session(
     config, directory, sharding.make_layout('jit'), quiet=True
   )

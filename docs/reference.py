@@ -57,6 +57,7 @@ _PAGES = {
   'classifier': 'howto/own-classifier.md',
   'classifier.budget': 'concepts.md#what-is-held-equal',
   'classifier.batch_norm': 'howto/mixing.md#apart-from-synthesis',
+  'classifier.logit_adjustment': 'howto/mixing.md#labels-and-classes',
   'augment': 'howto/mixing.md#apart-from-synthesis',
   'augment.transform': 'howto/own-classifier.md',
   'score': 'howto/generators.md#how-good-it-is',

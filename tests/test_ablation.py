@@ -635,14 +635,14 @@ def test_a_failed_cell_is_tried_once_a_command_whatever_the_number_of_workers(
   }
 
 
-def _finished(arm, kind, seed, *, val, right, counts, support):
+def _finished(arm, kind, seed, *, val, right, counts, support, logit_adjustment=0.0):
   scores = dict.fromkeys(findings._MEANS, 0.0)
   scores |= {'val_recall': val, 'eval_accuracy': float(np.mean(right))}
   recall = [0.9, float(np.mean(right))]  # of a common class and of a rare one
   per_class = {'f1': [0.5, 0.5], 'recall': recall, 'support': list(support)}
   scores |= {'step_ms_median': 10.0, 'per_class': per_class}
   results = {'dataset': 'toy', 'generator': {}, 'train_counts': counts}
-  results['arms'] = {kind: scores}
+  results |= {'arms': {kind: scores}, 'logit_adjustment': logit_adjustment}
   about = {'name': f'{arm},{seed}', 'arm': arm, 'seed': seed, 'kind': kind}
   about['generator'] = ''
   return findings.Finished(about, results, right, 0.0)
@@ -665,6 +665,8 @@ def _summary(accuracies, seeds, counts=(5, 5), support=(5, 5), fields=None):
     for seed in range(min(seeds, len(tests))):
       right = np.arange(1000) < round(1000 * tests[seed])
       options = {'counts': list(counts), 'support': support}
+      tau = arm['fields'].get('classifier.logit_adjustment', 0.0)
+      options['logit_adjustment'] = tau
       finished.append(_finished(name, kind, seed, val=val, right=right, **options))
   plan = {'ablation': {'control': 'base'}, 'arms': arms, 'config': BASE}
   plan['cells'] = [cell.about for cell in finished] + [{'name': 'late', 'seed': 9}]
@@ -714,28 +716,45 @@ def test_notes_on_the_data_are_those_of_the_cell_that_has_the_most():
 
 
 def _is_told_of_balance(summary):
-  return any(
-    '50' in line and 'adjusts' in line for line in ablation_sentences.status(summary)
-  )
+  return any('class balance' in line for line in ablation_sentences.status(summary))
 
 
-def test_a_report_tells_that_rare_classes_may_be_helped_for_free():
+def test_an_ablation_says_that_its_gain_may_be_one_of_class_balance():
   tests = [0.90, 0.92, 0.91]
   arms = {'base': ('control', 0.9, tests), 'x': ('treatment', 0.9, tests)}
   assert _is_told_of_balance(_summary(arms, 3, counts=(50, 25)))
   assert not _is_told_of_balance(_summary(arms, 3, counts=(50, 26)))
-  adjusted = {'classifier.logit_adjustment': 1.0}
-  for role, is_told in (('control', False), ('matched', False), ('treatment', True)):
-    other = {**arms, 'other': (role, 0.9, tests)}
-    summary = _summary(other, 3, counts=(50, 5), fields={'other': adjusted})
+  rare = {'counts': (50, 5)}
+  assert not _is_told_of_balance(_summary(arms, 3, **rare, support=(50, 5)))
+  assert not _is_told_of_balance(_summary({'base': arms['base']}, 3, **rare))
+  for role, tests_of_other, is_told in (
+    ('control', tests, False),
+    ('control', [], True),  # it has failed, or is not trained yet
+    ('treatment', tests, True),
+  ):
+    arms['other'] = (role, 0.8, tests_of_other)
+    adjusted = {'other': {'classifier.logit_adjustment': 1.0}}
+    summary = _summary(arms, 3, **rare, fields=adjusted)
     assert _is_told_of_balance(summary) == is_told
+    (setting,) = summary['settings']
+    further = [row['control'] for row in setting['best']['further_comparisons']]
+    assert further == ['other'] * (not is_told)
 
-  arm = {'confusion_matrix': [[100, 0], [0, 100]], 'source': {}}
-  results = {'arms': {'real_only': arm, 'augmented': arm}, 'train_counts': [50, 5]}
-  (line,) = run_sentences.caveats(results)
-  assert 'classifier.logit_adjustment' in line
-  assert not run_sentences.caveats(results | {'logit_adjustment': 1.0})
-  assert not run_sentences.caveats(results | {'arms': {'real_only': arm}})
+
+def test_a_run_says_that_its_gain_may_be_one_of_class_balance():
+  def is_told(train=(50, 5), test=(10, 10), shows='generator', **results):
+    matrix = np.diag(10 * np.array(test)).tolist()
+    arm = {'confusion_matrix': matrix, 'per_class': {'support': list(test)}}
+    arms = {'real_only': arm | {'source': {}}}
+    arms |= {'augmented': arm | {'source': {'shows': shows} if shows else {}}}
+    results = {'arms': arms, 'train_counts': list(train)} | results
+    return any('class balance' in line for line in run_sentences.caveats(results))
+
+  assert is_told() and is_told(logit_adjustment=0.0)
+  assert not is_told(logit_adjustment=1.0)
+  assert not is_told(train=(50, 26))
+  assert not is_told(test=(20, 2))
+  assert not is_told(shows='noise') and not is_told(shows='')
 
 
 def test_of_equal_recall_the_lower_validation_loss_is_chosen(monkeypatch):

@@ -173,6 +173,9 @@ BAD = {
 }
 
 
+ADJUSTED = {'classifier.logit_adjustment': 1.0}
+
+
 @pytest.mark.parametrize(('field', 'value'), BAD.items())
 def test_bad_values_are_named(field, value):
   bad = config.default()
@@ -239,6 +242,8 @@ def test_bad_values_are_named(field, value):
     ({'mix.ratio': 1.0, 'mix.classes': 'feedback'}, 'depends on their loss'),
     ({'classifier.budget': 'exposure', 'augment.cutmix': 1.0}, 'partners'),
     ({'augment.apply_to': 'synthetic'}, 'the same as real_only'),
+    (ADJUSTED | {'targets.kind': 'teacher'}, "targets.kind='teacher' makes unknown"),
+    (ADJUSTED | {'filter.min_confidence': 0.5}, 'filter.min_confidence makes unknown'),
     (
       {'mix.ratio': 1.0, 'filter.min_confidence': 0.5, 'filter.on_reject': 'drop'},
       'no image at all',

@@ -46,6 +46,7 @@ FACTORS = {
   ],
   'schedule': [{}, {'ramp': Ramp('linear', 1, 6)}],
   'weight': [{}, {'weight': Ramp('cosine', 0, 9)}],
+  'logits': [{}, {'logit_shift': lambda state: jnp.arange(3.0) * (1 + state.step)}],
   'mode': [{'mode': 'replace', 'ratio': 0.4}, {'mode': 'add', 'ratio': 0.4}],
   'classifier': [
     {'arch': 'mlp'},
@@ -297,27 +298,31 @@ def test_class_distributions_equal_their_definitions():
 
 
 @pytest.mark.parametrize('mode', ['replace', 'add'])
-def test_shares_of_a_training_are_those_counted_step_by_step(mode):
-  counts, probs = np.array([60, 30, 10]), np.array([0.0, 0.25, 0.75])
+def test_label_prior_is_the_expected_target_of_the_loss(toy, mode):
+  """By weight, of the targets of real and synthetic images, at steps of a schedule."""
+  labels, probs = np.asarray(toy.train.labels), np.array([0.0, 0.25, 0.75])
+  counts, eye = np.bincount(labels), np.eye(3)
   ramp = plans.make_ramp('linear', 40, start=0.2, stop=0.9)
-  rising = lambda step: 0.5 * ramp(step)
-  for plan, weight in (
-    (plans.plan_batch(20, ratio=0.5, mode=mode), lambda step: 0.3),
-    (plans.plan_batch(20, ratio=0.5, mode=mode, ramp=ramp), rising),
-    (plans.plan_batch(20, ratio=0.0, mode=mode), lambda step: 1.0),
-  ):
-    weights = np.zeros(3)
-    for step in range(40):
-      real = int(plan.real_before(step + 1) - plan.real_before(step))
-      weights += real * counts / 100
-      weights += float(weight(step)) * int(plan.synthetic_at(step)) * probs
-    shares = class_labels.trained_shares(
-      counts, plan, 40, class_probs=probs, weight=weight
+  plan = plans.plan_batch(20, ratio=0.5, mode=mode, ramp=ramp)
+  for step in (0, 20, 35, 39):
+    count, weight = int(plan.synthetic_at(step)), 0.5 * float(ramp(step))
+    num_real = 20 if mode == 'add' else 20 - count
+    real = 0.9 * eye[labels].mean(0) + 0.1 / 3
+    synthetic = 0.7 * probs @ eye + 0.3 / 3
+    expected = num_real * real + weight * count * synthetic
+    prior = class_labels.label_prior(
+      counts,
+      plan,
+      jnp.int32(step),
+      class_probs=probs,
+      weight=0.5 * ramp(jnp.int32(step)),
+      label_smoothing=0.1,
+      smoothing=0.3,
     )
-    np.testing.assert_allclose(shares, weights / weights.sum(), rtol=1e-6)
-  even = plans.plan_batch(20, ratio=0.5, mode='replace')
-  shares = class_labels.trained_shares(counts, even, 7)
-  np.testing.assert_allclose(shares, (counts / 100 + 1 / 3) / 2)
+    np.testing.assert_allclose(prior, expected / expected.sum(), rtol=1e-5)
+  only = plans.plan_batch(20, ratio=1.0, mode='replace')
+  prior = class_labels.label_prior(counts, only, 0, class_probs=probs, weight=0.0)
+  np.testing.assert_allclose(prior, 1 / 3, rtol=1e-5)  # of nothing, and no NaN
 
 
 @pytest.mark.parametrize('tau', [0.0, 1.0, 2.0])
@@ -331,7 +336,7 @@ def test_adjusted_logits_of_images_that_show_nothing_forget_the_shares(toy, tau)
   )
   toy = dataclasses.replace(toy, train=blank)
   plan = plans.plan_batch(10, ratio=0.0, mode='replace')
-  shift = np.float32(tau * np.log(class_labels.trained_shares(counts, plan, 300)))
+  shift = lambda state: tau * jnp.log(class_labels.label_prior(counts, plan, state.step))
   step, state, plan, frozen = tiny.fused(
     where, ratio=0.0, batch_size=10, arch='mlp', dropout=0.0, crop=0, logit_shift=shift
   )

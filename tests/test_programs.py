@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import threading
+import types
 
 import jax
 import jax.numpy as jnp
@@ -211,16 +212,16 @@ def test_on_a_cpu_only_loops_without_convolutions_are_scanned(
 
 @pytest.mark.parametrize(
   ('name', 'shares'),
-  [('real_only', [0.6, 0.3, 0.1]), ('augmented', [32 / 90, 23.5 / 90, 34.5 / 90])],
+  [('real_only', [0.6, 0.3, 0.1]), ('augmented', [59 / 135, 37 / 135, 39 / 135])],
 )
 def test_logits_are_adjusted_by_the_shares_that_an_arm_is_trained_on(
   name, shares, toy, tmp_path, monkeypatch
 ):
-  """Here half of a batch is as the 6, 3 and 1 real images, half as 1, 2 and 6."""
+  """As 6, 3 and 1 real images; half of a batch, which weighs half, as 1, 2 and 6."""
   train = toy.train.rows([*range(6), *range(12, 15), 24])
   config = default()
   config.update_from_flattened_dict(MLP | {'classifier.logit_adjustment': 2.0})
-  config.mix.ratio, config.mix.classes, config.data.label_budget = 0.5, 'inverse', 0
+  config.mix.ratio, config.mix.weight, config.mix.classes = 0.5, 0.5, 'inverse'
   session = Session(config, tmp_path, tiny.layout('jit', 1))
   source = synthetic_source.SyntheticSource(Networks(None), FrozenModels())
   made, make = {}, classifier.make_fused_step
@@ -228,4 +229,5 @@ def test_logits_are_adjusted_by_the_shares_that_an_arm_is_trained_on(
   monkeypatch.setattr(classifier, 'make_fused_step', spy)
   dataset = dataclasses.replace(toy, train=train)
   arms.set_up(session, dataset, name, source if name == 'augmented' else None)
-  np.testing.assert_allclose(made['logit_shift'], 2 * np.log(shares), rtol=1e-5)
+  shift = made['logit_shift'](types.SimpleNamespace(step=0))
+  np.testing.assert_allclose(shift, 2 * np.log(shares), rtol=1e-5)

@@ -350,7 +350,6 @@ def test_policies_through_a_whole_run(config_file, tmp_path, monkeypatch):
     'classifier.clip_norm': 1.0,
     'classifier.warmup_steps': 3,
     'classifier.label_smoothing': 0.1,
-    'classifier.logit_adjustment': 1.0,
     'mix.start_fraction': 0.2,
     'mix.weight': 0.5,
     'augment.cutout': 2,

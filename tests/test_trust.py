@@ -282,6 +282,7 @@ def test_cells_stay_in_their_directory(tmp_path):
 def _summary(name):
   row = {'name': 'few', 'role': 'treatment', 'fields': {}, 'num_seeds': 0, 'accuracy': {}}
   setting = {'name': f'data.name={name}', 'arms': [row], 'best': None}
+  setting['unadjusted_counts'] = None
   return {
     'dataset': name,
     'test_on': 'val',
@@ -293,7 +294,6 @@ def _summary(name):
     'failures': {'few': f'ValueError: {name}'},
     'num_comparisons': 1,
     'foreign': [name],
-    'unadjusted_counts': None,
     'generator_warnings': {name: {'cell': name, 'warnings': [name]}},
     'settings': [setting],
   }

@@ -159,7 +159,7 @@ def fused_ahead(
   on='both',
   refresh_every=1,
   frozen='dcgan',
-  logit_shift=0.0,
+  logit_shift=lambda state: 0.0,
 ):
   """The fused step, its initial state, its plan, what is frozen, and what draws ahead.
 

@@ -670,10 +670,10 @@ _CLASSIFIER = {
   ),
   'logit_adjustment': Field(
     0.0,
-    'factor of the logs of the class shares that the loss adds to the logits, so that '
-    'rare classes are not disadvantaged; 0 means none',
+    'strength of logit adjustment: the loss adds this times the log of the share of each '
+    'class to the logits, which offsets class imbalance; 0 means none',
     _NOT_NEGATIVE,
-    when='Set it to 1 if classes are rarer in training than in use.',
+    when='Set it to 1 if some classes are rare in training but not in use.',
   ),
   'ema_decay': Field(
     0.0,

@@ -218,12 +218,15 @@ def _synthesis(config):
     "classifier.budget='exposure' does not count the real images that mix.source="
     f"{mix.source!r} shows; use classifier.budget='steps'",
   )
-  yield (
-    classifier.logit_adjustment > 0 and mix.classes == 'feedback',
-    f'classifier.logit_adjustment={classifier.logit_adjustment} needs the share of each '
-    "class in advance, and mix.classes='feedback' changes it during the training; use "
-    'other mix.classes, or classifier.logit_adjustment=0',
-  )
+  for field, unknown in (
+    ('filter.min_confidence', rejects),
+    ("targets.kind='teacher'", config.targets.kind == 'teacher'),
+  ):
+    yield (
+      classifier.logit_adjustment > 0 and unknown,
+      f'classifier.logit_adjustment={classifier.logit_adjustment} needs the share of '
+      f'each class in the loss, which {field} makes unknown; use one of the two',
+    )
   yield (
     augment.apply_to == 'synthetic' and 'real_classical' in config.arms,
     "augment.apply_to='synthetic' leaves the arm real_classical without any "

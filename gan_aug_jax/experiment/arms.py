@@ -16,7 +16,6 @@ from gan_aug_jax.experiment import batch_picture, recipe, schedule
 from gan_aug_jax.generators import synthetic_source
 from gan_aug_jax.step import (
   batches,
-  class_labels,
   classifier,
   plans,
   synthesis,
@@ -236,16 +235,6 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
     max_bytes=config_lib.draw_ahead_bytes(config),
     draw_ahead=draw_ahead,
   )
-  logit_shift = 0.0
-  if tau := config.classifier.logit_adjustment:
-    shares = class_labels.trained_shares(
-      dataset.train.class_counts(dataset.num_classes),
-      plan,
-      num_steps,
-      class_probs=made.class_probs if made else None,
-      weight=weight,
-    )
-    logit_shift = np.float32(tau * np.log(shares))
   step = classifier.make_fused_step(
     model=model,
     optimizer=optimizer,
@@ -253,7 +242,9 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
     plan=plan,
     compose=compose,
     ema_decay=config.classifier.ema_decay,
-    logit_shift=logit_shift,
+    logit_shift=recipe.make_logit_shift(
+      config, dataset, plan, weight=weight, class_probs=made.class_probs if made else None
+    ),
   )
   init = recipe.make_init(
     session, model, optimizer, dataset.image_shape, synthetic=synthetic

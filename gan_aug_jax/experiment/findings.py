@@ -122,8 +122,9 @@ def summarize(plan, finished, failures) -> dict:
     A JSON-serialisable dict: 'settings', a list of {'name', 'arms', 'best'}. An arm has
     the results of its seeds and, unless it is a control, one entry for each of
     `COMPARISONS`. 'best' compares the best arm with the best control, and in
-    'further_comparisons' with controls that also train on validation images and with
-    training images that are drawn again.
+    'further_comparisons' with controls that also train on validation images or adjust
+    their logits, and with training images that are drawn again. 'unadjusted_counts' has
+    the training images of each class if no control offsets their imbalance.
   """
   by_arm, settings = {}, {}
   for cell in finished:
@@ -134,7 +135,8 @@ def summarize(plan, finished, failures) -> dict:
   for name, arms in settings.items():
     cells = {arm['name']: by_arm.get(arm['key'], {}) for arm in arms}
     rows = [_row(arm, cells) for arm in arms]
-    found.append({'name': name, 'arms': rows, 'best': _best(rows, cells)})
+    setting = {'name': name, 'arms': rows, 'best': _best(rows, cells)}
+    found.append(setting | {'unadjusted_counts': _unadjusted_counts(rows, cells)})
   # Of all that is planned, or what is finished first would be judged too easily.
   num_judged = sum(arm['role'] in _JUDGED for arm in plan['arms'])
   num_comparisons = len(settings) + num_judged
@@ -156,25 +158,38 @@ def summarize(plan, finished, failures) -> dict:
     'generator_warnings': _generator_warnings(finished),
     'data_notes': _data_notes(finished),
     'foreign': sorted({g['family'] for g in generators if g.get('foreign')}),
-    'unadjusted_counts': _unadjusted_counts(plan, finished),
     'settings': found,
   }
 
 
-def is_imbalanced(counts) -> bool:
-  """Whether the rarest class has at most half the images of the most common one."""
-  return 2 * min(counts) <= max(counts)
+def balance_may_help(train_counts, test_counts) -> bool:
+  """Whether classes are rare in training, but not in the test split.
+
+  That is, the rarest class has at most half the images of the most common one.
+  """
+  is_imbalanced = lambda counts: 2 * min(counts) <= max(counts)
+  return is_imbalanced(train_counts) and not is_imbalanced(test_counts)
 
 
-def _unadjusted_counts(plan, finished):
-  """Images of each class where that matters and no control adjusts for it; or None."""
-  field = 'classifier.logit_adjustment'
-  base = config_lib.flatten(config_lib.from_dict(plan['config']))[field]
-  controls = (arm['fields'] for arm in plan['arms'] if arm['role'] in _CONTROLS)
-  if any(fields.get(field, base) for fields in controls):
+def _unadjusted_counts(rows, cells):
+  """Training images of each class where no control offsets their imbalance; or None.
+
+  Only where that may matter: to an arm with synthetic images, and on the test split.
+  """
+  controls = [
+    cell
+    for row in rows
+    if row['role'] in _CONTROLS
+    for cell in cells[row['name']].values()
+  ]
+  treated = any(row['role'] == 'treatment' and row['num_seeds'] for row in rows)
+  if not treated or any(cell.results.get('logit_adjustment') for cell in controls):
     return None
-  counts = (cell.results['train_counts'] for cell in finished)
-  return next(filter(is_imbalanced, counts), None)
+  for cell in controls:
+    counts = cell.results['train_counts']
+    if balance_may_help(counts, cell.arm['per_class']['support']):
+      return counts
+  return None
 
 
 def _generator_warnings(finished):
@@ -251,7 +266,7 @@ def _compare_rare(treatment, control, seeds):
   differences = []
   for seed in seeds:
     counts = np.asarray(control[seed].results['train_counts'])
-    if not is_imbalanced(counts):
+    if 2 * counts.min() > counts.max():
       return None
     rare = np.argsort(counts, kind='stable')[: len(counts) // 2]
     rare = rare[np.asarray(control[seed].arm['per_class']['support'])[rare] > 0]
@@ -275,7 +290,9 @@ def _best(rows, cells):
   further = [
     compare(row)
     for row in rows
-    if row['role'] == 'all_labels' or row['name'] == 'train_copies'
+    if row['role'] == 'all_labels'
+    or row['name'] == 'train_copies'
+    or (row['role'] == 'control' and row['fields'].get('classifier.logit_adjustment'))
   ]
   compared = compare(control)
   return compared and compared | {

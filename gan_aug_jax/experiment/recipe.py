@@ -4,6 +4,7 @@ from collections.abc import Callable
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -12,7 +13,13 @@ from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.generators import synthetic_source
 from gan_aug_jax.models import classifiers, external as external_models
-from gan_aug_jax.step import augment, batches, classifier, classifier_state
+from gan_aug_jax.step import (
+  augment,
+  batches,
+  class_labels,
+  classifier,
+  classifier_state,
+)
 
 
 def build_model(session, info: DataFacts):
@@ -124,6 +131,33 @@ def _check_optimizer(session, optimizer, init):
         f'{described} changes the structure, the shapes or the types of its state in a '
         'step; they must stay the same.'
       )
+
+
+def make_logit_shift(config, dataset, plan, *, weight, class_probs) -> Callable:
+  """Returns the `logit_shift` of `make_fused_step`, see `class_labels.label_prior`.
+
+  Args:
+    weight: `step -> weight` of a synthetic example in the loss.
+    class_probs: of the arm's `Synthesis`, or None.
+  """
+  tau, targets = config.classifier.logit_adjustment, config.targets
+  if not tau:
+    return lambda state: 0.0
+  counts = dataset.train.class_counts(dataset.num_classes)
+
+  def logit_shift(state):
+    prior = class_labels.label_prior(
+      counts,
+      plan,
+      state.step,
+      class_probs=class_probs(state) if callable(class_probs) else class_probs,
+      weight=weight(state.step),
+      label_smoothing=config.classifier.label_smoothing,
+      smoothing=targets.smoothing if targets.kind == 'smoothed' else 0.0,
+    )
+    return tau * jnp.log(prior)
+
+  return logit_shift
 
 
 # The same function for the same arguments, which `jit` then compiles once.

@@ -97,8 +97,8 @@ def warnings(summary: Mapping) -> list[str]:
   lines = [f'{name} {_FOREIGN}' for name in summary['foreign']]
   lines += [sentences.SEARCH] if summary['test_on'] == 'val' else []
   lines += [_ONE_SUBSET] if summary.get('data_seed', -1) != -1 else []
-  if counts := summary['unadjusted_counts']:
-    lines.append(sentences.unadjusted(counts))
+  imbalanced = [setting['unadjusted_counts'] for setting in summary['settings']]
+  lines += dict.fromkeys(map(sentences.unadjusted, filter(None, imbalanced)))
   return lines + summary.get('data_notes', [])
 
 

@@ -75,10 +75,8 @@ def caveats(results: Mapping) -> list[str]:
   lines = [sentences.SEARCH] if results.get('test_on') == 'val' else []
   lines += [_TRAINED_ON_VAL] if results.get('train_on_val') else []
   lines += results.get('data_notes', [])
-  counts = results['train_counts']
-  is_adjusted = results.get('logit_adjustment', 0) > 0
-  if findings.is_imbalanced(counts) and len(results['arms']) > 1 and not is_adjusted:
-    lines.append(sentences.unadjusted(counts))
+  if _may_gain_by_balance(results):
+    lines.append(sentences.unadjusted(results['train_counts']))
   total = sum(map(sum, next(iter(results['arms'].values()))['confusion_matrix']))
   if total < _FEW_IMAGES:
     lines.append(
@@ -89,6 +87,18 @@ def caveats(results: Mapping) -> list[str]:
     if shown := sentences.SHOWN.get(arm['source'].get('shows')):
       lines.append(f'{name}: “synthetic” here means {shown}.')
   return lines
+
+
+def _may_gain_by_balance(results):
+  arms = results['arms'].values()
+  from_generator = [arm['source'].get('shows') == 'generator' for arm in arms]
+  test_counts = next(iter(arms))['per_class']['support']
+  return (
+    any(from_generator)
+    and not all(from_generator)
+    and not results.get('logit_adjustment')
+    and findings.balance_may_help(results['train_counts'], test_counts)
+  )
 
 
 def warnings(results: Mapping) -> list[str]:

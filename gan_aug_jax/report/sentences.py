@@ -99,9 +99,9 @@ def unadjusted(counts: Sequence[int]) -> str:
     counts: training images of each class.
   """
   return (
-    f'The classes have {min(counts):,} to {max(counts):,} training images, and no arm of '
-    'real images adjusts for that. Where synthetic images gain, it may be by balance '
-    'alone, which classifier.logit_adjustment=1 gives for free: compare with that, too.'
+    f'The classes have {min(counts):,} to {max(counts):,} training images, and no '
+    'control corrects for it. Part of any gain may come from class balance, which '
+    'classifier.logit_adjustment=1 gives for free: compare with that.'
   )
 
 

@@ -1,12 +1,10 @@
 """The classes of synthetic images: their distribution, and labels drawn from it."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gan_aug_jax.step.plans import BatchPlan
+from gan_aug_jax.step.plans import BatchPlan, Step
 
 
 def class_distribution(kind: str, counts: np.ndarray, plan: BatchPlan) -> np.ndarray:
@@ -46,37 +44,44 @@ def _water_level(heights, volume):
   return levels[np.flatnonzero(levels > heights)[-1]]
 
 
-def trained_shares(
+def label_prior(
   counts: np.ndarray,
   plan: BatchPlan,
-  num_steps: int,
+  step: Step,
   *,
-  class_probs: np.ndarray | None = None,
-  weight: Callable = lambda step: 1.0,
-) -> np.ndarray:
-  """Returns the share of each class in the loss of a whole training.
+  class_probs: jax.Array | np.ndarray | None = None,
+  weight: float | jax.Array = 1.0,
+  label_smoothing: float = 0.0,
+  smoothing: float = 0.0,
+) -> jax.Array:
+  """Returns the expected share of each class in the targets of a step, by loss weight.
 
-  Synthetic images that a filter rejects count as drawn; the partners of MixUp and CutMix
-  do not count.
+  Partners of MixUp and CutMix are not counted, and every synthetic image is taken to be
+  accepted.
 
   Args:
-    counts: training examples of each class [num_classes], all above 0.
-    num_steps: of the training.
+    counts: training examples of each class [num_classes].
+    step: whose number of synthetic images is counted.
     class_probs: probability of each class among synthetic images [num_classes]; None for
       equal ones.
-    weight: `step -> weight` of a synthetic example in the loss; a real one weighs 1.
+    weight: of a synthetic example in the loss; a real one weighs 1.
+    label_smoothing: of the targets of real images.
+    smoothing: of the targets of synthetic images.
 
   Returns:
-    float64 [num_classes], above 0 and summing to 1.
+    float32 [num_classes], summing to 1, and above 0.
   """
-  counts, steps = np.asarray(counts, np.float64), jnp.arange(num_steps)
-  synthetic = np.asarray(jax.vmap(plan.synthetic_at, axis_size=num_steps)(steps))
-  weights = np.asarray(jax.vmap(weight, axis_size=num_steps)(steps), np.float64)
-  real = plan.batch_size * num_steps - (0 if plan.adds else synthetic.sum())
+  counts = np.asarray(counts, np.float32)
+  uniform = jnp.full(len(counts), 1 / len(counts))
   if class_probs is None:
-    class_probs = np.full(len(counts), 1 / len(counts))
-  shares = real * counts / counts.sum() + (weights @ synthetic) * class_probs
-  return shares / shares.sum()
+    class_probs = uniform
+  of_real = counts / counts.sum() * (1 - label_smoothing) + uniform * label_smoothing
+  of_synthetic = class_probs * (1 - smoothing) + uniform * smoothing
+  num_synthetic = plan.synthetic_at(step)
+  num_real = plan.batch_size - (0 if plan.adds else num_synthetic)
+  mass = num_real * of_real + weight * num_synthetic * of_synthetic
+  mass = jnp.maximum(mass, 1e-6)  # a batch may be without any weight
+  return mass / mass.sum()
 
 
 def feedback_distribution(class_loss: jax.Array, floor: float = 0.1) -> jax.Array:

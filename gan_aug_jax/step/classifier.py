@@ -5,7 +5,6 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from gan_aug_jax.step import losses
@@ -31,7 +30,7 @@ def make_fused_step(
   plan: BatchPlan,
   compose: Compose,
   ema_decay: float = 0.0,
-  logit_shift: np.ndarray | float = 0.0,
+  logit_shift: Callable = lambda state: 0.0,
 ) -> FusedStep:
   """Returns the fused step: gather, synthesize, mix, augment, update, measure.
 
@@ -40,16 +39,16 @@ def make_fused_step(
     plan: how many positions are synthetic.
     compose: from `batches.make_compose`, of the same plan.
     ema_decay: of the moving average of a state that has one, in [0, 1).
-    logit_shift: [num_classes], added to the logits in the loss alone. With tau times the
-      log of each class's share it is the logit-adjusted loss (Menon et al. 2021, arXiv
-      2007.07314, equation 10).
+    logit_shift: `state -> [num_classes] or 0`, added to the logits in the loss alone.
+      With tau times the log of the label prior it is the logit-adjusted loss (Menon et
+      al. 2021, arXiv 2007.07314, equation 10).
 
   Returns:
     `step(state, data, frozen, ahead=None) -> (state, metrics)`; `ahead` holds the step's
     batch, if it was composed ahead. Metrics are scalars over the mixed, augmented batch:
-    loss, in nats; accuracy; synthetic_ratio, of the images that the classifier was given;
-    asked_ratio, before the filter; grad_norm, the global norm of the gradient before any
-    clipping.
+    loss, in nats, with the shift; accuracy, without it; synthetic_ratio, of the images
+    that the classifier was given; asked_ratio, before the filter; grad_norm, the global
+    norm of the gradient before any clipping.
   """
 
   def fused_step(
@@ -65,6 +64,8 @@ def make_fused_step(
     images, targets, weights = map(flatten, (batch.images, batch.targets, batch.weights))
     synthetic, valid_mask = flatten(batch.synthetic), flatten(batch.valid_mask)
 
+    shift = logit_shift(state)
+
     def loss_fn(params):
       logits, updated = model.apply(
         {'params': params, 'batch_stats': state.batch_stats},
@@ -75,7 +76,7 @@ def make_fused_step(
         synthetic=synthetic,
         mutable=['batch_stats'],
       )
-      nll = losses.cross_entropy(logits + logit_shift, targets)
+      nll = losses.cross_entropy(logits + shift, targets)
       # A sum, not a local mean, see `Layout.sum`; divided by the sum of weights below.
       return jnp.sum(weights * nll), (logits, nll, updated)
 
