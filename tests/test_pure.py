@@ -13,6 +13,7 @@ import scipy.special
 from gan_aug_jax.models import layers
 from gan_aug_jax.step import (
   augment,
+  averages,
   class_labels,
   classifier,
   classifier_state,
@@ -321,15 +322,14 @@ def test_the_average_of_a_state_is_that_of_its_variables():
     class_stats={},
   )
   assert state.evaluated == state.variables
-  assert classifier_state.update_average(state, 0.9) is state
   state = classifier_state.AveragedState(**vars(state), ema=state.variables)
   average = 0.0
   for step in range(1, 200):
     new = {'params': {'w': jnp.float32(step)}}
     new['batch_stats'] = {'mean': jnp.float32(-step), 'count': jnp.int32(step)}
-    state = classifier_state.update_average(
-      state.replace(step=jnp.int32(step), **new), 0.9
-    )
+    state = state.replace(step=jnp.int32(step), **new)
+    ema = averages.update_average(state.ema, state.variables, 0.9, jnp.int32(step - 1))
+    state = state.replace(ema=ema)
     decay = min(0.9, step / (9 + step))
     average = decay * average + (1 - decay) * step
   np.testing.assert_allclose(state.evaluated['params']['w'], average, rtol=1e-4)

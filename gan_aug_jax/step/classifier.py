@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import optax
 
 from gan_aug_jax.step import losses
+from gan_aug_jax.step.averages import update_average
 from gan_aug_jax.step.batches import Compose, ComposedAhead
 from gan_aug_jax.step.classifier_state import (
+  AveragedState,
   ClassifierState,
-  update_average,
   update_class_stats,
 )
 from gan_aug_jax.step.device_data import RealExamples
@@ -109,7 +110,10 @@ def make_fused_step(
       class_stats=update_class_stats(state.class_stats, sums, plan.batch_size),
       pool=pool,
     )
-    return update_average(state, ema_decay), metrics
+    if isinstance(state, AveragedState):
+      ema = update_average(state.ema, state.variables, ema_decay, state.step - 1)
+      state = state.replace(ema=ema)
+    return state, metrics
 
   return fused_step
 

@@ -107,26 +107,6 @@ def init_classifier(
   return AveragedState(**vars(state), ema=ema)
 
 
-def update_average(state: ClassifierState, decay: float) -> ClassifierState:
-  """Moves the average of a state that has one towards its variables.
-
-  Args:
-    state: after an update, its step counted.
-    decay: in [0, 1); reached gradually, or the average of a short training would be
-      mostly initialisation. Counters, which are integers, are taken as they are.
-  """
-  if not isinstance(state, AveragedState):
-    return state
-  decay = jnp.minimum(decay, state.step / (9 + state.step))
-
-  def move(old, new):
-    if not jnp.issubdtype(new.dtype, jnp.floating):
-      return new
-    return old + (1 - decay).astype(new.dtype) * (new - old)
-
-  return state.replace(ema=jax.tree.map(move, state.ema, state.variables))
-
-
 def update_class_stats(class_stats: dict, sums: dict, batch_size: int) -> dict:
   """Returns the class statistics after a step.
 

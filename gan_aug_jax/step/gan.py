@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from gan_aug_jax.step import device_data, losses, rng, sampling
+from gan_aug_jax.step.averages import update_average
 from gan_aug_jax.step.device_data import RealExamples
 from gan_aug_jax.step.rng import StepKeys
 from gan_aug_jax.step.sharding import flatten, Layout
@@ -313,7 +314,7 @@ def make_gan_step(
       batch.fake, state, batch, keys, d_steps - 1
     )
     grads, loss = layout.sum((pull_back(image_grads)[0], loss))
-    state = _update_generator(state, grads, generator_tx, ema_decay, dtype)
+    state = _update_generator(state, grads, generator_tx, ema_decay)
     metrics |= {'generator_loss': loss, 'generator_grad_norm': optax.tree.norm(grads)}
     return state, metrics
 
@@ -347,16 +348,13 @@ def _update_discriminator(gan_losses, tx, layout, state, batch, keys: StepKeys, 
   return state, metrics
 
 
-def _update_generator(state, grads, tx, ema_decay, dtype):
+def _update_generator(state, grads, tx, ema_decay):
   """Returns the state after an update of the generator and its average."""
   params, opt_state = _apply(tx, grads, state.generator_opt, state.generator)
-  # Raised gradually, or the average of a short training would be mostly initialisation.
-  ramp = (1 + state.step) / (10 + state.step)
-  decay = jnp.minimum(ema_decay, ramp).astype(dtype)
   return state.replace(
     step=state.step + 1,
     generator=params,
-    ema=optax.incremental_update(params, state.ema, 1 - decay),
+    ema=update_average(state.ema, params, ema_decay, state.step),
     generator_opt=opt_state,
   )
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from gan_aug_jax.step import device_data, rng
+from gan_aug_jax.step.averages import update_average
 from gan_aug_jax.step.device_data import RealExamples
 from gan_aug_jax.step.sharding import flatten, Layout
 
@@ -43,7 +44,7 @@ class TaughtState(GeneratorState):
   """The state of a training that ends with steps in which there is a teacher.
 
   Attributes:
-    teacher: parameters; of no meaning before these steps.
+    teacher: parameters; unused before these steps.
   """
 
   teacher: Any
@@ -128,13 +129,9 @@ def make_generator_step(
 def _update(state, grads, tx, ema_decay, first):
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
-  # Raised gradually, or the average of a short training would be mostly initialisation.
-  count = state.step - first
-  decay = jnp.minimum(ema_decay, (1 + count) / (10 + count))
-  average = lambda old, new: old + (1 - decay).astype(new.dtype) * (new - old)
   return state.replace(
     step=state.step + 1,
     params=params,
-    ema=jax.tree.map(average, state.ema, params),
+    ema=update_average(state.ema, params, ema_decay, state.step - first),
     opt_state=opt_state,
   )
