@@ -206,16 +206,14 @@ def test_images_drawn_ahead_are_those_of_their_steps(backend, num_devices):
     sample = sampling.make_ensemble(sample, 3, where)
   made = synthesis.Synthesis(synthesis.Networks(sample), tiny.CLASSES)
   plan = plans.plan_batch(12, ratio=0.75, mode='replace')
-  ahead = synthesis.make_draw_ahead(
-    made, layout=where, plan=plan, max_bytes=ALL, refresh_steps=3
-  )
+  ahead = synthesis.make_draw_synthetic(made, layout=where, plan=plan, refresh_steps=3)
   slots = where.positions(9)
 
   class State:
     seed, step = jnp.int32(5), jnp.int32(7)
 
   frozen = FrozenModels(generator=variables)
-  drawn = jax.jit(lambda frozen: ahead.draw(State, 6, None, frozen))(frozen)
+  drawn = jax.jit(lambda frozen: ahead(State, 6, frozen))(frozen)
   draw = jax.jit(lambda frozen, at: made(rng.step_keys(5, at), slots, None, frozen))
   for step in range(7, 13):
     expected, found = draw(frozen, jnp.int32(step // 3 * 3)), drawn.at(jnp.int32(step))

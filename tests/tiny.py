@@ -223,10 +223,10 @@ def fused_ahead(
     smoothing=0.1,
     dtype=dtype,
   )
-  draw_ahead = synthesis.make_draw_ahead(
-    synthesize, layout=where, plan=plan, max_bytes=max_bytes, refresh_steps=refresh_every
+  draw_synthetic = max_bytes and synthesis.make_draw_synthetic(
+    synthesize, layout=where, plan=plan, refresh_steps=refresh_every
   )
-  has_pool = refresh_every > 1 and plan.num_synthetic > 0 and not draw_ahead
+  has_pool = refresh_every > 1 and plan.num_synthetic > 0 and not draw_synthetic
   if has_pool:
     synthesize = synthesis.make_pooled(synthesize, refresh_every, where)
   compose = batches.make_compose(
@@ -245,7 +245,11 @@ def fused_ahead(
     dtype=dtype,
   )
   draw_ahead = batches.make_compose_ahead(
-    compose, layout=where, plan=plan, max_bytes=max_bytes, draw_ahead=draw_ahead
+    compose,
+    layout=where,
+    plan=plan,
+    max_bytes=max_bytes,
+    draw_synthetic=draw_synthetic,
   )
   step = classifier.make_fused_step(
     model=model,

@@ -196,8 +196,7 @@ def _synthesis(config):
   )
   yield (
     cache.images_per_class > 0
-    and keep.score_by == 'discriminator'
-    and (rejects or keep.candidates > 1)
+    and derived.asks_discriminator(config)
     and len(derived.members_of(config)) > 1,
     "filter.score_by='discriminator' with several generators must know which one drew an "
     'image; cache.images_per_class does not keep that: use one generator, or another '

@@ -150,7 +150,6 @@ class Trainer:
 def _make_step(session, dataset, plan, *, num_steps, sample):
   """The fused step of a probe, `init(seed) -> state`, and what draws ahead or None."""
   layout, augmentation = session.layout, session.config.augment
-  max_bytes = config_lib.draw_ahead_bytes(session.config)
   num_classes, dtype = dataset.num_classes, session.image_dtype('classifier')
   model = build_probe(session, num_classes)
   optimizer = classifier.make_optimizer('sgd', num_steps=num_steps, **_OPTIMIZER)
@@ -160,13 +159,11 @@ def _make_step(session, dataset, plan, *, num_steps, sample):
     optimizer=optimizer,
     image_shape=dataset.image_shape,
   )
-  synthesize = draw_ahead = None
+  synthesize = draw_synthetic = None
   if sample:
     networks = Networks(sampling.for_candidates(sample))
     synthesize = synthesis.Synthesis(networks, num_classes, dtype=dtype)
-    draw_ahead = synthesis.make_draw_ahead(
-      synthesize, layout=layout, plan=plan, max_bytes=max_bytes
-    )
+    draw_synthetic = synthesis.make_draw_synthetic(synthesize, layout=layout, plan=plan)
   transform = augment.make_augment(crop=augmentation.crop_padding, flip=augmentation.flip)
   compose = batches.make_compose(
     layout=layout,
@@ -177,7 +174,11 @@ def _make_step(session, dataset, plan, *, num_steps, sample):
     dtype=dtype,
   )
   draw_ahead = batches.make_compose_ahead(
-    compose, layout=layout, plan=plan, max_bytes=max_bytes, draw_ahead=draw_ahead
+    compose,
+    layout=layout,
+    plan=plan,
+    max_bytes=config_lib.draw_ahead_bytes(session.config),
+    draw_synthetic=draw_synthetic,
   )
   step = classifier.make_fused_step(
     model=model, optimizer=optimizer, layout=layout, plan=plan, compose=compose

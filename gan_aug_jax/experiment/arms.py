@@ -190,31 +190,28 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
   model = recipe.build_model(session, dataset.facts)
   optimizer = recipe.make_optimizer(session, num_steps)
   cycle = config.cache.refresh_steps if synthetic else 1
-  made = draw_ahead = None
+  max_bytes = config_lib.draw_ahead_bytes(config)
+  synthesize = class_probs = draw_synthetic = init_pool = None
   if synthetic:
-    made = synthetic_source.build_synthesis(
+    synthesize = synthetic_source.build_synthesis(
       session, dataset, source, plan=plan, model=model
     )
-    draw_ahead = synthesis.make_draw_ahead(
-      made,
-      layout=session.layout,
-      plan=plan,
-      max_bytes=config_lib.draw_ahead_bytes(config),
-      refresh_steps=cycle,
+    class_probs = synthesize.class_probs
+    draw_synthetic = max_bytes and synthesis.make_draw_synthetic(
+      synthesize, layout=session.layout, plan=plan, refresh_steps=cycle
     )
   cadence = spec.make_cadence(
     config,
     'classifier',
     num_steps,
     cycle=cycle,
-    scans_on_cpu=synthetic == bool(draw_ahead) and _has_no_convolution(config),
+    scans_on_cpu=synthetic == bool(draw_synthetic) and _has_no_convolution(config),
   )
   if spec.steps_per_call(session, cadence) == 1:
-    draw_ahead = None
-  synthesize, init_pool = made, None
-  if cycle > 1 and not draw_ahead:
+    draw_synthetic = None
+  if cycle > 1 and not draw_synthetic:
     synthesize, init_pool = _make_pooled(
-      session, made, dataset.image_shape, plan=plan, every=cycle
+      session, synthesize, dataset.image_shape, plan=plan, every=cycle
     )
   weight = schedule.make_weight(config, num_steps)
   compose = batches.make_compose(
@@ -232,8 +229,8 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
     compose,
     layout=session.layout,
     plan=plan,
-    max_bytes=config_lib.draw_ahead_bytes(config),
-    draw_ahead=draw_ahead,
+    max_bytes=max_bytes,
+    draw_synthetic=draw_synthetic,
   )
   step = classifier.make_fused_step(
     model=model,
@@ -243,7 +240,7 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
     compose=compose,
     ema_decay=config.classifier.ema_decay,
     logit_shift=recipe.make_logit_shift(
-      config, dataset, plan, weight=weight, class_probs=made.class_probs if made else None
+      config, dataset, plan, weight=weight, class_probs=class_probs
     ),
   )
   init = recipe.make_init(
@@ -268,21 +265,21 @@ def _has_no_convolution(config):
   return archs == ('mlp', 'gan', 'mlp') and not synthetic_source.uses_teacher(config)
 
 
-def _make_pooled(session, made, image_shape, *, plan, every):
+def _make_pooled(session, synthesize, image_shape, *, plan, every):
   """Returns a `synthesize` with a pool, redrawn every so many steps, and its `init_pool`.
 
   Args:
-    made: the `Synthesis`.
+    synthesize: the `Synthesis`.
   """
   init_pool = functools.partial(
     synthesis.init_pool,
     session.layout,
     plan,
     image_shape=image_shape,
-    num_classes=made.num_classes,
-    dtype=made.dtype,
+    num_classes=synthesize.num_classes,
+    dtype=synthesize.dtype,
   )
-  return synthesis.make_pooled(made, every, session.layout), init_pool
+  return synthesis.make_pooled(synthesize, every, session.layout), init_pool
 
 
 @dataclasses.dataclass(frozen=True)

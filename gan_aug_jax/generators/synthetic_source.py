@@ -66,7 +66,7 @@ def build_source(session, dataset, generator=None) -> SyntheticSource:
     sample = sampling.make_pool_sampler()
     shapes = _shapes_of_images(dataset, count * dataset.num_classes)
   networks, shapes = Networks(sample), FrozenModels(generator=shapes)
-  if _filter(config).needs_discriminator:
+  if config_lib.asks_discriminator(config):
     family = families.build_family(session, dataset.facts)
     logits_of = frozen.of_members(session, family.discriminator_logits)
     networks = dataclasses.replace(networks, discriminator_logits=logits_of)
@@ -86,7 +86,9 @@ def _filter(config):
 
 def uses_teacher(config) -> bool:
   """Whether a policy needs a classifier that is trained on the real images first."""
-  return config.targets.kind == 'teacher' or _filter(config).needs_teacher
+  keep = _filter(config)
+  scores = keep.is_active and keep.score != 'discriminator'
+  return scores or config.targets.kind == 'teacher'
 
 
 def _logits(model, variables, images):
@@ -140,7 +142,7 @@ def load_variables(session, dataset, generator) -> SourceVariables:
     models = FrozenModels(generator=images)
     if config.cache.images_per_class:
       info['offline'] = config.cache.images_per_class
-    if _filter(config).needs_discriminator:
+    if config_lib.asks_discriminator(config):
       models = models.replace(discriminator=generator.discriminator)
     if uses_teacher(config):
       teacher = probe.train_extractor(
@@ -193,7 +195,7 @@ def build_synthesis(session, dataset, source, *, plan, model) -> synthesis.Synth
       state.class_stats['class_loss']
     )
   elif classes != 'uniform':
-    counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
+    counts = dataset.train.class_counts(dataset.num_classes)
     class_probs = class_labels.class_distribution(classes, counts, plan)
   return synthesis.Synthesis(
     dataclasses.replace(source.networks, classifier=functools.partial(_logits, model)),

@@ -1,8 +1,8 @@
 """A training batch: here a synthetic image enters it.
 
 `make_compose` gives the first half of the fused step: gather real examples, synthesize,
-mix, augment, weight. None of it depends on the classifier, but for a few policies. So a
-call of several steps does it once, for all of them: `make_compose_ahead`.
+mix, augment, weight. Except for a few policies, none of it depends on the classifier. So
+a call of several steps does it once, for all of them: `make_compose_ahead`.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,12 @@ from gan_aug_jax.step.plans import BatchPlan
 from gan_aug_jax.step.programs import DrawAhead
 from gan_aug_jax.step.rng import StepKeys
 from gan_aug_jax.step.sharding import flatten, Layout
-from gan_aug_jax.step.synthesis import FrozenModels, Synthesize, Synthetic
+from gan_aug_jax.step.synthesis import (
+  DrawSynthetic,
+  FrozenModels,
+  Synthesize,
+  Synthetic,
+)
 
 
 @flax.struct.dataclass
@@ -156,7 +161,7 @@ def make_compose_ahead(
   layout: Layout,
   plan: BatchPlan,
   max_bytes: int,
-  draw_ahead: DrawAhead | None = None,
+  draw_synthetic: DrawSynthetic | None = None,
 ) -> DrawAhead | None:
   """Returns what composes the batches of all steps of a call together.
 
@@ -166,13 +171,13 @@ def make_compose_ahead(
   Args:
     compose: from `make_compose`.
     max_bytes: see `DrawAhead`; 0 for none.
-    draw_ahead: of the synthetic images, from `synthesis.make_draw_ahead`.
+    draw_synthetic: from `synthesis.make_draw_synthetic`.
 
   Returns:
     A `DrawAhead` of `ComposedAhead`; or None if `max_bytes` is 0 or there are synthetic
     images that cannot be drawn ahead.
   """
-  if not max_bytes or (plan.num_synthetic and not draw_ahead):
+  if not max_bytes or (plan.num_synthetic and not draw_synthetic):
     return None
 
   def compose_share(replicated, positions, streamed, drawn):
@@ -191,12 +196,12 @@ def make_compose_ahead(
   def draw(state, num_steps, data, frozen):
     steps = state.step + jnp.arange(num_steps, dtype=jnp.int32)
     streamed, drawn, first = (), None, None
-    if draw_ahead:
-      drawn = draw_ahead.draw(state, num_steps, data, frozen)
+    if draw_synthetic:
+      drawn = draw_synthetic(state, num_steps, frozen)
       drawn, first = dataclasses.replace(drawn, first=None), drawn.first
     if isinstance(data, StreamedBatches):
       streamed, data = (data.images, data.labels), data.start
-    # On each device separately, as `synthesis.make_draw_ahead` draws.
+    # On each device separately, as `make_draw_synthetic` draws.
     batches = layout.map_devices(compose_share)(
       (state.seed, steps, data, first), layout.positions(plan.total), streamed, drawn
     )

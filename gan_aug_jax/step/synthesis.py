@@ -17,7 +17,6 @@ import optax
 from gan_aug_jax.step import class_labels, rng
 from gan_aug_jax.step.classifier_state import ClassifierState
 from gan_aug_jax.step.plans import BatchPlan
-from gan_aug_jax.step.programs import DrawAhead
 from gan_aug_jax.step.rng import StepKeys
 from gan_aug_jax.step.sharding import flatten, Layout
 
@@ -98,14 +97,6 @@ class SampleFilter:
   def is_active(self) -> bool:
     """Whether any network has to look at the images."""
     return self.score != 'random' and (self.candidates > 1 or self.min_confidence > 0)
-
-  @property
-  def needs_teacher(self) -> bool:
-    return self.is_active and self.score != 'discriminator'
-
-  @property
-  def needs_discriminator(self) -> bool:
-    return self.is_active and self.score == 'discriminator'
 
 
 Synthesize = Callable[[StepKeys, jax.Array, ClassifierState, FrozenModels], Synthetic]
@@ -281,25 +272,22 @@ class DrawnAhead:
     return jax.tree.map(take, self.images)
 
 
-def make_draw_ahead(
-  synthesis: Synthesis,
-  *,
-  layout: Layout,
-  plan: BatchPlan,
-  max_bytes: int,
-  refresh_steps: int = 1,
-) -> DrawAhead | None:
+DrawSynthetic = Callable[[ClassifierState, int, FrozenModels], DrawnAhead]
+
+
+def make_draw_synthetic(
+  synthesis: Synthesis, *, layout: Layout, plan: BatchPlan, refresh_steps: int = 1
+) -> DrawSynthetic | None:
   """Returns what draws the images of all steps of a call in one forward pass.
 
   Args:
-    max_bytes: see `DrawAhead`; 0 for none.
     refresh_steps: steps for which an image is kept.
 
   Returns:
-    A `DrawAhead` of `DrawnAhead`; or None if nothing may be drawn ahead, because the
-    images depend on the classifier or there are none.
+    `draw(state, num_steps, frozen) -> DrawnAhead`; or None if nothing may be drawn ahead,
+    because the images depend on the classifier or there are none.
   """
-  if synthesis.depends_on_classifier or not (max_bytes and plan.num_synthetic):
+  if synthesis.depends_on_classifier or not plan.num_synthetic:
     return None
 
   def draw_share(replicated, slots):
@@ -307,8 +295,7 @@ def make_draw_ahead(
     draw_step = lambda step: synthesis(rng.step_keys(seed, step), slots, None, frozen)
     return jax.vmap(draw_step, out_axes=1)(steps)
 
-  def draw(state, num_steps, data, frozen):
-    del data
+  def draw(state, num_steps, frozen):
     # The most draws that so many steps need, wherever the first of them is.
     num_draws = (num_steps - 2) // refresh_steps + 2
     first = state.step // refresh_steps
@@ -319,7 +306,7 @@ def make_draw_ahead(
     images = layout.map_devices(draw_share)((state.seed, steps, frozen), slots)
     return DrawnAhead(images, first, refresh_steps)
 
-  return DrawAhead(draw, max_bytes)
+  return draw
 
 
 def make_pooled(synthesize: Synthesize, every: int, layout: Layout) -> Synthesize:
