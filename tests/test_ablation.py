@@ -401,7 +401,9 @@ def test_a_pool_is_counted_as_if_every_step_drew(tmp_path, monkeypatch):
     def operations(self):
       return 10.0
 
-    all_operations = operations
+    @property
+    def training(self):  # of the generator
+      return self
 
   def arm_step(session, *_, **kwargs):
     counted.append(session.config.cache.refresh_steps)

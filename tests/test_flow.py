@@ -298,7 +298,7 @@ def test_operations_of_reflow_are_counted_with_its_teacher(toy):
   for reflow_steps in (0, 8):
     config.flow.reflow_steps = reflow_steps
     session = Session(config, pathlib.Path('unused'), tiny.layout('jit', 1), quiet=True)
-    counts.append(dry_run.generator_step(session, toy).all_operations())
+    counts.append(dry_run.generator_step(session, toy).training.operations())
   # A step of the flow is three forward passes; the teacher's images are eight more.
   assert counts[1] == pytest.approx(counts[0] * (12 + 8 * 11 / 3) / 20, rel=0.1)
 

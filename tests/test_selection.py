@@ -139,7 +139,7 @@ def test_position_p_is_drawn_from_generator_p_mod_g(backend, num_devices, num_me
     keys = sharding.flatten(rng.example_keys(rng.stream_key(0, 'latent'), position))
     labels = sharding.flatten(position % 3)
     images = together(variables, keys, labels)
-    return where.all_gather(images.reshape(*position.shape, *images.shape[1:]))
+    return where.all_gather(images)
 
   program = programs.compile_step(draw, where, where.replicate(variables), donate=())
   painted = np.asarray(program(where.replicate(variables)))[:14, 0, 0, 0]

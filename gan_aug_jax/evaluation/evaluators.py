@@ -73,8 +73,7 @@ def make_batched(
     del labels, count
     position = layout.positions(size)
     x = device_data.normalize(images.at[position].get(mode='clip'), dtype)
-    gather = lambda y: layout.all_gather(y.reshape(*position.shape, *y.shape[1:]))
-    return jax.tree.map(gather, function(variables, sharding.flatten(x)))
+    return jax.tree.map(layout.all_gather, function(variables, sharding.flatten(x)))
 
   program = programs.Program(step, layout, donate=())
 
@@ -127,7 +126,7 @@ class Evaluator:
       dtype = self._session.image_dtype('classifier')
       images = jax.ShapeDtypeStruct((1, BATCH, *image_shape), dtype)
       apply = functools.partial(self._model.apply, train=False)
-      # An own network may ask for the axis of the devices.
+      # The user's network may use the axis of the devices.
       apply = jax.vmap(apply, (None, 0), axis_name=layout.axis_name)
       each = max(programs.largest_array(apply, variables, images) / BATCH, 1)
       most = min(most, int(layout.num_devices * _MEMORY_SHARE * memory / each))

@@ -32,7 +32,7 @@ class ImageSampler:
       keys = rng.example_keys(rng.stream_key(seed, 'score'), position)
       labels = sharding.flatten(self._labels(position))
       pixels = device_data.to_pixels(sample(variables, sharding.flatten(keys), labels))
-      return layout.all_gather(pixels.reshape(*position.shape, *pixels.shape[1:]))
+      return layout.all_gather(pixels)
 
     self._program = Program(draw_step, session.layout, donate=())
 

@@ -246,7 +246,7 @@ class _Costs:
     config.cache.refresh_steps = 1
     session, dataset = dataclasses.replace(self.session, config=config), load_data(config)
     # First, as it refuses a generator that is not trained in steps.
-    generator = dry_run.generator_step(session, dataset).all_operations()
+    generator = dry_run.generator_step(session, dataset).training.operations()
     length = 1000 + config.classifier.warmup_steps  # does not change the operations
     step, control_step = (
       dry_run.arm_step(session, dataset, name, num_steps=length).operations()

@@ -27,7 +27,7 @@ class DryRun:
 
   Attributes:
     training: with its frozen inputs.
-    state: placed; as initialised, but for its step.
+    state: placed; as initialised, except for its step.
     at: the step that the state is at, a multiple of the steps per call.
   """
 
@@ -51,16 +51,7 @@ class DryRun:
 
   def operations(self) -> float:
     """Floating-point operations of a step on all devices, as XLA counts them."""
-    return self.lower_step().cost_analysis()['flops']
-
-  def all_operations(self) -> float:
-    """Of the whole training: for each stage, those of one step times its length."""
-    training = self.training
-    return sum(
-      training.length_of(stage)
-      * training.lower_single_step(self.state, stage).cost_analysis()['flops']
-      for stage in training.stages
-    )
+    return self.training.step_operations(self.training.stages[0])
 
   def compile(self) -> programs.Program:
     """The program of a call, compiled."""

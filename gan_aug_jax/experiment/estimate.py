@@ -165,7 +165,7 @@ class _Speed:
     self._timed, self._compiled = {}, set()
 
   def of_generator(self, generator, operations) -> float:
-    """Of trainings of a `GeneratorTraining` with so many operations.
+    """Seconds that trainings of a `GeneratorTraining` take.
 
     Args:
       generator: what is left of it is estimated.
@@ -174,7 +174,7 @@ class _Speed:
     return self._seconds('generator', generator.training, operations) + saving
 
   def of_arm(self, arm, operations) -> float:
-    """Of the training of an `arms.Arm` with so many operations.
+    """Seconds that the training of an `arms.Arm` takes.
 
     Args:
       arm: not finished, or its results are missing.
@@ -183,15 +183,15 @@ class _Speed:
     if not training:  # it is finished, and only its results are missing
       return _SAVE_SECONDS
     cadence = training.cadence
-    looks = math.ceil(cadence.num_steps / cadence.eval_every) + 1
-    images = looks * len(dataset.val) + len(dataset.train) + len(dataset.test)
+    num_evaluations = math.ceil(cadence.num_steps / cadence.eval_every) + 1
+    images = num_evaluations * len(dataset.val) + len(dataset.train) + len(dataset.test)
     # Evaluating an image takes a third of training on it.
     steps = images / config.classifier.batch_size / 3
     operations *= 1 + steps / training.num_steps
     return self._seconds('arm', training, operations) + _SAVE_SECONDS
 
   def _seconds(self, kind, training, operations):
-    """Of so many operations of a kind of training, and of compiling it once."""
+    """Seconds of the operations of a kind of training, and of compiling it once."""
     if kind not in self._timed:
       each = training.step_operations(training.stages[0])
       step_seconds, compiling = dry_run.time_unoptimized(training)

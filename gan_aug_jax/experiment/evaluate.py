@@ -13,23 +13,23 @@ from gan_aug_jax.training import checkpoint
 from gan_aug_jax.training.files import read_json_or_none
 
 
-def restore_arm(session, name, info: DataFacts) -> classifier_state.ClassifierState:
+def restore_arm(session, name, facts: DataFacts) -> classifier_state.ClassifierState:
   """Reads the state of a finished arm's classifier, and places it.
 
   Raises:
     CheckpointError: if the checkpoint cannot be read, or is of other images.
   """
-  config, model = session.config, recipe.build_model(session, info)
+  config, model = session.config, recipe.build_model(session, facts)
   synthetic = config_lib.is_augmented(config, name)
-  num_steps = schedule.num_steps_of_arm(config, info.num_train, synthetic=synthetic)
+  num_steps = schedule.num_steps_of_arm(config, facts.num_train, synthetic=synthetic)
   optimizer = recipe.make_optimizer(session, num_steps)
   init = recipe.make_init(
-    session, model, optimizer, info.image_shape, synthetic=synthetic
+    session, model, optimizer, facts.image_shape, synthetic=synthetic
   )
   state = session.layout.replicated_shapes(jax.eval_shape(init, np.int32(0)))
   with checkpoint.Checkpoints(session.path('arms', name, 'checkpoints')) as checkpoints:
     restored, record = checkpoints.restore_step(num_steps, state)
-  arms.check_images(session.path('arms', name), record, info)
+  arms.check_images(session.path('arms', name), record, facts)
   return restored
 
 

@@ -47,14 +47,14 @@ def choose_arm(session, name='') -> tuple[str, float, int]:
   return name, accuracy[name], len(accuracy)
 
 
-def label_images(session, info, images, *, arm, output) -> tuple[int, dict[str, str]]:
+def label_images(session, facts, images, *, arm, output) -> tuple[int, dict[str, str]]:
   """Writes a table with the label of each image.
 
   The columns are `file` (relative to `images`, if that is a folder), `label`, its
   `probability`, and `p:CLASS`, the probability of each class.
 
   Args:
-    info: its `DataFacts`.
+    facts: its `DataFacts`.
     images: path of an image, or of a folder with images at any depth.
     arm: name of a finished arm.
     output: path of the .csv file.
@@ -73,11 +73,11 @@ def label_images(session, info, images, *, arm, output) -> tuple[int, dict[str, 
     raise ConfigError(f'--output={output} must be a .csv file.')
   _refuse_own_pictures(session.workdir, images)
   root, names = _find_images(images)
-  class_names, (size, _, channels) = info.class_names, info.image_shape
-  depth = info.bit_depth or _find_bit_depth(images, root, names)
-  state = evaluate.restore_arm(session, arm, info)
+  class_names, (size, _, channels) = facts.class_names, facts.image_shape
+  depth = facts.bit_depth or _find_bit_depth(images, root, names)
+  state = evaluate.restore_arm(session, arm, facts)
   batch_size = min(evaluators.BATCH, len(names))
-  classify = _make_classify(session, info, batch_size)
+  classify = _make_classify(session, facts, batch_size)
   text, unreadable = io.StringIO(), {}
   table = csv.writer(text, lineterminator='\n')
   table.writerow(['file', 'label', 'probability', *(f'p:{name}' for name in class_names)])
@@ -102,9 +102,9 @@ def label_images(session, info, images, *, arm, output) -> tuple[int, dict[str, 
   return len(names) - len(unreadable), unreadable
 
 
-def _make_classify(session, info, batch_size):
+def _make_classify(session, facts, batch_size):
   """Returns `classify(variables, images uint8 [N, H, W, C]) -> logits`."""
-  apply = functools.partial(recipe.build_model(session, info).apply, train=False)
+  apply = functools.partial(recipe.build_model(session, facts).apply, train=False)
   dtype = session.image_dtype('classifier')
   return evaluators.make_batched(session.layout, apply, dtype=dtype, size=batch_size)
 

@@ -22,20 +22,20 @@ from gan_aug_jax.step import (
 )
 
 
-def build_model(session, info: DataFacts):
+def build_model(session, facts: DataFacts):
   """Builds the config's classifier: a linen module, or an `ExternalClassifier`.
 
   Raises:
     ConfigError: if it is the user's own and does not work.
   """
-  config, options = session.config.classifier, {'num_classes': info.num_classes}
+  config, options = session.config.classifier, {'num_classes': facts.num_classes}
   options['dtype'] = session.dtype('classifier')
   options['axis_name'] = session.layout.axis_name
   if external.is_named(config.arch):
     return external_models.build_external(
       session.load_code('classifier.arch'),
       _described(session.config, 'classifier.arch'),
-      image_shape=info.image_shape,
+      image_shape=facts.image_shape,
       arguments=config_lib.parse_arguments(config.args),
       **options,
     )

@@ -82,9 +82,7 @@ class Description:
     """
     try:
       variables = self.build().shapes()['generator']
-      keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
-      labels = jax.ShapeDtypeStruct((2,), jnp.int32)
-      images = jax.eval_shape(self.make_sampler(), variables, keys, labels)
+      images = sampling.trace_two(self.make_sampler(), variables)
     except Exception as error:  # flax and JAX raise many kinds
       raise ValueError('it describes a network that does not exist') from error
     if images.shape != (2, *self.image_shape):

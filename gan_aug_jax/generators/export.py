@@ -35,11 +35,11 @@ from gan_aug_jax.training import files
 _PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
-def export(session, info, output=None) -> list[pathlib.Path]:
+def export(session, facts, output=None) -> list[pathlib.Path]:
   """Writes each generator that a run draws from.
 
   Args:
-    info: the run's `DataFacts`.
+    facts: the run's `DataFacts`.
     output: directory; None for WORKDIR/export.
 
   Returns:
@@ -51,7 +51,7 @@ def export(session, info, output=None) -> list[pathlib.Path]:
     WriteError: if a file cannot be written.
   """
   directory = pathlib.Path(output) if output else session.path('export')
-  generator, paths = frozen.load_generator(session, info), []
+  generator, paths = frozen.load_generator(session, facts), []
   members, family = generator.members, generator.family
   for i, member in enumerate(members):
     name = 'generator' if len(members) == 1 else f'generator-{i}'
@@ -61,8 +61,8 @@ def export(session, info, output=None) -> list[pathlib.Path]:
       name=member.name,
       family=session.config.generator.family,
       arguments=families.drawing_arguments_of(session.config),
-      image_shape=info.image_shape,
-      class_names=info.class_names,
+      image_shape=facts.image_shape,
+      class_names=facts.class_names,
       precision=precision_of(session.config, 'frozen'),
       latents=latents,
       trained_on=generator.info['trained_on'],
@@ -126,7 +126,7 @@ def save_generator(path, description, variables, sample=None) -> None:
 
 
 def _compile_or_refuse(sample, variables):
-  """The program; image by image where the code of a user's asks for the batch's size."""
+  """The program; image by image if the user's code needs to know the batch size."""
 
   def sample_singly(variables, keys, labels):
     draw = lambda key, label: sample(variables, key[None], label[None])[0]

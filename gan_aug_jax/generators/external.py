@@ -16,7 +16,7 @@ from gan_aug_jax import config as config_lib, external
 from gan_aug_jax.errors import CheckpointError, ConfigError
 from gan_aug_jax.generators.family import Family, Setting
 from gan_aug_jax.generators.generator import Generator
-from gan_aug_jax.step import device_data, rng
+from gan_aug_jax.step import device_data, rng, sampling
 from gan_aug_jax.training import files
 
 # How much a draw may differ on another machine, for images in [-1, 1].
@@ -45,12 +45,9 @@ def build(
       '@gan_aug_jax.generator, or a gan_aug_jax.Generator.'
     )
   # Traced under `jit`, as `pmap` needs its axis.
-  _trace(named, _call(named, found, _with_jit(setting), arguments), setting)
+  with_jit = dataclasses.replace(setting, layout=setting.layout.with_jit)
+  _trace(named, _call(named, found, with_jit, arguments), setting)
   return _call(named, found, setting, arguments)
-
-
-def _with_jit(setting):
-  return dataclasses.replace(setting, layout=setting.layout.with_jit)
 
 
 def _call(named, found, setting, arguments):
@@ -77,11 +74,11 @@ def calling(named: str) -> contextlib.AbstractContextManager:
 def _family_of(named, generator, setting):
   """The `Family` of a frozen `Generator`."""
   shape, names = tuple(generator.image_shape), tuple(generator.class_names)
-  info, numbers = setting.info, tuple(map(str, range(setting.num_classes)))
-  if shape != info.image_shape or names not in (info.class_names, numbers):
+  facts, numbers = setting.info, tuple(map(str, range(setting.num_classes)))
+  if shape != facts.image_shape or names not in (facts.class_names, numbers):
     raise ConfigError(
       f'generator.family={named!r} draws {shape} of the classes {", ".join(names)}; the '
-      f'data have {info.image_shape} of {", ".join(info.class_names)}: sizes, and the '
+      f'data have {facts.image_shape} of {", ".join(facts.class_names)}: sizes, and the '
       'order of the classes, must agree.'
     )
   return Family(
@@ -105,9 +102,7 @@ def _trace(named, family, setting):
     kept = ['generator'] + ['discriminator'] * bool(family.discriminator_logits)
     if lacking := set(kept) - set(networks):
       raise TypeError(f'its freeze must return {{{min(lacking)!r}: variables}}, too')
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
-    labels = jax.ShapeDtypeStruct((2,), jnp.int32)
-    images = jax.eval_shape(family.make_sampler(), networks['generator'], keys, labels)
+    images = sampling.trace_two(family.make_sampler(), networks['generator'])
   _check_state(named, state, after)
   wrong = [name for name, value in metrics.items() if value.shape]
   if wrong:
@@ -144,7 +139,7 @@ def _data(setting):
   return dataclasses.replace(black, order=labels, start=np.int32(0))
 
 
-def check_drawing(named: str, family: Family, variables, *, info, path) -> None:
+def check_drawing(named: str, family: Family, variables, *, facts, path) -> None:
   """Checks what a generator draws, the first time, and that it draws the same later.
 
   Args:
@@ -156,13 +151,13 @@ def check_drawing(named: str, family: Family, variables, *, info, path) -> None:
     ConfigError: if values are of another scale, or images depend on their batch.
     CheckpointError: if the generator's code has changed, so that it draws others.
   """
-  variables, labels = jax.device_get(variables), np.arange(info.num_classes)
-  keys = rng.example_keys(rng.stream_key(0, 'show'), jnp.arange(info.num_classes))
+  variables, labels = jax.device_get(variables), np.arange(facts.num_classes)
+  keys = rng.example_keys(rng.stream_key(0, 'show'), jnp.arange(facts.num_classes))
   sample = jax.jit(family.make_sampler(clips=False))
   with calling(named):
     drawn = np.asarray(sample(variables, keys, labels), np.float32)
     alone = np.asarray(sample(variables, keys[-1:], labels[-1:]), np.float32)
-  _check_images(named, drawn, (info.num_classes, *info.image_shape))
+  _check_images(named, drawn, (facts.num_classes, *facts.image_shape))
   # A flow may draw values outside of the range, which are clipped, but few.
   size = float(np.mean(np.abs(drawn)))
   if not size <= 1:  # nor is NaN

@@ -18,33 +18,33 @@ from gan_aug_jax.generators.family import Family, Setting
 FAMILIES = {'gan': gan.build, 'flow': flow.build}
 
 
-def build_family(session, info: DataFacts) -> Family:
+def build_family(session, facts: DataFacts) -> Family:
   """Builds the generator that the config asks for; trains and reads nothing.
 
   Raises:
     ConfigError: if there is no such generator, or it lacks what the config needs.
   """
   config, name = session.config, session.config.generator.family
-  setting = _setting_of(session, info)
+  setting = _setting_of(session, facts)
   if name in FAMILIES:
     family = FAMILIES[name](setting, **arguments_of(config))
   else:
     args = tuple(config.generator.args)
     family = external.build(name, setting, args, trusted=session.trusts_code)
   _check_has(family, config)
-  if is_foreign(family, info) and not config.generator.allow_foreign:
+  if is_foreign(family, facts) and not config.generator.allow_foreign:
     raise ConfigError(
       f'generator.family={name!r} has trained_on={family.trained_on!r} and may have seen '
       'some of the test split; if it saw only the training images of this run, set '
-      f'trained_on to {info.fingerprint!r}, or else give '
+      f'trained_on to {facts.fingerprint!r}, or else give '
       '--config.generator.allow_foreign=True, which the report will mention.'
     )
   return family
 
 
-def is_foreign(family: Family, info: DataFacts) -> bool:
+def is_foreign(family: Family, facts: DataFacts) -> bool:
   """Whether a generator may have seen other images than the run's training images."""
-  return bool(family.fit) and family.trained_on != info.fingerprint
+  return bool(family.fit) and family.trained_on != facts.fingerprint
 
 
 def drawing_arguments_of(config) -> dict[str, Any]:
@@ -62,12 +62,12 @@ def arguments_of(config) -> dict[str, Any]:
   return dict(text.split('=', 1) for text in args)
 
 
-def _setting_of(session, info):
+def _setting_of(session, facts):
   config = session.config.generator
   return Setting(
-    info,
+    facts,
     session.layout,
-    num_steps=config_lib.num_steps_of(session.config, 'generator', info.num_train),
+    num_steps=config_lib.num_steps_of(session.config, 'generator', facts.num_train),
     batch_size=config.batch_size,
     learning_rate=config.learning_rate,
     ema_decay=config.ema_decay,
@@ -77,7 +77,7 @@ def _setting_of(session, info):
 
 
 def check_drawing(
-  session, family: Family, variables: Callable, *, info, directory
+  session, family: Family, variables: Callable, *, facts, directory
 ) -> None:
   """Checks what an external generator draws, see `external.check_drawing`.
 
@@ -88,11 +88,11 @@ def check_drawing(
   name = session.config.generator.family
   if name not in FAMILIES:
     path = directory and directory / 'drawn.npz'
-    external.check_drawing(name, family, variables(), info=info, path=path)
+    external.check_drawing(name, family, variables(), facts=facts, path=path)
 
 
 def _check_has(family, config):
-  """Refuses what the config needs and the generator has not."""
+  """Raises an error if the config needs what the generator lacks."""
   values, lacks = flatten(config), []
   if not family.render:
     needs = ('latents.std', 'latents.truncation', 'latents.interpolation')

@@ -11,7 +11,6 @@ from typing import Any
 
 from flax import traverse_util
 import jax
-from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,7 +18,7 @@ from gan_aug_jax.data.datasets import Dataset
 from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.generators.external import calling
 from gan_aug_jax.generators.family import Family
-from gan_aug_jax.training import files
+from gan_aug_jax.training import files, processes
 from gan_aug_jax.training.checkpoint import UnreadableGenerator
 
 _MOST_BYTES = 2**34
@@ -49,7 +48,7 @@ def fit(named: str, family: Family, dataset: Dataset, seed: int, directory) -> N
       files.write_atomically(directory / 'variables.npz', content)
     except ConfigError as caught:
       error = caught
-  if not np.all(multihost_utils.process_allgather(np.int32(error is None))):
+  if not processes.all_agree(error is None):
     raise error or ConfigError(f'generator.family={named!r} failed on another process.')
 
 

@@ -106,20 +106,20 @@ def trainings_of(session) -> list[SeedTraining]:
   return trainings
 
 
-def load_generator(session, info) -> FrozenGenerator:
+def load_generator(session, facts) -> FrozenGenerator:
   """Loads the frozen generators of a working directory.
 
   Args:
-    info: the `DataFacts` of what they were trained on.
+    facts: the `DataFacts` of what they were trained on.
 
   Raises:
     CheckpointError: if one is not finished or was trained on other images.
     ConfigError: see `families.build_family`.
   """
   check_trained(session)  # before an external generator's code is run
-  family, results, members, networks = families.build_family(session, info), [], [], []
+  family, results, members, networks = families.build_family(session, facts), [], [], []
   for training in trainings_of(session):
-    kept, result = load_networks(training, family, info)
+    kept, result = load_networks(training, family, facts)
     results.append(result)
     for step in training.steps:
       networks.append(kept[f'step{step}' if step else 'chosen'])
@@ -127,7 +127,7 @@ def load_generator(session, info) -> FrozenGenerator:
       members.append(Member(training.seed, number, variables))
     chosen, directory = kept['chosen'], training.directory
     variables = functools.partial(chosen.get, 'generator')
-    families.check_drawing(session, family, variables, info=info, directory=directory)
+    families.check_drawing(session, family, variables, facts=facts, directory=directory)
   stacked = networks[0]
   if len(members) > 1:
     trees = jax.device_get(networks)
@@ -204,11 +204,11 @@ def _trained_result(training):
   )
 
 
-def load_networks(training: SeedTraining, family: Family, info) -> tuple[dict, dict]:
+def load_networks(training: SeedTraining, family: Family, facts) -> tuple[dict, dict]:
   """Loads what is kept of one training.
 
   Args:
-    info: the `DataFacts` of what it was trained on.
+    facts: the `DataFacts` of what it was trained on.
 
   Returns:
     {'chosen' or 'stepN': {'generator'}}, and 'discriminator' if it has one, placed; and
@@ -219,7 +219,7 @@ def load_networks(training: SeedTraining, family: Family, info) -> tuple[dict, d
     UnreadableGenerator: if what is kept is missing or damaged.
   """
   result = _trained_result(training)
-  if result['fingerprint'] != info.fingerprint:
+  if result['fingerprint'] != facts.fingerprint:
     raise CheckpointError(
       f'The generator in {str(training.directory)!r} was trained on other images and may '
       'have seen some of the test split; train one in another --workdir.'

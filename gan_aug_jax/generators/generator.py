@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gan_aug_jax import external
 from gan_aug_jax.data import splits
 from gan_aug_jax.errors import ConfigError, DataError
 from gan_aug_jax.step import sampling
@@ -86,7 +87,7 @@ def from_function(
   mapped = sampling.for_candidates(jax.vmap(draw, (None, 0, 0)))
   mapped = with_checked_labels(mapped, num_classes, f'Generator {name!r}')
   generator = Generator(mapped, variables, tuple(image_shape), names, trained_on, name)
-  check_sample(generator)
+  _check_sample(generator)
   return generator
 
 
@@ -138,17 +139,14 @@ def with_checked_labels(sample: Callable, num_classes: int, whose: str) -> Calla
   return checked
 
 
-def check_sample(generator: Generator) -> None:
+def _check_sample(generator):
   """Traces a draw of two images, and raises the errors of `from_function`."""
-  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
-  labels = jax.ShapeDtypeStruct((2,), jnp.int32)
   try:
-    drawn = jax.eval_shape(generator.sample, generator.variables, keys, labels)
+    drawn = sampling.trace_two(generator.sample, generator.variables)
     found = f'{drawn.dtype}{list(drawn.shape)}'
   except Exception as error:  # any, from the user's code
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     raise ConfigError(
-      f'Drawing from generator {generator.name!r} fails ({reason.removesuffix(".")}); '
+      f'Drawing from generator {generator.name!r} fails ({external.reason(error)}); '
       'its sample must take variables, a key and labels, and return images.'
     ) from error
   is_float = jnp.issubdtype(drawn.dtype, jnp.floating)

@@ -68,7 +68,7 @@ class GeneratorTraining:
 
   @property
   def _after(self):
-    """Step up to which there are no candidates: of another stage of the training."""
+    """Checkpoints up to this step, of another stage, are not candidates."""
     return self.family.last_step[0] if self.family.last_step else 0
 
   @functools.cached_property
@@ -208,7 +208,7 @@ class GeneratorTraining:
     """Checks what an external generator draws before it is trained, perhaps for long."""
     variables = lambda: self.family.freeze(self.training.init())['generator']
     families.check_drawing(
-      self._session, self.family, variables, info=self._dataset.facts, directory=None
+      self._session, self.family, variables, facts=self._dataset.facts, directory=None
     )
 
   def _fit(self, seed_training):

@@ -37,18 +37,18 @@ def write_next_to_real(path: pathlib.Path, dataset, drawn, options: str) -> None
   files.write_atomically(path, figures.grid(dataset.class_names, {'real': real, **drawn}))
 
 
-def write_samples(session, info, seed) -> pathlib.Path:
+def write_samples(session, facts, seed) -> pathlib.Path:
   """Draws ten images of each class from each of a run's generators: samples-SEED.png.
 
   Args:
-    info: `DataFacts` of the run's images.
+    facts: `DataFacts` of the run's images.
 
   Raises:
     CheckpointError: see `frozen.load_generator`.
   """
-  generator = frozen.load_generator(session, info)
-  draw = ImageSampler(session, generator.family.make_sampler(), info.num_classes)
+  generator = frozen.load_generator(session, facts)
+  draw = ImageSampler(session, generator.family.make_sampler(), facts.num_classes)
   drawn = {m.name: draw.by_class(m.variables, 10, seed) for m in generator.members}
   path = session.path(f'samples-{seed}.png')
-  files.write_atomically(path, figures.grid(info.class_names, drawn))
+  files.write_atomically(path, figures.grid(facts.class_names, drawn))
   return path

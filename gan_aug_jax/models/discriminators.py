@@ -17,11 +17,6 @@ from gan_aug_jax.models import layers
 _INIT = nn.initializers.normal(0.02)
 
 
-def _num_halvings(images):
-  """How often the images' side is halved down to 4."""
-  return (images.shape[1] // 4).bit_length() - 1
-
-
 def _project(x, labels, num_classes, *, dtype, train):
   """The projection head: `v x + y V x` of the features x of a whole image.
 
@@ -67,7 +62,7 @@ class DCGANDiscriminator(nn.Module):
       layers.conv, kernel=(4, 4), strides=(2, 2), dtype=self.dtype, kernel_init=_INIT
     )
     x = nn.leaky_relu(conv(self.width)(x), 0.2)
-    for i in range(1, _num_halvings(images)):
+    for i in range(1, layers.num_doublings(images.shape[1])):
       features = self.width * 2**i
       x = conv(features, use_bias=False)(x)
       x = nn.GroupNorm(
@@ -96,7 +91,7 @@ class SNGANDiscriminator(nn.Module):
   @nn.compact
   def __call__(self, images, labels, *, train=False):
     x = images.astype(self.dtype)
-    for i in range(_num_halvings(images)):
+    for i in range(layers.num_doublings(images.shape[1])):
       layer = layers.conv(self.width * 2**i, (4, 4), strides=(2, 2), dtype=self.dtype)
       x = nn.leaky_relu(layers.spectral(layer, x, train=train), 0.1)
     return _project(x, labels, self.num_classes, dtype=self.dtype, train=train)
@@ -117,7 +112,7 @@ class ResNetDiscriminator(nn.Module):
   def __call__(self, images, labels, *, train=False):
     x = images.astype(self.dtype)
     x = self._block(x, train, halve=True, first=True)
-    for _ in range(_num_halvings(images) - 2):
+    for _ in range(layers.num_doublings(images.shape[1]) - 2):
       x = self._block(x, train, halve=True)
     for _ in range(2):
       x = self._block(x, train, halve=False)

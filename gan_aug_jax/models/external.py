@@ -63,7 +63,7 @@ class ExternalClassifier:
   axis_name: str | None = None
 
   def init(self, key: jax.Array, images: jax.Array, *, train: bool) -> dict[str, Tree]:
-    """Returns {'params', 'batch_stats'}; the latter is all that is no parameter.
+    """Returns {'params', 'batch_stats'}; the latter is all that is not a parameter.
 
     Args:
       images: float [B, H, W, C], or their shape.
@@ -88,8 +88,7 @@ class ExternalClassifier:
       **masks: of the examples; a network of the user takes none.
     """
     state, given = variables['batch_stats'], {'keys': keys, **masks}
-    given |= dict.fromkeys(('train', 'training', 'is_training'), train)
-    given |= dict.fromkeys(('deterministic', 'use_running_average'), not train)
+    given |= dict.fromkeys(_TRAIN, train) | dict.fromkeys(_EVALUATE, not train)
     # Under pmap, the key of this device's first example.
     given['key'] = None if keys is None else keys[0]
     options = {name: given.get(name) for name in self.options}
@@ -126,7 +125,7 @@ def check_arrays(tree: Tree, what: str) -> None:
   """Checks that a tree can be trained with and saved.
 
   Args:
-    what: begins the sentence "... that are no numbers".
+    what: begins the sentence "... that are not numbers".
 
   Raises:
     ConfigError: if a leaf is not a numeric array.
@@ -137,7 +136,7 @@ def check_arrays(tree: Tree, what: str) -> None:
     if extended or not isinstance(leaf, _NUMBERS):
       kind = dtype if extended else type(leaf).__name__
       raise ConfigError(
-        f'{what} that are no numbers ({kind} at {jax.tree_util.keystr(path)[:60]!r}); '
+        f'{what} that are not numbers ({kind} at {jax.tree_util.keystr(path)[:60]!r}); '
         'they must be a pytree of numeric arrays, or they cannot be saved.'
       )
 
@@ -197,18 +196,20 @@ def _named_by(function):
   return frozenset(inspect.signature(function).parameters)
 
 
-_OPTIONS = {'train', 'training', 'is_training', 'deterministic', 'use_running_average'}
-_OPTIONS |= {'keys', 'valid_mask', 'synthetic'}
+# What a network may take, by any of these names.
+_TRAIN = ('train', 'training', 'is_training')
+_EVALUATE = ('deterministic', 'use_running_average')
+_OF_EXAMPLES = ('keys', 'valid_mask', 'synthetic')
+_OPTIONS = {*_TRAIN, *_EVALUATE, *_OF_EXAMPLES}
 
 
 def _of_linen(module):
   options = _named_by(module.__call__) & _OPTIONS
 
   def init(key, images):
-    evaluates = {'deterministic', 'use_running_average'}
-    options_ = {name: name in evaluates for name in options}
-    masks = dict.fromkeys(options & {'keys', 'valid_mask', 'synthetic'})
-    variables = dict(module.init(key, images, **options_ | masks))
+    given = {name: name in _EVALUATE for name in options}
+    given |= dict.fromkeys(options & {*_OF_EXAMPLES})
+    variables = dict(module.init(key, images, **given))
     return variables.pop('params', {}), variables
 
   def apply(params, state, images, key, **options):

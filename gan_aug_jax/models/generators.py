@@ -44,7 +44,7 @@ class DCGANGenerator(nn.Module):
   @nn.compact
   def __call__(self, latent, labels, *, train):
     size, channels = self.image_shape[0], self.image_shape[-1]
-    num_doublings = (size // 4).bit_length() - 1
+    num_doublings = layers.num_doublings(size)
     options = {'dtype': self.dtype, 'kernel_init': _INIT}
     upsample = functools.partial(layers.UPSAMPLINGS[self.upsampling], **options)
     classes = self.num_classes if self.conditional_norm else 0
@@ -82,7 +82,7 @@ class ResNetGenerator(nn.Module):
     norm = functools.partial(layers.BatchNorm, self.axis_name, self.dtype)
     x = layers.dense(4 * 4 * self.width, dtype=self.dtype)(latent.astype(self.dtype))
     x = x.reshape(-1, 4, 4, self.width)
-    for _ in range((size // 4).bit_length() - 1):
+    for _ in range(layers.num_doublings(size)):
       x = self._block(x, labels, train)
     x = nn.relu(norm()(x, train=train))
     return nn.tanh(layers.conv(channels, (3, 3), dtype=self.dtype)(x))

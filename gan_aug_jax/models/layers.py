@@ -16,6 +16,11 @@ def param_dtype(dtype: jnp.dtype) -> jnp.dtype:
   return jnp.promote_types(dtype, jnp.float32)
 
 
+def num_doublings(side: int) -> int:
+  """How often 4 doubles up to the side of an image, in pixels."""
+  return (side // 4).bit_length() - 1
+
+
 def conv(
   features: int, kernel: tuple[int, int], *, dtype: jnp.dtype, **kwargs: Any
 ) -> nn.Conv:

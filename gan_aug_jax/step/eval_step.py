@@ -41,7 +41,6 @@ def make_eval_step(
       'confusion': counts.reshape(num_classes, num_classes),
       'loss': jnp.sum(inside * losses.cross_entropy(logits, y)),
     }
-    predictions = layout.all_gather(predicted.reshape(positions.shape))
-    return {**layout.sum(sums), 'predictions': predictions}
+    return {**layout.sum(sums), 'predictions': layout.all_gather(predicted)}
 
   return eval_step

@@ -146,17 +146,17 @@ def make_render(
   def render(params, noise, labels):
     noise = noise.astype(layers.param_dtype(model.dtype))
 
-    def of(x, time, labels):
+    def predict(x, time, labels):
       times = jnp.full(x.shape[:1], time, x.dtype)
       return model.apply({'params': params}, x, times, labels).astype(x.dtype)
 
     def velocity(x, time):
-      of_class = of(x, time, labels)
+      conditional = predict(x, time, labels)
       if guidance == 1:
-        return of_class
+        return conditional
       # Not in one batch: joined along the sharded axis, it would cross devices.
-      of_any = of(x, time, jnp.full_like(labels, unet.NO_CLASS))
-      return of_any + guidance * (of_class - of_any)
+      unconditional = predict(x, time, jnp.full_like(labels, unet.NO_CLASS))
+      return unconditional + guidance * (conditional - unconditional)
 
     images = integrate(velocity, noise, evaluations=evaluations, solver=solver)
     return jnp.clip(images, -1, 1)

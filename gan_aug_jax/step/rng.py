@@ -101,8 +101,7 @@ def step_keys(seed: Integer, step: Integer) -> StepKeys:
   Args:
     seed: see `stream_key`.
   """
-  fold = jax.vmap(jax.random.fold_in, (0, None))
   root = jax.random.key(seed, impl='threefry2x32')
   numbers = jnp.arange(len(_STREAMS), dtype=jnp.int32)
-  streams = fold(jax.vmap(jax.random.fold_in, (None, 0))(root, numbers), step)
-  return StepKeys(streams, fold(streams, 0))
+  streams = fold_keys(jax.vmap(jax.random.fold_in, (None, 0))(root, numbers), step)
+  return StepKeys(streams, fold_keys(streams, 0))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import functools
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -82,6 +83,17 @@ def make_sampler(
     return jax.lax.stop_gradient(render(variables, drawn, labels))
 
   return for_candidates(sample)
+
+
+def trace_two(sample: Sample, variables: Any) -> jax.ShapeDtypeStruct:
+  """Shape and type of two images that a `sample` draws; computes nothing.
+
+  Args:
+    variables: or their shapes.
+  """
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
+  labels = jax.ShapeDtypeStruct((2,), jnp.int32)
+  return jax.eval_shape(sample, variables, keys, labels)
 
 
 def for_candidates(sample: Sample) -> Sample:

@@ -139,12 +139,14 @@ class Layout:
     return carry, ys
 
   def all_gather(self, x: jax.Array) -> jax.Array:
-    """Restores batch order on every device: [groups, share, ...] to [total, ...].
+    """Restores batch order on every device: [groups * share, ...] to [total, ...].
 
     For evaluation only: it communicates, which a training step must not.
     """
     if self.axis_name:
-      x = jax.lax.all_gather(x[0], _AXIS)
+      x = jax.lax.all_gather(x, _AXIS)
+    else:
+      x = x.reshape(self.num_devices, -1, *x.shape[1:])
     return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
 
   def replicate(self, tree: Tree) -> Tree:

@@ -278,14 +278,9 @@ def format_count(count: int, noun: str) -> str:
   return f'{count:,} {noun}{"" if count == 1 else "s"}'
 
 
-def format_percent(share: float, decimals: int = 0, sign: str = '') -> str:
-  """Formats a share as '20 %', or '97.40 %' with two decimals.
-
-  Args:
-    share: of 1.
-    sign: '+' shows it before positive numbers, too.
-  """
-  return f'{100 * share:{sign}.{decimals}f} %'
+def format_percent(share: float, decimals: int = 0) -> str:
+  """Formats a share of 1 as '20 %', or '97.40 %' with two decimals."""
+  return f'{100 * share:.{decimals}f} %'
 
 
 def format_seconds(seconds: float) -> str:

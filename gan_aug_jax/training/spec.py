@@ -146,15 +146,14 @@ class Training:
     """Of the first stage."""
     return self.stages[0].program
 
-  def lower_single_step(self, state, stage: Stage | None = None) -> jax.stages.Lowered:
-    """Lowers one step that draws for itself, for what XLA counts in it.
+  def lower_single_step(self, state) -> jax.stages.Lowered:
+    """Lowers a step of the first stage that draws for itself, for what XLA counts in it.
 
     Args:
       state: placed.
-      stage: one of `stages`; None for the first.
     """
     arguments = (state, self.batches(0, 1), *self.frozen)
-    return lower_step((stage or self.stages[0]).step, self.layout, *arguments)
+    return lower_step(self.stages[0].step, self.layout, *arguments)
 
   def with_frozen(self, *frozen) -> 'Training':
     """The same training with these inputs; it shares the programs."""

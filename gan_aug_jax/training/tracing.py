@@ -13,7 +13,7 @@ import jax
 class Tracer:
   """Traces the steps of a training that are asked for; a context manager."""
 
-  def __init__(self, steps: str, directory: pathlib.Path | None = None):
+  def __init__(self, steps: str, directory: pathlib.Path):
     """Prepares a trace.
 
     Args:
