@@ -35,7 +35,7 @@ def is_augmented(config: ConfigDict, arm: str) -> bool:
 
 
 def parse_arguments(args: tuple[str, ...]) -> dict[str, Any]:
-  """The arguments in a field `args`; a value that is no literal is a text."""
+  """The arguments in a field `args`; a value that is not a literal stays a string."""
   arguments = {}
   for text in args:
     name, _, value = text.partition('=')

@@ -188,7 +188,7 @@ _OF_THE_RUN = {
   'steps_per_call': Field(
     0,
     'training steps scanned in one call of the compiled program; 0 means 1 on a CPU, '
-    'but for an MLP classifier with an MLP GAN, and up to 50 elsewhere',
+    'except for an MLP classifier with an MLP GAN, and up to 50 elsewhere',
     _whole(0),
     when='Leave it on a CPU, where convolutions are slow in a loop; set it on an '
     'accelerator to try other lengths.',

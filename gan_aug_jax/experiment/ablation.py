@@ -122,7 +122,7 @@ class _Setting:
     return [*controls.values(), *arms]
 
   def control(self, kind, num_steps):
-    """The control of a kind, one of `CONTROLS`, that takes so many steps."""
+    """The control of a kind, one of `CONTROLS`, that takes `num_steps` steps."""
     if num_steps == self.num_steps:
       return self._control(kind, 'control', {'arms': (kind,)})
     fields = {'arms': (kind,), 'classifier.num_steps': num_steps}

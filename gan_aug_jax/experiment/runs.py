@@ -8,7 +8,6 @@ import functools
 import json
 
 import jax
-import numpy as np
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.data import datasets
@@ -184,7 +183,7 @@ def _results(session, dataset, generator, trained):
   )
   # The arms share one source; read back after an interruption it takes no time.
   seconds += max(arm['source'].get('seconds', 0) for arm in trained.values())
-  counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
+  counts = dataset.train.class_counts(dataset.num_classes)
   return {
     'dataset': dataset.name,
     'num_skipped': len(dataset.skipped),

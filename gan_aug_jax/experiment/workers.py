@@ -97,7 +97,7 @@ class Worker:
       return True
 
   def _unfinished(self, unit):
-    """The cells that are neither finished nor tried in vain since this command began."""
+    """The cells that are neither finished nor failed since this command began."""
     return [
       cell
       for cell in unit

@@ -157,7 +157,7 @@ def from_loss(
     optimizer: optax transformation; Adam at `setting.learning_rate` by default.
     reflow: for the last steps, in which the generator so far is the teacher, the first of
       them and a loss that also takes the teacher's parameters, last; None for none.
-      Checkpoints from before are no candidates.
+      Earlier checkpoints are not candidates.
     **family: `title`, and `render` with `latent_shape` or `sample`, see `Family`; their
       variables are the parameters.
   """
@@ -198,7 +198,7 @@ def generator(build: Callable) -> Callable:
 
   Args:
     build: `(setting, **arguments) -> Family or Generator`, called whenever the generator
-      is needed, so it should be quick: what takes long belongs into the steps or `fit`.
+      is needed, so it should be quick: slow work belongs in the steps or in `fit`.
       The arguments are those of `generator.args`.
   """
   build.is_generator = True

@@ -84,7 +84,7 @@ def _read_weights(path):
   """The `Description` and the arrays {path: array} of NAME.safetensors."""
   with open(path, 'rb') as file:
     if int.from_bytes(file.read(8), 'little') > _MAX_HEADER_BYTES:
-      raise ValueError('it is no safetensors file: its header is too long')
+      raise ValueError('it is not a safetensors file: its header is too long')
   # The library checks that types, shapes and offsets agree and cover the file.
   with safetensors.safe_open(path, 'np') as file:
     about = file.metadata() or {}

@@ -22,7 +22,7 @@ INTERVALS_IN_SHORT = (
 )
 _FOREIGN = (
   'is a foreign generator, which may have seen test images, or more labels than the '
-  'runs: the results of its arms are no evidence.'
+  'runs: the results of its arms are not evidence.'
 )
 _ONE_SUBSET = (
   'data.seed is fixed, so all seeds share one training subset: the intervals say nothing '
@@ -66,7 +66,7 @@ def verdicts(setting: Mapping, num_comparisons: int) -> list[sentences.Finding]:
     if row['role'] == 'oracle':
       kind = 'oracle'
     else:
-      kind = _KINDS[paired['verdict']]
+      kind = kind_of(paired)
       details += _power(paired, num_comparisons)
     arms = f'{row["name"]} vs. {paired["control"]} at equal steps'
     headline = f'{arms}: {sentences.VERDICTS[kind]}, {sentences.points(paired)}.'
@@ -83,7 +83,7 @@ def difference(row: Mapping | None) -> str:
 
 
 def status(summary: Mapping) -> list[str]:
-  """What of an ablation is finished, failed or no evidence."""
+  """What of an ablation is finished, what failed, and what is not evidence."""
   finished = f'Finished: {summary["num_finished"]} of '
   finished += f'{format_count(summary["num_cells"], "cell")}.'
   if summary['missing']:
@@ -93,7 +93,7 @@ def status(summary: Mapping) -> list[str]:
 
 
 def warnings(summary: Mapping) -> list[str]:
-  """Why results of an ablation are no evidence, or less."""
+  """Why results of an ablation are weaker evidence than they seem, or none."""
   lines = [f'{name} {_FOREIGN}' for name in summary['foreign']]
   lines += [sentences.SEARCH] if summary['test_on'] == 'val' else []
   lines += [_ONE_SUBSET] if summary.get('data_seed', -1) != -1 else []
@@ -129,7 +129,7 @@ def _of_best(best, num_comparisons):
   details += _rare(best)
   others = best['further_comparisons']
   details += [f'Vs. {other["control"]}: {sentences.points(other)}.' for other in others]
-  kind = _KINDS[best['verdict']]
+  kind = kind_of(best)
   headline = (
     f'Best arm ({best["arm"]}) vs. best control ({best["control"]}): '
     f'{sentences.VERDICTS[kind]}, {sentences.points(best)}.'
