@@ -33,7 +33,9 @@ def shown_shares(config, counts):
   """The share of each class among the examples that an arm is trained on."""
   synthetic = config_lib.is_augmented(config, config.arms[0])
   plan = schedule.plan_batches(config, config.classifier.num_steps, synthetic=synthetic)
-  class_probs = class_labels.class_distribution(config.mix.classes, counts, plan)
+  class_probs = None
+  if synthetic:
+    class_probs = class_labels.class_distribution(config.mix.classes, counts, plan)
   return class_labels.label_prior(counts, plan, 0, class_probs=class_probs)
 
 
@@ -54,7 +56,7 @@ def accuracies(directory):
     session.layout, apply, dtype=session.image_dtype('classifier')
   )
   logits = np.asarray(classify(state.evaluated, dataset.test.images), np.float64)
-  counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
+  counts = dataset.train.class_counts(dataset.num_classes)
   shift = np.log(shown_shares(config, counts))
   right = lambda x: 100 * np.mean(x.argmax(-1) == dataset.test.labels)
   return right(logits), right(logits - shift)

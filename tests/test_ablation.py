@@ -206,7 +206,7 @@ def test_cells_share_a_training_whose_checkpoints_they_draw_from():
 
 
 def test_a_new_field_renames_no_generator():
-  """Or hours of training would be lost; `cells._depends_on` leaves out its default."""
+  """A renamed generator would be trained again."""
   fields = config.add_ablation(config.default(), seeds=(0,))
   (name,) = {cell.generator for cell in _drawing(fields)}
   assert name == '2698af35c5360e72'
@@ -661,7 +661,7 @@ def _summary(accuracies, seeds, counts=(5, 5), support=(5, 5), fields=None):
     arm = {'setting': '', 'name': name, 'role': role, 'key': name}
     arm['fields'] = (fields or {}).get(name, {})
     controls = {'same_steps': 'base', 'same_exposure': '', 'same_compute': ''}
-    is_control = role in ('control', 'matched', 'all_labels')
+    is_control = role in ('control', 'all_labels')
     arms.append(arm | (controls if not is_control else {}))
     kind = 'real_only' if is_control else 'augmented'
     for seed in range(min(seeds, len(tests))):
@@ -721,7 +721,7 @@ def _is_told_of_balance(summary):
   return any('class balance' in line for line in ablation_sentences.status(summary))
 
 
-def test_an_ablation_says_that_its_gain_may_be_one_of_class_balance():
+def test_an_ablation_says_that_its_gain_may_come_from_class_balance():
   tests = [0.90, 0.92, 0.91]
   arms = {'base': ('control', 0.9, tests), 'x': ('treatment', 0.9, tests)}
   assert _is_told_of_balance(_summary(arms, 3, counts=(50, 25)))
@@ -729,34 +729,34 @@ def test_an_ablation_says_that_its_gain_may_be_one_of_class_balance():
   rare = {'counts': (50, 5)}
   assert not _is_told_of_balance(_summary(arms, 3, **rare, support=(50, 5)))
   assert not _is_told_of_balance(_summary({'base': arms['base']}, 3, **rare))
-  for role, tests_of_other, is_told in (
-    ('control', tests, False),
-    ('control', [], True),  # it has failed, or is not trained yet
-    ('treatment', tests, True),
+  for val_recall, tests_of_other, is_told, further in (
+    (0.8, tests, False, ['other']),
+    (0.95, tests, False, []),  # it is the best control, and compared as such
+    (0.8, [], True, []),  # it has failed, or is not trained yet
   ):
-    arms['other'] = (role, 0.8, tests_of_other)
+    arms['other'] = ('control', val_recall, tests_of_other)
     adjusted = {'other': {'classifier.logit_adjustment': 1.0}}
     summary = _summary(arms, 3, **rare, fields=adjusted)
     assert _is_told_of_balance(summary) == is_told
     (setting,) = summary['settings']
-    further = [row['control'] for row in setting['best']['further_comparisons']]
-    assert further == ['other'] * (not is_told)
+    compared = setting['best']['further_comparisons']
+    assert [row['control'] for row in compared] == further
 
 
-def test_a_run_says_that_its_gain_may_be_one_of_class_balance():
-  def is_told(train=(50, 5), test=(10, 10), shows='generator', **results):
+def test_a_run_says_that_its_gain_may_come_from_class_balance():
+  def is_told(train=(50, 5), test=(10, 10), sources=('', 'generator'), **results):
     matrix = np.diag(10 * np.array(test)).tolist()
     arm = {'confusion_matrix': matrix, 'per_class': {'support': list(test)}}
-    arms = {'real_only': arm | {'source': {}}}
-    arms |= {'augmented': arm | {'source': {'shows': shows} if shows else {}}}
+    of_source = lambda name: arm | {'source': {'shows': name} if name else {}}
+    arms = {f'arm {i}': of_source(name) for i, name in enumerate(sources)}
     results = {'arms': arms, 'train_counts': list(train)} | results
     return any('class balance' in line for line in run_sentences.caveats(results))
 
   assert is_told() and is_told(logit_adjustment=0.0)
   assert not is_told(logit_adjustment=1.0)
-  assert not is_told(train=(50, 26))
   assert not is_told(test=(20, 2))
-  assert not is_told(shows='noise') and not is_told(shows='')
+  for sources in (('', 'noise'), ('', ''), ('generator', 'generator')):
+    assert not is_told(sources=sources)
 
 
 def test_of_equal_recall_the_lower_validation_loss_is_chosen(monkeypatch):

@@ -14,6 +14,7 @@ import shlex
 import textwrap
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from gan_aug_jax import config as config_lib
@@ -351,3 +352,14 @@ def test_every_command_is_shown():
   shown = {tuple(parameter.values[0][1:4]) for parameter in COMMANDS}
   for command in parsing.COMMANDS:
     assert ('-m', 'gan_aug_jax', command) in shown, command
+
+
+@pytest.mark.parametrize('arm', ['real_classical', 'augmented_classical'])
+def test_shares_that_logits_are_shifted_by_are_positive(arm):
+  script = runpy.run_path(str(ROOT / 'docs' / 'logit_adjustment.py'))
+  recipe = config_lib.load_file('configs/recipes/low_data.py').get_config('mnist5k,50')
+  recipe.arms = (arm,)
+  shares = script['shown_shares'](recipe, np.array([400, 50, 8]))
+  assert shares.min() > 0 and shares.sum() == pytest.approx(1)
+  is_balanced = shares[2] > shares[1] / 2  # mix.classes='balance' adds rare ones
+  assert is_balanced == (arm == 'augmented_classical')

@@ -335,9 +335,9 @@ def test_adjusted_logits_of_images_that_show_nothing_forget_the_shares(toy, tau)
     labels=np.repeat(np.arange(3, dtype=np.int32), counts),
   )
   toy = dataclasses.replace(toy, train=blank)
-  plan = plans.plan_batch(10, ratio=0.0, mode='replace')
-  shift = lambda state: tau * jnp.log(class_labels.label_prior(counts, plan, state.step))
-  step, state, plan, frozen = tiny.fused(
+  real = plans.plan_batch(10, ratio=0.0, mode='replace')
+  shift = lambda state: tau * jnp.log(class_labels.label_prior(counts, real, state.step))
+  step, state, _, frozen = tiny.fused(
     where, ratio=0.0, batch_size=10, arch='mlp', dropout=0.0, crop=0, logit_shift=shift
   )
   state, _ = tiny.run(

@@ -210,24 +210,34 @@ def test_on_a_cpu_only_loops_without_convolutions_are_scanned(
   assert setup.training.steps_per_call == per_call
 
 
-@pytest.mark.parametrize(
-  ('name', 'shares'),
-  [('real_only', [0.6, 0.3, 0.1]), ('augmented', [59 / 135, 37 / 135, 39 / 135])],
-)
-def test_logits_are_adjusted_by_the_shares_that_an_arm_is_trained_on(
-  name, shares, toy, tmp_path, monkeypatch
-):
-  """As 6, 3 and 1 real images; half of a batch, which weighs half, as 1, 2 and 6."""
-  train = toy.train.rows([*range(6), *range(12, 15), 24])
+def _logit_shift(name, fields, dataset, directory, monkeypatch):
+  """What `arms.set_up` gives the fused step of an arm with tau = 2."""
   config = default()
-  config.update_from_flattened_dict(MLP | {'classifier.logit_adjustment': 2.0})
-  config.mix.ratio, config.mix.weight, config.mix.classes = 0.5, 0.5, 'inverse'
-  session = Session(config, tmp_path, tiny.layout('jit', 1))
+  config.update_from_flattened_dict(MLP | {'classifier.logit_adjustment': 2.0} | fields)
+  session = Session(config, directory, tiny.layout('jit', 1))
   source = synthetic_source.SyntheticSource(Networks(None), FrozenModels())
   made, make = {}, classifier.make_fused_step
   spy = lambda **options: made.update(options) or make(**options)
   monkeypatch.setattr(classifier, 'make_fused_step', spy)
+  source = source if name == 'augmented' else None
+  arms.set_up(session, dataset, name, source, num_steps=11)
+  return made['logit_shift']
+
+
+def test_logits_are_adjusted_by_the_shares_that_an_arm_is_trained_on(
+  toy, tmp_path, monkeypatch
+):
+  train = toy.train.rows([*range(6), *range(12, 15), 24])  # 6, 3 and 1 of each class
   dataset = dataclasses.replace(toy, train=train)
-  arms.set_up(session, dataset, name, source if name == 'augmented' else None)
-  shift = made['logit_shift'](types.SimpleNamespace(step=0))
-  np.testing.assert_allclose(shift, 2 * np.log(shares), rtol=1e-5)
+  fields = {'mix.ratio': 0.5, 'mix.weight': 0.5, 'mix.weight_schedule': 'linear'}
+  fields |= {'mix.classes': 'feedback', 'classifier.label_smoothing': 0.1}
+  fields |= {'targets.kind': 'smoothed', 'targets.smoothing': 0.3}
+  shift_of = lambda name: _logit_shift(name, fields, dataset, tmp_path, monkeypatch)
+  losses = {'class_loss': jnp.array([0.0, 1.0, 3.0])}
+  state = types.SimpleNamespace(step=jnp.int32(5), class_stats=losses)
+  real = 0.9 * np.array([0.6, 0.3, 0.1]) + 0.1 / 3
+  np.testing.assert_allclose(shift_of('real_only')(state), 2 * np.log(real), rtol=1e-5)
+  drawn = 0.9 * np.array([0, 0.25, 0.75]) + 0.1 / 3  # see `feedback_distribution`
+  synthetic = 0.7 * drawn + 0.3 / 3
+  shares = (real + 0.25 * synthetic) / 1.25  # half of the steps, half of the weight
+  np.testing.assert_allclose(shift_of('augmented')(state), 2 * np.log(shares), rtol=1e-5)

@@ -333,6 +333,12 @@ def test_the_average_of_a_state_is_that_of_its_variables():
     decay = min(0.9, step / (9 + step))
     average = decay * average + (1 - decay) * step
   np.testing.assert_allclose(state.evaluated['params']['w'], average, rtol=1e-4)
+  half, decays = jnp.zeros((), jnp.bfloat16), []
+  for n in range(200):
+    half = averages.update_average(half, jnp.ones((), jnp.bfloat16), 0.999, jnp.int32(n))
+    decays.append(min(0.999, (1 + n) / (10 + n)))
+  assert half.dtype == jnp.bfloat16
+  assert float(half) == pytest.approx(1 - np.prod(decays), rel=0.02)
   kept = state.evaluated['batch_stats']
   np.testing.assert_allclose(kept['mean'], -average, rtol=1e-4)
   assert kept['count'] == 199

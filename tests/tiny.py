@@ -223,9 +223,11 @@ def fused_ahead(
     smoothing=0.1,
     dtype=dtype,
   )
-  draw_synthetic = max_bytes and synthesis.make_draw_synthetic(
-    synthesize, layout=where, plan=plan, refresh_steps=refresh_every
-  )
+  draw_synthetic = None
+  if max_bytes:
+    draw_synthetic = synthesis.make_draw_synthetic(
+      synthesize, layout=where, plan=plan, refresh_steps=refresh_every
+    )
   has_pool = refresh_every > 1 and plan.num_synthetic > 0 and not draw_synthetic
   if has_pool:
     synthesize = synthesis.make_pooled(synthesize, refresh_every, where)

@@ -1,4 +1,4 @@
-"""Can synthesis fill up rare classes, better than adjusted logits do for free?
+"""Does synthesis help rare classes more than logit adjustment does?
 
 python -m gan_aug_jax ablate --config=configs/ablations/imbalance.py --workdir=...
 """

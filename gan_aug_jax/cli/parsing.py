@@ -21,8 +21,8 @@ from gan_aug_jax.config.fields import FIELDS
 from gan_aug_jax.errors import ConfigError, UserError
 
 TRAINING = ('run', 'train-generator', 'train-classifier')
-COMMANDS = (*TRAINING, 'evaluate', 'sample', 'score', 'predict', 'export', 'report')
-COMMANDS += ('ablate',)
+_LATER = ('evaluate', 'sample', 'score', 'predict', 'export', 'report')
+COMMANDS = (*TRAINING, *_LATER, 'ablate')
 # Where absl's own words are none, or do not help.
 _TYPES = {'bool': 'True or False', 'tuple': "a tuple, such as \"('a','b')\""}
 

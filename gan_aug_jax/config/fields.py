@@ -670,10 +670,11 @@ _CLASSIFIER = {
   ),
   'logit_adjustment': Field(
     0.0,
-    'strength of logit adjustment: the loss adds this times the log of the share of each '
-    'class to the logits, which offsets class imbalance; 0 means none',
+    "strength tau of logit adjustment: the loss adds tau times the log of each class's "
+    'share to the logits, which offsets class imbalance; 0 means none',
     _NOT_NEGATIVE,
-    when='Set it to 1 if some classes are rare in training but not in use.',
+    when='Set it to 1 if some classes are rarer in the training set than in the images '
+    'that you will classify.',
   ),
   'ema_decay': Field(
     0.0,

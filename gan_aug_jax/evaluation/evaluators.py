@@ -126,7 +126,7 @@ class Evaluator:
       dtype = self._session.image_dtype('classifier')
       images = jax.ShapeDtypeStruct((1, BATCH, *image_shape), dtype)
       apply = functools.partial(self._model.apply, train=False)
-      # The user's network may use the axis of the devices.
+      # The user's network may use the device axis.
       apply = jax.vmap(apply, (None, 0), axis_name=layout.axis_name)
       each = max(programs.largest_array(apply, variables, images) / BATCH, 1)
       most = min(most, int(layout.num_devices * _MEMORY_SHARE * memory / each))

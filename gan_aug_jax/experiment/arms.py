@@ -197,9 +197,10 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
       session, dataset, source, plan=plan, model=model
     )
     class_probs = synthesize.class_probs
-    draw_synthetic = max_bytes and synthesis.make_draw_synthetic(
-      synthesize, layout=session.layout, plan=plan, refresh_steps=cycle
-    )
+    if max_bytes:
+      draw_synthetic = synthesis.make_draw_synthetic(
+        synthesize, layout=session.layout, plan=plan, refresh_steps=cycle
+      )
   cadence = spec.make_cadence(
     config,
     'classifier',

@@ -182,7 +182,7 @@ def _depends_on(config, places):
   depends_on = workdir_lib.fixed_fields(config)
   del depends_on['data.test_on']  # which changes no generator
   for field in ('classifier.args', 'classifier.logit_adjustment', 'flow.reflow_steps'):
-    if not depends_on[field]:  # names from before there was this field
+    if not depends_on[field]:  # named before this field existed
       del depends_on[field]
   if config.data.data_dir in places:
     depends_on['data.data_dir'] = config.data.data_dir

@@ -51,7 +51,7 @@ class DryRun:
 
   def operations(self) -> float:
     """Floating-point operations of a step on all devices, as XLA counts them."""
-    return self.training.step_operations(self.training.stages[0])
+    return self.lower_step().cost_analysis()['flops']
 
   def compile(self) -> programs.Program:
     """The program of a call, compiled."""

@@ -168,7 +168,8 @@ class _Speed:
     """Seconds that trainings of a `GeneratorTraining` take.
 
     Args:
-      generator: what is left of it is estimated.
+      generator: only what is left of it counts.
+      operations: of its trainings.
     """
     saving = _SAVE_SECONDS * generator.num_left
     return self._seconds('generator', generator.training, operations) + saving
@@ -178,6 +179,7 @@ class _Speed:
 
     Args:
       arm: not finished, or its results are missing.
+      operations: of the training.
     """
     training, config, dataset = arm.training_ahead(), arm.session.config, arm.dataset
     if not training:  # it is finished, and only its results are missing

@@ -119,12 +119,13 @@ def summarize(plan, finished, failures) -> dict:
     failures: {cell name: why}.
 
   Returns:
-    A JSON-serialisable dict: 'settings', a list of {'name', 'arms', 'best'}. An arm has
-    the results of its seeds and, unless it is a control, one entry for each of
-    `COMPARISONS`. 'best' compares the best arm with the best control, and in
-    'further_comparisons' with controls that also train on validation images or adjust
-    their logits, and with training images that are drawn again. 'unadjusted_counts' has
-    the training images of each class if no control offsets their imbalance.
+    A JSON-serialisable dict: 'settings', a list of {'name', 'arms', 'best',
+    'unadjusted_counts'}. An arm has the results of its seeds and, unless it is a control,
+    one entry for each of `COMPARISONS`. 'best' compares the best arm with the best
+    control, and in 'further_comparisons' with controls that also train on validation
+    images or adjust their logits, and with training images that are drawn again.
+    'unadjusted_counts' has the training images of each class if no control offsets their
+    imbalance.
   """
   by_arm, settings = {}, {}
   for cell in finished:
@@ -163,18 +164,19 @@ def summarize(plan, finished, failures) -> dict:
 
 
 def balance_may_help(train_counts, test_counts) -> bool:
-  """Whether classes are rare in training, but not in the test split.
+  """Whether classes are imbalanced in training, but not in the test split."""
+  return _is_imbalanced(train_counts) and not _is_imbalanced(test_counts)
 
-  That is, the rarest class has at most half the images of the most common one.
-  """
-  is_imbalanced = lambda counts: 2 * min(counts) <= max(counts)
-  return is_imbalanced(train_counts) and not is_imbalanced(test_counts)
+
+def _is_imbalanced(counts):
+  """Whether the rarest class has at most half as many images as the most common."""
+  return 2 * min(counts) <= max(counts)
 
 
 def _unadjusted_counts(rows, cells):
   """Training images of each class where no control offsets their imbalance; or None.
 
-  Only where that may matter: to an arm with synthetic images, and on the test split.
+  None also if no treatment is finished, or if the test split is imbalanced, too.
   """
   controls = [
     cell
@@ -266,7 +268,7 @@ def _compare_rare(treatment, control, seeds):
   differences = []
   for seed in seeds:
     counts = np.asarray(control[seed].results['train_counts'])
-    if 2 * counts.min() > counts.max():
+    if not _is_imbalanced(counts):
       return None
     rare = np.argsort(counts, kind='stable')[: len(counts) // 2]
     rare = rare[np.asarray(control[seed].arm['per_class']['support'])[rare] > 0]
@@ -287,19 +289,20 @@ def _best(rows, cells):
   if not (best and control):
     return None
   compare = lambda row: _compare(cells[best['name']], cells[row['name']], row['name'])
+  adjusts = lambda row: row['fields'].get('classifier.logit_adjustment', 0) > 0
   further = [
     compare(row)
     for row in rows
     if row['role'] == 'all_labels'
     or row['name'] == 'train_copies'
-    or (row['role'] == 'control' and row['fields'].get('classifier.logit_adjustment'))
+    or (row['role'] == 'control' and adjusts(row) and not adjusts(control))
   ]
   compared = compare(control)
   return compared and compared | {
     'arm': best['name'],
     'further_comparisons': [other for other in further if other],
     'trials': sum(row['role'] == 'treatment' for row in rows),
-    # A control that takes fewer steps than the arm is no fair trial.
+    # A control that takes fewer steps than the arm is not a fair trial.
     'control_trials': sum(
       row['role'] in _CONTROLS and row.get('num_steps', 0) >= best['num_steps']
       for row in rows

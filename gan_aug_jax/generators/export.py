@@ -126,7 +126,7 @@ def save_generator(path, description, variables, sample=None) -> None:
 
 
 def _compile_or_refuse(sample, variables):
-  """The program; image by image if the user's code needs to know the batch size."""
+  """Compiles the sampler; image by image if the user's code needs a known batch size."""
 
   def sample_singly(variables, keys, labels):
     draw = lambda key, label: sample(variables, key[None], label[None])[0]

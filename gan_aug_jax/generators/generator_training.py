@@ -68,7 +68,7 @@ class GeneratorTraining:
 
   @property
   def _after(self):
-    """Checkpoints up to this step, of another stage, are not candidates."""
+    """Last step of an earlier stage, whose checkpoints are not candidates."""
     return self.family.last_step[0] if self.family.last_step else 0
 
   @functools.cached_property

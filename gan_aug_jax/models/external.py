@@ -196,7 +196,7 @@ def _named_by(function):
   return frozenset(inspect.signature(function).parameters)
 
 
-# What a network may take, by any of these names.
+# Argument names that a network may use.
 _TRAIN = ('train', 'training', 'is_training')
 _EVALUATE = ('deterministic', 'use_running_average')
 _OF_EXAMPLES = ('keys', 'valid_mask', 'synthetic')

@@ -17,7 +17,7 @@ def param_dtype(dtype: jnp.dtype) -> jnp.dtype:
 
 
 def num_doublings(side: int) -> int:
-  """How often 4 doubles up to the side of an image, in pixels."""
+  """Number of doublings from 4 to the side of an image, 4 times a power of two."""
   return (side // 4).bit_length() - 1
 
 

@@ -49,7 +49,7 @@ def verdicts(setting: Mapping, num_comparisons: int) -> list[sentences.Finding]:
 
   Args:
     setting: one of the 'settings' of `findings.summarize`.
-    num_comparisons: that the p-values are adjusted for.
+    num_comparisons: the number that p-values are adjusted for.
   """
   lines = []
   if best := setting['best']:
@@ -83,7 +83,7 @@ def difference(row: Mapping | None) -> str:
 
 
 def status(summary: Mapping) -> list[str]:
-  """What of an ablation is finished, what failed, and what is not evidence."""
+  """Which cells of an ablation finished and which failed, with all warnings."""
   finished = f'Finished: {summary["num_finished"]} of '
   finished += f'{format_count(summary["num_cells"], "cell")}.'
   if summary['missing']:

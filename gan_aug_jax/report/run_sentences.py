@@ -71,7 +71,7 @@ def costs(results: Mapping) -> str:
 
 
 def caveats(results: Mapping) -> list[str]:
-  """Why results.json means less than it seems: few images, a search, an oracle."""
+  """Why results.json means less than it seems: a search, few images, rare classes."""
   lines = [sentences.SEARCH] if results.get('test_on') == 'val' else []
   lines += [_TRAINED_ON_VAL] if results.get('train_on_val') else []
   lines += results.get('data_notes', [])
@@ -102,7 +102,7 @@ def _may_gain_by_balance(results):
 
 
 def warnings(results: Mapping) -> list[str]:
-  """All that is to be read before the results of results.json."""
+  """Warnings to read before the results of results.json."""
   generator = results['generator']
   return [*of_generator(generator), *foreign(generator), *caveats(results)]
 
@@ -121,7 +121,7 @@ def foreign(info: Mapping) -> list[str]:
     saw = f'saw images ({info["trained_on"]}) other than those of this run'
   return [
     f'The generator {info["family"]} is foreign: it {saw}, and may have seen test '
-    'images, or more labels than the run. The results of the augmented arms are no '
+    'images, or more labels than the run. The results of the augmented arms are not '
     'evidence.'
   ]
 

@@ -11,7 +11,7 @@ SEARCH = (
   'This is a search: “test” here means the validation images, and the test split was not '
   'used.'
 )
-# {mix.source: what its images are}; not of the generator's own.
+# {mix.source: what its images are}, except 'generator'.
 SHOWN = {
   'noise': 'noise',
   'mislabelled': 'images of another class',
@@ -93,15 +93,16 @@ def _describe_augmentation(augment):
 
 
 def unadjusted(counts: Sequence[int]) -> str:
-  """A warning that controls of real images could be better, for free.
+  """Warns that no control adjusts for class imbalance.
 
   Args:
     counts: training images of each class.
   """
   return (
     f'The classes have {min(counts):,} to {max(counts):,} training images, and no '
-    'control corrects for it. Part of any gain may come from class balance, which '
-    'classifier.logit_adjustment=1 gives for free: compare with that.'
+    'finished control adjusts for that imbalance. Part of any gain may come from class '
+    'balance, which classifier.logit_adjustment=1 gives with no extra training: compare '
+    'with that.'
   )
 
 

@@ -15,15 +15,19 @@ def update_average(
   Args:
     average, variables: of the same structure. Integers, such as counters, are taken as
       they are.
-    decay: in [0, 1); reached gradually, or the average of a short training would be
+    decay: in [0, 1); ramped up, as the average of a short training would otherwise be
       mostly initialisation.
-    num_updates: how often the average was moved before, int32 scalar.
+    num_updates: number of earlier updates, int32 scalar.
+
+  Returns:
+    The average, of the same structure and types.
   """
   decay = jnp.minimum(decay, (1 + num_updates) / (10 + num_updates))
 
   def move(old, new):
     if not jnp.issubdtype(new.dtype, jnp.floating):
       return new
-    return optax.incremental_update(new, old, 1 - decay.astype(new.dtype))
+    # In float32 or wider: 1 - decay may be 0 in bfloat16.
+    return optax.incremental_update(new, old, 1 - decay).astype(new.dtype)
 
   return jax.tree.map(move, average, variables)

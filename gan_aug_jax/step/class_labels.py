@@ -54,14 +54,14 @@ def label_prior(
   label_smoothing: float = 0.0,
   smoothing: float = 0.0,
 ) -> jax.Array:
-  """Returns the expected share of each class in the targets of a step, by loss weight.
+  """Returns the expected share of each class in a step's targets, by loss weight.
 
-  Partners of MixUp and CutMix are not counted, and every synthetic image is taken to be
-  accepted.
+  Partners of MixUp and CutMix are not counted. Every synthetic image is taken to be
+  accepted, and to be of `class_probs`, even if it is from a pool that was drawn earlier.
 
   Args:
     counts: training examples of each class [num_classes].
-    step: whose number of synthetic images is counted.
+    step: sets the number of synthetic images.
     class_probs: probability of each class among synthetic images [num_classes]; None for
       equal ones.
     weight: of a synthetic example in the loss; a real one weighs 1.
@@ -69,7 +69,7 @@ def label_prior(
     smoothing: of the targets of synthetic images.
 
   Returns:
-    float32 [num_classes], summing to 1, and above 0.
+    float32 or wider [num_classes], summing to 1, and above 0.
   """
   counts = np.asarray(counts, np.float32)
   uniform = jnp.full(len(counts), 1 / len(counts))
@@ -80,7 +80,7 @@ def label_prior(
   num_synthetic = plan.synthetic_at(step)
   num_real = plan.batch_size - (0 if plan.adds else num_synthetic)
   mass = num_real * of_real + weight * num_synthetic * of_synthetic
-  mass = jnp.maximum(mass, 1e-6)  # a batch may be without any weight
+  mass = jnp.maximum(mass, 1e-6)  # all weights may be 0
   return mass / mass.sum()
 
 

@@ -86,7 +86,7 @@ def make_sampler(
 
 
 def trace_two(sample: Sample, variables: Any) -> jax.ShapeDtypeStruct:
-  """Shape and type of two images that a `sample` draws; computes nothing.
+  """Traces a draw of two images; returns their shape and type.
 
   Args:
     variables: or their shapes.

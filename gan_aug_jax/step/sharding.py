@@ -139,7 +139,13 @@ class Layout:
     return carry, ys
 
   def all_gather(self, x: jax.Array) -> jax.Array:
-    """Restores batch order on every device: [groups * share, ...] to [total, ...].
+    """Restores batch order on every device, spare slots last.
+
+    Args:
+      x: flattened slots [groups * share, ...].
+
+    Returns:
+      [num_devices * share, ...].
 
     For evaluation only: it communicates, which a training step must not.
     """

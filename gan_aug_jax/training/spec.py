@@ -147,7 +147,7 @@ class Training:
     return self.stages[0].program
 
   def lower_single_step(self, state) -> jax.stages.Lowered:
-    """Lowers a step of the first stage that draws for itself, for what XLA counts in it.
+    """Lowers a step of the first stage, with its drawing, to read what XLA counts in it.
 
     Args:
       state: placed.
