@@ -51,6 +51,7 @@ LENGTHS = (
     'classifiers of 1,500 steps, one seed',
   ),
   ('evidence/gan-tail', 'long tail', 'classifiers of 3,000 steps, five seeds'),
+  ('evidence/gan-digits', '25 digits per class', 'classifiers of 3,000 steps, one seed'),
 )
 
 # dataset, generator, arm, [(raw file, setting, images per class)]
@@ -91,8 +92,9 @@ def difference(path, setting, arm):
 
 def draw_lengths():
   """Returns the figure of usefulness by the length of the GAN's training."""
-  figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout='constrained')
-  for (path, label, _), line in zip(LENGTHS, ('-', '--'), strict=True):
+  figure, axes = plt.subplots(2, 2, figsize=(10, 7), layout='constrained')
+  axes = axes.flatten()
+  for (path, label, _), line in zip(LENGTHS, ('-', '--', ':'), strict=True):
     rows = json.loads((DOCS / 'results' / path / 'scores.json').read_text())['rows']
     cas = {n: 100 * _of_step(rows, n)['cas'] for n in _gan_arms(path)}
     axes[0].plot(
@@ -122,6 +124,7 @@ def draw_lengths():
     panel.set_xlabel("steps of the GAN's training")
     panel.legend(frameon=False, fontsize=9, loc='lower right')
     panel.spines[['top', 'right']].set_visible(False)
+  axes[0].legend(frameon=False, fontsize=9, loc='center right', bbox_to_anchor=(1, 0.65))
   return figure
 
 
