@@ -14,12 +14,7 @@ from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.evaluation import evaluators, figures, metrics
 from gan_aug_jax.experiment import batch_picture, recipe, schedule
 from gan_aug_jax.generators import synthetic_source
-from gan_aug_jax.step import (
-  batches,
-  classifier,
-  plans,
-  synthesis,
-)
+from gan_aug_jax.step import batches, classifier, plans, synthesis
 from gan_aug_jax.training import files, loop, progress, spec, tensorboard
 from gan_aug_jax.training.workdir import describe_devices, SPLITS, versions
 
@@ -191,12 +186,13 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
   optimizer = recipe.make_optimizer(session, num_steps)
   cycle = config.cache.refresh_steps if synthetic else 1
   max_bytes = config_lib.draw_ahead_bytes(config)
-  synthesize = class_probs = draw_synthetic = init_pool = None
+  synthesize = draw_synthetic = init_pool = None
+  class_probs_at = lambda state: None
   if synthetic:
     synthesize = synthetic_source.build_synthesis(
       session, dataset, source, plan=plan, model=model
     )
-    class_probs = synthesize.class_probs
+    class_probs_at = synthesize.class_probs_at
     if max_bytes:
       draw_synthetic = synthesis.make_draw_synthetic(
         synthesize, layout=session.layout, plan=plan, refresh_steps=cycle
@@ -241,7 +237,7 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
     compose=compose,
     ema_decay=config.classifier.ema_decay,
     logit_shift=recipe.make_logit_shift(
-      config, dataset, plan, weight=weight, class_probs=class_probs
+      config, dataset, plan, weight=weight, class_probs_at=class_probs_at
     ),
   )
   init = recipe.make_init(

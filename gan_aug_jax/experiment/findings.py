@@ -178,20 +178,20 @@ def _unadjusted_counts(rows, cells):
 
   None also if no treatment is finished, or if the test split is imbalanced, too.
   """
-  controls = [
-    cell
-    for row in rows
-    if row['role'] in _CONTROLS
-    for cell in cells[row['name']].values()
-  ]
+  controls = [cells[row['name']] for row in rows if row['role'] in _CONTROLS]
   treated = any(row['role'] == 'treatment' and row['num_seeds'] for row in rows)
-  if not treated or any(cell.results.get('logit_adjustment') for cell in controls):
+  if not treated or any(map(_adjusts_logits, controls)):
     return None
-  for cell in controls:
+  for cell in (cell for of_control in controls for cell in of_control.values()):
     counts = cell.results['train_counts']
     if balance_may_help(counts, cell.arm['per_class']['support']):
       return counts
   return None
+
+
+def _adjusts_logits(cells):
+  """Whether the cells of an arm, {seed: `Finished`}, adjust their logits."""
+  return any(cell.results.get('logit_adjustment') for cell in cells.values())
 
 
 def _generator_warnings(finished):
@@ -289,7 +289,7 @@ def _best(rows, cells):
   if not (best and control):
     return None
   compare = lambda row: _compare(cells[best['name']], cells[row['name']], row['name'])
-  adjusts = lambda row: row['fields'].get('classifier.logit_adjustment', 0) > 0
+  adjusts = lambda row: _adjusts_logits(cells[row['name']])
   further = [
     compare(row)
     for row in rows

@@ -13,13 +13,7 @@ from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.generators import synthetic_source
 from gan_aug_jax.models import classifiers, external as external_models
-from gan_aug_jax.step import (
-  augment,
-  batches,
-  class_labels,
-  classifier,
-  classifier_state,
-)
+from gan_aug_jax.step import augment, batches, class_labels, classifier, classifier_state
 
 
 def build_model(session, facts: DataFacts):
@@ -133,12 +127,12 @@ def _check_optimizer(session, optimizer, init):
       )
 
 
-def make_logit_shift(config, dataset, plan, *, weight, class_probs) -> Callable:
+def make_logit_shift(config, dataset, plan, *, weight, class_probs_at) -> Callable:
   """Returns the `logit_shift` of `make_fused_step`, see `class_labels.label_prior`.
 
   Args:
     weight: `step -> weight` of a synthetic example in the loss.
-    class_probs: of the arm's `Synthesis`, or None.
+    class_probs_at: of the arm's `Synthesis`, or what returns None.
   """
   tau, targets = config.classifier.logit_adjustment, config.targets
   if not tau:
@@ -150,7 +144,7 @@ def make_logit_shift(config, dataset, plan, *, weight, class_probs) -> Callable:
       counts,
       plan,
       state.step,
-      class_probs=class_probs(state) if callable(class_probs) else class_probs,
+      class_probs=class_probs_at(state),
       weight=weight(state.step),
       label_smoothing=config.classifier.label_smoothing,
       smoothing=targets.smoothing if targets.kind == 'smoothed' else 0.0,

@@ -7,11 +7,7 @@ import shlex
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.experiment import findings
 from gan_aug_jax.report import sentences
-from gan_aug_jax.training.progress import (
-  format_count,
-  format_percent,
-  format_seconds,
-)
+from gan_aug_jax.training.progress import format_count, format_percent, format_seconds
 
 ONE_SEED = (
   'This is one seed, and the intervals cover only the choice of test images: a first '

@@ -12,6 +12,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gan_aug_jax.step import class_labels, rng
@@ -133,6 +134,11 @@ class Synthesis:
     hard = self.sample_filter.is_active and self.sample_filter.score == 'hard'
     return hard or callable(self.class_probs)
 
+  def class_probs_at(self, state: ClassifierState) -> jax.Array | np.ndarray | None:
+    """The probabilities of the classes [num_classes] in a step; None for equal ones."""
+    probs = self.class_probs
+    return probs(state) if callable(probs) else probs
+
   def __call__(self, keys: StepKeys, slots, state, frozen) -> Synthetic:
     """Draws, filters and labels.
 
@@ -142,9 +148,8 @@ class Synthesis:
       frozen: the variables of `networks`.
     """
     num_classes, dtype = self.num_classes, self.dtype
-    label_keys, probs = keys.at('label', slots), self.class_probs
-    probs = probs(state) if callable(probs) else probs
-    labels = class_labels.draw_labels(label_keys, num_classes, probs)
+    probs = self.class_probs_at(state)
+    labels = class_labels.draw_labels(keys.at('label', slots), num_classes, probs)
     flat, count = flatten(labels), self.sample_filter.candidates
     candidate_keys = _candidate_keys(keys, slots, count)
     images = self.networks.sample(frozen.generator, candidate_keys, flat)
