@@ -188,6 +188,7 @@ def intervals(rows: Sequence[Interval], title: str, *, unit: str = '') -> bytes:
     box = {'facecolor': 'white', 'edgecolor': 'none', 'pad': 0.5}  # over the grid
     ax.text(0, -i + 0.22, row.label, fontsize=9, transform=left, va='bottom', bbox=box)
   ax.set(title=title, yticks=[], ylim=(-len(rows) + 0.5, 0.75), xlabel=unit)
+  ax.locator_params('x', nbins=5)  # or labels such as 42.50 % overlap
   ax.grid(axis='x')
   ax.spines['left'].set_visible(False)
   return _png(figure)
@@ -249,7 +250,7 @@ def along(line: Line, title: str, *, x, x_name: str, unit: str = '', y_range=Non
 
 @_styled
 def changes(
-  title, labels, class_names, differences, *, unit='points of F1', scale=100
+  title, labels, class_names, differences, *, unit='points', scale=100
 ) -> bytes:
   """Differences by class, blue above 0 and red below.
 
@@ -265,12 +266,13 @@ def changes(
   ax = figure.subplots()
   shown = ax.imshow(values, cmap='RdBu', vmin=-reach, vmax=reach, aspect='auto')
   _name_cells(ax, labels, class_names, fontsize=9)
-  ax.set_title(title)
-  if values.size <= 400:
+  ax.set_title(f'{title} ({unit})')
+  if values.size > 400:
+    figure.colorbar(shown, ax=ax, pad=0.02)
+  else:
     for i, j in np.argwhere(values):
       color = 'white' if abs(values[i, j]) > 0.6 * reach else 'black'
       text = f'{values[i, j]:+.{int(scale > 1)}f}'
       fontsize = 7 if len(text) < 5 else 5.5
       ax.text(j, i, text, ha='center', va='center', fontsize=fontsize, color=color)
-  figure.colorbar(shown, ax=ax, label=unit, pad=0.02)
   return _png(figure)
