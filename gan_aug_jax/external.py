@@ -49,8 +49,6 @@ def load(field: str, name: str, *, trusted: bool) -> Any:
   _search_here()
   try:
     return getattr(importlib.import_module(module), attribute)
-  except UserError:  # a signal
-    raise
   except (Exception, SystemExit) as error:  # any, from the user's code
     raise ConfigError(
       f'{field}={name!r} cannot be imported ({reason(error)}); name a module that Python '
@@ -75,7 +73,7 @@ def running(described: str) -> Iterator[None]:
   """
   try:
     yield
-  except UserError:  # a signal, too
+  except UserError:
     raise
   except Exception as error:
     raise ConfigError(f'{described} failed: {reason(error)}.') from error

@@ -13,6 +13,7 @@ import pytest
 
 from gan_aug_jax import config
 from gan_aug_jax.errors import CheckpointError, NonFiniteError
+from gan_aug_jax.generators import generator
 from gan_aug_jax.step import sharding
 from gan_aug_jax.training import checkpoint, files, loop, signals, spec, workdir
 
@@ -224,6 +225,15 @@ def test_automatic_cadences_are_multiples_of_the_lines():
   # A state is saved where a call ends, and where images are drawn anew.
   fields.log.every_steps = fields.log.eval_every_steps = fields.steps_per_call = 50
   assert spec.make_cadence(fields, 'classifier', 600, cycle=30).save_every == 150
+
+
+def test_signal_is_not_reported_as_an_error_of_the_code_that_it_stops():
+  def sample(variables, key, labels):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return jnp.zeros((len(labels), 4, 4, 1))
+
+  with signals.watched(), pytest.raises(signals.Interrupted):
+    generator.from_function(sample, {}, image_shape=(4, 4, 1), num_classes=2)
 
 
 def test_signal_whose_raise_was_lost_still_stops():

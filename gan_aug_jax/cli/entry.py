@@ -28,6 +28,9 @@ def main(argv: list[str] | None = None) -> int:
   try:
     with signals.watched(), logs.shown('--verbose' in argv, to_the_end=ends):
       _dispatch(argv)
+  except signals.Interrupted as stopped:
+    print(f'gan_aug_jax: {stopped}', file=sys.stderr)
+    return stopped.exit_code
   except Exception as error:
     if '--debug' in argv:
       sys.excepthook = sys.__excepthook__  # which `logs` keeps quiet

@@ -13,7 +13,7 @@ import numpy as np
 
 from gan_aug_jax.data import image_files, notes, split_names
 from gan_aug_jax.data.splits import Collection, composed, Request
-from gan_aug_jax.errors import DataError, UserError
+from gan_aug_jax.errors import DataError
 
 
 def load(request: Request) -> Collection:
@@ -96,8 +96,6 @@ def _load(request):
     if request.data_dir:
       return datasets.load_from_disk(request.data_dir)
     return datasets.load_dataset(match[1], match[2])
-  except UserError:
-    raise
   except Exception as error:  # the name, the network, the disk, the files
     raise DataError(
       f'{request.data_dir or request.name!r} cannot be loaded as a Hugging Face dataset '

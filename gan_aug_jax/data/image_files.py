@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gan_aug_jax.data import notes
 from gan_aug_jax.data.splits import Collection, Request, Split
-from gan_aug_jax.errors import DataError, UserError
+from gan_aug_jax.errors import DataError
 
 # The last four cannot be decoded; they are listed so that they are reported, not ignored.
 SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.jfif', '.pbm', '.pgm', '.png', '.pnm')
@@ -124,7 +124,7 @@ def _opened(file):
         if picture.width * picture.height > MAX_PIXELS:
           raise BadImage(f'{picture.width} x {picture.height} pixels are too many')
         yield picture
-  except (UserError, BadImage):  # a signal handler may raise a UserError here
+  except BadImage:
     raise
   except Exception as error:  # decoders raise anything for a damaged file
     raise BadImage(reason_of(error)) from error
@@ -199,8 +199,6 @@ def reason_of(error: Exception) -> str:
 def _upright(picture):
   try:
     return ImageOps.exif_transpose(picture)
-  except UserError:
-    raise
   except Exception:  # damaged EXIF data, while the pixels are fine
     return picture
 

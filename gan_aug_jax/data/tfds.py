@@ -9,7 +9,7 @@ import numpy as np
 from gan_aug_jax import logs
 from gan_aug_jax.data import image_files, notes, split_names
 from gan_aug_jax.data.splits import Collection, Request, Split
-from gan_aug_jax.errors import DataError, UserError
+from gan_aug_jax.errors import DataError
 
 _CHUNK = 1024  # examples
 
@@ -88,8 +88,6 @@ def _prepare(builder):
     tf.config.set_visible_devices([], 'GPU')  # or it takes the accelerator's memory
     logging.getLogger('urllib3').setLevel(logging.ERROR)  # it warns at every retry
     builder.download_and_prepare(file_format='array_record')
-  except UserError:
-    raise
   except Exception as error:  # the network, the disk, the dataset's own code
     raise DataError(
       f'{builder.name!r} is not prepared in {where!r}, and could not be prepared now '
@@ -115,8 +113,6 @@ def _read(builder, split, image_key, label_key, size):
     try:
       stop = min(start + _CHUNK, len(source))
       rows = source.__getitems__(list(range(start, stop)))
-    except UserError:
-      raise
     except Exception as error:
       raise DataError(
         f'{where} cannot be read near example {start} of {split!r} '

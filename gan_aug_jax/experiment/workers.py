@@ -163,8 +163,6 @@ class Worker:
       digest = hashlib.sha256(names.encode()).hexdigest()
       try:
         vmap_seeds.train(seed_runs, self._workdir / 'together' / digest[:16])
-      except signals.Interrupted:
-        raise
       except Exception as error:  # one of them failed, or memory is short for all
         signals.check()
         progress.say(
@@ -189,8 +187,6 @@ def _failure_written(directory):
   """Writes why a cell or generator failed, so that the others can continue."""
   try:
     yield
-  except signals.Interrupted:
-    raise
   except Exception as error:
     signals.check()  # a signal may come as another exception
     kind = '' if isinstance(error, UserError) else f'{type(error).__name__}: '

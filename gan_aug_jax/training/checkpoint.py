@@ -24,7 +24,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from gan_aug_jax import logs
-from gan_aug_jax.errors import CheckpointError, UserError
+from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.training import processes
 
 _LOG = logging.getLogger('gan_aug_jax')
@@ -96,8 +96,6 @@ class Checkpoints:
   def _writing(self) -> Iterator[None]:
     try:
       yield
-    except UserError:  # a signal
-      raise
     except Exception as error:  # orbax and tensorstore raise many kinds
       _settle()
       raise CheckpointError(
@@ -231,8 +229,6 @@ def _attempt(read):
   """What `read` returns, or None if orbax cannot read; the log says why."""
   try:
     return read()
-  except UserError:  # a signal
-    raise
   except Exception as error:  # orbax raises many kinds on damaged files
     _LOG.info('A checkpoint cannot be read: %s', _reason(error))
   _settle()

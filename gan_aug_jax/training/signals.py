@@ -12,7 +12,6 @@ import os
 import signal
 import threading
 
-from gan_aug_jax.errors import UserError
 from gan_aug_jax.training import progress
 
 _STOP = (signal.SIGTERM, signal.SIGINT)
@@ -25,8 +24,11 @@ _COMPUTATION = 'the computation in progress'
 _awaited = _COMPUTATION
 
 
-class Interrupted(UserError):
-  """A run that was stopped by a signal, with its state saved."""
+class Interrupted(KeyboardInterrupt):
+  """A run that was stopped by a signal, with its state saved.
+
+  Like its base no `Exception`, so nothing that handles errors takes it for one.
+  """
 
   exit_code = 75  # EX_TEMPFAIL of sysexits.h: start the same command again
 
