@@ -14,8 +14,7 @@ import numpy as np
 import optax
 
 import gan_aug_jax
-from gan_aug_jax.data import datasets
-from gan_aug_jax.step import device_data
+from gan_aug_jax.data import load_dataset
 
 BATCH_SIZE = 128
 
@@ -25,7 +24,7 @@ def apply(model, images):
 
 
 def main(path, num_steps=300):
-  dataset = datasets.load_dataset('mnist5k', image_size=32, seed=0, val_fraction=1 / 7)
+  dataset = load_dataset('mnist5k', image_size=32, seed=0, val_fraction=1 / 7)
   generator = gan_aug_jax.load_generator(path, trained_on=dataset.fingerprint)
   mix = gan_aug_jax.make_mixer(generator, batch_size=BATCH_SIZE, ratio=0.2)
   optimizer = optax.adam(1e-3)
@@ -50,11 +49,11 @@ def main(path, num_steps=300):
     batch = dataset.train.rows(rng.integers(len(dataset.train), size=BATCH_SIZE))
     inputs = (
       jax.random.fold_in(key, step),
-      device_data.normalize(batch.images),
+      batch.images / 127.5 - 1,
       batch.labels,
     )
     model, opt_state, loss = train_step(model, opt_state, generator.variables, *inputs)
-  logits = eqx.filter_jit(apply)(model, device_data.normalize(dataset.test.images))
+  logits = eqx.filter_jit(apply)(model, dataset.test.images / 127.5 - 1)
   accuracy = np.mean(logits.argmax(-1) == dataset.test.labels)
   print(f'{num_steps} steps: loss {loss:.3f}, test accuracy {100 * accuracy:.2f} %')
 

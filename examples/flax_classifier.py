@@ -14,8 +14,7 @@ import numpy as np
 import optax
 
 import gan_aug_jax
-from gan_aug_jax.data import datasets
-from gan_aug_jax.step import device_data
+from gan_aug_jax.data import load_dataset
 
 BATCH_SIZE = 128
 
@@ -29,7 +28,7 @@ class Classifier(nn.Module):
 
 
 def main(path, num_steps=300):
-  dataset = datasets.load_dataset('mnist5k', image_size=32, seed=0, val_fraction=1 / 7)
+  dataset = load_dataset('mnist5k', image_size=32, seed=0, val_fraction=1 / 7)
   generator = gan_aug_jax.load_generator(path, trained_on=dataset.fingerprint)
   mix = gan_aug_jax.make_mixer(generator, batch_size=BATCH_SIZE, ratio=0.2)
 
@@ -51,9 +50,9 @@ def main(path, num_steps=300):
   rng, key = np.random.default_rng(0), jax.random.key(1)
   for _ in range(num_steps):
     batch = dataset.train.rows(rng.integers(len(dataset.train), size=BATCH_SIZE))
-    images = device_data.normalize(batch.images)
+    images = batch.images / 127.5 - 1
     state, loss = train_step(state, generator.variables, key, images, batch.labels)
-  logits = jax.jit(model.apply)(state.params, device_data.normalize(dataset.test.images))
+  logits = jax.jit(model.apply)(state.params, dataset.test.images / 127.5 - 1)
   accuracy = np.mean(logits.argmax(-1) == dataset.test.labels)
   print(f'{num_steps} steps: loss {loss:.3f}, test accuracy {100 * accuracy:.2f} %')
 

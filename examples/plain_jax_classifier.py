@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import gan_aug_jax
-from gan_aug_jax.data import datasets
-from gan_aug_jax.step import device_data
+from gan_aug_jax.data import load_dataset
 
 BATCH_SIZE = 128
 
@@ -28,7 +27,7 @@ def apply(params, images):
 def main(path, num_steps=300):
   mesh = jax.make_mesh((jax.device_count(),), ('data',))
   sharded, replicated = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in (['data'], []))
-  dataset = datasets.load_dataset('mnist5k', image_size=32, seed=0, val_fraction=1 / 7)
+  dataset = load_dataset('mnist5k', image_size=32, seed=0, val_fraction=1 / 7)
   generator = gan_aug_jax.load_generator(path, trained_on=dataset.fingerprint)
   mix = gan_aug_jax.make_mixer(
     generator, batch_size=BATCH_SIZE, ratio=0.2, sharding=sharded
@@ -51,9 +50,9 @@ def main(path, num_steps=300):
   params = jax.device_put((layer(32 * 32, 128), layer(128, 10)), replicated)
   for step in range(num_steps):
     batch = dataset.train.rows(rng.integers(len(dataset.train), size=BATCH_SIZE))
-    real = jax.device_put((device_data.normalize(batch.images), batch.labels), sharded)
+    real = jax.device_put((batch.images / 127.5 - 1, batch.labels), sharded)
     params, loss = train_step(params, variables, jax.random.fold_in(key, step), *real)
-  logits = jax.jit(apply)(params, device_data.normalize(dataset.test.images))
+  logits = jax.jit(apply)(params, dataset.test.images / 127.5 - 1)
   accuracy = np.mean(logits.argmax(-1) == dataset.test.labels)
   print(f'{num_steps} steps: loss {loss:.3f}, test accuracy {100 * accuracy:.2f} %')
 

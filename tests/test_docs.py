@@ -20,8 +20,9 @@ import pytest
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.cli import parsing
 from gan_aug_jax.config import fields as fields_lib, validation
-from gan_aug_jax.experiment import ablation
-from gan_aug_jax.generators import external, family
+from gan_aug_jax.experiment import ablation, runs
+from gan_aug_jax.generators import external, family, generator_training
+from gan_aug_jax.training.workdir import Session
 from tests import test_ablation, tiny
 from tests.test_imports import FOLDERS
 
@@ -137,6 +138,9 @@ def check_command(arguments):
     validation.validate(
       values.config, trains_generator=command == 'train-generator' or None
     )
+    if values.config.generator.checkpoints:  # of steps that are saved
+      session = Session(values.config, ROOT, tiny.layout(num_devices=1), quiet=True)
+      generator_training.check(session, runs.load_data(values.config))
     module, _, name = values.config.generator.family.partition(':')
     if module.startswith('examples.'):
       assert name in _defined(ROOT / (module.replace('.', '/') + '.py'))

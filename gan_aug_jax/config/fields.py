@@ -256,7 +256,8 @@ _DATA = {
   ),
   'image_size': Field(
     32,
-    'side of the images in pixels; smaller ones are padded, larger ones resized',
+    'side of the images in pixels; those up to 8 pixels smaller are padded, all others '
+    'resized',
     _whole(8, 4096),
     when='Raise it if the classes differ in details; time and memory grow '
     'with its square.',
