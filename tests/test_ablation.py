@@ -25,6 +25,7 @@ from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import ConfigError, DataError, NonFiniteError
 from gan_aug_jax.experiment import (
   ablation,
+  arms as arms_lib,
   batch_picture,
   cells,
   dry_run,
@@ -34,11 +35,11 @@ from gan_aug_jax.experiment import (
   vmap_seeds,
   workers,
 )
-from gan_aug_jax.generators import synthetic_source
+from gan_aug_jax.generators import families, synthetic_source
 from gan_aug_jax.generators.generator_training import GeneratorTraining
 from gan_aug_jax.report import ablation_report, ablation_sentences, run_sentences, tables
 from gan_aug_jax.step import synthesis
-from gan_aug_jax.training import signals, workdir
+from gan_aug_jax.training import files, signals, workdir
 from gan_aug_jax.training.workdir import Session
 from tests import test_run, tiny
 
@@ -242,6 +243,59 @@ def test_a_step_that_is_not_saved_is_refused_before_anything_is_trained(
     cells.make_plan(fields, tmp_path, tiny.layout('jit', 1))
 
 
+@pytest.mark.parametrize('part', ['generator', 'classifier'])
+def test_a_cell_whose_batch_cannot_be_divided_is_refused(tmp_path, monkeypatch, part):
+  """A GAN counts an image twice where it cannot."""
+  monkeypatch.setitem(datasets._SOURCES, 'toy', test_run._toy_source)
+  fields = _config(grid={f'{part}.batch_size': (8, 10)})
+  fields.update_from_flattened_dict({'data.name': 'toy', 'data.image_size': 8})
+  with pytest.raises(ConfigError, match=f'{part}.batch_size=10 must be a multiple of'):
+    cells.make_plan(fields, tmp_path, tiny.layout('jit', 4))
+
+
+@pytest.mark.parametrize(
+  'spec',
+  [
+    {'grid': {'precision': ('float32', 'float64')}},
+    {'arms': {'x': {'generator.precision': 'float64'}}},
+    {'controls': {'x': {'classifier.precision': 'float64'}}},
+  ],
+)
+def test_float64_in_some_cells_only_is_refused(spec):
+  """JAX would compute in float32 there, and say nothing."""
+  with pytest.raises(ConfigError, match='must both compute in float64, or neither'):
+    _arms(_config(**spec))
+  base = config.default()
+  base.precision = 'float64'
+  assert _arms(config.add_ablation(base, grid={'mix.ratio': (0.1, 0.2)}))
+
+
+def test_ratios_are_means_over_steps_and_not_over_lines():
+  """Half of the images for 50 steps, none for 50, half for a last line of 10."""
+  rows = [{'step': 50, 'x': 0.5}, {'step': 80}, {'step': 100, 'x': 0.0}]
+  rows += [{'step': 110, 'x': 0.5}]
+  mean = arms_lib._mean_over_steps(rows, 'x')
+  assert mean == pytest.approx((50 * 0.5 + 10 * 0.5) / 110)
+
+
+def test_a_report_has_the_scores_of_every_generator(tmp_path, monkeypatch):
+  """The first one, made at once or with one checkpoint, may have none or fewer."""
+  scores = {'warps': {}, 'short': {'step': 9}, 'long': {'step': 8, 'cas': 0.5}}
+  monkeypatch.setattr(findings, 'scores_of', lambda _, name, drawn: scores[name])
+  cells_of = [
+    types.SimpleNamespace(
+      about={'name': name, 'generator': name},
+      results={'generator': {}},
+      generator_seconds=1,
+    )
+    for name in scores
+  ]
+  table = ablation_report._generators(tmp_path, cells_of)
+  assert table['headings'] == ['first used by', 'step', 'cas', 'seconds', 'directory']
+  columns = [values[:2] for _, values in table['rows']]
+  assert columns == [['n/a', 'n/a'], ['9', 'n/a'], ['8', '0.5']]
+
+
 def test_scores_are_those_of_the_step_that_is_drawn_from(tmp_path):
   rows = [{'step': 10, 'cas': 0.4}, {'step': 110, 'cas': 0.3}]
   result = {'candidates': rows, 'chosen_step': 110}
@@ -280,14 +334,25 @@ def test_a_cell_draws_from_its_own_checkpoints_of_a_shared_training(
   assert run.load_or_train_generator(train=train) == ('step:20',)
 
 
-@pytest.mark.parametrize('kept, draws', [(['chosen'], 0), (['chosen', 'step20'], 1)])
+@pytest.mark.parametrize(
+  'kept, field, value, draws',
+  [
+    (['chosen'], 'seed', 1, 0),
+    (['chosen', 'step20'], 'seed', 1, 1),  # the samples begin with another step's
+    (['chosen'], 'latents.std', 2.0, 1),
+    (['chosen'], 'gan.width', 7, 1),  # stands for what it is drawn with
+  ],
+)
 def test_the_picture_of_an_arm_shows_what_it_draws(
-  monkeypatch, tmp_path, toy, kept, draws
+  monkeypatch, tmp_path, toy, kept, field, value, draws
 ):
-  """The samples of a shared training begin with another step's images."""
-  drawn = []
+  drawn, fields = [], config.default()
+  options = json.dumps(families.drawing_arguments_of(fields))
+  images = toy.train.images[:4]
+  files.write_arrays(tmp_path / 'samples.npz', drawn=images, options=options)
+  fields.update_from_flattened_dict({field: value})
   arm = types.SimpleNamespace(
-    session=types.SimpleNamespace(config=config.default()),
+    session=types.SimpleNamespace(config=fields),
     dataset=toy,
     directory=tmp_path,
     name='augmented',

@@ -257,6 +257,12 @@ USAGE = {
     'generator.batch_size=9 must be a multiple of the 2 devices',
     _run('--config.generator.batch_size=9', '--config.num_cpu_devices=2'),
   ),
+  'batch of a generator that no arm needs': (
+    2,
+    'generator.batch_size=9 must be a multiple of the 2 devices',
+    _run('--config.generator.batch_size=9', '--config.num_cpu_devices=2',
+         '--config.mix.ratio=0', command='train-generator'),
+  ),
   'devices that are not': (3, 'num_cpu_devices=64', _field('num_cpu_devices=64')),
   'impossible devices': (2, 'num_cpu_devices=1000', _field('num_cpu_devices=1000')),
   'platform that is not': (3, "platform='tpu'", _field('platform=tpu')),

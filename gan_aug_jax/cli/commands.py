@@ -89,6 +89,10 @@ def _train(flags, *, generator, classifiers):
   config = flags.config
   _refuse_inside_data(config, flags.workdir)
   session = _start(config, flags.workdir)
+  trains = ['classifier'] if classifiers else []
+  if generator and (config_lib.needs_generator(config) or not classifiers):
+    trains.append('generator')
+  devices.check_batches(config, session.layout.num_devices, trains)
   if not generator and config_lib.needs_generator(config):
     frozen_lib.check_trained(session)
   with progress.waiting(f'reading {config.data.name}', quiet=session.is_silent):

@@ -27,6 +27,7 @@ from gan_aug_jax.config.derived import (
   parse_arguments,
   precision_of,
   seed_of,
+  uses_float64,
 )
 from gan_aug_jax.config.fields import ARMS, NEGATIVE_CONTROLS, ORACLES
 from gan_aug_jax.config.files import load_file
@@ -57,4 +58,5 @@ __all__ = [
   'precision_of',
   'renew_ablation',
   'seed_of',
+  'uses_float64',
 ]

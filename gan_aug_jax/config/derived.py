@@ -89,6 +89,12 @@ def precision_of(config: ConfigDict, part: str) -> str:
   return config[part][field] or config.precision
 
 
+def uses_float64(config: ConfigDict) -> bool:
+  """Whether any part computes in float64, which a process allows for all or for none."""
+  parts = ('generator', 'frozen', 'classifier')
+  return 'float64' in (precision_of(config, part) for part in parts)
+
+
 def draw_ahead_bytes(config: ConfigDict) -> int:
   """The largest array that drawing ahead may make on each device; 0 for none."""
   mib = config.mix.draw_ahead_mib

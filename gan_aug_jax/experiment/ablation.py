@@ -83,6 +83,11 @@ def list_arms(config, costs) -> list[PlannedArm]:
     arms += _Setting(base, spec, point, costs).arms()
   for arm in arms:
     config = _valid(base, arm.fields)
+    if config_lib.uses_float64(config) != config_lib.uses_float64(base):
+      raise ConfigError(
+        f'The arm {arm.key!r} and the base of the ablation must both compute in float64, '
+        'or neither: a process allows it for all cells or for none; run two ablations.'
+      )
     if spec.vmap_seeds and config_lib.draws_synthetic(config):
       _check_vmap_seeds(config)
   return arms

@@ -321,7 +321,6 @@ def _arm_result(session, scores, dataset, plan, trained):
   train, val, test = (scores[prefix] for prefix in ('train', 'val', 'eval'))
   num_test, seconds = len(dataset.test), test['seconds']
   per_class = metrics.per_class(test['confusion'])
-  mean = lambda name: float(np.mean([row[name] for row in rows if name in row]))
   result = {
     f'{prefix}_{name}': scores[prefix][name]
     for prefix in ('eval', 'val')
@@ -348,9 +347,16 @@ def _arm_result(session, scores, dataset, plan, trained):
     'peak_bytes': progress.peak_bytes,
     'step_ms_median': files.median_step_ms(rows),
     # What the classifier was given, which may differ from the config's ratio.
-    'effective_ratio': mean('synthetic_ratio'),
-    'asked_ratio': mean('asked_ratio'),
+    'effective_ratio': _mean_over_steps(rows, 'synthetic_ratio'),
+    'asked_ratio': _mean_over_steps(rows, 'asked_ratio'),
   }
+
+
+def _mean_over_steps(rows, name):
+  """Of a metric whose rows are means over the steps since the row before."""
+  rows = [row for row in rows if name in row]
+  num_steps = np.diff([0, *(row['step'] for row in rows)])
+  return float(np.average([row[name] for row in rows], weights=num_steps))
 
 
 def _write_predictions(path, scores, dataset):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import numpy as np
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.evaluation import figures
 from gan_aug_jax.experiment import recipe
-from gan_aug_jax.generators import synthetic_source
+from gan_aug_jax.generators import families, synthetic_source
 from gan_aug_jax.step import device_data, rng, sharding
 from gan_aug_jax.training import files
 
@@ -31,17 +32,10 @@ def write(arm, generator, source_variables) -> None:
   classes = [np.flatnonzero(train.labels == c) for c in range(dataset.num_classes)]
   shown = [rows[i] for i in range(_COUNT) for rows in classes if len(rows) > i]
   rows = {'real': train.images[shown[:_COUNT]]}
-  drawn = generator and generator.directory / 'samples.npz'
-  # Where a training keeps further steps, the file may show one of these.
-  is_elsewhere = config.mix.source != 'generator' or config.generator.checkpoints
-  if is_elsewhere or (generator and generator.info.get('kept', [])[1:]):
-    drawn = None
-  if arm.is_augmented and not drawn:
-    rows['synthetic'] = draw(arm, generator, source_variables)
-  elif arm.is_augmented and drawn.exists():
-    # A picture is not worth a finished training.
-    with contextlib.suppress(OSError, ValueError, KeyError):
-      rows['synthetic'] = files.read_arrays(drawn)['drawn'][:_COUNT]
+  if arm.is_augmented:
+    saved = _read_samples(config, generator)
+    drawn = draw(arm, generator, source_variables) if saved is None else saved
+    rows['synthetic'] = drawn[:_COUNT]
   if config_lib.ARMS[arm.name][1]:
     transform = recipe.make_augmentation(
       arm.session, arm.name, dataset.image_shape
@@ -53,6 +47,20 @@ def write(arm, generator, source_variables) -> None:
   images = np.stack([images[:count] for images in rows.values()])
   picture = figures.grid(list(rows), {'': images})
   files.write_atomically(arm.directory / 'batch.png', picture)
+
+
+def _read_samples(config, generator):
+  """What was drawn after the generator's training, if an arm draws the same, or None."""
+  draws_same = config.mix.source == 'generator' and not config.generator.checkpoints
+  draws_same &= config.latents == config_lib.default().latents
+  # Where a training keeps further steps, the file may show one of these.
+  if not draws_same or generator.info.get('kept', [])[1:]:
+    return None
+  with contextlib.suppress(OSError, ValueError, KeyError):
+    saved = files.read_arrays(generator.directory / 'samples.npz')
+    if saved['options'] == json.dumps(families.drawing_arguments_of(config)):
+      return saved['drawn']
+  return None
 
 
 def draw(arm, generator, source_variables) -> np.ndarray:

@@ -25,7 +25,7 @@ from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.experiment import ablation, dry_run, runs
 from gan_aug_jax.generators import frozen, generator_training
 from gan_aug_jax.step import sharding
-from gan_aug_jax.training import files, workdir as workdir_lib
+from gan_aug_jax.training import devices, files, workdir as workdir_lib
 from gan_aug_jax.training.progress import format_count
 from gan_aug_jax.training.workdir import Session
 
@@ -317,7 +317,8 @@ def make_plan(config, workdir: pathlib.Path, layout: sharding.Layout) -> Plan:
   """Plans an ablation, and checks the plan against what the workdir holds.
 
   Raises:
-    ConfigError: see `ablation.list_arms` and `generator_training.check`.
+    ConfigError: see `ablation.list_arms`, `generator_training.check` and
+      `devices.check_batches`.
     CheckpointError: if the workdir holds a run, or a cell of another config.
   """
   if (workdir / 'config.json').exists():
@@ -335,4 +336,7 @@ def make_plan(config, workdir: pathlib.Path, layout: sharding.Layout) -> Plan:
   for cell in cells:
     session = Session(cell.config, cell.directory(workdir), layout)
     workdir_lib.check_config(session, grows=False)
+    if not cell.is_finished(workdir):
+      trains = ['classifier'] + ['generator'] * bool(cell.generator)
+      devices.check_batches(cell.config, layout.num_devices, trains)
   return Plan(config, arms, cells, workdir, layout)

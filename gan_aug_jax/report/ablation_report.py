@@ -218,10 +218,10 @@ def _generators(workdir, finished):
       drawn = tuple(cell.results['generator'].get('members', ()))
       first.setdefault((name, drawn), cell)
   scores = {key: findings.scores_of(workdir, *key) for key in first}
-  fields = list(next(iter(scores.values()), ()))
+  fields = list(dict.fromkeys(field for row in scores.values() for field in row))
   rows = []
   for key, cell in first.items():
-    values = [_format(scores[key].get(field, math.nan)) for field in fields]
+    values = [_format(scores[key][f]) if f in scores[key] else 'n/a' for f in fields]
     rows.append((cell.about['name'], [*values, f'{cell.generator_seconds:.0f}', key[0]]))
   return {'headings': ['first used by', *fields, 'seconds', 'directory'], 'rows': rows}
 

@@ -1,5 +1,6 @@
 """Starts JAX as a config says; the first thing that a command does."""
 
+from collections.abc import Sequence
 import contextlib
 import ctypes
 import hashlib
@@ -7,7 +8,7 @@ import os
 import platform
 import socket
 
-from gan_aug_jax.config import needs_generator, precision_of
+from gan_aug_jax.config import uses_float64
 from gan_aug_jax.errors import ConfigError, UserError
 
 # Enough for the programs of some hundred configs; the least recently used go first.
@@ -52,7 +53,6 @@ def start(config) -> list:
 
   Raises:
     DeviceError: if the config's platform is absent; there is no silent fallback.
-    ConfigError: if a batch cannot be divided among the devices.
   """
   num_cpu_devices = config.num_cpu_devices or 1
   if num_cpu_devices > 1:
@@ -68,10 +68,7 @@ def start(config) -> list:
     jax.config.update('jax_platforms', platforms)
   for name, value in _PINNED.items():
     jax.config.update(name, value)
-  precisions = [
-    precision_of(config, part) for part in ('generator', 'frozen', 'classifier')
-  ]
-  jax.config.update('jax_enable_x64', 'float64' in precisions)
+  jax.config.update('jax_enable_x64', uses_float64(config))
   if config.matmul_precision == 'highest':
     jax.config.update('jax_default_matmul_precision', 'highest')
   if config.compilation_cache:
@@ -88,8 +85,24 @@ def start(config) -> list:
         f'with {len(devices)}; set it before JAX is first used.'
       )
     devices = devices[:num_cpu_devices]
-  _check_batches(config, len(devices))
   return devices
+
+
+def check_batches(config, num_devices: int, parts: Sequence[str]) -> None:
+  """Checks that batches can be divided among the devices.
+
+  Args:
+    parts: what is trained, 'generator' or 'classifier'.
+
+  Raises:
+    ConfigError: if one cannot.
+  """
+  for part in parts:
+    batch_size = config[part].batch_size
+    if batch_size % num_devices:
+      raise ConfigError(
+        f'{part}.batch_size={batch_size} must be a multiple of the {num_devices} devices.'
+      )
 
 
 def compiler_options(config, devices: list) -> dict:
@@ -217,13 +230,3 @@ def _check_port(coordinator):
       f'Port {port} of distributed.coordinator={coordinator!r} is not available '
       f'({reason}); give all processes another one.'
     ) from None
-
-
-def _check_batches(config, num_devices):
-  parts = ('generator', 'classifier') if needs_generator(config) else ('classifier',)
-  for part in parts:
-    batch_size = config[part].batch_size
-    if batch_size % num_devices:
-      raise ConfigError(
-        f'{part}.batch_size={batch_size} must be a multiple of the {num_devices} devices.'
-      )
