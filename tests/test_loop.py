@@ -134,6 +134,14 @@ def test_half_written_line_is_dropped(tmp_path):
   file = files.MetricsFile(path, after_step=20)
   file.write_scalars(30, {'loss': 3.0})
   assert [row['loss'] for row in files.read_metrics(path)] == [1.0, 2.0, 3.0]
+  path.write_text('{"step": 10}\nnull\n{"step": 30}\n')
+  assert files.read_metrics(path) == [{'step': 10}]
+
+
+def test_json_of_any_depth_is_damaged_and_no_crash(tmp_path):
+  path = tmp_path / 'result.json'
+  path.write_text('[' * 200_000)
+  assert files.read_json_or_none(path) is None
 
 
 @pytest.mark.parametrize('damage', ['truncate', 'remove'])
@@ -214,6 +222,21 @@ def test_signal_saves_at_the_next_step(tmp_path, number):
   expected, _ = _train(tmp_path.parent / f'{tmp_path.name}-whole')
   assert state['x'] == expected['x']
   assert _rows(tmp_path) == _rows(tmp_path.parent / f'{tmp_path.name}-whole')
+
+
+def test_interruption_whose_save_failed_does_not_say_that_it_is_saved(
+  tmp_path, monkeypatch
+):
+  """Orbax writes in the background, and tells on closing."""
+
+  def close(_):
+    raise OSError('no space')
+
+  monkeypatch.setattr(checkpoint.ocp.CheckpointManager, 'close', close)
+  with pytest.raises(CheckpointError, match='cannot be written'):
+    _train(
+      tmp_path, stop=lambda step: step == 12 and os.kill(os.getpid(), signal.SIGTERM)
+    )
 
 
 def test_automatic_cadences_are_multiples_of_the_lines():

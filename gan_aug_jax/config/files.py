@@ -54,7 +54,7 @@ def load_saved(file: str) -> ml_collections.ConfigDict:
   try:
     saved = json.loads(path.read_text())
     values, _ = saved['config'], saved['data']
-  except (ValueError, LookupError, TypeError):
+  except (ValueError, LookupError, RecursionError, TypeError):
     raise ConfigError(
       f'{str(path)!r} is not the config.json of a run; name one, or a Python file.'
     ) from None

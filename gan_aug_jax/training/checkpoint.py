@@ -63,7 +63,8 @@ class Checkpoints:
       with self._writing():
         self._manager.close()
     except CheckpointError:
-      if kind is None:  # or the first of two errors would be lost
+      # Of two errors the first counts; an interruption says that the state is saved.
+      if kind is None or not issubclass(kind, Exception):
         raise
 
   def save(

@@ -84,7 +84,7 @@ def read_json_or_none(path) -> dict[str, Any] | None:
   """Returns the JSON object in a file, or None if it is missing or damaged."""
   try:
     content = json.loads(pathlib.Path(path).read_text())
-  except (OSError, ValueError):
+  except (OSError, ValueError, RecursionError):
     return None
   return content if isinstance(content, dict) else None
 
@@ -161,11 +161,14 @@ class MetricsFile:
 
 
 def read_metrics(path) -> list[dict[str, float]]:
-  """Reads JSON lines up to the first that is incomplete."""
+  """Reads JSON lines up to the first that is incomplete, or of no step."""
   rows = []
   with contextlib.suppress(FileNotFoundError, ValueError), open(path) as file:
     for line in file:
-      rows.append(json.loads(line))
+      row = json.loads(line)
+      if not isinstance(row, dict) or 'step' not in row:
+        break
+      rows.append(row)
   return rows
 
 
