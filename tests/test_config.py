@@ -335,6 +335,11 @@ def test_old_names_set_the_new_fields_with_a_line_each(tmp_path, caplog):
   assert 'gan.num_steps is now generator.num_steps.' in lines
 
 
+@pytest.mark.parametrize('flag', ['--collect', '--collect=true', '-collect'])
+def test_collecting_needs_no_config_however_it_is_written(flag):
+  assert parsing.parse('ablate', ['', flag, '--workdir=w']).collect
+
+
 @pytest.mark.parametrize(
   'flags',
   [

@@ -9,8 +9,10 @@ import pytest
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.data import datasets
+from gan_aug_jax.errors import DataError
 from gan_aug_jax.evaluation import evaluators, fidelity, probe
 from gan_aug_jax.evaluation.image_sampler import ImageSampler
+from gan_aug_jax.experiment import scoring
 from gan_aug_jax.training import workdir
 from tests import tiny
 from tests.conftest import make_dataset
@@ -127,6 +129,12 @@ def test_every_generator_of_several_draws_every_class(session, num_classes, num_
   labels = draw({}, 300).labels
   pairs = set(zip(np.arange(300) % num_members, labels.tolist(), strict=True))
   assert len(pairs) == num_classes * num_members
+
+
+def test_score_needs_as_many_training_images_as_neighbours(session, dataset):
+  few = dataclasses.replace(dataset, train=dataset.train.rows(np.arange(5)))
+  with pytest.raises(DataError, match='needs 6 training images, and there are 5'):
+    scoring._hold_out(session, few)
 
 
 @pytest.mark.slow  # trains six; no fast test has a damaged file of it

@@ -46,7 +46,8 @@ def parse(command: str, argv: list[str]) -> flags.FlagValues:
   flags.DEFINE_string('config', None, 'Config file.', flag_values=config_flag)
   argv = _renew(_read(config_flag, argv, known_only=True))
   fields = _overridden(argv)
-  if command in TRAINING or (command == 'ablate' and '--collect' not in argv):
+  _read(values, argv, known_only=True)
+  if command in TRAINING or (command == 'ablate' and not values.collect):
     if not config_flag.config:
       example = 'ablations/ratio' if command == 'ablate' else 'mnist5k'
       raise ConfigError(

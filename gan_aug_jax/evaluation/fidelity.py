@@ -211,6 +211,17 @@ def manifold_scores(real, generated, *, k: int = 5) -> dict[str, float]:
   }
 
 
+def memorised_share(generated, train, held_out) -> float:
+  """The 'memorised' of `memorisation`, by itself."""
+  return _share_too_close(*(_kth_distance(x, train) for x in (generated, held_out)))
+
+
+def _share_too_close(distances, usual):
+  """The share that is 0, or below all but the closest 1 % of usual distances."""
+  below = distances < np.quantile(usual, 0.01)
+  return float(np.mean(below | (distances == 0)))
+
+
 def memorisation(generated, train, held_out) -> dict[str, float]:
   """Whether a generator copies its training set, or its own images.
 
@@ -231,11 +242,6 @@ def memorisation(generated, train, held_out) -> dict[str, float]:
     than all but the closest 1 % of the held-out: about 0.01 for fresh images;
     'duplicates', likewise by the distance to the nearest other of the same set.
   """
-
-  def share_too_close(distances, usual):
-    below = distances < np.quantile(usual, 0.01)
-    return float(np.mean(below | (distances == 0)))
-
   to_train, usual = (_kth_distance(x, train) for x in (generated, held_out))
   to_others, usual_to_others = (
     _kth_distance(x, x, exclude_self=True) for x in (generated, held_out)
@@ -245,8 +251,8 @@ def memorisation(generated, train, held_out) -> dict[str, float]:
     'nearest_train': median,
     'nearest_train_real': usual_median,
     'ratio': median / usual_median if usual_median else float('nan'),
-    'memorised': share_too_close(to_train, usual),
-    'duplicates': share_too_close(to_others, usual_to_others),
+    'memorised': _share_too_close(to_train, usual),
+    'duplicates': _share_too_close(to_others, usual_to_others),
   }
 
 

@@ -222,6 +222,7 @@ def _fingerprint(session, dataset, model, num_steps):
     'images': dataset.fingerprint,
     'num_steps': num_steps,
     'seed': config_lib.seed_of(config, 'classifier'),
+    'order': config_lib.seed_of(config, 'data'),
     'precision': config_lib.precision_of(config, 'classifier'),
     'model': repr(model),
     'augment': (config.augment.crop_padding, config.augment.flip),

@@ -111,6 +111,11 @@ def _hold_out(session, dataset):
       f'train on, and there are {len(held_out)}: raise data.val_fraction, or lower '
       'score.neighbours.'
     )
+  if len(dataset.train) <= config.score.neighbours:
+    raise DataError(
+      f'Scoring needs {config.score.neighbours + 1} training images, and there are '
+      f'{len(dataset.train)}: lower score.neighbours.'
+    )
   return whole, held_out
 
 

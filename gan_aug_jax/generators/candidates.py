@@ -90,8 +90,7 @@ class Scores:
     if len(drawn) > 1 and len(validation) > 1:
       compared = drawn, train.some(_MOST_COMPARED, 0), validation.some(_MOST_COMPARED, 0)
       flat = (x.images.reshape(len(x), -1) for x in compared)
-      copies = fidelity.memorisation(*(np.float32(x) / 255 for x in flat))
-      found['memorised'] = copies['memorised']
+      found['memorised'] = fidelity.memorised_share(*(np.float32(x) / 255 for x in flat))
     if self._by == 'cas' and not is_only:
       found |= self._classification_accuracy(variables)
     if self._by == 'frechet' and not is_only:

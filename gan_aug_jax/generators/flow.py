@@ -69,11 +69,15 @@ def build(
     warmup_steps=warmup_steps,
     clip_norm=1.0,
   )
-  inputs = jnp.zeros((2, *shape)), jnp.zeros(2), jnp.zeros(2, jnp.int32)
+
+  def init(key):
+    inputs = jnp.zeros((2, *shape)), jnp.zeros(2), jnp.zeros(2, jnp.int32)
+    return trained.init(key, *inputs)['params']
+
   return family.from_loss(
     setting,
     title='flow',
-    init=lambda key: trained.init(key, *inputs)['params'],
+    init=init,
     loss=loss,
     render=flow.make_render(
       frozen, evaluations=evaluations, solver=solver, guidance=guidance

@@ -105,8 +105,7 @@ class GeneratorTraining:
 
   def start(self) -> None:
     """Compiles in threads what is needed, unless every generator is trained already."""
-    trained = all(training.read_result() for training in self._trainings)
-    if trained or self.family.fit:
+    if not self.num_left or self.family.fit:
       return
     shapes = self.family.shapes()['generator']
     generator = self._session.layout.replicated_shapes(shapes)
