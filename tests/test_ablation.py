@@ -712,7 +712,7 @@ def _finished(arm, kind, seed, *, val, right, counts, support, logit_adjustment=
   results |= {'arms': {kind: scores}, 'logit_adjustment': logit_adjustment}
   about = {'name': f'{arm},{seed}', 'arm': arm, 'seed': seed, 'kind': kind}
   about['generator'] = ''
-  return findings.Finished(about, results, right, 0.0)
+  return findings.Finished(about, {}, results, right, 0.0)
 
 
 def _summary(accuracies, seeds, counts=(5, 5), support=(5, 5), fields=None):
@@ -867,7 +867,9 @@ def test_gans_that_failed_are_named_first():
   assert summary['generator_warnings'] == {}
   cell = lambda i: {'name': f'c{i}', 'generator': f'g{i % 7}'}
   results = {'generator': {'warnings': ['it failed.']}}
-  finished = [findings.Finished(cell(i), results, np.array([]), 0.0) for i in range(9)]
+  finished = [
+    findings.Finished(cell(i), {}, results, np.array([]), 0.0) for i in range(9)
+  ]
   lines = findings._generator_warnings(finished)
   first, *_, last = ablation_sentences.of_generators({'generator_warnings': lines})
   assert first == 'The training of the generator of c0: it failed.'

@@ -167,8 +167,8 @@ def test_non_finite_metric_stops_and_keeps_the_checkpoint(tmp_path):
     _train(tmp_path, bad_at=36)
   with checkpoint.Checkpoints(tmp_path / 'checkpoints') as checkpoints:
     template = WHERE.replicate({'x': np.float32(0), 'step': np.int32(0)})
-    state, host, _ = checkpoints.restore(template)
-  assert host['step'] == 35 and np.isfinite(state['x'])
+    state, progress, _ = checkpoints.restore(template)
+  assert progress['step'] == 35 and np.isfinite(state['x'])
 
 
 def test_non_finite_state_is_never_saved(tmp_path):
@@ -177,8 +177,8 @@ def test_non_finite_state_is_never_saved(tmp_path):
     _train(tmp_path, bad_at=12, log_every=50)
   with checkpoint.Checkpoints(tmp_path / 'checkpoints') as checkpoints:
     template = WHERE.replicate({'x': np.float32(0), 'step': np.int32(0)})
-    _, host, _ = checkpoints.restore(template)
-  assert host['step'] == 7
+    _, progress, _ = checkpoints.restore(template)
+  assert progress['step'] == 7
 
 
 def test_state_with_nan_is_never_saved_even_if_its_metrics_are_finite(tmp_path):
@@ -191,8 +191,8 @@ def test_state_with_nan_is_never_saved_even_if_its_metrics_are_finite(tmp_path):
     _train(tmp_path, step=step, bad_at=13)
   with checkpoint.Checkpoints(tmp_path / 'checkpoints') as checkpoints:
     template = WHERE.replicate({'x': np.float32(0), 'step': np.int32(0)})
-    state, host, _ = checkpoints.restore(template)
-  assert host['step'] == 7 and np.isfinite(state['x'])
+    state, progress, _ = checkpoints.restore(template)
+  assert progress['step'] == 7 and np.isfinite(state['x'])
 
 
 def test_checkpoints_of_another_model_are_kept_and_named(tmp_path):

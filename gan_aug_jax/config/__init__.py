@@ -16,6 +16,7 @@ from gan_aug_jax.config.configs import (
 )
 from gan_aug_jax.config.derived import (
   asks_discriminator,
+  asks_teacher,
   code_of,
   draw_ahead_bytes,
   draws_synthetic,
@@ -41,6 +42,7 @@ __all__ = [
   'ablation',
   'add_ablation',
   'asks_discriminator',
+  'asks_teacher',
   'base_of',
   'code_of',
   'default',

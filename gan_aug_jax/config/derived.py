@@ -59,9 +59,18 @@ def needs_generator(config: ConfigDict) -> bool:
 
 def asks_discriminator(config: ConfigDict) -> bool:
   """Whether the generator's discriminator scores its images."""
-  keep = config.filter
-  scored = keep.candidates > 1 or keep.min_confidence > 0
-  return scored and keep.score_by == 'discriminator'
+  return _scores_by(config, 'discriminator')
+
+
+def asks_teacher(config: ConfigDict) -> bool:
+  """Whether a policy needs a classifier that is trained on the real images first."""
+  return _scores_by(config, 'teacher', 'hard') or config.targets.kind == 'teacher'
+
+
+def _scores_by(config, *scores):
+  filter_ = config.filter
+  is_active = filter_.candidates > 1 or filter_.min_confidence > 0
+  return is_active and filter_.score_by in scores
 
 
 def code_of(config: ConfigDict) -> dict[str, str]:

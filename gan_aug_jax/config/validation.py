@@ -170,9 +170,9 @@ def _own_code(config):
 
 def _synthesis(config):
   """Policies of drawing and mixing that cannot go together."""
-  mix, keep, cache = config.mix, config.filter, config.cache
+  mix, filter_, cache = config.mix, config.filter, config.cache
   classifier, augment = config.classifier, config.augment
-  rejects = keep.min_confidence > 0
+  rejects = filter_.min_confidence > 0
   by_exposure = classifier.budget == 'exposure'
   yield (
     mix.start_fraction >= mix.stop_fraction,
@@ -180,12 +180,12 @@ def _synthesis(config):
     'leave no step with synthetic images; the first must be below the second',
   )
   yield (
-    rejects and keep.score_by == 'random',
-    f'filter.min_confidence={keep.min_confidence} needs a score with a confidence; '
+    rejects and filter_.score_by == 'random',
+    f'filter.min_confidence={filter_.min_confidence} needs a score with a confidence; '
     "filter.score_by='random' has none",
   )
   yield (
-    rejects and keep.score_by == 'discriminator' and config.gan.loss == 'relativistic',
+    rejects and filter_.score_by == 'discriminator' and config.gan.loss == 'relativistic',
     'filter.min_confidence needs a logit whose zero means something; gan.loss='
     "'relativistic' leaves it open: choose filter.score_by='teacher'",
   )
@@ -203,7 +203,7 @@ def _synthesis(config):
     'score',
   )
   yield (
-    by_exposure and rejects and keep.on_reject == 'real',
+    by_exposure and rejects and filter_.on_reject == 'real',
     "classifier.budget='exposure' counts real examples in advance; with "
     "filter.min_confidence choose filter.on_reject='drop'",
   )
@@ -239,7 +239,7 @@ def _synthesis(config):
 
 def _no_real(config):
   """What needs real images in the batch, where all of them are replaced."""
-  classifier, keep = config.classifier, config.filter
+  classifier, filter_ = config.classifier, config.filter
   no_real = f'mix.ratio={config.mix.ratio} replaces every real image'
   yield (
     classifier.batch_norm != 'shared',
@@ -254,7 +254,7 @@ def _no_real(config):
     f"{no_real}: mix.classes='feedback' depends on their loss",
   )
   yield (
-    keep.min_confidence > 0 and keep.on_reject == 'drop',
+    filter_.min_confidence > 0 and filter_.on_reject == 'drop',
     f"{no_real}: with filter.on_reject='drop' a batch may have no image at all",
   )
 

@@ -192,20 +192,21 @@ def _join(*names):
 
 def _shows_uncounted(config):
   """Whether it shows real images outside the plan: substitutes, partners, oracles."""
-  keep, augment = config.filter, config.augment
+  filter_, augment = config.filter, config.augment
   if config.mix.source in config_lib.ORACLES:
     return True
-  substitutes = keep.min_confidence > 0 and keep.on_reject == 'real'
+  substitutes = filter_.min_confidence > 0 and filter_.on_reject == 'real'
   return substitutes or augment.mixup > 0 or augment.cutmix > 0
 
 
 def _check_countable(name, config):
   """Refuses equal operations where other networks are trained or run, too."""
-  keep, generator = config.filter, config.generator
+  filter_, generator = config.filter, config.generator
   others = {
     'targets.kind': config.targets.kind == 'teacher',
-    'filter.candidates': keep.candidates > 1 and keep.score_by in ('teacher', 'hard'),
-    'filter.min_confidence': keep.min_confidence > 0,
+    'filter.candidates': filter_.candidates > 1
+    and filter_.score_by in ('teacher', 'hard'),
+    'filter.min_confidence': filter_.min_confidence > 0,
     'cache.images_per_class': config.cache.images_per_class > 0,
     'generator.checkpoints': generator.checkpoints,
   }

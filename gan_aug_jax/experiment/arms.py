@@ -259,7 +259,7 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
 def _has_no_convolution(config):
   """Of an arm and its control alike, drawn ahead or not: chunks are drawn in a loop."""
   archs = (config.classifier.arch, config.generator.family, config.gan.arch)
-  return archs == ('mlp', 'gan', 'mlp') and not synthetic_source.uses_teacher(config)
+  return archs == ('mlp', 'gan', 'mlp') and not config_lib.asks_teacher(config)
 
 
 def _make_pooled(session, synthesize, image_shape, *, plan, every):

@@ -14,7 +14,7 @@ import pathlib
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.experiment import arms as arms_lib, cells as cells_lib, dry_run, runs
-from gan_aug_jax.generators import families, synthetic_source
+from gan_aug_jax.generators import families
 from gan_aug_jax.step import sharding
 from gan_aug_jax.training.workdir import Session
 
@@ -143,7 +143,7 @@ def _without_fit(session, dataset, generator_session=None):
   Noise takes the place of its images, which costs next to nothing.
   """
   config, left_out = session.config, ()
-  if synthetic_source.uses_teacher(config):
+  if config_lib.asks_teacher(config):
     left_out = ('Not included: training the teacher.',)
   if not config_lib.needs_generator(config) or not (
     families.build_family(session, dataset.facts).fit

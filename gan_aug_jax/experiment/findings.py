@@ -58,6 +58,7 @@ class Finished:
 
   Attributes:
     about: its entry in ablation.json.
+    run: content of config.json.
     results: content of results.json.
     right: bool [num_test], which test images it got right.
     generator_seconds: that its generator took, with compilation and choice; of the whole
@@ -65,6 +66,7 @@ class Finished:
   """
 
   about: dict
+  run: dict
   results: dict
   right: np.ndarray
   generator_seconds: float
@@ -101,13 +103,14 @@ def read_cells(workdir) -> tuple[dict, list[Finished], dict[str, str]]:
 
 def _read_cell(workdir, about):
   directory = workdir / 'cells' / about['name']
+  run = read_json(directory / 'config.json', 'config', 'data')
   results = read_results(directory)
   predictions, labels = read_predictions(directory / 'arms' / about['kind'])
   seconds = sum(
     results['generator'].get(f'{part}_seconds', 0)
     for part in ('train', 'compile', 'eval')
   )
-  return Finished(about, results, predictions == labels, seconds)
+  return Finished(about, run, results, predictions == labels, seconds)
 
 
 def summarize(plan, finished, failures) -> dict:

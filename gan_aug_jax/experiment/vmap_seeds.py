@@ -183,7 +183,7 @@ def _finish(seed_run, source_variables, trained):
   arm.directory.mkdir(parents=True, exist_ok=True)
   progress = trained.progress
   with checkpoint.Checkpoints(arm.directory / 'checkpoints') as checkpoints:
-    checkpoints.save(progress.step, state=trained.state, host=progress.to_json())
+    checkpoints.save(progress.step, state=trained.state, progress=progress.to_json())
   writers = loop.make_writers(arm.session, arm.directory, after_step=-1)
   for row in trained.rows:
     for writer in writers:

@@ -72,23 +72,11 @@ def build_source(session, dataset, generator=None) -> SyntheticSource:
     networks = dataclasses.replace(networks, discriminator_logits=logits_of)
     of_networks = frozen.shapes_of_members(session, family)
     shapes = shapes.replace(discriminator=of_networks['discriminator'])
-  if uses_teacher(config):
+  if config_lib.asks_teacher(config):
     model = probe.build_probe(session, dataset.num_classes)
     networks = dataclasses.replace(networks, teacher=functools.partial(_logits, model))
     shapes = shapes.replace(teacher=probe.shapes_of(model, dataset.image_shape))
   return SyntheticSource(networks, session.layout.replicated_shapes(shapes))
-
-
-def _filter(config):
-  keep = config.filter
-  return synthesis.SampleFilter(keep.candidates, keep.score_by, keep.min_confidence)
-
-
-def uses_teacher(config) -> bool:
-  """Whether a policy needs a classifier that is trained on the real images first."""
-  keep = _filter(config)
-  scores = keep.is_active and keep.score != 'discriminator'
-  return scores or config.targets.kind == 'teacher'
 
 
 def _logits(model, variables, images):
@@ -144,7 +132,7 @@ def load_variables(session, dataset, generator) -> SourceVariables:
       info['offline'] = config.cache.images_per_class
     if config_lib.asks_discriminator(config):
       models = models.replace(discriminator=generator.discriminator)
-    if uses_teacher(config):
+    if config_lib.asks_teacher(config):
       teacher = probe.train_extractor(
         session,
         dataset,
@@ -189,6 +177,7 @@ def build_synthesis(session, dataset, source, *, plan, model) -> synthesis.Synth
     model: the classifier, see `recipe.build_model`.
   """
   config, classes = session.config, session.config.mix.classes
+  filter_ = config.filter
   class_probs = None
   if classes == 'feedback':
     class_probs = lambda state: class_labels.feedback_distribution(
@@ -201,7 +190,9 @@ def build_synthesis(session, dataset, source, *, plan, model) -> synthesis.Synth
     dataclasses.replace(source.networks, classifier=functools.partial(_logits, model)),
     num_classes=dataset.num_classes,
     class_probs=class_probs,
-    sample_filter=_filter(config),
+    sample_filter=synthesis.SampleFilter(
+      filter_.candidates, filter_.score_by, filter_.min_confidence
+    ),
     targets=config.targets.kind,
     smoothing=config.targets.smoothing,
     dtype=session.image_dtype('classifier'),

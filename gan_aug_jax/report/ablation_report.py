@@ -54,7 +54,7 @@ def write(workdir: pathlib.Path) -> tuple[dict[str, Any], pathlib.Path]:
   if not finished:
     raise CheckpointError(f'No cell of the ablation in {str(workdir)!r} is finished yet.')
   summary = findings.summarize(plan, finished, failures)
-  rows = _cell_rows(workdir, plan, finished, failures)
+  rows = _cell_rows(plan, finished, failures)
   content = json.dumps(_without_nan(summary), indent=1, allow_nan=False)
   files.write_atomically(workdir / 'summary.json', content)
   files.write_atomically(workdir / 'cells.csv', _csv(rows))
@@ -72,7 +72,7 @@ def _without_nan(value):
   return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _cell_rows(workdir, plan, finished, failures):
+def _cell_rows(plan, finished, failures):
   """A dict for each cell, finished or not."""
   results = {cell.about['name']: cell for cell in finished}
   rows = []
@@ -85,17 +85,12 @@ def _cell_rows(workdir, plan, finished, failures):
     if cell := results.get(name):
       row['status'] = 'finished'
       values |= {label: cell.arm[field] for label, field in _CELL_FIELDS.items()}
-      config = _read_run(workdir, name)['config']
-      changed = findings.changed_fields(config, plan['config'])
+      changed = findings.changed_fields(cell.run['config'], plan['config'])
       values['changed'] = ', '.join(f'{f}={v}' for f, v in changed.items())
       values['device'] = cell.arm['device']
       values['versions'] = ', '.join(f'{p} {v}' for p, v in cell.arm['versions'].items())
     rows.append(row | values)
   return rows
-
-
-def _read_run(workdir, name):
-  return files.read_json(workdir / 'cells' / name / 'config.json', 'config', 'data')
 
 
 def _csv(rows):
@@ -111,13 +106,13 @@ def _render(workdir, plan, finished, summary, rows):
   images = _samples(workdir, plan) | _curve(plan, summary['settings'])
   settings = []
   for i, setting in enumerate(summary['settings']):
-    for name, png in _plots(workdir, plan, setting, finished).items():
+    for name, png in _plots(plan, setting, finished).items():
       images[f'{i} {name}'] = png
     treated = [row for row in setting['arms'] if row['role'] in findings.TREATED]
     settings.append(
       {
         'title': setting['name'],
-        'sizes': _sizes(workdir, plan, setting, finished),
+        'sizes': _sizes(plan, setting, finished),
         'verdicts': ablation_sentences.verdicts(setting, summary['num_comparisons']),
         'short_rows': _rows(setting, tables.SHORT_ABLATION, treated),
         'rows': _rows(setting, tables.ABLATION, treated),
@@ -166,8 +161,7 @@ def _arms(workdir, finished, images):
     name, kind = cell.about['arm'], cell.about['kind']
     if name not in lines:
       directory = workdir / 'cells' / cell.about['name']
-      config = _read_run(workdir, cell.about['name'])['config']
-      lines[name] = sentences.arms(config, cell.results)[kind]
+      lines[name] = sentences.arms(cell.run['config'], cell.results)[kind]
       if (path := directory / 'arms' / kind / 'batch.png').exists():
         images[f'batch {name}'] = path.read_bytes()
   return lines
@@ -179,7 +173,7 @@ def _seconds(finished):
   return sum(cell.arm['train_seconds'] for cell in finished) + sum(each.values())
 
 
-def _plots(workdir, plan, setting, finished):
+def _plots(plan, setting, finished):
   """{name: PNG} of a setting, or {} before an arm and its control are finished."""
   by_arm = {}
   for arm in plan['arms']:
@@ -188,17 +182,16 @@ def _plots(workdir, plan, setting, finished):
   rows = [row for row in setting['arms'] if row.get('difference')]
   if not rows:
     return {}
-  first = by_arm[rows[0]['name']][0].about['name']
-  data = _read_run(workdir, first)['data']
+  data = by_arm[rows[0]['name']][0].run['data']
   control = plan['ablation']['control']
   return ablation_figures.draw(setting, control, by_arm, data['class_names'])
 
 
-def _sizes(workdir, plan, setting, finished):
+def _sizes(plan, setting, finished):
   """How many images the first finished cell of a setting has; '' without any."""
   keys = {arm['key'] for arm in plan['arms'] if arm['setting'] == setting['name']}
-  names = [cell.about['name'] for cell in finished if cell.about['arm'] in keys]
-  return sentences.images_of(_read_run(workdir, names[0])['data']) if names else ''
+  runs = [cell.run for cell in finished if cell.about['arm'] in keys]
+  return sentences.images_of(runs[0]['data']) if runs else ''
 
 
 def _curve(plan, settings):

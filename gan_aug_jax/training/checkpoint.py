@@ -72,14 +72,14 @@ class Checkpoints:
     step: int,
     *,
     state: Any,
-    host: dict[str, Any],
+    progress: dict[str, Any],
     generators: dict[str, Any] | None = None,
   ) -> None:
     """Saves in the background; a step that is saved already is skipped.
 
     Args:
       state: pytree of arrays, the same on every process; copied before this returns.
-      host: JSON-serialisable dict, which must not change afterwards.
+      progress: JSON-serialisable dict, which must not change afterwards.
       generators: {name: variables} of frozen generators, if there are any.
 
     Raises:
@@ -87,7 +87,7 @@ class Checkpoints:
     """
     if step == self._manager.latest_step():
       return
-    items = {'state': ocp.args.StandardSave(state), 'host': ocp.args.JsonSave(host)}
+    items = {'state': ocp.args.StandardSave(state), 'host': ocp.args.JsonSave(progress)}
     if generators:
       items['generators'] = ocp.args.StandardSave(generators)
     with self._writing():
@@ -115,11 +115,11 @@ class Checkpoints:
 
     Args:
       state: pytree of placed arrays, or of their shapes, like the saved one.
-      generators: `host -> {name: shapes}`, the generators that must have been saved with
+      generators: `progress -> {name: shapes}`, those that must have been saved with
         it, or None for none.
 
     Returns:
-      `(state, host, {name: variables})`, or None if there is no checkpoint.
+      `(state, progress, {name: variables})`, or None if there is no checkpoint.
 
     Raises:
       CheckpointError: if there are checkpoints and none can be read.
@@ -139,7 +139,7 @@ class Checkpoints:
     return None
 
   def restore_step(self, step: int, state: Any) -> tuple[Any, dict[str, Any]]:
-    """Restores `(state, host)` of one step.
+    """Restores `(state, progress)` of one step.
 
     Args:
       state: see `restore`.

@@ -239,7 +239,7 @@ def _save(checkpoints, training, state, progress, monitor):
   checkpoints.save(
     step,
     state=state,
-    host=progress.to_json() | monitor.record(),
+    progress=progress.to_json() | monitor.record(),
     generators=monitor.kept,
   )
 
