@@ -49,6 +49,8 @@ def load(field: str, name: str, *, trusted: bool) -> Any:
   _search_here()
   try:
     return getattr(importlib.import_module(module), attribute)
+  except UserError:
+    raise
   except (Exception, SystemExit) as error:  # any, from the user's code
     raise ConfigError(
       f'{field}={name!r} cannot be imported ({reason(error)}); name a module that Python '

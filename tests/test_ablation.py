@@ -276,6 +276,7 @@ def test_ratios_are_means_over_steps_and_not_over_lines():
   rows += [{'step': 110, 'x': 0.5}]
   mean = arms_lib._mean_over_steps(rows, 'x')
   assert mean == pytest.approx((50 * 0.5 + 10 * 0.5) / 110)
+  assert np.isnan(arms_lib._mean_over_steps([], 'x'))  # the file of metrics was lost
 
 
 def test_a_report_has_the_scores_of_every_generator(tmp_path, monkeypatch):

@@ -99,7 +99,7 @@ def test_example_network_is_trained_and_saved_as_a_classifier(name, toy, tmp_pat
   assert shapes(before.replace(opt_state=())) == shapes(after.replace(opt_state=()))
   placed = where.replicate(after)
   with checkpoint.Checkpoints(tmp_path / 'checkpoints') as checkpoints:
-    checkpoints.save(2, state=placed, host={})
+    checkpoints.save(2, state=placed, progress={})
   with checkpoint.Checkpoints(tmp_path / 'checkpoints') as checkpoints:
     restored, _ = checkpoints.restore_step(2, placed)
   assert tiny.difference(after, restored) == 0

@@ -74,6 +74,16 @@ def _stop(*_, **__):
 stopped = gan_aug_jax.generator(lambda setting: _means(setting, fit=_stop))
 
 
+def _stop_early(dataset, **_):
+  try:
+    _stop()
+  except KeyboardInterrupt:  # as a long fit may do, to keep what it has
+    return {'means': np.zeros((dataset.num_classes, *dataset.image_shape))}
+
+
+early = gan_aug_jax.generator(lambda setting: _means(setting, fit=_stop_early))
+
+
 def _trained(setting, *, sample=None, loss=None):
   return gan_aug_jax.from_loss(
     setting,
@@ -328,8 +338,10 @@ def test_a_dry_run_makes_none(place, tmp_path, capsys):
   assert '1 classifier ' in told and not (tmp_path / 'w').exists()
 
 
-def test_a_signal_stops_what_is_made_at_once(place, tmp_path):
-  assert run('train-generator', tmp_path / 'w', 'makers:stopped') == 75
+@pytest.mark.parametrize('name', ['makers:stopped', 'makers:early'])
+def test_a_signal_stops_what_is_made_at_once(place, tmp_path, name):
+  assert run('train-generator', tmp_path / 'w', name) == 75
+  assert not list((tmp_path / 'w' / 'generator').glob('*.npz'))
 
 
 def test_images_that_depend_on_their_batch_are_refused(place, tmp_path, capsys):

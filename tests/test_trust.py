@@ -201,7 +201,7 @@ def test_a_kept_probe_is_read_without_trust(tmp_path, payload):
 def test_a_checkpoint_of_pickles_is_refused(tmp_path, payload):
   state = {'a': jax.numpy.ones((2, 3))}
   with checkpoint.Checkpoints(tmp_path / 'checkpoints') as checkpoints:
-    checkpoints.save(1, state=state, host={'step': 1})
+    checkpoints.save(1, state=state, progress={'step': 1})
   for path in (tmp_path / 'checkpoints').rglob('*'):
     if path.is_file():
       path.write_bytes(payload)

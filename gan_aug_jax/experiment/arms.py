@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 
 import jax
 import numpy as np
@@ -353,8 +354,10 @@ def _arm_result(session, scores, dataset, plan, trained):
 
 
 def _mean_over_steps(rows, name):
-  """Of a metric whose rows are means over the steps since the row before."""
+  """Of a metric whose rows are means over the steps since the row before; or NaN."""
   rows = [row for row in rows if name in row]
+  if not rows:
+    return math.nan
   num_steps = np.diff([0, *(row['step'] for row in rows)])
   return float(np.average([row[name] for row in rows], weights=num_steps))
 

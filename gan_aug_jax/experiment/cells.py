@@ -330,13 +330,18 @@ def make_plan(config, workdir: pathlib.Path, layout: sharding.Layout) -> Plan:
   oracles = {c.arm.setting: c for c in cells if c.config.mix.source == 'held_out'}
   for cell in oracles.values():
     load_data(cell.config)  # if too few images are left, fail before anything is trained
+  in_steps = set()
   for cell in {cell.arm.key: cell for cell in cells if cell.generator}.values():
     session = Session(cell.config, cell.directory(workdir), layout)
-    generator_training.check(session, load_data(cell.config))  # likewise
+    _, cadence = generator_training.check(session, load_data(cell.config))  # likewise
+    if cadence:
+      in_steps.add(cell.arm.key)
   for cell in cells:
     session = Session(cell.config, cell.directory(workdir), layout)
     workdir_lib.check_config(session, grows=False)
     if not cell.is_finished(workdir):
-      trains = ['classifier'] + ['generator'] * bool(cell.generator)
+      trains = ['classifier']
+      if cell.arm.key in in_steps and cell.lacks_generator(workdir, layout):
+        trains.append('generator')
       devices.check_batches(cell.config, layout.num_devices, trains)
   return Plan(config, arms, cells, workdir, layout)

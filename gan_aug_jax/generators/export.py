@@ -21,7 +21,7 @@ import safetensors.numpy
 import gan_aug_jax
 from gan_aug_jax import external
 from gan_aug_jax.config import precision_of
-from gan_aug_jax.errors import CheckpointError
+from gan_aug_jax.errors import CheckpointError, UserError
 from gan_aug_jax.generators import (
   description as description_lib,
   families,
@@ -137,6 +137,8 @@ def _compile_or_refuse(sample, variables):
       return _compile(sample, variables)
     except TypeError:  # a symbolic size, as that of `len(x)`
       return _compile(sample_singly, variables)
+  except UserError:
+    raise
   except Exception as error:  # any, of an external generator
     raise CheckpointError(
       f'This generator cannot be exported ({external.reason(error)}).'

@@ -18,7 +18,7 @@ from gan_aug_jax.data.datasets import Dataset
 from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.generators.external import calling
 from gan_aug_jax.generators.family import Family
-from gan_aug_jax.training import files, processes
+from gan_aug_jax.training import files, processes, signals
 from gan_aug_jax.training.checkpoint import UnreadableGenerator
 
 _MOST_BYTES = 2**34
@@ -44,6 +44,7 @@ def fit(named: str, family: Family, dataset: Dataset, seed: int, directory) -> N
     try:
       with calling(named):
         variables = family.fit(visible, seed=seed, directory=directory)
+        signals.check()  # it may catch a KeyboardInterrupt and return what it has
         content = _pack(variables)
       files.write_atomically(directory / 'variables.npz', content)
     except ConfigError as caught:
