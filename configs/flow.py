@@ -12,7 +12,7 @@ in bfloat16, on four times the batch. That was not measured yet.
 
 from gan_aug_jax import config as base
 
-_DIGITS = ('mnist', 'mnist5k', 'svhn_cropped')  # a mirrored digit is no digit
+_DIGITS = base.load_file('configs/recipes/low_data.py').DIGITS
 
 
 def get_config(variant='mnist5k'):

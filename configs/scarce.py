@@ -26,6 +26,6 @@ def controls(number):
     'mixup': {'augment.mixup': 0.2},
     'cutmix': {'augment.cutmix': 1.0},
     'weight_decay': {'classifier.weight_decay': 1e-3},
-    'higher_rate': {'classifier.learning_rate': 0.04},
+    'higher_rate': {'classifier.learning_rate': 0.08},
   }
   return dict(list(recipes.items())[: max(number, 0)])

@@ -46,7 +46,7 @@ _PAGES = {
   'flow': 'howto/generators.md#flow-matching-in-the-gans-place',
   'mix': 'howto/mixing.md',
   'mix.ratio': 'howto/ablation.md',
-  'mix.mode': 'concepts.md#how-a-batch-is-dealt',
+  'mix.mode': 'concepts.md#how-a-batch-is-composed',
   'mix.source': 'concepts.md#what-a-verdict-means',
   'mix.classes': 'howto/mixing.md#labels-and-classes',
   'mix.draw_ahead_mib': 'howto/accelerators.md',

@@ -44,7 +44,7 @@ def load(field: str, name: str, *, trusted: bool) -> Any:
   if not trusted and not is_ours:
     raise ConfigError(
       f'{field}={name!r} in the workdir names code that this command would have to '
-      'import; give --trust-code if you know whose it is.'
+      'import; give --trust-code if you trust its author.'
     )
   _search_here()
   try:

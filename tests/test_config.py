@@ -236,7 +236,7 @@ def test_bad_values_are_named(field, value):
     ),
     (
       {'mix.ratio': 1.0, 'classifier.arch': 'resnet', 'classifier.batch_norm': 'split'},
-      "batch_norm='split' needs some",
+      "batch_norm='split' needs",
     ),
     ({'mix.ratio': 1.0, 'classifier.budget': 'exposure'}, 'would never end'),
     ({'mix.ratio': 1.0, 'mix.classes': 'feedback'}, 'depends on their loss'),

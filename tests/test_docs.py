@@ -342,7 +342,7 @@ def test_design_names_every_module_and_tests_that_exist():
   named = [name for row in rows for name in re.findall(r'`(\w+)`', row)]
   assert named == [folder for folder in FOLDERS if folder != '__main__']
   for folder in (path.parent for path in (ROOT / 'gan_aug_jax').glob('*/__init__.py')):
-    item = re.search(rf'^- \*\*{folder.name}\*\*: (.*\n(?:  .*\n)*)', text, re.M)
+    item = re.search(rf'^- \*\*{folder.name}\*\*\. (.*\n(?:  .*\n)*)', text, re.M)
     modules = {path.stem for path in folder.glob('[!_]*.py')}
     assert set(re.findall(r'`(\w+)`', item[1])) == modules, folder.name
   tests = ''.join(path.read_text() for path in (ROOT / 'tests').glob('test_*.py'))

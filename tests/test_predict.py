@@ -205,7 +205,7 @@ def test_what_cannot_be_predicted_is_one_sentence(finished, tmp_path, capsys):
     (3, [here, images, f'--output={tmp_path / "file" / "x.csv"}'], 'cannot be written'),
     (3, [here, f'--images={tmp_path / "none"}'], 'does not exist'),
     (3, [here, f'--images={workdir / "arms/real_only/checkpoints"}'], 'holds no images'),
-    (3, [f'--workdir={tmp_path / "none"}', images], 'must name a finished run'),
+    (3, [f'--workdir={tmp_path / "none"}', images], 'must name an existing run'),
   ]
   for code, flags, named in cases:
     assert named in _refused(capsys, code, 'predict', *flags), flags

@@ -3,7 +3,7 @@
 python -m gan_aug_jax ablate --config=configs/ablations/curve.py:mnist --workdir=...
 
 The argument is the name of the data, or NAME,IMAGES,... with the images per class. The
-recipe, configs/recipes/low_data.py, is compared with two bounds: the training images
+recipe, configs/recipes/low_data.py, is compared with two oracles: the training images
 shown again, and real images that nobody has seen.
 """
 

@@ -10,8 +10,8 @@ have real images alone (ratio 0) at equal steps, equal exposure and equal operat
 cells of a seed share one GAN.
 
 Made for an accelerator. The GAN takes 20,000 steps; --config.generator.num_steps=0 gives
-it the 200 epochs of the faithful config (140,625 steps on CIFAR-10). Seeds can be trained
-apart and the report collected later:
+it the 200 epochs of configs/cifar10.py (140,625 steps). Several processes can share the
+cells, each every n-th, and the report is collected later:
 
     python -m gan_aug_jax ablate --workdir=W --config=configs/ablations/full.py:cifar10 \\
         --shard=0/5

@@ -8,8 +8,8 @@ Without an argument: 50 embedded digits per class. Given NAME,IMAGES, it uses th
 configs/recipes/gan.py; NAME,IMAGES,TIMES also makes the rarest class TIMES times rarer
 than the most common. The warps of configs/recipes/low_data.py and a flow (as in
 configs/flow.py) are arms, too, and so are other ways to mix in the images of the longest
-training. The controls are about as many: longer training and other recipes. Only
-validation images decide.
+training. There are about as many controls: longer training and other recipes. With an
+argument only validation images are used; without one, the test split is.
 """
 
 from gan_aug_jax import config as base

@@ -2,8 +2,8 @@
 
 python -m gan_aug_jax ablate --config=configs/ablations/oracles.py:mnist --workdir=...
 
-The argument is the name of the data. This starts from what configs/recipes/low_data.py
-was before the search. A small VAE, which trains in seconds, is compared with the floor
+The argument is the name of the data. This starts from configs/recipes/low_data.py as
+it was before the search. A small VAE, which trains in seconds, is compared with the floor
 and the ceiling.
 """
 

@@ -5,9 +5,10 @@
 
 The argument is that of configs/ablations/gan_quality.py. The recipe with a GAN is
 compared with the warps in its place. In the search (docs/results/evidence-record.md, "At
-twice the steps of the classifier"), one seed, a classifier gained from 3,000 instead of
-1,500 steps with the GAN's images, and without them no more from 2,250 on. So the controls
-take as many steps, fewer, and more. The five seeds are new, and the test split decides.
+twice the steps of the classifier"; one seed) a classifier with the GAN's images gained
+from training for 3,000 steps instead of 1,500; without them it gained nothing after
+2,250. So the controls take as many steps, fewer, and more. The five seeds are new, and
+the test split decides.
 """
 
 from gan_aug_jax import config as base

@@ -3,8 +3,8 @@
 python -m gan_aug_jax ablate --workdir=... --config=configs/evidence/proportion.py:mnist
 
 The argument names a config of the experiment: cifar10, mnist, mlp-original or
-mlp-updated. Like the experiment it has no classical augmentation; for the CNN there is
-also an arm at 20 % that has it. Ratios may follow, as in proportion.py:cifar10,0.2,0.5:
+mlp-updated. The arms have no classical augmentation; for the CNN one at 20 % has it,
+too. Ratios may follow, as in proportion.py:cifar10,0.2,0.5:
 then each is tried without and with it. Made for an accelerator: on a CPU set
 --config.generator.num_steps and --config.classifier.num_epochs.
 """

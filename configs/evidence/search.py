@@ -2,9 +2,9 @@
 
 python -m gan_aug_jax ablate --config=configs/evidence/search.py:mnist,25 --workdir=...
 
-The argument is that of configs/recipes/low_data.py. This starts from what that was before
-the search. Real images alone have as many trials as synthesis. The test split is not
-looked at.
+The argument is that of configs/recipes/low_data.py. This starts from that recipe as it
+was before the search. Real images alone have as many trials as synthesis. The test split
+is not looked at.
 """
 
 from gan_aug_jax import config as base

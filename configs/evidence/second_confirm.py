@@ -4,7 +4,7 @@ python -m gan_aug_jax ablate --workdir=W \\
     --config=configs/evidence/second_confirm.py:mnist,25
 
 The argument is that of configs/recipes/low_data.py. Arm and controls have its
-augmentation and its length of training. Controls and bounds are those of confirm.py.
+augmentation and its length of training. Controls and oracles are those of confirm.py.
 """
 
 from gan_aug_jax import config as base

@@ -14,7 +14,7 @@ and how much it helps: docs/results/evidence.md.
 
 from gan_aug_jax import config as base
 
-_DIGITS = ('mnist', 'mnist5k')
+DIGITS = ('mnist', 'mnist5k', 'svhn_cropped')
 
 
 def get_config(data='mnist5k,50'):
@@ -65,7 +65,7 @@ def before_search(data):
   config.classifier.schedule = 'cosine'
   config.augment.crop_padding = 2
   config.augment.cutout = 8
-  config.augment.flip = name not in _DIGITS  # a mirrored digit is no digit
+  config.augment.flip = name not in DIGITS  # a mirrored digit is no digit
   config.mix.ratio = 0.2
   config.cache.refresh_steps = 4
   return config

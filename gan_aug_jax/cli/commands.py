@@ -219,8 +219,8 @@ def _ablate(flags):
     _report_ablation(directory)
   if failures:
     raise AblationError(
-      f'{len(failures)} of {len(plan.cells)} cells failed, the first one with: '
-      f'{next(iter(failures.values()))}'
+      f'{len(failures)} of {len(plan.cells)} cells failed; fix the cause and run the '
+      f'same command again. The first one: {next(iter(failures.values()))}'
     )
 
 

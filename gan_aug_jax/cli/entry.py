@@ -66,7 +66,7 @@ def _as_user_error(error):
   if exhausted or isinstance(error, MemoryError):
     return MachineError(
       'There is not enough memory; lower the batch sizes, data.image_size or the width '
-      'of the models.'
+      "of the models, or set data.placement='host'."
     )
   return None
 

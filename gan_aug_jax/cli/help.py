@@ -36,8 +36,8 @@ PAGES = {
   'run': Page(
     'train the generator and every arm, and write the report',
     'Trains the generator, then a classifier for each arm, and evaluates them on the '
-    'test split. Ends with the verdict, results.json and report.html. Run it again to '
-    'resume after an interruption; what is finished is kept.',
+    'test split. Ends with a comparison of the arms, results.json and report.html. Run '
+    'it again to resume after an interruption; what is finished is kept.',
     (
       _FIRST,
       '--config=configs/mnist5k.py --workdir=runs/half --config.mix.ratio=0.5 '

@@ -229,7 +229,8 @@ def _check_fields(fields, config):
   for field in fields:
     if field in grid:
       raise ConfigError(
-        f'--config.{field} has no effect: ablation.grid of the config file sets {field}.'
+        f'--config.{field} has no effect, as ablation.grid sets it; change the grid in '
+        'the config file.'
       )
     if isinstance(known.get(field), dict):
       raise ConfigError(f'{field} is a dict; change it in the config file.')

@@ -201,7 +201,7 @@ _OF_THE_RUN = {
   ),
   'precision': Field(
     'float32',
-    'type to compute in',
+    'dtype of the computation',
     _one_of(*_PRECISIONS),
     when="Use 'bfloat16' on a TPU or a recent GPU.",
   ),
@@ -293,7 +293,7 @@ _DATA = {
   ),
   'train_on_val': Field(
     False,
-    'train on the validation images too, which then measure nothing',
+    'also train on the validation images; their scores then mean nothing',
     when='Turn it on only in a control that is given every label.',
   ),
   'test_on': Field(
@@ -364,14 +364,14 @@ _GENERATOR = {
   ),
   'train_precision': Field(
     '',
-    "type that the generator's training computes in; '' follows `precision`; parameters "
+    "dtype that the generator's training computes in; '' follows `precision`; parameters "
     'are never below float32',
     _PRECISION,
     when="Use 'float32' if a GAN is unstable in bfloat16.",
   ),
   'precision': Field(
     '',
-    "type that the frozen generator computes in; '' follows generator.train_precision",
+    "dtype that the frozen generator computes in; '' follows generator.train_precision",
     _PRECISION,
     when="Use 'bfloat16' on an accelerator to draw images faster.",
   ),
@@ -428,7 +428,7 @@ _GAN = {
     'non_saturating',
     'adversarial loss',
     _one_of('non_saturating', 'hinge', 'relativistic'),
-    when="Use 'hinge' with the sngan and the resnet.",
+    when="Use 'hinge' with the sngan; with the resnet raise gan.d_steps, too.",
   ),
   'discriminator_learning_rate': Field(
     0.0,
@@ -446,7 +446,7 @@ _GAN = {
     0.5,
     "first decay rate of the GAN's Adam",
     _BELOW_1,
-    when='Set it to 0 with the hinge loss and several discriminator updates.',
+    when='Try 0 if training with the hinge loss is unstable.',
   ),
   'beta2': Field(
     0.999,
@@ -462,7 +462,8 @@ _GAN = {
   ),
   'width': Field(
     64,
-    'number of features in the layer next to the image, in both networks',
+    'number of features in the layer next to the image, in both networks; four times as '
+    "many with gan.arch='mlp'",
     _whole(8, _MOST_FEATURES),
     when='Lower it on a CPU or with few images; time grows with its square.',
   ),
@@ -534,7 +535,7 @@ _FLOW = {
   ),
   'evaluations': Field(
     4,
-    'evaluations of the network for each image drawn',
+    'evaluations of the network (NFE) for each image drawn',
     _whole(1, 1000),
     SYNTHESIS,
     when='Lower it to draw faster, raise it for sharper images; 2 to 8 is useful, or 1 '
@@ -580,7 +581,7 @@ _CLASSIFIER = {
   ),
   'precision': Field(
     '',
-    "type that the classifier computes in; '' follows `precision`; parameters are never "
+    "dtype that the classifier computes in; '' follows `precision`; parameters are never "
     'below float32',
     _PRECISION,
     when='Set it where classifier and generator need different types.',
@@ -602,7 +603,7 @@ _CLASSIFIER = {
     'steps',
     "what is equal in all arms: 'steps', or 'exposure' to real examples",
     _one_of('steps', 'exposure'),
-    when="Use 'exposure' to ask whether a loss comes from seeing fewer real images; "
+    when="Use 'exposure' to test whether a drop comes from seeing fewer real images; "
     "leave 'steps' where more steps alone would help.",
   ),
   'batch_size': Field(
@@ -746,8 +747,10 @@ _MIX = {
   ),
   'classes': Field(
     'uniform',
-    "classes of the synthetic images: 'uniform', as in 'train', 'inverse' to it, what "
-    "fills up the rare ones ('balance'), or where the classifier errs ('feedback')",
+    "class distribution of the synthetic images: 'uniform'; 'train', that of the "
+    "training set; 'inverse', inversely proportional to it; 'balance', which fills up "
+    "the rare classes; or 'feedback', which prefers classes with a high loss on real "
+    'images',
     _one_of('uniform', 'train', 'inverse', 'balance', 'feedback'),
     when="Use 'balance' if some classes are rare.",
   ),

@@ -240,10 +240,10 @@ def _synthesis(config):
 def _no_real(config):
   """What needs real images in the batch, where all of them are replaced."""
   classifier, filter_ = config.classifier, config.filter
-  no_real = f'mix.ratio={config.mix.ratio} replaces every real image'
+  no_real = f'mix.ratio={config.mix.ratio} must leave real images'
   yield (
     classifier.batch_norm != 'shared',
-    f'{no_real}, and classifier.batch_norm={classifier.batch_norm!r} needs some',
+    f'{no_real}, which classifier.batch_norm={classifier.batch_norm!r} needs',
   )
   yield (
     classifier.budget == 'exposure',
@@ -284,7 +284,7 @@ def _run(config):
   yield (
     save_every % every,
     f'classifier.save_every_steps={save_every} must be a multiple of '
-    f'cache.refresh_steps={every}: cached images are not saved',
+    f'cache.refresh_steps={every}: a pool of images is not saved',
   )
   cadences = {
     'log.every_steps': log.every_steps,

@@ -189,8 +189,8 @@ def _beyond_budget(title, found, pool, kept, per_class):
     raise DataError(
       "mix.source='held_out' shows real images beyond the label budget, but "
       f'data.label_budget={per_class} leaves none of class '
-      f'{found.class_names[counts.argmin()]!r} of {title!r}; lower data.label_budget, or '
-      'choose another source.'
+      f'{found.class_names[counts.argmin()]!r} of {title!r}; '
+      f'{"lower" if per_class else "set"} data.label_budget, or choose another source.'
     )
   return rest
 

@@ -77,7 +77,10 @@ def _make_builder(name, data_dir):
     raise DataError(f'There is no dataset data.name={name!r}; {hint}') from None
   except (AssertionError, ValueError, ImportError) as error:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    raise DataError(f'TFDS cannot load {name!r}: {reason.removesuffix(".")}.') from None
+    raise DataError(
+      f'TFDS cannot load {name!r} ({reason.removesuffix(".")}); check data.name and '
+      'data.data_dir, or prepare the dataset again.'
+    ) from None
 
 
 def _prepare(builder):

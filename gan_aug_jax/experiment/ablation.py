@@ -225,7 +225,9 @@ def _check_vmap_seeds(config):
     "data.placement='host'": config.data.placement == 'host',
   }
   for field in filter(others.get, others):
-    raise ConfigError(f'ablation.vmap_seeds cannot be combined with {field}.')
+    raise ConfigError(
+      f'ablation.vmap_seeds cannot be combined with {field}; drop one of them.'
+    )
 
 
 def _with(base, fields):

@@ -127,7 +127,9 @@ def _find_images(images):
     raise DataError(f'--images={images} does not exist; name an image or a folder.')
   names = image_files.find(images, images)
   if not names:
-    raise DataError(f'--images={images} holds no images, such as .png or .jpg.')
+    raise DataError(
+      f'--images={images} holds no images (.png, .jpg and so on); name another folder.'
+    )
   return images, names
 
 

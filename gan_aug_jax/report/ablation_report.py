@@ -52,7 +52,10 @@ def write(workdir: pathlib.Path) -> tuple[dict[str, Any], pathlib.Path]:
   """
   plan, finished, failures = findings.read_cells(workdir)
   if not finished:
-    raise CheckpointError(f'No cell of the ablation in {str(workdir)!r} is finished yet.')
+    raise CheckpointError(
+      f'No cell of the ablation in {str(workdir)!r} is finished; run the ablate command '
+      'that began it.'
+    )
   summary = findings.summarize(plan, finished, failures)
   rows = _cell_rows(plan, finished, failures)
   content = json.dumps(_without_nan(summary), indent=1, allow_nan=False)

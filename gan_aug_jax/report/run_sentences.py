@@ -80,8 +80,9 @@ def caveats(results: Mapping) -> list[str]:
       f'{100 / total:.1f} points: differences of a few images mean nothing.'
     )
   for name, arm in results['arms'].items():
-    if shown := sentences.SHOWN.get(arm['source'].get('shows')):
-      lines.append(f'{name}: “synthetic” here means {shown}.')
+    if shown := sentences.SHOWN.get(source := arm['source'].get('shows')):
+      oracle = ' It is an oracle, not a result.' * (source in config_lib.ORACLES)
+      lines.append(f'{name}: “synthetic” here means {shown}.{oracle}')
   return lines
 
 

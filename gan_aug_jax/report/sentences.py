@@ -15,8 +15,8 @@ SEARCH = (
 SHOWN = {
   'noise': 'noise',
   'mislabelled': 'images of another class',
-  'train_copies': 'real training images, drawn again: an oracle, not a result',
-  'held_out': 'real images beyond the label budget: an oracle, not a result',
+  'train_copies': 'real training images, drawn again',
+  'held_out': 'real images beyond the label budget',
 }
 
 
@@ -66,15 +66,18 @@ def arms(config: Mapping, results: Mapping) -> dict[str, str]:
     synthetic, classical = config_lib.ARMS[name]
     text = 'Real images only'
     if synthetic:
-      shown = SHOWN.get(arm['source'].get('shows'), 'synthetic images')
+      source = arm['source'].get('shows')
+      shown = SHOWN.get(source, 'synthetic images')
       share = format_percent(arm['effective_ratio'])
       text = f'Real images, {share} of them replaced by {shown}'
       if config.mix.mode == 'add':
         text = f'Real images, and on top of them {shown} ({share} of the batch size)'
+      if source in config_lib.ORACLES:
+        text += '. This is an oracle, not a result'
     if config_lib.is_augmented(config, name) != synthetic:
       text = 'Real images; no synthetic ones at this ratio'
-    changes = _describe_augmentation(config.augment) if classical else 'not augmented'
-    lines[name] = f'{text}, {changes}.'
+    changes = _describe_augmentation(config.augment) if classical else 'none'
+    lines[name] = f'{text}. Augmentation: {changes}.'
   return lines
 
 
@@ -89,7 +92,7 @@ def _describe_augmentation(augment):
   done += ['mixed by CutMix'] * bool(augment.cutmix)
   done += [f'changed by {augment.transform}'] * bool(augment.transform)
   which = {'both': '', 'real': ' (real images)', 'synthetic': ' (synthetic images)'}
-  return (', '.join(done) or 'not augmented') + which[augment.apply_to]
+  return (', '.join(done) or 'none') + which[augment.apply_to]
 
 
 def unadjusted(counts: Sequence[int]) -> str:

@@ -100,9 +100,10 @@ def read_json(path, *keys: str) -> dict[str, Any]:
       a key.
   """
   path = pathlib.Path(path)
+  kind = 'ablation' if path.name == 'ablation.json' else 'run'
   if not path.parent.exists():
     raise CheckpointError(
-      f'There is no {str(path.parent)!r}; --workdir must name a finished run.'
+      f'There is no {str(path.parent)!r}; --workdir must name an existing {kind}.'
     )
   if path.name == 'config.json' and path.with_name('ablation.json').exists():
     raise CheckpointError(
@@ -112,7 +113,7 @@ def read_json(path, *keys: str) -> dict[str, Any]:
   if not path.exists():
     raise CheckpointError(
       f'There is no {path.name} in {str(path.parent)!r}: either this is no --workdir of '
-      'a run, or the run is not finished; the command that started it finishes it.'
+      f'any {kind}, or it is not finished; the command that started it finishes it.'
     )
   content = read_json_or_none(path)
   if content is None or not set(keys) <= set(content):

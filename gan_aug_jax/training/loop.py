@@ -22,8 +22,8 @@ from gan_aug_jax.training.spec import Cadence, Training
 from gan_aug_jax.training.tracing import Tracer
 
 _KEPT = (
-  'the previous checkpoint is kept. Lower the learning rate or change the seed, in '
-  'another --workdir.'
+  'nothing that bad is saved. Lower the learning rate or change the seed, in another '
+  '--workdir.'
 )
 
 
