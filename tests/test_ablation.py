@@ -1136,8 +1136,6 @@ def test_a_flag_that_the_grid_would_undo_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
   ('flags', 'named'),
   [
-    (['--shard=2/2'], '--shard=2/2'),
-    (['--shard=x'], '--shard=x'),
     (['--config.ablation.arms=1'], 'ablation.arms'),
     (['--config.ablation.seedz=(1,)'], 'ablation.seeds'),
     (['--config.distributed.auto=True'], '--shard'),

@@ -44,6 +44,10 @@ def _count(step):
   return collections.Counter(re.findall(r'stablehlo\.(\w+)', step.as_text()))
 
 
+def _custom_calls(step):
+  return set(re.findall(r'custom_call @(\w+)', step.as_text()))
+
+
 @SLOW
 def test_synthesis_costs_a_forward_pass_of_the_generator_an_image(lowered):
   operations = {r: step.cost_analysis()['flops'] for r, step in lowered.items()}
@@ -84,8 +88,8 @@ def test_synthesis_adds_no_lookup_and_no_transfer(lowered):
     mixed = _count(lowered[ratio])
     for name in ('gather', 'scatter', 'sort', 'dynamic_gather'):
       assert mixed[name] == real[name], name
-    for name in ('infeed', 'outfeed', 'send', 'recv'):
-      assert not mixed[name], name
+    # A callback, or a transfer, is one of these on a CPU.
+    assert _custom_calls(lowered[ratio]) <= _custom_calls(lowered[0.0])
 
 
 @pytest.fixture

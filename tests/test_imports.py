@@ -40,6 +40,7 @@ def _modules():
       if isinstance(node, ast.Import):
         names |= {alias.name for alias in node.names}
       elif isinstance(node, ast.ImportFrom):
+        assert not node.level, path  # a relative one would escape the checks below
         names |= {f'{node.module}.{alias.name}' for alias in node.names}
   return found
 

@@ -217,7 +217,11 @@ def test_function_of_one_key_draws_by_example():
     (lambda v, k, y: jnp.zeros((len(y), 2, 2, 1), int), {}, 'must be float'),
     (lambda v, k, y: v['missing'], {}, "fails .*'missing'"),
     (lambda v, k: 0, {}, 'its sample must take'),
-    (lambda v, k, y: [jnp.zeros((len(y), 2, 2, 1))] * 2, {}, 'generator'),
+    (
+      lambda v, k, y: [jnp.zeros((len(y), 2, 2, 1))] * 2,
+      {},
+      'Two images of generator',
+    ),
     (None, {'class_names': ('a', 'b')}, '2 class_names'),
   ],
 )

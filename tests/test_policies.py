@@ -140,14 +140,6 @@ def test_every_pair_of_policies_keeps_the_invariants(toy, number):
     assert filtered or round(given) == asked
 
 
-def test_rows_cover_every_pair():
-  rows = _rows()
-  for (a, one), (b, other) in itertools.combinations(enumerate(FACTORS.values()), 2):
-    for i, j in itertools.product(range(len(one)), range(len(other))):
-      seen = any(row[a] == i and row[b] == j for row in rows)
-      assert seen != _refused([one[i], other[j]])
-
-
 # What is drawn: each position by itself, so one device and one group are enough.
 
 SLOT = jnp.arange(60, dtype=jnp.int32)[None]

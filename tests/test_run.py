@@ -16,6 +16,7 @@ import pytest
 from gan_aug_jax import cli, config as config_lib
 from gan_aug_jax.cli import parsing
 from gan_aug_jax.data import datasets, splits
+from gan_aug_jax.evaluation import evaluators
 from gan_aug_jax.generators import generator_training
 from gan_aug_jax.step import programs, sampling, sharding
 from gan_aug_jax.training import files, loop, tensorboard
@@ -107,11 +108,24 @@ def compilations():
 
 
 @pytest.fixture(scope='module')
-def finished(config_file, tmp_path_factory):
+def evaluated():
+  """The sizes of the splits that `finished` evaluated."""
+  return []
+
+
+@pytest.fixture(scope='module')
+def finished(config_file, tmp_path_factory, evaluated):
   """A finished run, and the names of the programs that it compiled."""
   workdir = tmp_path_factory.mktemp('run') / 'first'
+  evaluate = evaluators.Evaluator.__call__
+
+  def noted(self, variables, split):
+    evaluated.append(len(split))
+    return evaluate(self, variables, split)
+
   with pytest.MonkeyPatch.context() as patch, compilations() as compiled:
     patch.setitem(datasets._SOURCES, 'toy', _toy_source)
+    patch.setattr(evaluators.Evaluator, '__call__', noted)
     assert run('run', f'--config={config_file}', f'--workdir={workdir}') == 0
   return workdir, compiled
 
@@ -135,9 +149,12 @@ def test_run_writes_what_it_promises(finished):
     assert arm['generalization_gap'] == pytest.approx(gap)
     with np.load(workdir / 'arms' / name / 'predictions.npz') as saved:
       labels, predictions = saved['test_labels'], saved['test_predictions']
+      validation = saved['val_labels'] == saved['val_predictions']
     confusion = metrics.confusion_matrix(labels, predictions)
     np.testing.assert_array_equal(arm['confusion_matrix'], confusion)
     assert arm['eval_accuracy'] == pytest.approx(np.mean(labels == predictions))
+    assert len(validation) == 12
+    assert arm['val_accuracy'] == pytest.approx(np.mean(validation))
     rows = [
       json.loads(line)
       for line in (workdir / 'arms' / name / 'metrics.jsonl').read_text().splitlines()
@@ -146,6 +163,11 @@ def test_run_writes_what_it_promises(finished):
     assert [row['step'] for row in rows if 'val_accuracy' in row] == [5, 10, 15, 20]
     assert all(row['grad_norm'] > 0 for row in rows if 'loss' in row)
   assert len(list((workdir / 'generator' / 'samples').glob('*.png'))) == 2
+
+
+def test_the_test_split_is_evaluated_once_an_arm(finished, evaluated):
+  """Of 36 training, 12 validation and 18 test images: no choice saw the last."""
+  assert evaluated.count(18) == 4 and set(evaluated) == {36, 12, 18}
 
 
 def test_run_learns_the_toy(finished):
@@ -209,18 +231,6 @@ def test_report_is_one_self_contained_file(finished):
   assert all(source.startswith('data:image/png;base64,iVBOR') for source in sources)
   for word in ('augmented_classical', 'jaxlib', 'data.label_budget', 'points (95\xa0%'):
     assert word in text
-
-
-@pytest.mark.usefixtures('no_pictures')
-def test_report_escapes_class_names(finished, tmp_path):
-  workdir = shutil.copytree(finished[0], tmp_path / 'copy')
-  path = workdir / 'config.json'
-  run_info = json.loads(path.read_text())
-  run_info['data']['class_names'][0] = '<script>alert(1)</script>'
-  path.write_text(json.dumps(run_info))
-  assert run('report', f'--workdir={workdir}') == 0
-  text = (workdir / 'report.html').read_text()
-  assert '<script>' not in text and '&lt;script&gt;' in text
 
 
 @pytest.mark.usefixtures('no_pictures')
@@ -420,38 +430,6 @@ def test_a_search_of_a_bound_trains_no_gan_and_leaves_the_test_split_alone(
   assert ' test ' not in capsys.readouterr().out
 
 
-def test_usage_errors_are_one_sentence(config_file, tmp_path, capsys):
-  config, workdir = f'--config={config_file}', f'--workdir={tmp_path / "w"}'
-  cases = [
-    (['trian', workdir], "no command 'trian'"),
-    (['run', config], '--workdir is missing'),
-    (['run', workdir], '--config is missing'),
-    (['run', '--config=configs/none.py', workdir], "no config file 'configs/none.py'"),
-    (['run', config, workdir, '--config.mix.rattio=0.5'], 'did you mean mix.ratio?'),
-    (['run', config, workdir, '--config.mix=0.5'], 'mix is a group of fields'),
-    (['run', config, workdir, '--mix.ratio=0.5'], 'write --config.mix.ratio'),
-    (['run', config, workdir, '--seed=3'], 'write --config.seed'),
-    (['run', workdir, '--config.generator.num_steps=4'], '--config is missing'),
-    (['sample', workdir, '--config.gan.width=3'], 'leave --config out'),
-    (['sample', workdir, '--seed=-1'], "--seed='-1'"),
-    (['run', config, workdir, '--config.augment.flip=maybe'], 'maybe'),
-    (['run', config, workdir, '--config.mix.ratio=lots'], 'lots'),
-    (['run', config, workdir, '--config.mix.ratio=1.5'], 'mix.ratio=1.5'),
-    (['run', config, workdir, '--config.generator.num_steps=2.5'], '2.5'),
-    (['run', config, workdir, '--wordkir=x'], 'wordkir'),
-    (['run', config, workdir, 'extra'], "'extra'"),
-    (['run', '--config=configs/mlp.py:newest', workdir], 'newest'),
-    (['run', config, workdir, '--config.generator.batch_size=9',
-      '--config.num_cpu_devices=2'],
-     'generator.batch_size=9'),
-    (['run', config, workdir, '--config.steps_per_call=3'], 'log.every_steps=5'),
-    (['sample', config, workdir], 'leave --config out'),
-  ]  # fmt: skip
-  for argv, named in cases:
-    assert named in _refused(capsys, 2, *argv), argv
-  assert not (tmp_path / 'w' / 'results.json').exists()
-
-
 def test_a_saved_config_is_a_config_file_unless_it_names_code(tmp_path, capsys):
   config = config_lib.default()
   config.arms, config.mix.ratio = ('real_only', 'augmented'), 0.35
@@ -465,27 +443,6 @@ def test_a_saved_config_is_a_config_file_unless_it_names_code(tmp_path, capsys):
   assert 'names code (my_net:Net)' in refused  # and is not imported
   file.write_text('{}')
   assert 'not the config.json' in _refused(capsys, 2, 'run', f'--config={file}', workdir)
-
-
-@pytest.mark.parametrize(
-  ('text', 'named'),
-  [
-    ('def get_config(:', 'line 1'),
-    ('x = 1', 'no get_config()'),
-    ('def get_config():\n  return 1 / 0', 'line 2: division by zero'),
-    ('import nopkg', "No module named 'nopkg'"),
-    ('def get_config():\n  return None', 'returned NoneType'),
-    ('def get_config():\n  return {}', 'returned dict'),
-    (CONFIG.replace('  return', '  config.unlock()\n  config.gan.foo = 1\n  return'),
-     "no config field 'gan.foo'"),
-  ],
-)  # fmt: skip
-def test_bad_config_files_are_one_sentence(text, named, tmp_path, capsys):
-  file = tmp_path / 'bad.py'
-  file.write_text(text)
-  flags = [f'--config={file}', f'--workdir={tmp_path / "w"}']
-  assert named in _refused(capsys, 2, 'run', *flags)
-  assert not (tmp_path / 'w').exists()
 
 
 def _damage(path):
@@ -601,27 +558,6 @@ def test_damaged_generator_is_made_again_from_the_checkpoint_before(
   ]
   last = [json.loads(lines[-1]) for lines in rows]
   assert last[0]['generator_loss'] == last[1]['generator_loss']
-
-
-def test_environment_errors_are_one_sentence(finished, config_file, tmp_path, capsys):
-  workdir, _ = finished
-  config, here = f'--config={config_file}', f'--workdir={workdir}'
-  there = f'--workdir={tmp_path / "w"}'
-  cases = [
-    (['run', config, there, '--config.data.name=cifar11'], 'cifar11'),
-    (['run', config, there, '--config.platform=tpu'], "platform='tpu'"),
-    (['train-classifier', config, there], 'no trained generator'),
-    (['run', config, here, '--config.gan.width=16'], 'gan.width (8 there, 16 now)'),
-    (['run', config, here, '--config.mix.ratio=0.5'], 'mix.ratio (0.25 there, 0.5 now)'),
-    (['evaluate', there.replace('/w', '/none')], '/none'),
-    (['report', there.replace('/w', '/none')], '/none'),
-    (['run', config, there, '--config.data.name=My-Data'], 'not the name of a dataset'),
-    (['run', config, '--workdir=/proc/none'], 'cannot be written'),
-  ]
-  before = (workdir / 'results.json').read_text()
-  for argv, named in cases:
-    assert named in _refused(capsys, 3, *argv), argv
-  assert (workdir / 'results.json').read_text() == before
 
 
 def test_generator_of_other_images_is_refused(finished, config_file, tmp_path, capsys):

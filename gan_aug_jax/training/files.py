@@ -112,8 +112,8 @@ def read_json(path, *keys: str) -> dict[str, Any]:
     )
   if not path.exists():
     raise CheckpointError(
-      f'There is no {path.name} in {str(path.parent)!r}: either this is no --workdir of '
-      f'any {kind}, or it is not finished; the command that started it finishes it.'
+      f'There is no {path.name} in {str(path.parent)!r}: either that holds no {kind}, or '
+      f'the {kind} is not finished; the command that started it finishes it.'
     )
   content = read_json_or_none(path)
   if content is None or not set(keys) <= set(content):
