@@ -7,7 +7,6 @@ sizes, and prints the resident memory of the process and the bytes of live array
 the way. Memory that keeps rising, or a run that does not end, is a failure.
 """
 
-import json
 import pathlib
 import resource
 import sys
@@ -74,7 +73,7 @@ def main(_):
   results['gan'] = measure('GAN', gan, STEPS.value)
   fused = dry_run.arm_step(session, dataset, 'augmented_classical', num_steps=STEPS.value)
   results['fused'] = measure('fused', fused, STEPS.value)
-  print(json.dumps(results))
+  timing.finish(results)
 
 
 if __name__ == '__main__':

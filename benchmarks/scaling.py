@@ -248,18 +248,19 @@ def main(_):
     },
     'placement': {name: ({'data.placement': name}, {}) for name in ('device', 'host')},
   }
-  results = {}
+  config = json.loads(base.to_json_best_effort())
+  results = {**where, 'config': config}
   for title, cases in groups.items():
     # Long runs: otherwise data would be read ahead during the turns of the others.
     rows = measure(cases, layout, 12 if title == 'placement' else _STEPS)
     line = fit_line(rows) if title in ('batch', 'ratio') else None
     show(title, rows, line)
     results[title] = {'rows': rows, 'line': line}
+    timing.finish(results)  # what follows may fail
   weak = weak_scaling(layout)
   print_weak(weak, layout.on_cpu)
   results |= {'weak scaling': {'rows': weak}, 'pod': print_pod(weak)}
-  config = json.loads(base.to_json_best_effort())
-  timing.finish({**where, 'config': config, **results}, draw(results))
+  timing.finish(results, draw(results))
 
 
 def draw(results):

@@ -100,16 +100,22 @@ def _by_program(compiled):
 
 
 def import_seconds():
-  """Returns the seconds of an import in a fresh process, and {package: seconds}."""
-  command = [sys.executable, '-X', 'importtime', '-c', f'import {MODULE.value}']
+  """Returns the seconds of an import in a fresh process."""
   began = time.perf_counter()
+  subprocess.run([sys.executable, '-c', f'import {MODULE.value}'], check=True)
+  return time.perf_counter() - began
+
+
+def import_seconds_by_package():
+  """Returns {package: own seconds}, of an import that is slower because it is traced."""
+  command = [sys.executable, '-X', 'importtime', '-c', f'import {MODULE.value}']
   done = subprocess.run(command, capture_output=True, text=True, check=True)
-  seconds, by_package = time.perf_counter() - began, collections.Counter()
+  by_package = collections.Counter()
   for line in done.stderr.splitlines():
     own, _, name = line.removeprefix('import time:').split('|')
     if own.strip().isdigit():
       by_package[name.strip().partition('.')[0]] += int(own) / 1e6
-  return seconds, dict(by_package.most_common(12))
+  return dict(by_package.most_common(12))
 
 
 def main(_):
@@ -121,10 +127,10 @@ def main(_):
     with tempfile.TemporaryDirectory() as cache:
       for kind in _KINDS:
         runs[kind].append(run(cache))
-    imports.append(import_seconds()[0])
+    imports.append(import_seconds())
   _print_runs(runs)
   _print_programs({kind: rounds[-1]['programs'] for kind, rounds in runs.items()})
-  packages = import_seconds()[1]
+  packages = import_seconds_by_package()
   timing.print_table(
     ['package', 'own seconds'], [[k, f'{v:.2f}'] for k, v in packages.items()]
   )

@@ -100,7 +100,7 @@ def run_ablation(workers):
     steps = f'num_steps={CELL_STEPS.value}'
     command = [sys.executable, '-m', 'gan_aug_jax', 'ablate']
     command += [f'--config={ABLATION.value}', f'--workdir={workdir}']
-    command += [f'--config.gan.{steps}', f'--config.classifier.{steps}']
+    command += [f'--config.generator.{steps}', f'--config.classifier.{steps}']
     command += [f'--config.ablation.seeds={tuple(range(CELL_SEEDS.value))}']
     environment = os.environ | {'XDG_CACHE_HOME': str(pathlib.Path(directory, 'cache'))}
     began = time.perf_counter()
@@ -138,7 +138,7 @@ def time_cells():
     [way, str(row['cells']), f'{row["seconds"]:.0f}', f'{row["cells_an_hour"]:.0f}']
     for way, row in rows.items()
   ]
-  timing.print_table(['way', 'cells', 'seconds', 'cells per hour'], table)
+  timing.print_table(['way', 'cells', 'seconds, run once', 'cells per hour'], table)
   return rows
 
 
