@@ -207,7 +207,7 @@ def _of_arm(**changes):
   session = Session(_config(changes), pathlib.Path('unused'), tiny.layout(num_devices=1))
   toy = _toy()
   model = recipe.build_model(session, toy.facts)
-  evaluator = evaluators.Evaluator(session, model, toy.num_classes)
+  evaluator = evaluators.Evaluator(session, model, toy.num_classes, largest=36)
   arm = arms.Arm(session, toy, 'augmented_classical', evaluator)
   return _describe(arm.training_ahead())
 
@@ -230,6 +230,12 @@ def _of_data(**changes):
 def test_a_field_of_arms_reaches_the_fused_step(item):
   without, with_it = _both(item)
   assert _of_arm(**without) != _of_arm(**with_it)
+
+
+def test_a_score_without_a_choice_asks_no_classifier_in_training():
+  """With one candidate, 'hard' only accepts or rejects, by the teacher."""
+  hard, teacher = (FILTERED | {'filter.score_by': by} for by in ('hard', 'teacher'))
+  assert _of_arm(**hard) == _of_arm(**teacher)
 
 
 @pytest.mark.parametrize('item', OF_GENERATORS.items(), ids=lambda item: item[0])

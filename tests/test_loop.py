@@ -265,6 +265,10 @@ def test_automatic_cadences_are_multiples_of_the_lines():
   # A state is saved where a call ends, and where images are drawn anew.
   fields.log.every_steps = fields.log.eval_every_steps = fields.steps_per_call = 50
   assert spec.make_cadence(fields, 'classifier', 600, cycle=30).save_every == 150
+  # And shares what it can with the lines, or a call would take few steps.
+  fields.steps_per_call = 0
+  assert spec.make_cadence(fields, 'classifier', 700, cycle=8).save_every == 120
+  assert spec.make_cadence(fields, 'classifier', 5000, cycle=8).save_every == 1000
 
 
 def test_signal_is_not_reported_as_an_error_of_the_code_that_it_stops():

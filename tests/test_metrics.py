@@ -112,9 +112,11 @@ def test_an_evaluation_does_not_depend_on_its_chunks_and_places_a_split_once(
     monkeypatch.setattr(sharding.Layout, 'on_cpu', on_cpu)
     monkeypatch.setattr(evaluators, '_memory_per_device', lambda _, x=of_device: x)
     monkeypatch.setattr(evaluators, '_MOST_KEPT_BYTES', kept_bytes)
-    evaluate = evaluators.Evaluator(session, model, 3)
+    evaluate = evaluators.Evaluator(session, model, 3, largest=10_000)
     results.append(evaluate(variables, toy.train))
     num_calls.append(results[-1]['calls'])
+  small = evaluators.Evaluator(session, model, 3, largest=5)  # 8 at once suffice
+  assert small(variables, toy.train)['calls'] == 5
   monkeypatch.setattr(sharding.Layout, 'replicate', count)
   evaluate(variables, toy.train)
   assert num_calls == [9, 6, 4] and not placed

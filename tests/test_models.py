@@ -7,7 +7,7 @@ import pytest
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.generators import families
-from gan_aug_jax.models import discriminators, generators, layers
+from gan_aug_jax.models import classifiers, discriminators, generators, layers
 from gan_aug_jax.step import augment, gan, losses
 from gan_aug_jax.training import workdir
 from tests import tiny
@@ -260,6 +260,14 @@ def test_cutout_blanks_a_square_of_half_the_side_within_the_image():
   assert len({hole.tobytes() for hole in blank}) > 50
 
 
+@pytest.mark.parametrize('side', [4, 5])
+def test_cutout_covers_both_ends_of_an_image_alike(side):
+  keys = jax.random.split(jax.random.key(0), 20_000)
+  blank = augment.random_cutout(keys, jnp.ones((20_000, 8, 8, 1)), (side, side))
+  covered = 1 - np.asarray(blank)[..., 0].mean((0, 2))
+  np.testing.assert_allclose(covered, covered[::-1], atol=0.02)
+
+
 def test_color_is_one_affine_map_an_image():
   images = np.random.default_rng(0).uniform(-1, 1, size=(50, 4, 4, 1)).astype(np.float32)
   keys = jax.random.split(jax.random.key(0), 50)
@@ -300,3 +308,16 @@ def test_diffaug_lets_gradients_through_and_names_what_it_lacks():
   assert float(jnp.mean(jnp.abs(grads) > 1e-6)) > (7 / 8) ** 2 - 0.01
   with pytest.raises(ValueError, match='cutmix'):
     augment.make_diffaug(('cutmix',))
+
+
+@pytest.mark.parametrize('arch', ['cnn', 'mlp', 'resnet'])
+def test_logits_of_bfloat16_are_not_rounded(arch):
+  """Or the largest two would often be equal, and the lower class be predicted."""
+  model = classifiers.build_classifier(
+    arch, num_classes=10, features=(4,), hidden=(8,), dtype=jnp.bfloat16
+  )
+  images = jax.random.normal(jax.random.key(0), (64, 8, 8, 1))
+  variables = model.init(jax.random.key(1), images, train=False)
+  logits = model.apply(variables, images, train=False)
+  assert logits.dtype == jnp.float32
+  assert np.mean(logits != logits.astype(jnp.bfloat16)) > 0.9

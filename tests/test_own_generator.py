@@ -431,6 +431,16 @@ def test_warped_images_are_of_their_class(two_classes, make):
   assert np.median(far) > 0.02  # not one of them as it is
 
 
+def test_warps_are_learned_from_other_pairs_with_another_seed(two_classes):
+  fit = warps.train(family.Setting(two_classes.facts, tiny.layout(num_devices=1))).fit
+  learned = [
+    fit(two_classes, seed=seed, directory=pathlib.Path())['changes']['warps']
+    for seed in (0, 0, 1)
+  ]
+  np.testing.assert_array_equal(learned[0], learned[1])
+  assert not np.array_equal(learned[0], learned[2])
+
+
 def test_warps_are_learned_along_what_varies(two_classes):
   learned = np.asarray(_make(warps.train, two_classes)[1]['changes']['warps'])
   down, right = np.moveaxis(learned[0, : warps.WARPS // 2], -1, 0)

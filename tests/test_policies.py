@@ -727,3 +727,12 @@ def test_noise_knows_neither_label_nor_generator():
   np.testing.assert_array_equal(images, sample(None, keys, jnp.ones(400, jnp.int32)))
   assert np.abs(images.mean()) < 0.02 and images.var() == pytest.approx(1 / 3, rel=0.02)
   assert len(np.unique(images[:, 0, 0, 0])) == 400  # each key draws its own
+
+
+def test_no_more_is_drawn_ahead_than_a_call_needs():
+  """Calls begin at multiples of their length, or resume at a multiple of the cycle."""
+  for steps, every in itertools.product(range(1, 13), repeat=2):
+    starts = [every * a + steps * b for a in range(13) for b in range(13)]
+    needed = [len({s // every for s in range(at, at + steps)}) for at in starts]
+    most = synthesis._most_draws(steps, every)
+    assert max(needed) <= most <= max(needed) + (steps % every > 0 < every % steps)

@@ -56,7 +56,7 @@ def replay(dataset):
 def _accuracy(session, variables):
   """On 300 fresh images, a hundred of each class."""
   model = probe.build_probe(session, 3)
-  evaluate = evaluators.Evaluator(session, model, 3)
+  evaluate = evaluators.Evaluator(session, model, 3, largest=300)
   return evaluate(variables, make_dataset(per_class=100, seed=7).train)['accuracy']
 
 
@@ -132,6 +132,19 @@ def test_extractor_is_kept_by_what_it_depends_on(session, dataset, tmp_path):
   other = make_dataset(per_class=40, seed=5)
   assert train(5, other).hash != first.hash
   assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_class_diversity_of_few_real_images_is_not_inflated():
+  """A variance of n images is n - 1 nths of the truth: 1.34 with four, instead of 1."""
+  random = np.random.default_rng(0)
+  real, drawn = random.normal(size=(200, 4, 30)), random.normal(size=(200, 50, 30))
+  labels = [np.repeat(np.arange(200), len(x[0])) for x in (real, drawn)]
+  flat = [x.reshape(-1, 30) for x in (real, drawn)]
+  found = fidelity.class_diversity(flat[0], labels[0], flat[1], labels[1])
+  assert found == pytest.approx(1, abs=0.05)
+  assert np.isnan(
+    fidelity.class_diversity(flat[0][::4], labels[0][::4], flat[1], labels[1])
+  )
 
 
 def test_class_diversity_is_the_ratio_of_variances():

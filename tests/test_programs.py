@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import pathlib
 import threading
 import types
 
@@ -13,6 +14,7 @@ import pytest
 from gan_aug_jax.config import default
 from gan_aug_jax.experiment import arms
 from gan_aug_jax.generators import synthetic_source
+from gan_aug_jax.generators.generator_training import GeneratorTraining
 from gan_aug_jax.step import classifier, programs, sharding
 from gan_aug_jax.step.programs import Program
 from gan_aug_jax.step.synthesis import FrozenModels, Networks
@@ -81,6 +83,18 @@ def test_what_is_started_is_compiled_beside_its_user(compiled, accelerator):
   assert len(compiled) == 1 and len(threads) == 1
   with pytest.raises(TypeError):  # not compiled behind the user's back
     program(where.replicate(np.ones(4, np.float32)))
+
+
+def test_operations_of_a_loop_are_those_of_all_its_turns(monkeypatch, toy):
+  """The discriminator's updates are one on an accelerator; XLA counts one turn."""
+  fields, counted = default(), []
+  tiny_gan = {'gan.arch': 'mlp', 'gan.width': 8, 'gan.d_steps': 5}
+  fields.update_from_flattened_dict(tiny_gan | {'generator.num_steps': 10})
+  for on_cpu in (True, False):
+    monkeypatch.setattr(sharding.Layout, 'on_cpu', on_cpu)
+    session = Session(fields, pathlib.Path('unused'), tiny.layout(num_devices=1))
+    counted.append(GeneratorTraining(session, toy).training.operations())
+  assert counted[0] == counted[1] > 0
 
 
 def test_what_is_needed_now_does_not_wait_in_the_queue(accelerator, monkeypatch):

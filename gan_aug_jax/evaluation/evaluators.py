@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 import functools
+import math
 import time
 
 import jax
@@ -90,13 +91,16 @@ def make_batched(
 class Evaluator:
   """Evaluates a classifier; `evaluator(variables, split) -> dict`."""
 
-  def __init__(self, session, model, num_classes: int):
+  def __init__(self, session, model, num_classes: int, *, largest: int):
     """Prepares the program, which is compiled at the first call, or by `start`.
 
     Args:
       model: linen module from `build_classifier`.
+      largest: images of the largest split that it will evaluate; a larger one takes more
+        calls.
     """
     self._session, self._model, self._sizes = session, model, {}
+    self._largest = largest
     step = eval_step.make_eval_step(
       model=model,
       layout=session.layout,
@@ -130,7 +134,8 @@ class Evaluator:
       apply = jax.vmap(apply, (None, 0), axis_name=layout.axis_name)
       each = max(programs.largest_array(apply, variables, images) / BATCH, 1)
       most = min(most, int(layout.num_devices * _MEMORY_SHARE * memory / each))
-    return max(BATCH, most)
+    # Small splits would mostly be evaluated on padding.
+    return max(BATCH, min(most, BATCH * math.ceil(self._largest / BATCH)))
 
   def start(self, variables, image_shape: tuple) -> None:
     """Compiles in a thread.

@@ -293,16 +293,16 @@ def class_diversity(real, real_labels, generated, generated_labels) -> float:
 
   Returns:
     The variance within a class of the generated over that of the real, averaged over the
-    classes: about 1 for equal distributions, 0 for one image a class, NaN where no class
-    has two different real images.
+    classes with two images of both kinds: about 1 for equal distributions, 0 for the same
+    image again, NaN where no class has two different real images.
   """
 
   def variance(values):
-    return np.mean(np.var(values, axis=0, dtype=np.float64))
+    return np.mean(np.var(values, axis=0, dtype=np.float64, ddof=1))
 
   ratios = []
   for label in np.intersect1d(real_labels, generated_labels):
-    usual = variance(real[real_labels == label])
-    if usual > 0:
-      ratios.append(variance(generated[generated_labels == label]) / usual)
+    of_class = real[real_labels == label], generated[generated_labels == label]
+    if min(map(len, of_class)) > 1 and (usual := variance(of_class[0])) > 0:
+      ratios.append(variance(of_class[1]) / usual)
   return float(np.mean(ratios)) if ratios else float('nan')

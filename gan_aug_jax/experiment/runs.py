@@ -65,7 +65,8 @@ class Run:
     if config_lib.needs_generator(config) or not arms:
       self.generator = GeneratorTraining(self._generator_session, dataset)
     model = recipe.build_model(session, dataset.facts)
-    evaluator = evaluators.Evaluator(session, model, dataset.num_classes)
+    largest = max(map(len, (dataset.train, dataset.val, dataset.test)))
+    evaluator = evaluators.Evaluator(session, model, dataset.num_classes, largest=largest)
     names = config.arms if arms else ()
     self.arms = [arms_lib.Arm(session, dataset, name, evaluator) for name in names]
 

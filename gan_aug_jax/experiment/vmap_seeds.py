@@ -65,7 +65,9 @@ class _Validations(loop.Monitor):
 
   def consider(self, step, state) -> dict[str, float]:
     del step
-    states, scores, first = jax.device_get(state), {}, self.seed_runs[0].arm
+    scores, first = {}, self.seed_runs[0].arm
+    # Without what no evaluation reads, as all of it goes through the host.
+    states = jax.device_get(state.replace(opt_state=(), pool=()))
     for i, one in enumerate(self.seed_runs):
       placed = first.session.layout.replicate(_take(states, i))
       found = validate(first.evaluator, placed, one.dataset)

@@ -43,7 +43,9 @@ class Scores:
         sample=sampling.make_pool_sampler(),
       )
       self._model = probe.build_probe(session, dataset.num_classes)
-      self._evaluate = evaluators.Evaluator(session, self._model, dataset.num_classes)
+      self._evaluate = evaluators.Evaluator(
+        session, self._model, dataset.num_classes, largest=len(dataset.val)
+      )
 
   def start(self) -> None:
     """Compiles in threads."""
@@ -88,7 +90,7 @@ class Scores:
       found['diversity'] = diversity
     validation = self._dataset.val
     if len(drawn) > 1 and len(validation) > 1:
-      compared = drawn, train.some(_MOST_COMPARED, 0), validation.some(_MOST_COMPARED, 0)
+      compared = (x.some(_MOST_COMPARED, 0) for x in (drawn, train, validation))
       flat = (x.images.reshape(len(x), -1) for x in compared)
       found['memorised'] = fidelity.memorised_share(*(np.float32(x) / 255 for x in flat))
     if self._by == 'cas' and not is_only:

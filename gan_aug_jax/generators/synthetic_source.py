@@ -178,6 +178,9 @@ def build_synthesis(session, dataset, source, *, plan, model) -> synthesis.Synth
   """
   config, classes = session.config, session.config.mix.classes
   filter_ = config.filter
+  score = filter_.score_by
+  if score == 'hard' and filter_.candidates == 1:  # nothing to choose from
+    score = 'teacher'
   class_probs = None
   if classes == 'feedback':
     class_probs = lambda state: class_labels.feedback_distribution(
@@ -191,7 +194,7 @@ def build_synthesis(session, dataset, source, *, plan, model) -> synthesis.Synth
     num_classes=dataset.num_classes,
     class_probs=class_probs,
     sample_filter=synthesis.SampleFilter(
-      filter_.candidates, filter_.score_by, filter_.min_confidence
+      filter_.candidates, score, filter_.min_confidence
     ),
     targets=config.targets.kind,
     smoothing=config.targets.smoothing,

@@ -42,9 +42,10 @@ def train(setting: Setting, *, width: int = 256, latent: int = 8) -> Family:
 
   def init(key):
     label = one_hot(jnp.zeros(1, int))
+    encoder_key, decoder_key = jax.random.split(key)
     return {
-      'encoder': encoder.init(key, jnp.zeros((1, *shape)), label),
-      'decoder': decoder.init(key, jnp.zeros((1, latent)), label),
+      'encoder': encoder.init(encoder_key, jnp.zeros((1, *shape)), label),
+      'decoder': decoder.init(decoder_key, jnp.zeros((1, latent)), label),
     }
 
   def render(params, latents, labels):

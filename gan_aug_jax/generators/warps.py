@@ -92,7 +92,7 @@ def register(moving: jax.Array, fixed: jax.Array) -> jax.Array:
 def train(setting: Setting) -> Family:
   """Returns a generator whose warps are learned on the run's training images."""
   return _family(
-    setting, 'learned warps', lambda dataset: {'warps': _learn(dataset)['warps']}
+    setting, 'learned warps', lambda *data: {'warps': _learn(*data)['warps']}
   )
 
 
@@ -108,12 +108,12 @@ def untrained(setting: Setting) -> Family:
   knots = KNOTS * KNOTS * 2
   one = np.eye(knots, dtype=np.float32).reshape(1, knots, KNOTS, KNOTS, 2)
   warps = np.repeat(UNTRAINED_STD * np.sqrt(2 * knots) * one, setting.num_classes, 0)
-  return _family(setting, 'untrained warps', lambda dataset: {'warps': warps})
+  return _family(setting, 'untrained warps', lambda *_: {'warps': warps})
 
 
-def _learn(dataset):
+def _learn(dataset, seed):
   """Changes that lead from images to others of their class, [classes, WARPS, ...]."""
-  rng, labels, half = np.random.default_rng(0), dataset.train.labels, WARPS // 2
+  rng, labels, half = np.random.default_rng(seed), dataset.train.labels, WARPS // 2
   of_class = [np.flatnonzero(labels == c) for c in range(dataset.num_classes)]
   pairs = [rng.choice(rows, (2, half)) for rows in of_class]
   images = dataset.train.images / np.float32(127.5) - 1
@@ -150,10 +150,10 @@ def _family(setting, title, learn):
   """A generator that changes real images by random sums of what `learn` gives."""
 
   def fit(dataset, *, seed, directory):
-    del seed, directory
+    del directory
     train = dataset.train
     real = sampling.group_by_class(train.images, train.labels, dataset.num_classes)
-    return {'real': real, 'changes': learn(dataset)}
+    return {'real': real, 'changes': learn(dataset, seed)}
 
   draw = sampling.make_pool_sampler()
 

@@ -96,7 +96,8 @@ def _head(model, x, train, keys):
     x = nn.relu(layers.dense(features, dtype=model.dtype)(x))
     x = layers.ExampleDropout(model.dropout, i)(x, keys, train=train)
   model.sow('intermediates', 'embedding', x)
-  return layers.dense(model.num_classes, dtype=model.dtype)(x)
+  # In bfloat16 the two largest of ten are equal for one image in 200.
+  return layers.dense(model.num_classes, dtype=layers.param_dtype(model.dtype))(x)
 
 
 CLASSIFIERS = {'cnn': CNN, 'mlp': MLP, 'resnet': ResNet}

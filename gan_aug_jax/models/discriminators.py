@@ -32,12 +32,13 @@ def _project(x, labels, num_classes, *, dtype, train):
   Returns:
     Logits [B], float32 or wider.
   """
+  wide = layers.param_dtype(dtype)
   x = x.reshape(x.shape[0], -1)
-  logits = layers.spectral(layers.dense(1, dtype=dtype), x, train=train)[:, 0]
+  logits = layers.spectral(layers.dense(1, dtype=wide), x, train=train)[:, 0]
   one_hot = jax.nn.one_hot(labels, num_classes, dtype=dtype)
   embed = layers.dense(x.shape[-1], dtype=dtype, use_bias=False)
-  projection = jnp.sum(layers.spectral(embed, one_hot, train=train) * x, axis=-1)
-  return (logits + projection).astype(layers.param_dtype(dtype))
+  projections = layers.spectral(embed, one_hot, train=train) * x
+  return logits + jnp.sum(projections, axis=-1, dtype=wide)
 
 
 class DCGANDiscriminator(nn.Module):
@@ -72,8 +73,8 @@ class DCGANDiscriminator(nn.Module):
       )(x)
       x = nn.leaky_relu(x, 0.2)
     x = x.reshape(x.shape[0], -1)
-    logits = layers.dense(1, dtype=self.dtype, kernel_init=_INIT)(x)[:, 0]
-    return logits.astype(layers.param_dtype(self.dtype))
+    wide = layers.param_dtype(self.dtype)
+    return layers.dense(1, dtype=wide, kernel_init=_INIT)(x)[:, 0]
 
 
 class SNGANDiscriminator(nn.Module):
@@ -147,8 +148,7 @@ class MLPDiscriminator(nn.Module):
     x = jnp.concatenate([pixels, one_hot], axis=-1)
     for factor in (4, 2, 1):
       x = nn.leaky_relu(layers.dense(factor * self.width, dtype=self.dtype)(x), 0.2)
-    logits = layers.dense(1, dtype=self.dtype)(x)[:, 0]
-    return logits.astype(layers.param_dtype(self.dtype))
+    return layers.dense(1, dtype=layers.param_dtype(self.dtype))(x)[:, 0]
 
 
 DISCRIMINATORS = {

@@ -110,7 +110,8 @@ def random_cutout(keys: jax.Array, images: jax.Array, side: tuple[int, int]) -> 
   Returns:
     Images of the same shape.
   """
-  limits = jnp.array(images.shape[1:3]) + 1
+  # So that the first pixels of an image are as often in it as the last.
+  limits = jnp.array(images.shape[1:3]) + 1 - jnp.array(side) % 2
   centres = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, limits))(keys)
   sides = jnp.broadcast_to(jnp.array(side), centres.shape)
   return jnp.where(_boxes(centres, sides, images), 0, images)

@@ -301,8 +301,7 @@ def make_draw_synthetic(
     return jax.vmap(draw_step, out_axes=1)(steps)
 
   def draw(state, num_steps, frozen):
-    # The most draws that so many steps need, wherever the first of them is.
-    num_draws = (num_steps - 2) // refresh_steps + 2
+    num_draws = _most_draws(num_steps, refresh_steps)
     first = state.step // refresh_steps
     steps = refresh_steps * (first + jnp.arange(num_draws, dtype=jnp.int32))
     slots = layout.positions(plan.total)[:, : layout.slots_per_device(plan.num_synthetic)]
@@ -312,6 +311,17 @@ def make_draw_synthetic(
     return DrawnAhead(images, first, refresh_steps)
 
   return draw
+
+
+def _most_draws(num_steps, every):
+  """The most draws that `num_steps` steps in a row need, with a new one at multiples.
+
+  They begin at a multiple of their number or, resumed, at one of `every`, where states
+  are saved. So if one divides the other, no draw is begun or ended on the way.
+  """
+  if num_steps % every and every % num_steps:
+    return (num_steps - 2) // every + 2
+  return max(num_steps // every, 1)
 
 
 def make_pooled(synthesize: Synthesize, every: int, layout: Layout) -> Synthesize:

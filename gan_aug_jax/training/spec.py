@@ -12,7 +12,7 @@ import numpy as np
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.data.batches import BatchSource, DeviceBatches, HostBatches
 from gan_aug_jax.data.splits import Split
-from gan_aug_jax.step import plans
+from gan_aug_jax.step import plans, sharding
 from gan_aug_jax.step.programs import DrawAhead, lower_step, Program, repeat_step
 from gan_aug_jax.training.workdir import Session
 
@@ -68,9 +68,13 @@ def make_cadence(
     scans_on_cpu: see `Cadence`.
   """
   log_every = config.log.every_steps
-  both = math.lcm(log_every, cycle)
-  shortest = math.lcm(cycle, config.steps_per_call or 1)  # where calls end
-  save_unit = both if cycle == 1 or both <= num_steps // saves else shortest
+  save_unit = log_every
+  if cycle > 1:
+    # Calls end where a state is saved, so it shares a large divisor with the lines.
+    shortest = math.lcm(cycle, config.steps_per_call or 1)
+    divisors = (n for n in range(1, log_every + 1) if log_every % n == 0)
+    units = [math.lcm(shortest, n) for n in divisors]
+    save_unit = max([u for u in units if u <= num_steps // saves], default=shortest)
   automatic = lambda times, unit: max(1, num_steps // times // unit) * unit
   return Cadence(
     num_steps,
@@ -175,11 +179,13 @@ class Training:
 
   def step_operations(self, stage: Stage) -> float:
     """Floating-point operations of a step, see `operations`."""
-    if self.steps_per_call == 1:
+    if self.steps_per_call == 1 and self.layout.on_cpu:
       return stage.program.operations(*self._shapes())
-    # XLA counts the body of a loop once, so a call of several steps does not tell.
+    # XLA counts the body of a loop once, so neither a call of several steps tells, nor a
+    # step with a loop in it.
     state, data = self.with_pool(self.state), self.batches.shapes(1)
-    return Program(stage.step, self.layout).operations(state, data, *self.frozen)
+    with sharding.unrolled():
+      return Program(stage.step, self.layout).operations(state, data, *self.frozen)
 
   def length_of(self, stage: Stage) -> int:
     """The number of steps in a stage."""
