@@ -22,7 +22,12 @@ from gan_aug_jax import cli, config
 from gan_aug_jax.cli import parsing
 from gan_aug_jax.data import datasets
 from gan_aug_jax.data.facts import DataFacts
-from gan_aug_jax.errors import ConfigError, DataError, NonFiniteError
+from gan_aug_jax.errors import (
+  CheckpointError,
+  ConfigError,
+  DataError,
+  NonFiniteError,
+)
 from gan_aug_jax.experiment import (
   ablation,
   arms as arms_lib,
@@ -277,6 +282,18 @@ def test_ratios_are_means_over_steps_and_not_over_lines():
   mean = arms_lib._mean_over_steps(rows, 'x')
   assert mean == pytest.approx((50 * 0.5 + 10 * 0.5) / 110)
   assert np.isnan(arms_lib._mean_over_steps([], 'x'))  # the file of metrics was lost
+
+
+def test_cells_of_different_test_images_are_not_compared():
+  """As when a label in the folder was corrected before an arm was added."""
+  cells_of = [
+    findings.Finished(
+      {'name': name}, {'data': {'test_fingerprint': name}}, {}, np.array([]), 0.0
+    )
+    for name in ('before', 'after')
+  ]
+  with pytest.raises(CheckpointError, match='evaluated on different'):
+    findings._compare({0: cells_of[0]}, {0: cells_of[1]}, 'control')
 
 
 def test_a_report_has_the_scores_of_every_generator(tmp_path, monkeypatch):

@@ -349,6 +349,13 @@ USAGE = {
   'config of None': (2, 'NoneType', _config_file('get_config = lambda: None')),
   'config that raises': (2, 'line 1: division', _config_file('x = 1 / 0')),
   'config that exits': (2, 'bad.py', _config_file('raise SystemExit(0)')),
+  'config without data': (
+    2,
+    'lacks',
+    _config_file(
+      'import ml_collections\nget_config = lambda: ml_collections.ConfigDict()'
+    ),
+  ),
   'config that needs more': (2, 'nopkg', _config_file('import nopkg')),
 }  # fmt: skip
 

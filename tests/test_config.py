@@ -335,6 +335,30 @@ def test_old_names_set_the_new_fields_with_a_line_each(tmp_path, caplog):
   assert 'gan.num_steps is now generator.num_steps.' in lines
 
 
+@pytest.mark.parametrize(
+  ('arms', 'compared', 'control'),
+  [
+    (None, ['augmented', 'augmented_classical'], 'real_classical'),
+    (('real_only', 'augmented'), ['augmented'], 'real_only'),
+    (('real_only', 'augmented_classical'), ['augmented_classical'], 'real_classical'),
+  ],
+)
+def test_an_ablation_of_a_run_trains_its_arms(arms, compared, control):
+  flags = ['', '--config=configs/mnist5k.py', '--workdir=w']
+  flags += [f'--config.arms={arms}'] if arms else []
+  spec = parsing.parse('ablate', flags).config.ablation
+  assert {name: dict(fields) for name, fields in spec.arms.items()} == {
+    name: {'arms': (name,)} for name in compared
+  }
+  assert spec.control == control
+
+
+def test_negative_numbers_are_no_flags():
+  flags = ['', '--config=configs/mnist5k.py', '--workdir=w']
+  flags += ['--config.data.seed', '-1', '--config.generator.seed', '-1']
+  assert parsing.parse('run', flags).config.generator.seed == -1
+
+
 @pytest.mark.parametrize('flag', ['--collect', '--collect=true', '-collect'])
 def test_collecting_needs_no_config_however_it_is_written(flag):
   assert parsing.parse('ablate', ['', flag, '--workdir=w']).collect

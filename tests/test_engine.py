@@ -196,27 +196,30 @@ def test_drawing_ahead_gives_the_numbers_of_single_steps(
   assert tiny.difference((single.replace(pool=()), rows), (scanned, others)) < 1e-9
 
 
-@pytest.mark.parametrize(('backend', 'num_devices'), [('jit', 1), ('jit', 4)])
-def test_images_drawn_ahead_are_those_of_their_steps(backend, num_devices):
-  """Steps 7 to 12 of draws that last for 3: the first is in the middle of one."""
-  where = tiny.layout(backend, num_devices)
+@pytest.mark.parametrize(('num_devices', 'first', 'every'), [(1, 7, 4), (4, 6, 3)])
+def test_images_drawn_ahead_are_those_of_their_steps(num_devices, first, every):
+  """Of six steps, from the middle of a draw or from where one begins."""
+  where = tiny.layout('jit', num_devices)
   sample, variables = tiny.frozen_generator()
   if num_devices > 1:
     variables = jax.tree.map(lambda x: jnp.stack([x, 2 * x, 3 * x]), variables)
     sample = sampling.make_ensemble(sample, 3, where)
   made = synthesis.Synthesis(synthesis.Networks(sample), tiny.CLASSES)
   plan = plans.plan_batch(12, ratio=0.75, mode='replace')
-  ahead = synthesis.make_draw_synthetic(made, layout=where, plan=plan, refresh_steps=3)
+  ahead = synthesis.make_draw_synthetic(
+    made, layout=where, plan=plan, refresh_steps=every
+  )
   slots = where.positions(9)
 
   class State:
-    seed, step = jnp.int32(5), jnp.int32(7)
+    seed, step = jnp.int32(5), jnp.int32(first)
 
   frozen = FrozenModels(generator=variables)
   drawn = jax.jit(lambda frozen: ahead(State, 6, frozen))(frozen)
   draw = jax.jit(lambda frozen, at: made(rng.step_keys(5, at), slots, None, frozen))
-  for step in range(7, 13):
-    expected, found = draw(frozen, jnp.int32(step // 3 * 3)), drawn.at(jnp.int32(step))
+  for step in range(first, first + 6):
+    at = jnp.int32(step // every * every)
+    expected, found = draw(frozen, at), drawn.at(jnp.int32(step))
     np.testing.assert_array_equal(found.labels, expected.labels)
     # Float32 to rounding: the sums of a larger product may be in another order.
     assert tiny.difference(found, expected) < 1e-5

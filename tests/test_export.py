@@ -313,6 +313,12 @@ def program(tiny_file, tmp_path):
   return tmp_path / 'tiny.stablehlo'
 
 
+def test_a_program_may_be_renamed_with_its_description(program):
+  for suffix in ('.stablehlo', '.json'):
+    program.with_suffix(suffix).rename(program.with_name(f'digits{suffix}'))
+  assert gan_aug_jax.load_program(program.with_name('digits.stablehlo'))(0, [1]).size
+
+
 def _rewrite(program, content=None, **description):
   """Replaces a program's bytes and changes its description, the hash made to agree."""
   beside = program.with_suffix('.json')

@@ -1,6 +1,7 @@
 """The host loop and checkpoints: resume, cadence, damage, non-finite losses, signals."""
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -196,6 +197,30 @@ def test_state_with_nan_is_never_saved_even_if_its_metrics_are_finite(tmp_path):
   assert progress['step'] == 7 and np.isfinite(state['x'])
 
 
+@pytest.mark.parametrize(
+  ('error', 'is_damage'),
+  [
+    (MemoryError(), False),
+    (OSError(errno.EACCES, os.strerror(errno.EACCES)), False),
+    (ValueError(f'reading: {os.strerror(errno.EIO)}'), False),
+    (RuntimeError('RESOURCE_EXHAUSTED: out of memory'), False),
+    (OSError(errno.ENOENT, os.strerror(errno.ENOENT)), True),
+    (ValueError('not a zarr array'), True),
+  ],
+)
+def test_what_the_machine_refuses_to_read_is_not_taken_for_damaged(error, is_damage):
+  """Or a finished generator would be trained again."""
+
+  def read():
+    raise error
+
+  if is_damage:
+    assert checkpoint._attempt(read) is None
+  else:
+    with pytest.raises(type(error)):
+      checkpoint._attempt(read)
+
+
 def test_a_save_that_was_cut_off_is_as_if_it_had_not_begun(tmp_path):
   """What a kill leaves while orbax writes: a directory that is not renamed yet."""
   expected, _ = _train(tmp_path / 'whole')
@@ -312,6 +337,9 @@ _FIXED = {'generator.save_every_steps': 100}
       False,
     ),
     (('generator', 'result', 'arms'), {}, {'generator.save_every_steps': 100}, True),
+    # The user's own files, and the teacher of arms that have no generator.
+    (('generator', 'result', 'generator-files'), {}, {'log.every_steps': 10}, True),
+    (('arms', 'generator/teacher'), {}, {'log.every_steps': 10}, True),
     (('generator', 'result', 'arms'), {}, {'log.every_steps': 10}, True),
     (('generator', 'result', 'arms'), {}, {'classifier.learning_rate': 1.0}, False),
     (('arms',), {'arms': ('real_only',)}, {'arms': ('augmented', 'real_only')}, True),
@@ -322,8 +350,10 @@ def test_a_workdir_takes_harmless_changes(tmp_path, trained, before, change, all
   for part in trained:
     if part == 'result':
       (tmp_path / 'generator' / 'result.json').write_text('{}')
+    elif part in ('generator', 'generator-seed1'):
+      (tmp_path / part / 'checkpoints').mkdir(parents=True)
     else:
-      (tmp_path / part).mkdir()
+      (tmp_path / part).mkdir(parents=True)
   fields = config.default()
   fields.update_from_flattened_dict(before)
   saved = json.dumps({'config': fields.to_dict(), 'data': {}})

@@ -16,7 +16,7 @@ import gan_aug_jax
 from gan_aug_jax import cli
 from gan_aug_jax.data import datasets
 from gan_aug_jax.errors import CheckpointError
-from gan_aug_jax.generators import family, vae, warps
+from gan_aug_jax.generators import family, fitted, vae, warps
 from gan_aug_jax.training import files
 from gan_aug_jax.training.spec import Training
 from tests import tiny
@@ -327,6 +327,21 @@ def test_what_cannot_be_is_one_sentence(place, name, fields, message, tmp_path, 
   assert run('train-generator', tmp_path / 'w', name, *fields) == 2
   error = capsys.readouterr().err
   assert message in error and error.count('\n') == 1
+
+
+def test_what_fit_returns_comes_back(tmp_path):
+  """Names with slashes, as of Haiku, empty groups, and NumPy's own argument."""
+  tree = {
+    'mlp/~/linear_0': {'w': np.ones(3, np.float32)},
+    'empty': {},
+    'file': np.int32(2),
+    'low': jnp.ones(2, jnp.bfloat16),
+  }
+  (tmp_path / 'variables.npz').write_bytes(fitted._pack(tree))
+  found = fitted.read(tmp_path)
+  assert jax.tree.structure(found) == jax.tree.structure(tree)
+  for mine, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(tree), strict=True):
+    assert mine.dtype == theirs.dtype and np.all(mine == theirs)
 
 
 def test_a_dry_run_makes_none(place, tmp_path, capsys):

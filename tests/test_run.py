@@ -441,6 +441,9 @@ def test_a_saved_config_is_a_config_file_unless_it_names_code(tmp_path, capsys):
   file.write_text(json.dumps({'config': config.to_dict(), 'data': {}}))
   refused = _refused(capsys, 2, 'run', f'--config={file}', workdir)
   assert 'names code (my_net:Net)' in refused  # and is not imported
+  config.classifier.arch = 'gan_aug_jax.config.files:load_file'  # which runs a file
+  file.write_text(json.dumps({'config': config.to_dict(), 'data': {}}))
+  assert 'names code' in _refused(capsys, 2, 'run', f'--config={file}', workdir)
   file.write_text('{}')
   assert 'not the config.json' in _refused(capsys, 2, 'run', f'--config={file}', workdir)
 

@@ -26,13 +26,13 @@ def main(argv: list[str] | None = None) -> int:
     # Matplotlib would make a directory of the name ~.
     os.environ[name] = os.path.expanduser(os.environ[name])
   try:
-    with signals.watched(), logs.shown('--verbose' in argv, to_the_end=ends):
+    with signals.watched(), logs.shown(_asks('verbose', argv), to_the_end=ends):
       _dispatch(argv)
   except signals.Interrupted as stopped:
     print(f'gan_aug_jax: {stopped}', file=sys.stderr)
     return stopped.exit_code
   except Exception as error:
-    if '--debug' in argv:
+    if _asks('debug', argv):
       sys.excepthook = sys.__excepthook__  # which `logs` keeps quiet
       raise
     user_error = _as_user_error(error)
@@ -46,6 +46,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     return 1
   return 0
+
+
+def _asks(flag, argv):
+  """Whether a flag is there, which must be known before flags are parsed."""
+  return bool({f'-{flag}', f'--{flag}', f'--{flag}=true'} & {x.lower() for x in argv})
 
 
 def _as_user_error(error):

@@ -67,7 +67,7 @@ PAGES = {
   ),
   'sample': Page(
     'draw a grid of images from the generator',
-    'Writes a PNG with a row of generated images for each class, next to real ones.',
+    'Writes a PNG with a row of generated images for each class.',
     ('--workdir=runs/first', '--workdir=runs/first --seed=7'),
   ),
   'score': Page(

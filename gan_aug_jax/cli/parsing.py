@@ -56,8 +56,9 @@ def parse(command: str, argv: list[str]) -> flags.FlagValues:
     config = _load_config(_expand('--config', config_flag.config))
     if 'ablation' in config and command != 'ablate':
       raise ConfigError(f'This config is for an ablation, not for {command}; use ablate.')
-    if command == 'ablate' and 'ablation' not in config:
-      config = config_lib.add_ablation(config)  # its arms, with several seeds
+    of_run = command == 'ablate' and 'ablation' not in config
+    if of_run:
+      config = config_lib.add_ablation(config)
     if 'ablation' in config:
       config_lib.renew_ablation(config.ablation)
     _check_fields(fields, config)
@@ -76,7 +77,20 @@ def parse(command: str, argv: list[str]) -> flags.FlagValues:
     values[name].value = _expand(f'--{name}', values[name].value)
   if 'config' in values:
     _make_absolute(values.config)
+    if of_run:
+      _compare_arms(values.config, fields)
   return values
+
+
+def _compare_arms(config, fields):
+  """Makes the arms of a run those of its ablation, which trains them with more seeds."""
+  kinds = {name: config_lib.ARMS.get(name, (False, False)) for name in config.arms}
+  config.ablation.arms = {
+    name: {'arms': (name,)} for name, (synthetic, _) in kinds.items() if synthetic
+  }
+  has_classical = any(classical for _, classical in kinds.values())
+  if not has_classical and 'ablation.control' not in fields:
+    config.ablation.control = 'real_only'
 
 
 def _expand(name, path):
@@ -97,7 +111,8 @@ def _make_absolute(config):
     is_path = isinstance(place, str) and place and '://' not in place
     return os.path.abspath(_expand('data.data_dir', place)) if is_path else place
 
-  config.data.data_dir = absolute(config.data.data_dir)
+  if 'data' in config:  # or validation says that it is not
+    config.data.data_dir = absolute(config.data.data_dir)
   grid = config.ablation.grid if 'ablation' in config else {}
   if isinstance(places := grid.get('data.data_dir'), tuple | list):
     grid['data.data_dir'] = tuple(map(absolute, places))
@@ -150,7 +165,7 @@ def define(command: str) -> flags.FlagValues:
 
 def _check_names(argv):
   """Refuses flags given twice, of which absl would take the last, and absl's own."""
-  flags_given = [arg for arg in argv if arg.startswith('-')]
+  flags_given = [arg for arg in argv if re.match(r'--?[^\d.]', arg)]  # no numbers
   names = [f'--{arg.lstrip("-").partition("=")[0]}' for arg in flags_given]
   for name in names:
     if names.count(name) > 1:

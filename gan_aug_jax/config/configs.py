@@ -85,8 +85,12 @@ def renew_ablation(spec: ml_collections.ConfigDict) -> None:
     spec: `config.ablation`; changed in place.
 
   Raises:
-    ConfigError: if a field is given under two names, or an arm is no dict.
+    ConfigError: if it lacks a field, one is given under two names, or an arm is no dict.
   """
+  if lacking := set(ablation()) - set(spec):
+    raise ConfigError(
+      f'config.ablation lacks {min(lacking)!r}; start from gan_aug_jax.config.ablation().'
+    )
   for kind in ('arms', 'controls'):
     for name, fields in spec[kind].items():
       if not isinstance(fields, Mapping):

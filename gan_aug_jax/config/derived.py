@@ -80,9 +80,14 @@ def code_of(config: ConfigDict) -> dict[str, str]:
 
 
 def own_code_of(config: ConfigDict) -> dict[str, str]:
-  """The part of `code_of` that is the user's, and not shipped with this package."""
-  named = code_of(config).items()
-  return {field: name for field, name in named if not name.startswith('gan_aug_jax.')}
+  """The part of `code_of` that is not one of this package's generators.
+
+  Only these are marked as meant to be named: what else is in the package may load a file.
+  """
+  ours = lambda field, name: (
+    field == 'generator.family' and name.startswith('gan_aug_jax.')
+  )
+  return {field: name for field, name in code_of(config).items() if not ours(field, name)}
 
 
 def seed_of(config: ConfigDict, part: str) -> int:

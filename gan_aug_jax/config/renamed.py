@@ -106,7 +106,9 @@ def translate(flat: dict[str, Any]) -> dict[str, Any]:
     if name in _ALSO:
       translated[_ALSO[name]] = value
     name, values = _RENAMED.get(name, name), _RENAMED_VALUES
-    translated[name] = values[name].get(value, value) if name in values else value
+    if name in values and isinstance(value, str):
+      value = values[name].get(value, value)
+    translated[name] = value
   return translated
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 
 from gan_aug_jax import config as config_lib
+from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.evaluation import statistics
 from gan_aug_jax.experiment import cells as cells_lib
 from gan_aug_jax.training.files import read_json, read_json_or_none
@@ -238,6 +239,8 @@ def _compare(treatment, control, name):
   seeds = sorted(set(treatment) & set(control))
   if not seeds:
     return None
+  for seed in seeds:
+    _check_same_images(treatment[seed], control[seed])
   pairs = [(treatment[seed].arm, control[seed].arm) for seed in seeds]
   differences = [mine['eval_accuracy'] - other['eval_accuracy'] for mine, other in pairs]
   f1 = [
@@ -260,6 +263,18 @@ def _compare(treatment, control, name):
     'f1': np.mean(f1, 0).tolist(),
     'overhead': float(np.median(slowdown)),
   }
+
+
+def _check_same_images(cell, control):
+  """Refuses cells of one seed that were evaluated on different images."""
+  field = 'test_fingerprint'
+  tested_on = {one.run.get('data', {}).get(field) for one in (cell, control)} - {None}
+  if len(tested_on) > 1:
+    names = [repr(one.about['name']) for one in (cell, control)]
+    raise CheckpointError(
+      f'The cells {names[0]} and {names[1]} were evaluated on different test images: the '
+      'data have changed in between; move the older one away and run again.'
+    )
 
 
 def _compare_rare(treatment, control, seeds):

@@ -152,7 +152,8 @@ def warnings(rows, candidates, num_steps, *, chosen_step=None) -> list[str]:
 
 def _defeat(rows, num_steps):
   """The longest time for which the discriminator won, if it was long."""
-  rows, first, longest = [row for row in rows if 'real_accuracy' in row], None, (0, 0)
+  needed, first, longest = {'real_accuracy', 'fake_accuracy'}, None, (0, 0)
+  rows = [row for row in rows if needed <= set(row)]
   for row in rows:
     wins = min(row['real_accuracy'], row['fake_accuracy']) > 0.99
     first = (first or row['step']) if wins else None

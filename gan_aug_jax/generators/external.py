@@ -98,6 +98,8 @@ def _trace(named, family, setting):
     after, metrics = jax.eval_shape(family.step, state, _data(setting))
     if not isinstance(metrics, dict):
       raise TypeError('its step must return (state, {name: scalar})')
+    if taken := {'step', 'step_ms'} & set(metrics):
+      raise TypeError(f'{min(taken)!r} is taken; call the metric of its step otherwise')
     networks = jax.eval_shape(family.freeze, state)
     kept = ['generator'] + ['discriminator'] * bool(family.discriminator_logits)
     if lacking := set(kept) - set(networks):

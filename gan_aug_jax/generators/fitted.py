@@ -1,11 +1,12 @@
 """A generator that is made at once, not in steps: `Family.fit`, and the file it leaves.
 
-GENERATOR/variables.npz holds its arrays by path, so that nothing else has to know their
-shapes.
+GENERATOR/variables.npz holds its arrays and their paths, so that nothing else has to know
+their shapes.
 """
 
 import dataclasses
 import io
+import json
 import pathlib
 from typing import Any
 
@@ -57,13 +58,17 @@ def _pack(variables):
   """The bytes of an .npz file of arrays in nested dicts."""
   if not isinstance(variables, dict):
     raise TypeError('fit must return arrays in nested dicts')
-  flat = traverse_util.flatten_dict(jax.device_get(variables), sep='/')
-  arrays = {name: np.asarray(value) for name, value in flat.items()}
-  wrong = [name for name, array in arrays.items() if array.dtype == object]
-  if wrong:
-    raise TypeError(f'fit must return arrays in nested dicts, and {wrong[0]!r} is none')
+  flat = traverse_util.flatten_dict(jax.device_get(variables), keep_empty_nodes=True)
+  arrays, paths = [], []
+  for path, value in flat.items():
+    empty = value is traverse_util.empty_node
+    arrays.append(np.zeros(0) if empty else np.asarray(value))
+    paths.append([list(map(str, path)), empty])
+    if arrays[-1].dtype == object:
+      name = '/'.join(paths[-1][0])
+      raise TypeError(f'fit must return arrays in nested dicts, and {name!r} is none')
   content = io.BytesIO()
-  np.savez(content, **arrays)
+  np.savez(content, *arrays, paths=json.dumps(paths))
   return content.getvalue()
 
 
@@ -83,4 +88,9 @@ def read(directory: pathlib.Path) -> dict[str, Any]:
     ) from None
   # NumPy writes types that it does not know as bytes.
   known = lambda x: x.view(jnp.bfloat16) if x.dtype.str == '|V2' else x
-  return traverse_util.unflatten_dict(jax.tree.map(known, flat), sep='/')
+  if 'paths' not in flat:  # of an older version
+    return traverse_util.unflatten_dict(jax.tree.map(known, flat), sep='/')
+  arrays = {}
+  for i, (path, empty) in enumerate(json.loads(str(flat['paths']))):
+    arrays[tuple(path)] = traverse_util.empty_node if empty else known(flat[f'arr_{i}'])
+  return traverse_util.unflatten_dict(arrays)

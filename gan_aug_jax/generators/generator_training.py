@@ -159,8 +159,7 @@ class GeneratorTraining:
       if not self.family.fit:
         with checkpoint.Checkpoints(training.directory / 'checkpoints') as checkpoints:
           checkpoints.set_aside(result['num_steps'])
-      path = training.directory / 'result.json'
-      processes.on_first(lambda: path.unlink(missing_ok=True))
+      processes.on_first(lambda: _forget(training.directory))
       return False
     return True
 
@@ -182,7 +181,7 @@ class GeneratorTraining:
     )
     trained = loop.train(training, directory, directory.name, selection)
     if config.log.tensorboard and jax.process_index() == 0:
-      pictures = sorted((directory / 'samples').glob('*.png'))
+      pictures = sorted((directory / 'samples').glob('[0-9]*.png'))
       tensorboard.write_samples(directory / 'tensorboard', pictures)
     count, networks = parameter_overview.count_parameters, self.family.shapes()
     number_of = {name: int(count(_params(tree))) for name, tree in networks.items()}
@@ -273,6 +272,12 @@ class GeneratorTraining:
     }
     if jax.process_index() == 0:
       samples.write_next_to_real(path, self._dataset, drawn, options)
+
+
+def _forget(directory):
+  """Removes what is said of a generator that is made again, and may differ."""
+  for name in ('result.json', 'drawn.npz', 'samples.npz', 'samples.png'):
+    (directory / name).unlink(missing_ok=True)
 
 
 def _params(variables):

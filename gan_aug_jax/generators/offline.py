@@ -28,7 +28,8 @@ def draw_once(session, dataset, sample, variables, directory) -> np.ndarray:
   depends = config.latents.to_dict() | {'count': count}
   depends |= {'source': config.mix.source, 'seed': seed}
   # Its sampler's options: cells that differ in them share a generator.
-  depends |= {'family': config.generator.family, **families.drawing_arguments_of(config)}
+  depends |= {'family': config.generator.family}
+  depends |= {'arguments': families.drawing_arguments_of(config)}
   digest = hashlib.sha256(json.dumps(depends).encode())
   for leaf in jax.tree.leaves(jax.device_get(variables)):
     digest.update(np.ascontiguousarray(leaf))

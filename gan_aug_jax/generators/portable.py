@@ -190,7 +190,9 @@ def _read_program(path):
   try:
     with open(about_path, 'rb') as file:
       about = json.loads(file.read(_MAX_HEADER_BYTES))
-    text, digest = json.dumps(about['description']), about['sha256'][path.name]
+    text = json.dumps(about['description'])
+    # By its kind: both files may have been renamed.
+    (digest,) = (x for name, x in about['sha256'].items() if name.endswith(path.suffix))
   except OSError as error:
     raise ValueError(f'{about_path.name} next to it: {error.strerror}') from None
   except (ValueError, RecursionError, KeyError, TypeError):

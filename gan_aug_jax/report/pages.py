@@ -31,6 +31,7 @@ def render(
   page = environment.get_template(template).render(
     images=embedded, fields=_fields(config), **values
   )
+  page = page.encode(errors='backslashreplace').decode()  # paths may be no UTF-8
   return re.sub(r'(?<=\d) (?=%)', '\N{NO-BREAK SPACE}', page)
 
 

@@ -138,7 +138,7 @@ def _generator_images(directory):
   images = {}
   if (path := directory / 'samples.png').exists():
     images['samples'] = path.read_bytes()
-  strip = sorted((directory / 'samples').glob('*.png'))
+  strip = sorted((directory / 'samples').glob('[0-9]*.png'))
   images |= {f'step {int(path.stem):,}': path.read_bytes() for path in strip}
   rows = files.read_metrics(directory / _METRICS)
   names = sorted({name for row in rows for name in row})

@@ -231,6 +231,8 @@ def _attempt(read):
   try:
     return read()
   except Exception as error:  # orbax raises many kinds on damaged files
+    if _is_of_machine(error):  # and no reason to train again
+      raise
     _LOG.info('A checkpoint cannot be read: %s', _reason(error))
   _settle()
   return None
@@ -240,6 +242,13 @@ def _settle():
   """Lets tasks that orbax gave up end now, and not in the middle of what comes next."""
   gc.collect()
   time.sleep(0.2)
+
+
+def _is_of_machine(error):
+  """Whether files may be whole, and the machine refuses to read them now."""
+  numbers = (errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE)
+  words = ['RESOURCE_EXHAUSTED', *map(os.strerror, (*numbers, errno.ENOMEM))]
+  return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def _reason(error):

@@ -227,12 +227,16 @@ def _may_differ(session, grows):
   if not (first.exists() or arms_begun):
     return {field.affects for field in FIELDS.values()}
   # The probes that choose a generator depend on some of the arms' fields, too.
-  trained = session.workdir.glob(f'{first.name}*')
+  trained = [
+    path
+    for path in (first, *session.workdir.glob(f'{first.name}-seed*'))
+    if (path / 'checkpoints').exists() or (path / 'variables.npz').exists()
+  ]
   finished = all(
     files.read_json_or_none(path / 'result.json') is not None for path in trained
   )
   cadence = {CADENCE} if finished and grows else set()
-  of_arms = OF_ARMS if finished and first.exists() and not arms_begun else set()
+  of_arms = OF_ARMS if finished and trained and not arms_begun else set()
   return {NOTHING} | cadence | of_arms
 
 
