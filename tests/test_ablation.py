@@ -288,7 +288,11 @@ def test_cells_of_different_test_images_are_not_compared():
   """As when a label in the folder was corrected before an arm was added."""
   cells_of = [
     findings.Finished(
-      {'name': name}, {'data': {'test_fingerprint': name}}, {}, np.array([]), 0.0
+      {'name': name, 'kind': 'x'},
+      {},
+      {'arms': {'x': {'test_fingerprint': name}}},
+      np.array([]),
+      0.0,
     )
     for name in ('before', 'after')
   ]

@@ -356,6 +356,13 @@ USAGE = {
       'import ml_collections\nget_config = lambda: ml_collections.ConfigDict()'
     ),
   ),
+  'ablation without data': (
+    2,
+    'lacks',
+    lambda place: ['ablate', *_config_file(
+      'import ml_collections\nget_config = lambda: ml_collections.ConfigDict()'
+    )(place)[1:]],
+  ),
   'config that needs more': (2, 'nopkg', _config_file('import nopkg')),
 }  # fmt: skip
 

@@ -353,6 +353,12 @@ def test_an_ablation_of_a_run_trains_its_arms(arms, compared, control):
   assert spec.control == control
 
 
+def test_an_ablation_of_a_run_needs_an_arm_to_compare():
+  flags = ['', '--config=configs/mnist5k.py', '--workdir=w']
+  with pytest.raises(ConfigError, match='no arm with synthetic images'):
+    parsing.parse('ablate', [*flags, "--config.arms=('real_only','real_classical')"])
+
+
 def test_negative_numbers_are_no_flags():
   flags = ['', '--config=configs/mnist5k.py', '--workdir=w']
   flags += ['--config.data.seed', '-1', '--config.generator.seed', '-1']

@@ -342,6 +342,8 @@ def test_what_fit_returns_comes_back(tmp_path):
   assert jax.tree.structure(found) == jax.tree.structure(tree)
   for mine, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(tree), strict=True):
     assert mine.dtype == theirs.dtype and np.all(mine == theirs)
+  with pytest.raises(TypeError, match='keys are strings'):
+    fitted._pack({'n': {1: np.ones(2)}})
 
 
 def test_a_dry_run_makes_none(place, tmp_path, capsys):

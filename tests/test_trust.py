@@ -74,6 +74,10 @@ def _is_mode(node):
   return isinstance(node, ast.Constant) and set(str(node.value)) <= set('rwax+bt')
 
 
+def _values(call):
+  return [keyword.value for keyword in call.keywords]
+
+
 def test_files_are_written_by_renaming():
   """All but the lines of metrics.jsonl, of which a half-written one is dropped."""
   writing = {'write_text', 'write_bytes', 'savez', 'savez_compressed', 'imsave', 'dump'}
@@ -85,7 +89,9 @@ def test_files_are_written_by_renaming():
       target = getattr(node.args[0], 'id', '') if node.args else ''
       if not (name.startswith('savez') and target == 'content'):  # io.BytesIO
         found.append((path, name))
-    elif name == 'open' and (modes := [x.value for x in node.args if _is_mode(x)]):
+    elif name == 'open' and (
+      modes := [x.value for x in (*node.args, *_values(node)) if _is_mode(x)]
+    ):
       found.append((path, modes[0]))
   found = [entry for entry in found if entry[1] != 'rb']
   assert sorted(found) == [('files.py', 'a'), ('files.py', 'wb')]

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import sys
 
 import gan_aug_jax
@@ -50,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _asks(flag, argv):
   """Whether a flag is there, which must be known before flags are parsed."""
-  return bool({f'-{flag}', f'--{flag}', f'--{flag}=true'} & {x.lower() for x in argv})
+  spelled = re.compile(rf'--?{flag}(=(true|t|1))?', re.IGNORECASE)
+  return any(map(spelled.fullmatch, argv))
 
 
 def _as_user_error(error):

@@ -84,11 +84,17 @@ def parse(command: str, argv: list[str]) -> flags.FlagValues:
 
 def _compare_arms(config, fields):
   """Makes the arms of a run those of its ablation, which trains them with more seeds."""
-  kinds = {name: config_lib.ARMS.get(name, (False, False)) for name in config.arms}
-  config.ablation.arms = {
-    name: {'arms': (name,)} for name, (synthetic, _) in kinds.items() if synthetic
-  }
-  has_classical = any(classical for _, classical in kinds.values())
+  arms = config.get('arms')
+  if not isinstance(arms, tuple) or not set(map(str, arms)) <= set(config_lib.ARMS):
+    return  # validation says what is wrong
+  drawing = [name for name in arms if config_lib.ARMS[name][0]]
+  if not drawing:
+    raise ConfigError(
+      f'arms={arms!r} has no arm with synthetic images, so there is nothing to compare '
+      "with real images alone; add 'augmented' or 'augmented_classical'."
+    )
+  config.ablation.arms = {name: {'arms': (name,)} for name in drawing}
+  has_classical = any(config_lib.ARMS[name][1] for name in arms)
   if not has_classical and 'ablation.control' not in fields:
     config.ablation.control = 'real_only'
 

@@ -268,7 +268,7 @@ def _compare(treatment, control, name):
 def _check_same_images(cell, control):
   """Refuses cells of one seed that were evaluated on different images."""
   field = 'test_fingerprint'
-  tested_on = {one.run.get('data', {}).get(field) for one in (cell, control)} - {None}
+  tested_on = {one.arm.get(field) for one in (cell, control)} - {None}
   if len(tested_on) > 1:
     names = [repr(one.about['name']) for one in (cell, control)]
     raise CheckpointError(

@@ -183,7 +183,8 @@ def _compare(named, drawn, path):
     if before.shape != drawn.shape or np.max(np.abs(before - drawn)) > _TOLERANCE:
       raise CheckpointError(
         f'generator.family={named!r} draws other images than when {str(path)!r} was '
-        'written: its code has changed since; give another --workdir.'
+        'written: its code has changed since, or it was made again and differs; give '
+        'another --workdir.'
       )
   elif jax.process_index() == 0:
     files.write_arrays(path, images=drawn)

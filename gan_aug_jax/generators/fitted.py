@@ -61,9 +61,11 @@ def _pack(variables):
   flat = traverse_util.flatten_dict(jax.device_get(variables), keep_empty_nodes=True)
   arrays, paths = [], []
   for path, value in flat.items():
+    if not all(isinstance(name, str) for name in path):
+      raise TypeError(f'fit must return dicts whose keys are strings, not {path!r}')
     empty = value is traverse_util.empty_node
     arrays.append(np.zeros(0) if empty else np.asarray(value))
-    paths.append([list(map(str, path)), empty])
+    paths.append([path, empty])
     if arrays[-1].dtype == object:
       name = '/'.join(paths[-1][0])
       raise TypeError(f'fit must return arrays in nested dicts, and {name!r} is none')
@@ -88,7 +90,8 @@ def read(directory: pathlib.Path) -> dict[str, Any]:
     ) from None
   # NumPy writes types that it does not know as bytes.
   known = lambda x: x.view(jnp.bfloat16) if x.dtype.str == '|V2' else x
-  if 'paths' not in flat:  # of an older version
+  is_new = 'paths' in flat and flat['paths'].dtype.kind == 'U'
+  if not is_new:  # of an older version
     return traverse_util.unflatten_dict(jax.tree.map(known, flat), sep='/')
   arrays = {}
   for i, (path, empty) in enumerate(json.loads(str(flat['paths']))):

@@ -275,8 +275,11 @@ class GeneratorTraining:
 
 
 def _forget(directory):
-  """Removes what is said of a generator that is made again, and may differ."""
-  for name in ('result.json', 'drawn.npz', 'samples.npz', 'samples.png'):
+  """Removes what is said of a generator that is made again.
+
+  Not drawn.npz, by which another one is refused: arms may have drawn from the first.
+  """
+  for name in ('result.json', 'samples.npz', 'samples.png'):
     (directory / name).unlink(missing_ok=True)
 
 

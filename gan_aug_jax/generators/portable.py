@@ -195,7 +195,7 @@ def _read_program(path):
     (digest,) = (x for name, x in about['sha256'].items() if name.endswith(path.suffix))
   except OSError as error:
     raise ValueError(f'{about_path.name} next to it: {error.strerror}') from None
-  except (ValueError, RecursionError, KeyError, TypeError):
+  except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
     raise ValueError(f'{about_path.name} next to it is damaged') from None
   description = description_lib.parse(text)
   if hashlib.sha256(content).hexdigest() != digest:

@@ -24,10 +24,13 @@ import jax
 import orbax.checkpoint as ocp
 
 from gan_aug_jax import logs
-from gan_aug_jax.errors import CheckpointError
+from gan_aug_jax.errors import CheckpointError, MachineError
 from gan_aug_jax.training import processes
 
 _LOG = logging.getLogger('gan_aug_jax')
+
+# What keeps a process from reading files that may be whole. A bad disk (EIO) does not.
+_OF_MACHINE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class UnreadableGenerator(CheckpointError):
@@ -231,8 +234,12 @@ def _attempt(read):
   try:
     return read()
   except Exception as error:  # orbax raises many kinds on damaged files
-    if _is_of_machine(error):  # and no reason to train again
-      raise
+    # Of several processes all go on, or none does.
+    if _is_of_machine(error) and jax.process_count() == 1:
+      raise MachineError(
+        f'A checkpoint cannot be read now ({_reason(error)}); it may be whole, so fix '
+        'that and run the same command again.'
+      ) from error
     _LOG.info('A checkpoint cannot be read: %s', _reason(error))
   _settle()
   return None
@@ -246,14 +253,14 @@ def _settle():
 
 def _is_of_machine(error):
   """Whether files may be whole, and the machine refuses to read them now."""
-  numbers = (errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE)
-  words = ['RESOURCE_EXHAUSTED', *map(os.strerror, (*numbers, errno.ENOMEM))]
+  words = ['RESOURCE_EXHAUSTED', *map(os.strerror, _OF_MACHINE)]
   return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def _reason(error):
   """The operating system's words if it refused, else the first line, cut short."""
-  for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
+  full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+  for number in (*full, *_OF_MACHINE):
     if os.strerror(number) in str(error):
       return os.strerror(number)
   return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -184,8 +184,10 @@ class Training:
     # XLA counts the body of a loop once, so neither a call of several steps tells, nor a
     # step with a loop in it.
     state, data = self.with_pool(self.state), self.batches.shapes(1)
+    # A new function: JAX keeps what it traced of one.
+    step = lambda *arguments: stage.step(*arguments)
     with sharding.unrolled():
-      return Program(stage.step, self.layout).operations(state, data, *self.frozen)
+      return Program(step, self.layout).operations(state, data, *self.frozen)
 
   def length_of(self, stage: Stage) -> int:
     """The number of steps in a stage."""
