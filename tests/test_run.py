@@ -18,6 +18,7 @@ from gan_aug_jax.cli import parsing
 from gan_aug_jax.data import datasets, splits
 from gan_aug_jax.evaluation import evaluators
 from gan_aug_jax.generators import generator_training
+from gan_aug_jax.report import run_report
 from gan_aug_jax.step import programs, sampling, sharding
 from gan_aug_jax.training import files, loop, tensorboard
 from gan_aug_jax.training.signals import Interrupted
@@ -298,6 +299,10 @@ def test_score_sets_generators_between_real_images_and_noise(
   for name in ('grid', 'neighbours', 'interpolation'):
     assert (workdir / 'score' / f'{name}.png').read_bytes().startswith(b'\x89PNG')
   assert len(list((tmp_path / 'cache').rglob('*.msgpack'))) == 1
+  config = json.loads((workdir / 'config.json').read_text())['config']
+  assert run_report._read_scores(workdir, config) == scores
+  config['gan']['width'] = 9  # stands for what a generator is drawn with
+  assert run_report._read_scores(workdir, config) is None
   assert run('report', f'--workdir={workdir}') == 0
   assert scores['extractor']['hash'] in (workdir / 'report.html').read_text()
 

@@ -22,7 +22,7 @@ from gan_aug_jax.errors import DataError
 from gan_aug_jax.evaluation import evaluators, fidelity, figures, metrics, probe
 from gan_aug_jax.evaluation.image_sampler import ImageSampler
 from gan_aug_jax.experiment import runs
-from gan_aug_jax.generators import frozen
+from gan_aug_jax.generators import families, frozen
 from gan_aug_jax.step import device_data, rng, sampling
 from gan_aug_jax.training import devices, files, workdir
 from gan_aug_jax.training.progress import format_count, waiting
@@ -76,6 +76,7 @@ def score_generators(session, run: dict) -> dict:
       'trained_on': whole.fingerprint,
     },
     'config': config.score.to_dict(),
+    'drawing': families.drawing_arguments_of(config),
     'class_names': dataset.class_names,
     'rows': rows,
     'seconds': time.perf_counter() - began,

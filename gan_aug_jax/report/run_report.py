@@ -4,13 +4,16 @@ It can be made again at any time, and shows nothing that is not on disk.
 """
 
 from collections.abc import Mapping
+import json
 import math
 import pathlib
 
 import numpy as np
 
+from gan_aug_jax import config as config_lib
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.evaluation import figures, statistics
+from gan_aug_jax.generators import families
 from gan_aug_jax.report import pages, run_sentences, sentences, tables
 from gan_aug_jax.training import files
 from gan_aug_jax.training.workdir import generator_directory, read_predictions
@@ -46,8 +49,8 @@ def render(workdir: pathlib.Path, run: Mapping, results: Mapping) -> pathlib.Pat
   arms, class_names = results['arms'], run['data']['class_names']
   if not arms:
     raise LookupError('arms')  # a damaged file, as for `files.reading`
-  scores, found = _read_scores(workdir), findings(workdir, arms)
   generator, config = results['generator'], run['config']
+  scores, found = _read_scores(workdir, config), findings(workdir, arms)
   page = pages.render(
     'run.html.j2',
     config=config,
@@ -159,10 +162,15 @@ def _series(rows, name):
   return tuple(zip(*chosen, strict=True)) if chosen else ((), ())
 
 
-def _read_scores(workdir):
-  """The content of score/scores.json, or None where it is missing or damaged."""
+def _read_scores(workdir, config):
+  """The content of score/scores.json; None where it is missing or damaged, or where the
+  generator draws in another way by now, such as in fewer evaluations of a flow.
+  """
   scores = files.read_json_or_none(workdir / 'score' / 'scores.json') or {}
-  return scores if {'rows', 'extractor', 'held_out_chose'} <= set(scores) else None
+  drawing = families.drawing_arguments_of(config_lib.from_dict(config))
+  is_own = scores.get('drawing') in (None, json.loads(json.dumps(drawing)))
+  needed = {'rows', 'extractor', 'held_out_chose'}
+  return scores if needed <= set(scores) and is_own else None
 
 
 def _checkpoints(info):
