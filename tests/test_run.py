@@ -301,6 +301,9 @@ def test_score_sets_generators_between_real_images_and_noise(
   assert len(list((tmp_path / 'cache').rglob('*.msgpack'))) == 1
   config = json.loads((workdir / 'config.json').read_text())['config']
   assert run_report._read_scores(workdir, config) == scores
+  del scores['drawing']['lecam']  # as before that argument was added
+  files.write_atomically(workdir / 'score' / 'scores.json', json.dumps(scores))
+  assert run_report._read_scores(workdir, config) == scores
   config['gan']['width'] = 9  # stands for what a generator is drawn with
   assert run_report._read_scores(workdir, config) is None
   assert run('report', f'--workdir={workdir}') == 0

@@ -168,7 +168,10 @@ def _read_scores(workdir, config):
   """
   scores = files.read_json_or_none(workdir / 'score' / 'scores.json') or {}
   drawing = families.drawing_arguments_of(config_lib.from_dict(config))
-  is_own = scores.get('drawing') in (None, json.loads(json.dumps(drawing)))
+  drawing = json.loads(json.dumps(drawing))
+  # Older scores may lack arguments that were added since.
+  then = scores.get('drawing', {}).items()
+  is_own = all(drawing.get(name, value) == value for name, value in then)
   needed = {'rows', 'extractor', 'held_out_chose'}
   return scores if needed <= set(scores) and is_own else None
 
