@@ -80,7 +80,7 @@ class Bench:
       fields: {dotted name: value}; 'part': 'gan' for the step of the GAN.
       options: XLA's.
     """
-    from gan_aug_jax.experiment import dry_run
+    from benchmarks import dry_run
     from gan_aug_jax.training import workdir
 
     fields, config = dict(fields), CONFIG.value.copy_and_resolve_references()

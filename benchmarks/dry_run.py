@@ -4,21 +4,17 @@ What a step costs depends on shapes, not on weights.
 """
 
 import dataclasses
-import time
 from typing import Any
 
 import jax
 import numpy as np
 
 from gan_aug_jax import config as config_lib
-from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.experiment import arms
 from gan_aug_jax.generators import frozen as frozen_lib, synthetic_source
 from gan_aug_jax.generators.generator_training import GeneratorTraining
 from gan_aug_jax.step import programs, synthesis
 from gan_aug_jax.training import spec
-
-_NUM_CALLS = 2  # that are timed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,38 +43,25 @@ class DryRun:
 
   def lower_step(self) -> jax.stages.Lowered:
     """A single step that draws for itself, lowered, for what XLA counts in it."""
-    return self.training.lower_single_step(self.state)
+    training = self.training
+    arguments = (self.state, training.batches(0, 1), *training.frozen)
+    return programs.lower_step(training.stages[0].step, training.layout, *arguments)
 
   def operations(self) -> float:
-    """Floating-point operations of a step on all devices, as XLA counts them."""
-    return self.lower_step().cost_analysis()['flops']
+    """Floating-point operations of a step on all devices."""
+    return self.training.step_operations(self.training.stages[0])
 
   def compile(self) -> programs.Program:
     """The program of a call, compiled."""
-    program = self.training.step_program
+    program = self.training.stages[0].program
     program.compile(self.state, *self.inputs(0))
     return program
 
 
 def generator_step(session, dataset) -> DryRun:
-  """The `DryRun` of a step of the generator's training.
-
-  Raises:
-    ConfigError: if the generator takes no steps.
-  """
-  training = _steps_of(session, dataset).training
+  """The `DryRun` of a step of the generator's training, which takes steps."""
+  training = GeneratorTraining(session, dataset).training
   return DryRun(training, training.init())
-
-
-def _steps_of(session, dataset):
-  """The `GeneratorTraining`; refuses one that takes no steps."""
-  generator = GeneratorTraining(session, dataset)
-  if generator.family.fit:
-    raise ConfigError(
-      f'generator.family={session.config.generator.family!r} is not trained in steps, so '
-      'its operations cannot be counted; leave ablation.equal_compute at False.'
-    )
-  return generator
 
 
 def arm_step(session, dataset, name, *, num_steps, at=0) -> DryRun:
@@ -96,19 +79,15 @@ def arm_step(session, dataset, name, *, num_steps, at=0) -> DryRun:
       generator = untrained_generator(session, dataset)
     source = synthetic_source.build_source(session, dataset, generator)
     frozen = synthetic_source.load_variables(session, dataset, generator).frozen
-  training = arms.set_up(session, dataset, name, source, num_steps=num_steps).training
+  training = arms.set_up(session, dataset, name, source, num_steps=num_steps)
   at -= at % training.steps_per_call
   state = training.init().replace(step=layout.replicate(np.int32(at)))
   return DryRun(training.with_frozen(frozen), state, at)
 
 
 def untrained_generator(session, dataset) -> frozen_lib.FrozenGenerator:
-  """The generator before its first step.
-
-  Raises:
-    ConfigError: see `generator_step`.
-  """
-  generator = _steps_of(session, dataset)
+  """The generator before its first step."""
+  generator = GeneratorTraining(session, dataset)
   family = generator.family
   networks = family.freeze(generator.training.init())
   return frozen_lib.FrozenGenerator(
@@ -118,25 +97,3 @@ def untrained_generator(session, dataset) -> frozen_lib.FrozenGenerator:
     members=(),
     discriminator=networks.get('discriminator'),
   )
-
-
-def time_unoptimized(training: spec.Training) -> tuple[float, float]:
-  """Times a step that is compiled quickly, from a state of zeros; runs nothing else.
-
-  Args:
-    training: `frozen` may be shapes.
-
-  Returns:
-    Seconds of a step, and those that compilation took.
-  """
-  layout, count = training.layout, training.steps_per_call
-  place = lambda x: layout.replicate(np.zeros(x.shape, x.dtype))
-  state = training.with_pool(jax.tree.map(place, training.state))
-  inputs = training.with_frozen(*jax.tree.map(place, training.frozen)).inputs(0, count)
-  program, seconds = training.step_program.unoptimized(), []
-  compiling = program.compile(state, *inputs)
-  for _ in range(1 + _NUM_CALLS):
-    began = time.perf_counter()
-    state, _ = jax.block_until_ready(program(state, *inputs))
-    seconds.append((time.perf_counter() - began) / count)
-  return min(seconds[1:]), compiling

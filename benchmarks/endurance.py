@@ -59,7 +59,8 @@ def main(_):
   config = CONFIG.value
   validation.validate(config)
   found = devices.start(config)
-  from gan_aug_jax.experiment import dry_run, runs
+  from benchmarks import dry_run
+  from gan_aug_jax.experiment import runs
   from gan_aug_jax.step import sharding
   from gan_aug_jax.training import workdir
 

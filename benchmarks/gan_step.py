@@ -25,7 +25,7 @@ WIDTH = flags.DEFINE_integer('width', 0, "Of the networks; 0 keeps the variant's
 
 def prepare(config, layout):
   """Returns (run, compile seconds); `run()` takes two steps, returns seconds per step."""
-  from gan_aug_jax.experiment import dry_run
+  from benchmarks import dry_run
   from gan_aug_jax.training import workdir
 
   session = workdir.Session(config, pathlib.Path('unused'), layout, quiet=True)

@@ -4,7 +4,7 @@
 
 Times every convolution of the CNN, of the DCGAN's generator when sampling and training,
 and of its discriminator: forward, gradient of the weights, and gradient of the input,
-compiled by XLA's defaults and by `programs.compile_step`, all interleaved in one process
+compiled by XLA's defaults and by `programs.Program`, all interleaved in one process
 on one device. GFLOP/s count a product at every tap, including those in the padding. The
 last row is a large matrix product.
 """
@@ -106,7 +106,7 @@ def main(_):
     for which, (function, arguments) in functions.items():
       arguments = layout.replicate(arguments)
       default = jax.jit(function).lower(*arguments).compile()
-      ours = programs.compile_step(function, layout, *arguments, donate=())
+      ours = programs.Program(function, layout, donate=())
       takes[name, which, 'default'] = run(default, arguments)
       takes[name, which, 'ours'] = run(ours, arguments)
   matrix = jnp.ones((2048, 2048))

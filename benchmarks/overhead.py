@@ -69,7 +69,7 @@ class Bench:
 
   def fused(self, name, config):
     """Returns a timed run of fused steps."""
-    from gan_aug_jax.experiment import dry_run
+    from benchmarks import dry_run
 
     dry = dry_run.arm_step(
       self.session(config), self.dataset, ARM.value, num_steps=10_000
@@ -86,7 +86,8 @@ class Bench:
     """Returns {name: timed run} of the sampler and the classifier as two programs."""
     import jax
 
-    from gan_aug_jax.experiment import arms, dry_run, schedule
+    from benchmarks import dry_run
+    from gan_aug_jax.experiment import arms, schedule
     from gan_aug_jax.generators import synthetic_source
     from gan_aug_jax.step import programs, rng, sharding
     from gan_aug_jax.step.synthesis import FrozenModels, Networks
@@ -110,15 +111,14 @@ class Bench:
     # The classifier's program is the fused step with a sampler that returns its argument.
     networks = Networks(lambda variables, keys, labels: variables)
     given = synthetic_source.SyntheticSource(networks, FrozenModels())
-    setup = arms.set_up(session, dataset, ARM.value, given, num_steps=10_000)
-    training, place = setup.training, layout.replicate
+    training = arms.set_up(session, dataset, ARM.value, given, num_steps=10_000)
+    place = layout.replicate
     state = training.init()
     arguments = (state, frozen)
-    sampler = programs.compile_step(sample, layout, *arguments, donate=())
+    sampler = programs.Program(sample, layout, donate=())
     made = sampler(*arguments)
     step, batches = training.stages[0].step, training.batches
-    frozen_images = FrozenModels(generator=made)
-    program = programs.compile_step(step, layout, state, batches(0, 1), frozen_images)
+    program = programs.Program(step, layout)
     number = 0
 
     def train(images):
@@ -135,8 +135,7 @@ class Bench:
       'sampler alone': draw,
       'classifier alone': lambda: train(made),
     }
-    lowered = programs.lower_step(sample, layout, *arguments, donate=())
-    operations = lowered.cost_analysis()['flops']
+    operations = sampler.operations(*arguments)
     self.programs['sampler alone'] = _cost(sampler.compiled, operations, 0.0)
     return {name: timing.repeat(take, _STEPS) for name, take in takes.items()}
 

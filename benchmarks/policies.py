@@ -83,7 +83,7 @@ def prepare(config, layout, dataset, directory):
 
   `run()` takes 16 steps and returns seconds per step.
   """
-  from gan_aug_jax.experiment import dry_run
+  from benchmarks import dry_run
   from gan_aug_jax.training import workdir
 
   session = workdir.Session(config, directory, layout, quiet=True)

@@ -41,7 +41,7 @@ def train_pairs(session, dataset, variables, samplers):
 
   num_classes = dataset.num_classes
   model = probe.build_probe(session, num_classes)
-  evaluate = evaluators.Evaluator(session, model, num_classes, largest=10_000)
+  evaluate = evaluators.Evaluator(session, model, largest=10_000)
   for seed in range(SEEDS.value):
     session.config.classifier.seed = seed
     pair = {}

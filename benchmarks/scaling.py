@@ -53,7 +53,7 @@ def dry_step(config, layout, *, side=32, num_images=2000):
     side: of the images, in pixels.
     num_images: size of the training set.
   """
-  from gan_aug_jax.experiment import dry_run
+  from benchmarks import dry_run
   from gan_aug_jax.training import workdir
 
   dataset = noise.make_dataset((side, side, 3), per_class=num_images // 10)

@@ -47,7 +47,8 @@ def prepare(config, layout, dataset, arm, count):
   """Returns timed runs of a step of every seed, in turn and under `vmap`."""
   import jax
 
-  from gan_aug_jax.experiment import dry_run, vmap_seeds
+  from benchmarks import dry_run
+  from gan_aug_jax.experiment import vmap_seeds
   from gan_aug_jax.training import workdir
 
   runs = []

@@ -70,7 +70,7 @@ def read_config(batch='', precision='float32'):
 def jax_takes(config):
   """Returns {arm: timed run of our step}, and `timing.describe` of where."""
   found = devices.start(config)
-  from gan_aug_jax.experiment import dry_run
+  from benchmarks import dry_run
   from gan_aug_jax.step import sharding
   from gan_aug_jax.training import workdir
 

@@ -33,14 +33,13 @@ from gan_aug_jax.experiment import (
   arms as arms_lib,
   batch_picture,
   cells,
-  dry_run,
   estimate,
   findings,
   runs,
   vmap_seeds,
   workers,
 )
-from gan_aug_jax.generators import families, synthetic_source
+from gan_aug_jax.generators import families, generator_training, synthetic_source
 from gan_aug_jax.generators.generator_training import GeneratorTraining
 from gan_aug_jax.report import ablation_report, ablation_sentences, run_sentences, tables
 from gan_aug_jax.step import synthesis
@@ -484,20 +483,18 @@ def test_a_pool_is_counted_as_if_every_step_drew(tmp_path, monkeypatch):
   fields, counted = _config(arms={'pool': {}}, equal_compute=True, seeds=(0,)), []
   fields.cache.refresh_steps = 4
 
-  class Step:
-    def operations(self):
-      return 10.0
+  step = types.SimpleNamespace(
+    stages=[None], operations=lambda: 10.0, step_operations=lambda _: 10.0
+  )
 
-    @property
-    def training(self):  # of the generator
-      return self
-
-  def arm_step(session, *_, **kwargs):
+  def make_arm(session, *_, **__):
     counted.append(session.config.cache.refresh_steps)
-    return Step()
+    return types.SimpleNamespace(training=lambda: step)
 
-  monkeypatch.setattr(dry_run, 'arm_step', arm_step)
-  monkeypatch.setattr(dry_run, 'generator_step', lambda *_: Step())
+  monkeypatch.setattr(arms_lib, 'Arm', make_arm)
+  of_generator = types.SimpleNamespace(family=types.SimpleNamespace(fit=None))
+  of_generator.training = step
+  monkeypatch.setattr(generator_training, 'GeneratorTraining', lambda *_: of_generator)
   facts = DataFacts('', ('a', 'b'), (8, 8, 3), num_train=9)
   data = types.SimpleNamespace(train=[0] * 9, facts=facts)
   monkeypatch.setattr(cells, 'load_data', lambda _: data)

@@ -75,7 +75,7 @@ def _call(where, toy, *, per_call=PER_CALL, **options):
   state, frozen = where.replicate((state, frozen))
   inputs = where.replicated_int(per_call), data, frozen
   call = programs.repeat_step(step, per_call, ahead)
-  return programs.compile_step(call, where, state, *inputs), state, inputs
+  return tiny.compile_step(call, where, state, *inputs), state, inputs
 
 
 def test_memory_is_what_the_compiler_says(toy):

@@ -14,10 +14,11 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks import dry_run
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.config import fields as fields_lib, validation
 from gan_aug_jax.errors import ConfigError
-from gan_aug_jax.experiment import dry_run, schedule
+from gan_aug_jax.experiment import schedule
 from gan_aug_jax.step import sharding
 from gan_aug_jax.training.workdir import Session
 from tests.conftest import make_dataset

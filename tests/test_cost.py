@@ -13,11 +13,11 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import noise
+from benchmarks import dry_run, noise
 from configs import cifar10
-from gan_aug_jax.experiment import dry_run
-from gan_aug_jax.step import programs, sharding
+from gan_aug_jax.step import sharding
 from gan_aug_jax.training import workdir
+from tests import tiny
 
 _ROOT = pathlib.Path(__file__).parent.parent
 
@@ -115,7 +115,7 @@ def test_convolutions_are_not_left_to_the_slower_library(optimized):
   )
   if 'ynn' not in jax.jit(convolve).lower(*arguments).compile().as_text():
     pytest.skip('XLA takes no such library here')
-  program = programs.compile_step(convolve, layout, *arguments, donate=())
+  program = tiny.compile_step(convolve, layout, *arguments, donate=())
   assert 'ynn' not in program.compiled.as_text()
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from gan_aug_jax import config as config_lib
-from gan_aug_jax.cli import parsing
+from gan_aug_jax.cli import commands, parsing
 from gan_aug_jax.config import fields as fields_lib, validation
 from gan_aug_jax.experiment import ablation, runs
 from gan_aug_jax.generators import external, family, generator_training
@@ -130,7 +130,7 @@ def check_command(arguments):
   if command.startswith('--'):
     assert command in ('--help', '--version')
     return
-  assert command in parsing.COMMANDS
+  assert command in commands.COMMANDS
   values = parsing.parse(command, ['gan_aug_jax', *flags])
   if command == 'ablate' and not values.collect:
     assert ablation.list_arms(values.config, test_ablation.Costs(1000, 4, 2, 1))
@@ -354,7 +354,7 @@ def test_design_names_every_module_and_tests_that_exist():
 
 def test_every_command_is_shown():
   shown = {tuple(parameter.values[0][1:4]) for parameter in COMMANDS}
-  for command in parsing.COMMANDS:
+  for command in commands.COMMANDS:
     assert ('-m', 'gan_aug_jax', command) in shown, command
 
 

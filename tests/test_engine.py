@@ -247,7 +247,7 @@ def _compile_call(where, toy, per_call, *, batch_size=12, **options):
     where.replicate(frozen),
   )
   repeated = programs.repeat_step(step, per_call, ahead)
-  return programs.compile_step(repeated, where, *args).compiled
+  return tiny.compile_step(repeated, where, *args).compiled
 
 
 def _inside(text, operation):
@@ -302,7 +302,7 @@ def test_seeds_in_one_program_draw_ahead(toy):
       vmap_seeds.vmap_step(step, count), 4, vmap_seeds.vmap_draw_ahead(ahead)
     )
     args = stack(*states), where.replicated_int(4), data, stack(*[frozen] * count)
-    program = programs.compile_step(call, where, *args)
+    program = tiny.compile_step(call, where, *args)
     joint, _ = program(*args)
   assert set(tiny.COLLECTIVE.findall(program.compiled.as_text())) == {'all-reduce'}
   for i, one in enumerate(alone):
@@ -371,7 +371,7 @@ def test_generator_is_an_argument_not_donated_and_without_gradient(toy):
   with warnings.catch_warnings():
     # A generator given away would fit no result, of which JAX warns.
     warnings.simplefilter('error')
-    program = programs.compile_step(step, where, state, data, generator)
+    program = tiny.compile_step(step, where, state, data, generator)
   _, first = program(state, data, generator)
   assert all(x.is_deleted() for x in jax.tree.leaves(state) if x.size)
   assert tiny.difference(before, jax.device_get(generator)) == 0
@@ -456,7 +456,7 @@ def test_effective_ratio_is_the_asked_one(toy, backend, num_devices, mode, ratio
     synthetic = jnp.sum((batch.images[..., 0, 0, 0] < 0) * batch.weights)
     return where.sum({'synthetic': synthetic, 'all': jnp.sum(batch.weights)})
 
-  counted = programs.compile_step(count, where, data, donate=())(data)
+  counted = tiny.compile_step(count, where, data, donate=())(data)
   assert int(counted['synthetic']) == int(ratio * 12 + 0.5) == plan.num_synthetic
   assert int(counted['all']) == plan.num_synthetic + plan.num_real
   assert plan.num_real == (12 if mode == 'add' else 12 - plan.num_synthetic)

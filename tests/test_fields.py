@@ -207,7 +207,7 @@ def _of_arm(**changes):
   session = Session(_config(changes), pathlib.Path('unused'), tiny.layout(num_devices=1))
   toy = _toy()
   model = recipe.build_model(session, toy.facts)
-  evaluator = evaluators.Evaluator(session, model, toy.num_classes, largest=36)
+  evaluator = evaluators.Evaluator(session, model, largest=36)
   arm = arms.Arm(session, toy, 'augmented_classical', evaluator)
   return _describe(arm.training_ahead())
 

@@ -11,7 +11,7 @@ import pytest
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.config import validation
 from gan_aug_jax.errors import CheckpointError
-from gan_aug_jax.step import device_data, plans, programs
+from gan_aug_jax.step import device_data, plans
 from gan_aug_jax.training import loop, spec, tracing, workdir
 from tests import tiny
 
@@ -146,6 +146,6 @@ def test_peak_memory_counts_state_and_data_once(toy):
   args = where.replicate(
     (state, tiny.feed(lambda x: x, toy)(0, plan.num_real), generator)
   )
-  program = programs.compile_step(step, where, *args)
+  program = tiny.compile_step(step, where, *args)
   held = sum(leaf.nbytes for leaf in jax.tree.leaves(args))
   assert held <= program.peak_bytes < 50 * held

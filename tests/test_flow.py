@@ -11,8 +11,8 @@ import pytest
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.config import validation
 from gan_aug_jax.errors import ConfigError
-from gan_aug_jax.experiment import dry_run
 from gan_aug_jax.generators import description, families, offline, samples
+from gan_aug_jax.generators.generator_training import GeneratorTraining
 from gan_aug_jax.models import unet
 from gan_aug_jax.step import flow
 from gan_aug_jax.training.workdir import Session
@@ -298,7 +298,7 @@ def test_operations_of_reflow_are_counted_with_its_teacher(toy):
   for reflow_steps in (0, 8):
     config.flow.reflow_steps = reflow_steps
     session = Session(config, pathlib.Path('unused'), tiny.layout('jit', 1), quiet=True)
-    counts.append(dry_run.generator_step(session, toy).training.operations())
+    counts.append(GeneratorTraining(session, toy).training.operations())
   # A step of the flow is three forward passes; the teacher's images are eight more.
   assert counts[1] == pytest.approx(counts[0] * (12 + 8 * 11 / 3) / 20, rel=0.1)
 

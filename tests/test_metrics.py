@@ -10,7 +10,7 @@ import pytest
 import sklearn.metrics
 
 from gan_aug_jax.evaluation import evaluators, metrics
-from gan_aug_jax.step import eval_step, programs, sharding
+from gan_aug_jax.step import eval_step, sharding
 from tests import tiny
 
 
@@ -70,9 +70,9 @@ def test_evaluation_counts_each_image_once(toy, backend, num_devices):
   model = tiny.classifiers.build_classifier('mlp', num_classes=3, hidden=(4,))
   images, labels = toy.train.images[:10], toy.train.labels[:10]
   variables = model.init(jax.random.key(0), jnp.zeros((1, *tiny.SHAPE)), train=False)
-  step = eval_step.make_eval_step(model=model, layout=where, num_classes=3)
+  step = eval_step.make_eval_step(model=model, layout=where)
   args = where.replicate((variables, images, labels, np.int32(7)))
-  result = jax.device_get(programs.compile_step(step, where, *args, donate=())(*args))
+  result = jax.device_get(tiny.compile_step(step, where, *args, donate=())(*args))
   logits = np.asarray(model.apply(variables, images / 127.5 - 1, train=False))
   expected = logits.argmax(-1)
   np.testing.assert_array_equal(result['predictions'][:10], expected)
@@ -112,10 +112,10 @@ def test_an_evaluation_does_not_depend_on_its_chunks_and_places_a_split_once(
     monkeypatch.setattr(sharding.Layout, 'on_cpu', on_cpu)
     monkeypatch.setattr(evaluators, '_memory_per_device', lambda _, x=of_device: x)
     monkeypatch.setattr(evaluators, '_MOST_KEPT_BYTES', kept_bytes)
-    evaluate = evaluators.Evaluator(session, model, 3, largest=10_000)
+    evaluate = evaluators.Evaluator(session, model, largest=10_000)
     results.append(evaluate(variables, toy.train))
     num_calls.append(results[-1]['calls'])
-  small = evaluators.Evaluator(session, model, 3, largest=5)  # 8 at once suffice
+  small = evaluators.Evaluator(session, model, largest=5)  # 8 at once suffice
   assert small(variables, toy.train)['calls'] == 5
   monkeypatch.setattr(sharding.Layout, 'replicate', count)
   evaluate(variables, toy.train)

@@ -343,7 +343,7 @@ def test_its_seeds_train_in_one_program_as_they_do_alone(toy):
       stack(data, data),
       stack(frozen, frozen),
     )
-    joint, _ = programs.compile_step(call, where, *args)(*args)
+    joint, _ = tiny.compile_step(call, where, *args)(*args)
   for i, one in enumerate(alone):
     mine = jax.tree.map(lambda x, i=i: x[i], jax.device_get(joint))
     assert tiny.difference(one, mine) < 1e-9

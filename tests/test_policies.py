@@ -20,7 +20,6 @@ from gan_aug_jax.step import (
   class_labels,
   device_data,
   plans,
-  programs,
   rng,
   sampling,
   synthesis,
@@ -626,7 +625,7 @@ def test_a_pool_lasts_for_its_steps_and_stays_on_its_device(toy, backend):
   state, take = tiny.put(where, state), tiny.feed(where.replicate, toy)
   arguments = lambda at: (take(at * plan.num_real, plan.num_real), frozen)
   frozen = where.replicate(frozen)
-  program = programs.compile_step(step, where, state, *arguments(0))
+  program = tiny.compile_step(step, where, state, *arguments(0))
   assert 'conditional' in program.compiled.as_text()
   pools = []
   for at in range(7):

@@ -56,7 +56,7 @@ def replay(dataset):
 def _accuracy(session, variables):
   """On 300 fresh images, a hundred of each class."""
   model = probe.build_probe(session, 3)
-  evaluate = evaluators.Evaluator(session, model, 3, largest=300)
+  evaluate = evaluators.Evaluator(session, model, largest=300)
   return evaluate(variables, make_dataset(per_class=100, seed=7).train)['accuracy']
 
 

@@ -220,8 +220,8 @@ def test_on_a_cpu_only_loops_without_convolutions_are_scanned(
   session = Session(config, tmp_path, tiny.layout('jit', 1))
   source = synthetic_source.SyntheticSource(Networks(None), FrozenModels())
   name = 'augmented' if drawn else 'real_only'
-  setup = arms.set_up(session, toy, name, source if drawn else None, num_steps=1000)
-  assert setup.training.steps_per_call == per_call
+  training = arms.set_up(session, toy, name, source if drawn else None, num_steps=1000)
+  assert training.steps_per_call == per_call
 
 
 def _logit_shift(name, fields, dataset, directory, monkeypatch):

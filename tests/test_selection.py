@@ -9,7 +9,7 @@ import pytest
 
 from gan_aug_jax.generators import candidates
 from gan_aug_jax.generators.selection import Selection
-from gan_aug_jax.step import programs, rng, sampling, sharding
+from gan_aug_jax.step import rng, sampling, sharding
 from tests import tiny
 
 SCORES = {
@@ -143,7 +143,7 @@ def test_position_p_is_drawn_from_generator_p_mod_g(backend, num_devices, num_me
     images = together(variables, keys, labels)
     return where.all_gather(images)
 
-  program = programs.compile_step(draw, where, where.replicate(variables), donate=())
+  program = tiny.compile_step(draw, where, where.replicate(variables), donate=())
   painted = np.asarray(program(where.replicate(variables)))[:14, 0, 0, 0]
   position = np.arange(14)
   np.testing.assert_allclose(painted, position % num_members + 0.1 * (position % 3))

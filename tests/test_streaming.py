@@ -18,7 +18,7 @@ def _run(where, step, state, feed, extra=(), *, num_steps=9, per_call=1, ahead=N
   repeated = programs.repeat_step(step, per_call, ahead)
   count = where.replicated_int(per_call)
   inputs = lambda at: (count, feed(at, per_call), *extra)
-  program = programs.compile_step(repeated, where, state, *inputs(0))
+  program = tiny.compile_step(repeated, where, state, *inputs(0))
   tiny.assert_only_all_reduces(program)
   losses = []
   for at in range(0, num_steps, per_call):

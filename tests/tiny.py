@@ -230,6 +230,7 @@ def fused_ahead(
     )
   has_pool = refresh_every > 1 and plan.num_synthetic > 0 and not draw_synthetic
   if has_pool:
+    pool = synthesis.init_pool(synthesize, where, plan, SHAPE)
     synthesize = synthesis.make_pooled(synthesize, refresh_every, where)
   compose = batches.make_compose(
     layout=where,
@@ -266,9 +267,6 @@ def fused_ahead(
     class_stats += ('asked', 'accepted')
   state = cast(_init_classifier(model, class_stats), dtype)
   if has_pool:
-    pool = synthesis.init_pool(
-      where, plan, image_shape=SHAPE, num_classes=CLASSES, dtype=dtype
-    )
     state = state.replace(pool=pool)
   models = synthesis.FrozenModels(discriminator, variables, teacher_variables)
   return step, state, plan, models, draw_ahead
@@ -375,6 +373,13 @@ def equations(jaxpr):
       yield from equations(inner)
 
 
+def compile_step(step, where, *args, donate=(0,)):
+  """The `Program` of a step, compiled for these arguments, which the layout placed."""
+  program = programs.Program(step, where, donate=donate)
+  program.compile(*args)
+  return program
+
+
 def run(
   where,
   step,
@@ -396,7 +401,7 @@ def run(
   state, extra = put(where, state), where.replicate(extra)
   inputs = lambda at: (take(int(place(at)), max(1, count * per_call)), *extra)
   repeated = programs.repeat_step(step, per_call, draw_ahead)
-  program = programs.compile_step(
+  program = compile_step(
     repeated, where, state, where.replicated_int(per_call), *inputs(0)
   )
   if where.num_devices > 1:

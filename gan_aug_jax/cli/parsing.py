@@ -21,8 +21,6 @@ from gan_aug_jax.config.fields import FIELDS
 from gan_aug_jax.errors import ConfigError, UserError
 
 TRAINING = ('run', 'train-generator', 'train-classifier')
-_LATER = ('evaluate', 'sample', 'score', 'predict', 'export', 'report')
-COMMANDS = (*TRAINING, *_LATER, 'ablate')
 # Where absl's own words are none, or do not help.
 _TYPES = {'bool': 'True or False', 'tuple': "a tuple, such as \"('a','b')\""}
 
@@ -31,7 +29,7 @@ def parse(command: str, argv: list[str]) -> flags.FlagValues:
   """Parses what follows a command.
 
   Args:
-    command: one of `COMMANDS`.
+    command: one of `commands.COMMANDS`.
     argv: the program's name, then flags.
 
   Returns:
@@ -141,7 +139,7 @@ def define(command: str) -> flags.FlagValues:
   """The flags of a command, except for those of the config.
 
   Args:
-    command: one of `COMMANDS`.
+    command: one of `commands.COMMANDS`.
   """
   values = flags.FlagValues()
   define_string = functools.partial(flags.DEFINE_string, flag_values=values)

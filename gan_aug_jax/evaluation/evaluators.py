@@ -91,7 +91,7 @@ def make_batched(
 class Evaluator:
   """Evaluates a classifier; `evaluator(variables, split) -> dict`."""
 
-  def __init__(self, session, model, num_classes: int, *, largest: int):
+  def __init__(self, session, model, *, largest: int):
     """Prepares the program, which is compiled at the first call, or by `start`.
 
     Args:
@@ -102,10 +102,7 @@ class Evaluator:
     self._session, self._model, self._sizes = session, model, {}
     self._largest = largest
     step = eval_step.make_eval_step(
-      model=model,
-      layout=session.layout,
-      num_classes=num_classes,
-      dtype=session.image_dtype('classifier'),
+      model=model, layout=session.layout, dtype=session.image_dtype('classifier')
     )
     self._program = programs.Program(step, session.layout, donate=())
 

@@ -210,9 +210,7 @@ def train_extractor(session, dataset, held_out, *, num_steps, directory) -> Prob
         )
   variables, accuracy = session.layout.replicate(variables), None
   if held_out is not None:
-    evaluate = evaluators.Evaluator(
-      session, model, dataset.num_classes, largest=len(held_out)
-    )
+    evaluate = evaluators.Evaluator(session, model, largest=len(held_out))
     accuracy = evaluate(variables, held_out)['accuracy']
   return Probe(variables, accuracy, _hash(variables))
 

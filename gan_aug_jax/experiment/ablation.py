@@ -16,9 +16,9 @@ from gan_aug_jax.config.suggestions import no_such_field
 from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.experiment import schedule
 
-CONTROLS = ('real_only', 'real_classical')
-# The arm that differs from a control in synthesis alone.
-_AUGMENTED = {'real_only': 'augmented', 'real_classical': 'augmented_classical'}
+# {control: the arm that differs from it in synthesis alone}
+AUGMENTED = {'real_only': 'augmented', 'real_classical': 'augmented_classical'}
+CONTROLS = tuple(AUGMENTED)
 # An arm and its control must differ only in synthesis: in what affects it alone, and in
 # what happens to the synthetic images of a batch.
 _IN_ARMS = ('arms', 'augment.apply_to', 'classifier.budget', 'classifier.batch_norm')
@@ -109,7 +109,7 @@ class _Setting:
     spec, arms = self.spec, []
     usual = [self.control(kind, self.num_steps) for kind in CONTROLS]
     controls = {arm.name: arm for arm in (*usual, *self.further_controls())}
-    usual_arm = _AUGMENTED[spec.control]
+    usual_arm = AUGMENTED[spec.control]
     wanted = [('treatment', *arm) for arm in (spec.arms or {usual_arm: {}}).items()]
     wanted += [
       ('negative_control', name, {'mix.source': name}) for name in spec.negative_controls
@@ -162,7 +162,7 @@ class _Setting:
     """
     config = _valid(self.base, fields)
     draws = config_lib.draws_synthetic(config)
-    (kind,) = (kind for kind in CONTROLS if config.arms == (_AUGMENTED[kind],))
+    (kind,) = (kind for kind in CONTROLS if config.arms == (AUGMENTED[kind],))
     num_steps = schedule.num_steps_of_arm(config, self.num_train, synthetic=draws)
     plan = schedule.plan_batches(config, num_steps, synthetic=draws)
     matched = {'same_steps': self.control(kind, num_steps)}

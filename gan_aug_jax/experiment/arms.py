@@ -15,24 +15,9 @@ from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.evaluation import evaluators, figures, metrics
 from gan_aug_jax.experiment import batch_picture, recipe, schedule
 from gan_aug_jax.generators import synthetic_source
-from gan_aug_jax.step import batches, classifier, plans, synthesis
+from gan_aug_jax.step import batches, classifier, synthesis
 from gan_aug_jax.training import files, loop, progress, spec, tensorboard
 from gan_aug_jax.training.workdir import describe_devices, SPLITS, versions
-
-
-@dataclasses.dataclass(frozen=True)
-class Setup:
-  """What an arm trains with, known before anything is trained.
-
-  Attributes:
-    source: the `SyntheticSource` of its synthetic images, or None.
-    plan: the `BatchPlan`.
-    training: the `spec.Training`: the fused step, `init`, the real images.
-  """
-
-  source: synthetic_source.SyntheticSource | None
-  plan: plans.BatchPlan
-  training: spec.Training
 
 
 class Arm:
@@ -51,19 +36,19 @@ class Arm:
     self.evaluator = evaluator
     self.is_augmented = config_lib.is_augmented(session.config, name)
     self.directory = session.path('arms', name)
-    self._setup = None
+    self._training = None
 
-  def setup(self, generator=None) -> Setup:
-    """Returns the arm's `Setup`, made at the first call.
+  def training(self, generator=None) -> spec.Training:
+    """Returns the arm's `Training`, made at the first call, with shapes of its generator.
 
     It needs the `FrozenGenerator` unless `synthetic_source.is_known`.
     """
-    if self._setup is None:
+    if self._training is None:
       source = None
       if self.is_augmented:
         source = synthetic_source.build_source(self.session, self.dataset, generator)
-      self._setup = set_up(self.session, self.dataset, self.name, source)
-    return self._setup
+      self._training = set_up(self.session, self.dataset, self.name, source)
+    return self._training
 
   def start(self) -> None:
     """Compiles the arm's programs in threads, unless it is finished."""
@@ -77,14 +62,12 @@ class Arm:
     return training.operations() if training else 0.0
 
   def training_ahead(self) -> spec.Training | None:
-    """Its `Training` with shapes of the generator; None if finished or not known yet."""
+    """Its `training`; None if finished or not known yet."""
     if finished_result(self.directory):
       return None
     if self.is_augmented and not synthetic_source.is_known(self.session, self.dataset):
       return None
-    setup = self.setup()
-    frozen = setup.source.shapes if setup.source else synthesis.FrozenModels()
-    return setup.training.with_frozen(frozen)
+    return self.training()
 
   def train(self, generator, source_variables) -> dict:
     """Trains the arm, or resumes it, and evaluates it.
@@ -96,7 +79,7 @@ class Arm:
     Returns:
       The arm's entry in results.json.
     """
-    training = self.setup(generator).training
+    training = self.training(generator)
     # Compiled here, so that it counts as compilation and not as evaluation.
     compile_seconds = self.evaluator.compile(
       training.state.evaluated, self.dataset.image_shape
@@ -129,7 +112,7 @@ class Arm:
       scores = {
         prefix: self.evaluator(state.evaluated, split) for prefix, split in splits.items()
       }
-    result = _arm_result(session, scores, dataset, self._setup.plan, trained)
+    result = _arm_result(session, scores, dataset, self._training.batches.plan, trained)
     result['acceptance'] = _acceptance(state, dataset)
     result['source'] = source_variables.info
     if jax.process_index() == 0:
@@ -170,8 +153,10 @@ def check_images(directory, record, facts: DataFacts) -> None:
       )
 
 
-def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
-  """Makes the `Setup` of an arm; trains and compiles nothing.
+def set_up(session, dataset, name, source, *, num_steps=None) -> spec.Training:
+  """Makes the `Training` of an arm: the fused step, its state and its real images.
+
+  Its frozen inputs are shapes. Nothing is trained or compiled.
 
   Args:
     name: of the arm, one of `config.ARMS`.
@@ -208,9 +193,10 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
   if spec.steps_per_call(session, cadence) == 1:
     draw_synthetic = None
   if cycle > 1 and not draw_synthetic:
-    synthesize, init_pool = _make_pooled(
-      session, synthesize, dataset.image_shape, plan=plan, every=cycle
+    init_pool = functools.partial(
+      synthesis.init_pool, synthesize, session.layout, plan, dataset.image_shape
     )
+    synthesize = synthesis.make_pooled(synthesize, cycle, session.layout)
   weight = schedule.make_weight(config, num_steps)
   compose = batches.make_compose(
     layout=session.layout,
@@ -254,30 +240,13 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> Setup:
     init_pool=init_pool,
     draw_ahead=draw_ahead,
   )
-  return Setup(source, plan, training)
+  return training.with_frozen(source.shapes if source else synthesis.FrozenModels())
 
 
 def _has_no_convolution(config):
   """Of an arm and its control alike, drawn ahead or not: chunks are drawn in a loop."""
   archs = (config.classifier.arch, config.generator.family, config.gan.arch)
   return archs == ('mlp', 'gan', 'mlp') and not config_lib.asks_teacher(config)
-
-
-def _make_pooled(session, synthesize, image_shape, *, plan, every):
-  """Returns a `synthesize` with a pool, redrawn every so many steps, and its `init_pool`.
-
-  Args:
-    synthesize: the `Synthesis`.
-  """
-  init_pool = functools.partial(
-    synthesis.init_pool,
-    session.layout,
-    plan,
-    image_shape=image_shape,
-    num_classes=synthesize.num_classes,
-    dtype=synthesize.dtype,
-  )
-  return synthesis.make_pooled(synthesize, every, session.layout), init_pool
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,8 +21,8 @@ import ml_collections
 
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.config.fields import FIELDS, OF_ARMS
-from gan_aug_jax.errors import CheckpointError
-from gan_aug_jax.experiment import ablation, dry_run, runs
+from gan_aug_jax.errors import CheckpointError, ConfigError
+from gan_aug_jax.experiment import ablation, arms as arms_lib, runs
 from gan_aug_jax.generators import frozen, generator_training
 from gan_aug_jax.step import sharding
 from gan_aug_jax.training import devices, files, workdir as workdir_lib
@@ -120,7 +120,7 @@ def list_cells(config, arms, workdir: pathlib.Path) -> list[Cell]:
       of_cell = ablation.config_of(base, arm, seed)
       name = names[arm.key]
       if count[name] > 1:  # of a/b and a-b, in whatever order they are listed
-        name += f',{_fingerprint(arm.key)}'
+        name += f',{fingerprint(arm.key)}'
       needs = config_lib.needs_generator(of_cell)
       generator = _generator_config(base, of_cell) if needs else None
       name += f',seed={seed}'
@@ -128,7 +128,7 @@ def list_cells(config, arms, workdir: pathlib.Path) -> list[Cell]:
   _share_trainings(cells, workdir, places)
   return [
     dataclasses.replace(
-      cell, generator=_fingerprint(_depends_on(cell.generator_config, places))
+      cell, generator=fingerprint(_depends_on(cell.generator_config, places))
     )
     if cell.generator_config
     else cell
@@ -171,7 +171,7 @@ def _share_trainings(cells, workdir, places):
 
 def _training_of(config, places):
   """What a generator's training depends on, whichever of its steps are kept."""
-  return _fingerprint(_depends_on(config, places) | {'generator.checkpoints': ()})
+  return fingerprint(_depends_on(config, places) | {'generator.checkpoints': ()})
 
 
 def _depends_on(config, places):
@@ -203,7 +203,7 @@ def _generator_config(base, config):
   return shared
 
 
-def _fingerprint(described):
+def fingerprint(described):
   """A name for what JSON can describe, such as the fields that a generator depends on."""
   content = json.dumps(described, sort_keys=True)
   return hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -245,14 +245,18 @@ class _Costs:
     config = config.copy_and_resolve_references()
     config.cache.refresh_steps = 1
     session, dataset = dataclasses.replace(self.session, config=config), load_data(config)
-    # First, as it refuses a generator that is not trained in steps.
-    generator = dry_run.generator_step(session, dataset).training.operations()
-    length = 1000 + config.classifier.warmup_steps  # does not change the operations
-    step, control_step = (
-      dry_run.arm_step(session, dataset, name, num_steps=length).operations()
-      for name in (config.arms[0], control)
-    )
-    return generator, step, control_step
+    generator = generator_training.GeneratorTraining(session, dataset)
+    if generator.family.fit:
+      raise ConfigError(
+        f'generator.family={config.generator.family!r} is not trained in steps, so its '
+        'operations cannot be counted; leave ablation.equal_compute at False.'
+      )
+
+    def of_step(name):
+      training = arms_lib.Arm(session, dataset, name, evaluator=None).training()
+      return training.step_operations(training.stages[0])
+
+    return generator.training.operations(), of_step(config.arms[0]), of_step(control)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,9 +11,13 @@ import dataclasses
 import json
 import math
 import pathlib
+import time
+
+import jax
+import numpy as np
 
 from gan_aug_jax import config as config_lib
-from gan_aug_jax.experiment import arms as arms_lib, cells as cells_lib, dry_run, runs
+from gan_aug_jax.experiment import arms as arms_lib, cells as cells_lib, runs
 from gan_aug_jax.generators import families
 from gan_aug_jax.step import sharding
 from gan_aug_jax.training.workdir import Session
@@ -25,6 +29,7 @@ _START_SECONDS, _SAVE_SECONDS = 10.0, 1.5
 # configs/mnist5k.py, 1.9 for its arms), and how many times longer all programs of a
 # training take to compile than its step does without optimization.
 _FASTER, _COMPILATION = 1.8, 9.0
+_NUM_CALLS = 2  # that are timed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +201,7 @@ class _Speed:
     """Seconds of the operations of a kind of training, and of compiling it once."""
     if kind not in self._timed:
       each = training.step_operations(training.stages[0])
-      step_seconds, compiling = dry_run.time_unoptimized(training)
+      step_seconds, compiling = _time_unoptimized(training)
       if training.layout.on_cpu:
         step_seconds, compiling = step_seconds / _FASTER, compiling * _COMPILATION
       self._timed[kind] = step_seconds / max(each, 1.0), compiling
@@ -206,3 +211,25 @@ class _Speed:
       compiling = 0.0
     self._compiled.add(program)
     return operations * per_operation + compiling
+
+
+def _time_unoptimized(training):
+  """Times a step that is compiled quickly, from a state of zeros; runs nothing else.
+
+  Args:
+    training: `frozen` may be shapes.
+
+  Returns:
+    Seconds of a step, and those that compilation took.
+  """
+  layout, count = training.layout, training.steps_per_call
+  place = lambda x: layout.replicate(np.zeros(x.shape, x.dtype))
+  state = training.with_pool(jax.tree.map(place, training.state))
+  inputs = training.with_frozen(*jax.tree.map(place, training.frozen)).inputs(0, count)
+  program, seconds = training.stages[0].program.unoptimized(), []
+  compiling = program.compile(state, *inputs)
+  for _ in range(1 + _NUM_CALLS):
+    began = time.perf_counter()
+    state, _ = jax.block_until_ready(program(state, *inputs))
+    seconds.append((time.perf_counter() - began) / count)
+  return min(seconds[1:]), compiling

@@ -51,9 +51,7 @@ def evaluate_arms(session, dataset) -> dict:
   splits = {'val': dataset.val}
   if session.config.data.test_on == 'test':
     splits['test'] = dataset.test
-  evaluate = evaluators.Evaluator(
-    session, model, dataset.num_classes, largest=max(map(len, splits.values()))
-  )
+  evaluate = evaluators.Evaluator(session, model, largest=max(map(len, splits.values())))
   scores = {}
   for name in session.config.arms:
     result = read_json_or_none(session.path('arms', name, 'result.json'))

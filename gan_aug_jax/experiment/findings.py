@@ -13,6 +13,7 @@ from gan_aug_jax import config as config_lib
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.evaluation import statistics
 from gan_aug_jax.experiment import cells as cells_lib
+from gan_aug_jax.training import loop
 from gan_aug_jax.training.files import read_json, read_json_or_none
 from gan_aug_jax.training.workdir import (
   generator_directory,
@@ -107,10 +108,7 @@ def _read_cell(workdir, about):
   run = read_json(directory / 'config.json', 'config', 'data')
   results = read_results(directory)
   predictions, labels = read_predictions(directory / 'arms' / about['kind'])
-  seconds = sum(
-    results['generator'].get(f'{part}_seconds', 0)
-    for part in ('train', 'compile', 'eval')
-  )
+  seconds = sum(results['generator'].get(name, 0) for name in loop.SECONDS)
   return Finished(about, run, results, predictions == labels, seconds)
 
 

@@ -15,7 +15,7 @@ from gan_aug_jax.evaluation import evaluators
 from gan_aug_jax.experiment import arms as arms_lib, recipe, schedule
 from gan_aug_jax.generators import frozen, synthetic_source
 from gan_aug_jax.generators.generator_training import GeneratorTraining
-from gan_aug_jax.training import files, progress
+from gan_aug_jax.training import files, loop, progress
 from gan_aug_jax.training.progress import format_count
 from gan_aug_jax.training.workdir import describe_devices
 
@@ -66,7 +66,7 @@ class Run:
       self.generator = GeneratorTraining(self._generator_session, dataset)
     model = recipe.build_model(session, dataset.facts)
     largest = max(map(len, (dataset.train, dataset.val, dataset.test)))
-    evaluator = evaluators.Evaluator(session, model, dataset.num_classes, largest=largest)
+    evaluator = evaluators.Evaluator(session, model, largest=largest)
     names = config.arms if arms else ()
     self.arms = [arms_lib.Arm(session, dataset, name, evaluator) for name in names]
 
@@ -172,15 +172,14 @@ def describe(run: Run) -> str:
   )
 
 
-_SECONDS = ('train_seconds', 'compile_seconds', 'eval_seconds', 'eval_runtime')
-
-
 def _results(session, dataset, generator, trained):
   """The content of results.json; `trained` has the result of each arm."""
   first = trained[session.config.arms[0]]
   info = generator.info if generator else {}
   seconds = sum(
-    part.get(name, 0) for part in (info, *trained.values()) for name in _SECONDS
+    part.get(name, 0)
+    for part in (info, *trained.values())
+    for name in (*loop.SECONDS, 'eval_runtime')
   )
   # The arms share one source; read back after an interruption it takes no time.
   seconds += max(arm['source'].get('seconds', 0) for arm in trained.values())

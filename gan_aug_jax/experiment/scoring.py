@@ -138,7 +138,7 @@ def _score_sources(session, dataset, sources, held_out, embed, train):
   """{name: scores}; `train` are features of the training images."""
   config, num_classes = session.config.score, dataset.num_classes
   model = probe.build_probe(session, num_classes)
-  evaluate = evaluators.Evaluator(session, model, num_classes, largest=len(held_out))
+  evaluate = evaluators.Evaluator(session, model, largest=len(held_out))
   train_probe, train_on_real = (
     probe.Trainer(session, dataset, num_steps=config.cas_steps, sample=sample, variant=1)
     for sample in (sampling.make_pool_sampler(), None)

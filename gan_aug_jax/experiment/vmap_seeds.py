@@ -46,7 +46,7 @@ def train(seed_runs, directory) -> None:
   """
   count, arm = len(seed_runs), seed_runs[0].arm
   source_variables = [one.run.load_variables(one.arm, one.generator) for one in seed_runs]
-  trainings = [one.arm.setup(one.generator).training for one in seed_runs]
+  trainings = [one.arm.training(one.generator) for one in seed_runs]
   frozen = arm.session.layout.replicate(_stack([one.frozen for one in source_variables]))
   training = vmap_training(trainings).with_frozen(frozen)
   name = f'{arm.name} x {count}'
@@ -163,7 +163,7 @@ def _take(tree, i):
 def _trained_seed(seed_run, trained, i, num_seeds):
   """The `Trained` of one seed, with an equal share of the time and memory."""
   layout = seed_run.run.session.layout
-  shared = ('train_seconds', 'compile_seconds', 'eval_seconds', 'peak_bytes')
+  shared = (*loop.SECONDS, 'peak_bytes')
   progress = dataclasses.replace(
     trained.progress,
     fingerprint=seed_run.dataset.fingerprint,

@@ -6,7 +6,6 @@ A worker locks the directory of each cell and generator that it trains, see
 
 import collections
 import contextlib
-import hashlib
 import json
 import os
 import time
@@ -93,7 +92,7 @@ class Worker:
           ready.append((cell, self._prepare(cell)))
       if any(seed_run is None for _, seed_run in ready):
         return False
-      self._train_ready(ready)
+      self._train_cells(ready)
       return True
 
   def _unfinished(self, unit):
@@ -146,31 +145,31 @@ class Worker:
       why = failed.get('why', 'unknown')
       raise CheckpointError(f'Its generator ({name}) failed: {why}')
 
-  def _train_ready(self, ready):
-    """Trains pairs of a cell and its `SeedRun`, in one program if there are several."""
-    for cell, _ in ready:
-      progress.say(f'Cell {cell.name}')
-    with progress.part(*(cell.name for cell, _ in ready)):
-      self._train_cells(ready)
-
   def _train_cells(self, ready):
-    seed_runs = [seed_run for _, seed_run in ready]
+    """Trains pairs of a cell and its `SeedRun`, in one program if there are several."""
+    names, seed_runs = [cell.name for cell, _ in ready], [one for _, one in ready]
+    for name in names:
+      progress.say(f'Cell {name}')
+    with progress.part(*names):
+      self._train_together(names, seed_runs)
+      for cell, seed_run in ready:
+        with _failure_written(cell.directory(self._workdir)):
+          seed_run.run.train_arms(seed_run.generator)
+
+  def _train_together(self, names, seed_runs):
+    """Trains cells that differ only in their seeds, if there are several, as one."""
     is_left = not all(arms_lib.finished_result(one.arm.directory) for one in seed_runs)
     sizes = {len(seed_run.dataset.train) for seed_run in seed_runs}
     if is_left and len(seed_runs) > 1 and len(sizes) == 1:
       # Also of those whose arm is finished: the name stays if this was interrupted.
-      names = json.dumps([cell.name for cell, _ in ready])
-      digest = hashlib.sha256(names.encode()).hexdigest()
+      directory = self._workdir / 'together' / cells_lib.fingerprint(names)
       try:
-        vmap_seeds.train(seed_runs, self._workdir / 'together' / digest[:16])
+        vmap_seeds.train(seed_runs, directory)
       except Exception as error:  # one of them failed, or memory is short for all
         signals.check()
         progress.say(
           f'The seeds failed in one program ({error}); training them one by one.'
         )
-    for cell, seed_run in ready:
-      with _failure_written(cell.directory(self._workdir)):
-        seed_run.run.train_arms(seed_run.generator)
 
 
 def _stamp(directory):

@@ -44,7 +44,7 @@ class Scores:
       )
       self._model = probe.build_probe(session, dataset.num_classes)
       self._evaluate = evaluators.Evaluator(
-        session, self._model, dataset.num_classes, largest=len(dataset.val)
+        session, self._model, largest=len(dataset.val)
       )
 
   def start(self) -> None:

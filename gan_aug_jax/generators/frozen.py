@@ -15,9 +15,7 @@ from gan_aug_jax.errors import CheckpointError, ConfigError
 from gan_aug_jax.generators import families, fitted
 from gan_aug_jax.generators.family import Family
 from gan_aug_jax.step import sampling
-from gan_aug_jax.training import checkpoint, files, workdir
-
-_SECONDS = ('train_seconds', 'compile_seconds', 'eval_seconds')
+from gan_aug_jax.training import checkpoint, files, loop, workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +174,7 @@ def _summary(results, members):
     for result in results
     for warning in result['warnings']
   ]
-  seconds = {name: sum(result[name] for result in results) for name in _SECONDS}
+  seconds = {name: sum(result[name] for result in results) for name in loop.SECONDS}
   names = [member.name for member in members]
   return results[0] | seconds | {'members': names, 'warnings': warnings}
 

@@ -31,8 +31,7 @@ from gan_aug_jax.training import (
 from gan_aug_jax.training.progress import format_count
 
 _LOG = logging.getLogger('gan_aug_jax')
-_KEPT = ('train_seconds', 'compile_seconds', 'eval_seconds', 'steps_per_call')
-_KEPT += ('peak_bytes',)
+_KEPT = (*loop.SECONDS, 'steps_per_call', 'peak_bytes')
 
 
 class GeneratorTraining:

@@ -6,7 +6,6 @@ spectral normalisation, `train` keeps the vectors of its power iteration.
 """
 
 import functools
-import math
 
 import flax.linen as nn
 import jax
@@ -66,12 +65,7 @@ class DCGANDiscriminator(nn.Module):
     for i in range(1, layers.num_doublings(images.shape[1])):
       features = self.width * 2**i
       x = conv(features, use_bias=False)(x)
-      x = nn.GroupNorm(
-        math.gcd(8, features),
-        dtype=self.dtype,
-        param_dtype=layers.param_dtype(self.dtype),
-      )(x)
-      x = nn.leaky_relu(x, 0.2)
+      x = nn.leaky_relu(layers.group_norm(x, dtype=self.dtype), 0.2)
     x = x.reshape(x.shape[0], -1)
     wide = layers.param_dtype(self.dtype)
     return layers.dense(1, dtype=wide, kernel_init=_INIT)(x)[:, 0]
@@ -143,9 +137,8 @@ class MLPDiscriminator(nn.Module):
   @nn.compact
   def __call__(self, images, labels, *, train=False):
     del train
-    one_hot = jax.nn.one_hot(labels, self.num_classes, dtype=self.dtype)
-    pixels = images.reshape(images.shape[0], -1).astype(self.dtype)
-    x = jnp.concatenate([pixels, one_hot], axis=-1)
+    pixels = images.reshape(images.shape[0], -1)
+    x = layers.join_label(pixels, labels, self.num_classes, dtype=self.dtype)
     for factor in (4, 2, 1):
       x = nn.leaky_relu(layers.dense(factor * self.width, dtype=self.dtype)(x), 0.2)
     return layers.dense(1, dtype=layers.param_dtype(self.dtype))(x)[:, 0]

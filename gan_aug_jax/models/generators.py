@@ -7,19 +7,12 @@ residual stream: its gradient would be zero up to rounding, and Adam would blow 
 import functools
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from gan_aug_jax.models import layers
 
 # Radford et al. 2015 (arXiv 1511.06434), section 4.
 _INIT = nn.initializers.normal(0.02)
-
-
-def _condition(latent, labels, num_classes, dtype):
-  """Joins the one-hot label to the latent (Mirza & Osindero 2014, arXiv 1411.1784)."""
-  one_hot = jax.nn.one_hot(labels, num_classes, dtype=dtype)
-  return jnp.concatenate([latent.astype(dtype), one_hot], axis=-1)
 
 
 class DCGANGenerator(nn.Module):
@@ -51,7 +44,7 @@ class DCGANGenerator(nn.Module):
     norm = functools.partial(layers.BatchNorm, self.axis_name, self.dtype, classes)
 
     depth = self.width * 2 ** (num_doublings - 1)
-    x = _condition(latent, labels, self.num_classes, self.dtype)
+    x = layers.join_label(latent, labels, self.num_classes, dtype=self.dtype)
     x = layers.dense(4 * 4 * depth, use_bias=False, **options)(x)
     x = x.reshape(-1, 4, 4, depth)
     x = nn.relu(norm()(x, train=train, labels=labels))
@@ -113,7 +106,7 @@ class MLPGenerator(nn.Module):
 
   @nn.compact
   def __call__(self, latent, labels, *, train):
-    x = _condition(latent, labels, self.num_classes, self.dtype)
+    x = layers.join_label(latent, labels, self.num_classes, dtype=self.dtype)
     for factor in (1, 2, 4):
       x = layers.dense(factor * self.width, dtype=self.dtype, use_bias=False)(x)
       x = layers.BatchNorm(self.axis_name, self.dtype)(x, train=train)

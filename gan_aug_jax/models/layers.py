@@ -4,6 +4,7 @@ Images are channels last. Parameters are float32, or float64 if the computation 
 bfloat16 is a type to compute in, not one for parameters or statistics.
 """
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -35,6 +36,34 @@ def conv(
 def dense(features: int, *, dtype: jnp.dtype, **kwargs: Any) -> nn.Dense:
   """A fully connected layer."""
   return nn.Dense(features, dtype=dtype, param_dtype=param_dtype(dtype), **kwargs)
+
+
+def group_norm(x: jax.Array, *, dtype: jnp.dtype, **kwargs: Any) -> jax.Array:
+  """Normalises up to 8 groups of features; the statistics are float32 or wider.
+
+  It makes a layer in the module that calls it.
+
+  Args:
+    x: [B, H, W, features].
+  """
+  groups = math.gcd(8, x.shape[-1])
+  norm = nn.GroupNorm(groups, dtype=dtype, param_dtype=param_dtype(dtype), **kwargs)
+  return norm(x)
+
+
+def join_label(
+  x: jax.Array, labels: jax.Array, num_classes: int, *, dtype: jnp.dtype
+) -> jax.Array:
+  """Joins the one-hot label to x [B, n] (Mirza & Osindero 2014, arXiv 1411.1784).
+
+  Args:
+    labels: int32 [B].
+
+  Returns:
+    [B, n + num_classes].
+  """
+  one_hot = jax.nn.one_hot(labels, num_classes, dtype=dtype)
+  return jnp.concatenate([x.astype(dtype), one_hot], axis=-1)
 
 
 class BatchNorm(nn.Module):

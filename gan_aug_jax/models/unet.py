@@ -6,7 +6,6 @@ costs a quarter (Hoogeboom et al. 2023, 2301.11093, section 3.3).
 """
 
 import functools
-import math
 
 import flax.linen as nn
 import jax
@@ -23,13 +22,6 @@ _PATCH = 2
 _FREQUENCIES = 2.0 ** np.arange(6)
 
 
-def _group_norm(x, *, dtype, **options):
-  """Normalises up to 8 groups of features; the statistics are float32 or wider."""
-  groups = math.gcd(8, x.shape[-1])
-  options |= {'dtype': dtype, 'param_dtype': layers.param_dtype(dtype)}
-  return nn.GroupNorm(groups, **options)(x)
-
-
 class ResidualBlock(nn.Module):
   """Two convolutions next to a skip connection; at first it is the skip alone.
 
@@ -44,10 +36,10 @@ class ResidualBlock(nn.Module):
     """Maps x [B, H, W, F] and condition [B, E] to [B, H, W, features]."""
     conv = functools.partial(layers.conv, self.features, dtype=self.dtype, use_bias=False)
     skip = x if x.shape[-1] == self.features else conv((1, 1))(x)
-    x = conv((3, 3))(nn.silu(_group_norm(x, dtype=self.dtype)))
+    x = conv((3, 3))(nn.silu(layers.group_norm(x, dtype=self.dtype)))
     change = layers.dense(2 * self.features, dtype=self.dtype)(condition)
     scale, shift = jnp.split(change[:, None, None], 2, axis=-1)
-    x = _group_norm(x, dtype=self.dtype, use_scale=False, use_bias=False)
+    x = layers.group_norm(x, dtype=self.dtype, use_scale=False, use_bias=False)
     x = nn.silu(x * (1 + scale) + shift)
     return skip + conv((3, 3), kernel_init=nn.initializers.zeros)(x)
 
@@ -90,7 +82,7 @@ class UNet(nn.Module):
     for skip in reversed(skips):
       x = jnp.concatenate([layers.repeat_2x2(x), skip], axis=-1)
       x = block(skip.shape[-1])(x, condition)
-    x = nn.silu(_group_norm(x, dtype=self.dtype))
+    x = nn.silu(layers.group_norm(x, dtype=self.dtype))
     depth, zeros = _PATCH**2 * self.image_shape[-1], nn.initializers.zeros
     head = layers.conv(depth, (3, 3), dtype=self.dtype, kernel_init=zeros)
     return layers.depth_to_space(head(x))

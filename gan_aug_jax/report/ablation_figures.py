@@ -117,11 +117,10 @@ def _answers(setting, treated):
   rows, best = [], setting['best']
   if best:
     label = f'best arm: {best["arm"]} vs. {best["control"]}'
-    rows.append(_interval(label, best, ablation_sentences.kind_of(best)))
+    rows.append(_interval(label, best, best['verdict']))
   for row in treated:
-    paired = row['difference']
-    kind = 'oracle' if row['role'] == 'oracle' else ablation_sentences.kind_of(paired)
-    rows.append(_interval(f'{row["name"]} vs. {paired["control"]}', paired, kind))
+    paired, verdict = row['difference'], ablation_sentences.verdict_of(row)
+    rows.append(_interval(f'{row["name"]} vs. {paired["control"]}', paired, verdict))
   return rows
 
 

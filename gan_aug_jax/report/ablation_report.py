@@ -24,20 +24,13 @@ from gan_aug_jax.training.progress import format_seconds
 from gan_aug_jax.training.workdir import generator_directory
 
 # name in cells.csv: field of a cell's arm
-_CELL_FIELDS = {
-  'test_accuracy': 'eval_accuracy',
-  'val_accuracy': 'val_accuracy',
-  'train_accuracy': 'train_accuracy',
-  'precision': 'eval_precision',
-  'recall': 'eval_recall',
-  'f1': 'eval_f1',
-  'worst_recall': 'eval_worst_recall',
-  'generalization_gap': 'generalization_gap',
-  'asked_ratio': 'asked_ratio',
-  'effective_ratio': 'effective_ratio',
-  'num_steps': 'num_steps',
-  'step_ms_median': 'step_ms_median',
-  'train_seconds': 'train_seconds',
+_CELL_FIELDS = {'test_accuracy': 'eval_accuracy'} | {
+  field.removeprefix('eval_'): field
+  for field in (
+    *('val_accuracy', 'train_accuracy', 'eval_precision', 'eval_recall', 'eval_f1'),
+    *('eval_worst_recall', 'generalization_gap', 'asked_ratio', 'effective_ratio'),
+    *('num_steps', 'step_ms_median', 'train_seconds'),
+  )
 }
 
 

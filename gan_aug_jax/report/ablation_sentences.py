@@ -30,18 +30,12 @@ _ONE_SUBSET = (
 )
 _MOST_GENERATORS = 5  # whose warnings are shown
 _MUCH = 10  # points: a design that detects no less is too small
-# The verdicts of `evaluation.statistics`.
-_KINDS = {
-  'helps': 'helps',
-  'hurts': 'hurts',
-  'no difference shown': 'not-shown',
-  'not enough seeds for a verdict': 'few-seeds',
-}
 
 
-def kind_of(paired: Mapping) -> str:
-  """The `Finding.kind` of a comparison with a verdict."""
-  return _KINDS[paired['verdict']]
+def verdict_of(row: Mapping) -> str:
+  """The verdict on an arm, compared with its control at equal steps."""
+  is_oracle = row['role'] == 'oracle'
+  return sentences.ORACLE if is_oracle else row['difference']['verdict']
 
 
 def verdicts(setting: Mapping, num_comparisons: int) -> list[sentences.Finding]:
@@ -63,14 +57,12 @@ def verdicts(setting: Mapping, num_comparisons: int) -> list[sentences.Finding]:
       if (other := row.get(comparison.name)) and other['control'] != paired['control']
     ]
     details = [*_rare(paired), *others]
-    if row['role'] == 'oracle':
-      kind = 'oracle'
-    else:
-      kind = kind_of(paired)
+    if row['role'] != 'oracle':
       details += _power(paired, num_comparisons)
     arms = f'{row["name"]} vs. {paired["control"]} at equal steps'
-    headline = f'{arms}: {sentences.VERDICTS[kind]}, {sentences.points(paired)}.'
-    lines.append(sentences.Finding(kind, headline, ' '.join(details)))
+    verdict = verdict_of(row)
+    headline = f'{arms}: {verdict}, {sentences.points(paired)}.'
+    lines.append(sentences.Finding(verdict, headline, ' '.join(details)))
   return lines
 
 
@@ -129,14 +121,12 @@ def _of_best(best, num_comparisons):
   details += _rare(best)
   others = best['further_comparisons']
   details += [f'Vs. {other["control"]}: {sentences.points(other)}.' for other in others]
-  kind = kind_of(best)
   headline = (
     f'Best arm ({best["arm"]}) vs. best control ({best["control"]}): '
-    f'{sentences.VERDICTS[kind]}, {sentences.points(best)}.'
+    f'{best["verdict"]}, {sentences.points(best)}.'
   )
-  return sentences.Finding(
-    kind, headline, ' '.join(details + _power(best, num_comparisons))
-  )
+  details += _power(best, num_comparisons)
+  return sentences.Finding(best['verdict'], headline, ' '.join(details))
 
 
 def _rare(row):

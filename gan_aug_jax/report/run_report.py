@@ -13,13 +13,12 @@ import numpy as np
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.evaluation import figures, statistics
+from gan_aug_jax.experiment import ablation
 from gan_aug_jax.generators import families
 from gan_aug_jax.report import pages, run_sentences, sentences, tables
 from gan_aug_jax.training import files
 from gan_aug_jax.training.workdir import generator_directory, read_predictions
 
-# (treatment, its control)
-_PAIRS = (('augmented', 'real_only'), ('augmented_classical', 'real_classical'))
 _METRICS = 'metrics.jsonl'
 # {title of a plot: the metric in it}
 _CURVES = {
@@ -93,7 +92,7 @@ def findings(workdir: pathlib.Path, arms: Mapping) -> dict[str, sentences.Findin
     CheckpointError: if predictions cannot be read.
   """
   found = {}
-  for treatment, control in _PAIRS:
+  for control, treatment in ablation.AUGMENTED.items():
     if {treatment, control} <= set(arms):
       mine, labels = read_predictions(workdir / 'arms' / treatment)
       theirs, _ = read_predictions(workdir / 'arms' / control)
@@ -131,7 +130,7 @@ def _answer(arms, found):
     matrix = np.asarray(arm['confusion_matrix'])
     right, total = int(np.trace(matrix)), int(matrix.sum())
     low, high = statistics.proportion_interval(right, total)
-    kind = found[name].kind if name in found else 'plain'
+    kind = found[name].verdict if name in found else 'plain'
     rows.append(figures.Interval(name, right / total, low, high, kind=kind))
   return figures.intervals(rows, 'test accuracy, with 95 % intervals')
 

@@ -30,13 +30,13 @@ def finding(
   """
   before, after = arms[control], arms[treatment]
   if after['source'].get('shows') in config_lib.ORACLES:
-    kind = 'oracle'
+    verdict = sentences.ORACLE
   elif paired['low'] > 0:
-    kind = 'helps'
+    verdict = 'helps'
   elif paired['high'] < 0:
-    kind = 'hurts'
+    verdict = 'hurts'
   else:
-    kind = 'not-shown'
+    verdict = 'no difference shown'
   steps = f'Both arms took {format_count(after["num_steps"], "step")}.'
   if before['num_steps'] != after['num_steps']:
     steps = (
@@ -44,7 +44,7 @@ def finding(
       f'{after["num_steps"]:,} and {format_count(before["num_steps"], "step")}.'
     )
   points = sentences.points(paired | {'mean': paired['difference']})
-  headline = f'{treatment} vs. {control}: {sentences.VERDICTS[kind]}, {points}.'
+  headline = f'{treatment} vs. {control}: {verdict}, {points}.'
   detail = (
     f'Test accuracy is {format_percent(after["eval_accuracy"], 2)} with synthetic '
     f'images ({format_percent(after["effective_ratio"])} of the batch size) and '
@@ -53,7 +53,7 @@ def finding(
     'became wrong. '
     f'{steps}'
   )
-  return sentences.Finding(kind, headline, detail)
+  return sentences.Finding(verdict, headline, detail)
 
 
 def costs(results: Mapping) -> str:

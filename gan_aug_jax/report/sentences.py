@@ -18,31 +18,22 @@ SHOWN = {
   'train_copies': 'real training images, drawn again',
   'held_out': 'real images beyond the label budget',
 }
+# In place of the verdict on one.
+ORACLE = 'an oracle, so no verdict'
 
 
 class Finding(NamedTuple):
   """What a comparison showed.
 
   Attributes:
-    kind: 'helps', 'hurts', 'not-shown', 'few-seeds' or 'oracle'; the class of its box and
-      the key of its colour.
+    verdict: of `statistics.verdict`, or `ORACLE`; 'helps' and 'hurts' have a colour.
     headline: one sentence, with one number and one interval.
     detail: what else there is to know.
   """
 
-  kind: str
+  verdict: str
   headline: str
   detail: str
-
-
-# {`Finding.kind`: the verdict in words}
-VERDICTS = {
-  'helps': 'helps',
-  'hurts': 'hurts',
-  'not-shown': 'no difference shown',
-  'few-seeds': 'too few seeds for a verdict',
-  'oracle': 'an oracle, so no verdict',
-}
 
 
 def images_of(data: Mapping) -> str:

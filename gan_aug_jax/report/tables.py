@@ -199,7 +199,7 @@ def _console():
 
 def _print_findings(findings):
   for finding in findings:
-    print_lines([finding.headline], style=_STYLES.get(finding.kind, 'bold'))
+    print_lines([finding.headline], style=_STYLES.get(finding.verdict, 'bold'))
     print_lines([finding.detail] if finding.detail else [])
 
 

@@ -10,11 +10,7 @@ from gan_aug_jax.step.sharding import flatten, Layout
 
 
 def make_eval_step(
-  *,
-  model: nn.Module,
-  layout: Layout,
-  num_classes: int,
-  dtype: jnp.dtype = jnp.float32,
+  *, model: nn.Module, layout: Layout, dtype: jnp.dtype = jnp.float32
 ) -> Callable:
   """Returns the evaluation of one chunk, in evaluation mode on un-augmented images.
 
@@ -27,6 +23,7 @@ def make_eval_step(
     over the first `count` images: confusion int32 [true, predicted]; loss, the sum in
     nats; predictions int32 [N rounded up to the devices].
   """
+  num_classes = model.num_classes
 
   def eval_step(variables, images, labels, count):
     positions = layout.positions(len(images))

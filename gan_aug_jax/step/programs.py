@@ -151,19 +151,6 @@ class Program:
     )
 
 
-def compile_step(
-  step: Callable, layout: Layout, *args: Any, donate: tuple[int, ...] = (0,)
-) -> Program:
-  """Returns the `Program` of a step, compiled for arguments placed by the layout.
-
-  Args:
-    step, layout, *args, donate: see `lower_step`.
-  """
-  program = Program(step, layout, donate=donate)
-  program.compile(*args)
-  return program
-
-
 @contextlib.contextmanager
 def ahead() -> Iterator[None]:
   """On exit, cancels compilations that `Program.start` queued and that have not begun.

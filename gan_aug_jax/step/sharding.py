@@ -190,14 +190,6 @@ class Layout:
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated), tree
     )
 
-  def sharded_zeros(self, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-    """Zeros on each device, which a step may replace by that device's own values.
-
-    Args:
-      shape: of one device's group, [share, ...].
-    """
-    return self.shard_rows(np.zeros((self.num_local_devices, *shape), dtype))
-
   def shard_rows(self, x: np.ndarray) -> jax.Array:
     """Puts x [local devices, ...] on this process's devices, one row on each."""
     x = x[:, None] if self.axis_name else x

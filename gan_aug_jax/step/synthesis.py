@@ -343,22 +343,21 @@ def make_pooled(synthesize: Synthesize, every: int, layout: Layout) -> Synthesiz
 
 
 def init_pool(
+  synthesis: Synthesis,
   layout: Layout,
   plan: BatchPlan,
-  *,
   image_shape: tuple[int, int, int],
-  num_classes: int,
-  dtype: jnp.dtype = jnp.float32,
 ) -> Synthetic:
   """Returns an empty pool for a plan's synthetic positions, each on its device.
 
   Args:
     image_shape: (height, width, channels).
   """
-  share = layout.slots_per_device(plan.num_synthetic)
+  rows = (layout.num_local_devices, layout.slots_per_device(plan.num_synthetic))
+  zeros = lambda *shape, dtype: layout.shard_rows(np.zeros((*rows, *shape), dtype))
   return Synthetic(
-    images=layout.sharded_zeros((share, *image_shape), dtype),
-    labels=layout.sharded_zeros((share,), jnp.int32),
-    targets=layout.sharded_zeros((share, num_classes), dtype),
-    accepted=layout.sharded_zeros((share,), bool),
+    images=zeros(*image_shape, dtype=synthesis.dtype),
+    labels=zeros(dtype=np.int32),
+    targets=zeros(synthesis.num_classes, dtype=synthesis.dtype),
+    accepted=zeros(dtype=bool),
   )

@@ -25,6 +25,8 @@ _KEPT = (
   'nothing that bad is saved. Lower the learning rate or change the seed, in another '
   '--workdir.'
 )
+# What a result says of its time.
+SECONDS = ('train_seconds', 'compile_seconds', 'eval_seconds')
 
 
 @dataclasses.dataclass

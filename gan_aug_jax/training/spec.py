@@ -145,20 +145,6 @@ class Training:
   def layout(self):
     return self.session.layout
 
-  @property
-  def step_program(self) -> Program:
-    """Of the first stage."""
-    return self.stages[0].program
-
-  def lower_single_step(self, state) -> jax.stages.Lowered:
-    """Lowers a step of the first stage, with its drawing, to read what XLA counts in it.
-
-    Args:
-      state: placed.
-    """
-    arguments = (state, self.batches(0, 1), *self.frozen)
-    return lower_step(self.stages[0].step, self.layout, *arguments)
-
   def with_frozen(self, *frozen) -> 'Training':
     """The same training with these inputs; it shares the programs."""
     return dataclasses.replace(self, frozen=frozen)
