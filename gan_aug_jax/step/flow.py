@@ -98,8 +98,6 @@ def integrate(
 ) -> jax.Array:
   """Solves dx/dt = velocity(x, t) from time 0 to 1, in equal steps.
 
-  They are unrolled: XLA counts the operations of a loop's body once.
-
   Args:
     velocity: `(x, t) -> dx/dt`, t a float.
     noise: x at time 0.

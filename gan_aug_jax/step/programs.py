@@ -23,6 +23,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
+from gan_aug_jax.step import operations
 from gan_aug_jax.step.sharding import Layout
 
 # XLA's options for a CPU program that runs once: an initialisation compiles four to six
@@ -65,7 +66,7 @@ class Program:
       runs_once: whether fast compilation matters more than fast execution.
     """
     self._function, self._layout, self._donate = function, layout, donate
-    self._runs_once, self._future, self._lowered = runs_once, None, None
+    self._runs_once, self._future = runs_once, None
 
   def start(self, *arguments: Any) -> None:
     """Compiles in a thread, for arguments like these: placed arrays, or their shapes.
@@ -84,18 +85,18 @@ class Program:
     return not self._layout.axis_name or jax.process_count() == 1
 
   def operations(self, *arguments: Any) -> float:
-    """Floating-point operations of a call on all devices, as XLA counts them.
+    """Floating-point operations of a call on all devices, see `operations.count`.
 
     Args:
-      *arguments: see `start`. What is lowered for them is what `compile` compiles.
+      *arguments: see `start`.
 
     Returns:
-      The number; 0 where it cannot be counted for shapes.
+      The number; 0 where a program cannot be traced for shapes.
     """
     if not self._takes_shapes:
       return 0.0
-    self._lowered = self._lowered or self._lower(arguments)
-    return (self._lowered.cost_analysis() or {}).get('flops', 0.0)
+    mapped, *leading = _map_step(self._function, self._layout, arguments, self._donate)
+    return operations.count(jax.make_jaxpr(mapped)(*leading, *arguments).jaxpr)
 
   def unoptimized(self) -> 'Program':
     """The same program, to be compiled sooner on a CPU and to run slower."""
@@ -127,11 +128,8 @@ class Program:
       self.compile(*arguments)
     return self.compiled(*_leading(self._layout), *arguments)
 
-  def _lower(self, arguments):
-    return lower_step(self._function, self._layout, *arguments, donate=self._donate)
-
   def _compile(self, arguments):
-    lowered, self._lowered = self._lowered or self._lower(arguments), None
+    lowered = lower_step(self._function, self._layout, *arguments, donate=self._donate)
     return _compile_once(lowered, self._layout, self._runs_once)
 
   @property
@@ -181,16 +179,20 @@ def lower_step(
     The lowered step. Under `pmap` its first argument is a dummy array with one element
     per device: `pmap` has to map something.
   """
+  mapped, *leading = _map_step(step, layout, args, donate)
+  return mapped.lower(*leading, *args)
+
+
+def _map_step(step, layout, args, donate):
+  """Returns the step under the layout's backend, and what it takes before `args`."""
   shared = [jax.tree.map(layout.is_sharded, arg) for arg in args]
   if not layout.axis_name:
     placed = jax.tree.map(
       lambda share: layout.sharded if share else layout.replicated, shared
     )
     outputs = (placed[0], layout.replicated) if donate else layout.replicated
-    jitted = jax.jit(step, donate_argnums=donate, out_shardings=outputs)
-    return jitted.lower(*args)
+    return (jax.jit(step, donate_argnums=donate, out_shardings=outputs),)
   axes = jax.tree.map(lambda share: 0 if share else None, shared)
-
   mapped = jax.pmap(
     _named(lambda _, *rest: step(*rest), step),
     axis_name=layout.axis_name,
@@ -199,7 +201,7 @@ def lower_step(
     devices=list(layout.mesh.devices.flat),
     donate_argnums=tuple(i + 1 for i in donate),
   )
-  return mapped.lower(np.arange(layout.num_local_devices, dtype=np.int32), *args)
+  return mapped, np.arange(layout.num_local_devices, dtype=np.int32)
 
 
 @functools.lru_cache

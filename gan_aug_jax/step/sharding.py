@@ -6,9 +6,7 @@ own group. Position p of a batch is on device p mod n, so a property of the firs
 positions is spread evenly over the devices. Sums over examples go through `Layout.sum`.
 """
 
-from collections.abc import Callable, Iterator
-import contextlib
-import contextvars
+from collections.abc import Callable
 import dataclasses
 import functools
 from typing import Any
@@ -19,18 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 _AXIS = 'data'
-_UNROLLS = contextvars.ContextVar('unrolls', default=False)
 Tree = Any
-
-
-@contextlib.contextmanager
-def unrolled() -> Iterator[None]:
-  """`Layout.scan` unrolls what is traced in it: XLA counts the body of a loop once."""
-  token = _UNROLLS.set(True)
-  try:
-    yield
-  finally:
-    _UNROLLS.reset(token)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +129,7 @@ class Layout:
     """
     turns = range(len(jax.tree.leaves(xs)[0]))
     at = lambda tree, turn: jax.tree.map(lambda x: x[turn], tree)
-    if len(turns) > 1 and not (self.on_cpu or _UNROLLS.get()):
+    if len(turns) > 1 and not self.on_cpu:
       carry, stacked = jax.lax.scan(body, carry, xs)
       return carry, [at(stacked, turn) for turn in turns]
     ys = []

@@ -12,8 +12,8 @@ import numpy as np
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.data.batches import BatchSource, DeviceBatches, HostBatches
 from gan_aug_jax.data.splits import Split
-from gan_aug_jax.step import plans, sharding
-from gan_aug_jax.step.programs import DrawAhead, lower_step, Program, repeat_step
+from gan_aug_jax.step import plans
+from gan_aug_jax.step.programs import DrawAhead, Program, repeat_step
 from gan_aug_jax.training.workdir import Session
 
 # Where starting a step takes longer than a small network takes to compute it; a constant,
@@ -158,22 +158,14 @@ class Training:
       self.finite_program.start(self.state)
 
   def operations(self) -> float:
-    """Floating-point operations of all steps, as XLA counts them; compiles nothing."""
+    """Floating-point operations of all steps, on all devices; compiles nothing."""
     return sum(
       self.length_of(stage) * self.step_operations(stage) for stage in self.stages
     )
 
   def step_operations(self, stage: Stage) -> float:
     """Floating-point operations of a step, see `operations`."""
-    if self.steps_per_call == 1 and self.layout.on_cpu:
-      return stage.program.operations(*self._shapes())
-    # XLA counts the body of a loop once, so neither a call of several steps tells, nor a
-    # step with a loop in it.
-    state, data = self.with_pool(self.state), self.batches.shapes(1)
-    # A new function: JAX keeps what it traced of one.
-    step = lambda *arguments: stage.step(*arguments)
-    with sharding.unrolled():
-      return Program(step, self.layout).operations(state, data, *self.frozen)
+    return stage.program.operations(*self._shapes()) / self.steps_per_call
 
   def length_of(self, stage: Stage) -> int:
     """The number of steps in a stage."""
