@@ -13,6 +13,7 @@ compiled program) and the operations per device, at the rates given by --chip_tf
 """
 
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -224,6 +225,8 @@ def print_pod(rows):
 
 
 def main(_):
+  # The processes that it starts share a GPU with this one.
+  os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   base = CONFIG.value
   base.compilation_cache = False
   validation.validate(base)

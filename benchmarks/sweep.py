@@ -144,6 +144,8 @@ def time_cells():
 
 
 def main(_):
+  # The processes that it starts share a GPU with this one.
+  os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   config = CONFIG.value
   validation.validate(config)
   found = devices.start(config)

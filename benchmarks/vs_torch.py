@@ -529,7 +529,9 @@ def show(rows, best):
 
 def main(_):
   if WORKER.value == 'check':
-    print(json.dumps(check(read_config())), flush=True)
+    config = read_config()
+    devices.start(config)  # a CPU, as PyTorch: a GPU's products are in TF32
+    print(json.dumps(check(config)), flush=True)
     return
   if WORKER.value:
     config = read_config(BATCHES.value[0], PRECISIONS.value[0])

@@ -129,6 +129,26 @@ def test_equal_compute_counts_the_gan():
   assert control.fields['classifier.num_steps'] == (600 + 100 * 11) / 10
 
 
+def test_arms_of_nearly_equal_operations_share_the_longest_control():
+  operations = {0.1: 500.0, 0.2: 540.0, 0.5: 900.0}  # of a generator, and 1 a step
+
+  class CostsOfRatio(Costs):
+    def operations(self, config, control):
+      return operations[config.mix.ratio], 1.0, 1.0
+
+  fields = _config(
+    arms={f'{ratio}': {'mix.ratio': ratio} for ratio in operations}, equal_compute=True
+  )
+  fields.classifier.num_steps = 100
+  arms = _named(ablation.list_arms(fields, CostsOfRatio(SIZE)))
+  steps = [
+    arms[arms[f'{ratio}'].same_compute].fields['classifier.num_steps']
+    for ratio in operations
+  ]
+  assert steps == [640, 640, 1000]
+  assert 'real_classical_600_steps' not in arms
+
+
 def test_grid_repeats_the_controls_but_not_for_what_they_do_not_depend_on():
   fields = _config(grid={'data.label_budget': (10, 20), 'mix.mode': ('replace', 'add')})
   arms = _arms(fields)

@@ -11,7 +11,8 @@ cells of a seed share one GAN.
 
 Made for an accelerator. The GAN takes 20,000 steps; --config.generator.num_steps=0 gives
 it the 200 epochs of configs/cifar10.py (140,625 steps). Several processes can share the
-cells, each every n-th, and the report is collected later:
+cells, each every n-th, and the report is collected later. If they share a GPU, set
+XLA_PYTHON_CLIENT_PREALLOCATE=false, or the first one takes most of its memory:
 
     python -m gan_aug_jax ablate --workdir=W --config=configs/ablations/full.py:cifar10 \\
         --shard=0/5
@@ -38,6 +39,7 @@ def get_config(argument='cifar10'):
   file, *version = name.split('-')
   config = base.load_file(f'configs/{file}.py').get_config(*version)
   config.generator.num_steps = 20_000
+  config.log.every_steps = 400  # a line ends a call's head start on the device
   arms = {}
   for part in parts or (PARTS if config.classifier.arch == 'cnn' else PARTS[:1]):
     kind = {'plain': 'augmented', 'classical': 'augmented_classical'}[part]

@@ -9,7 +9,7 @@ features are not finite, if their number differs between the sets, or if a set h
 rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -175,8 +175,8 @@ def count_within(queries, centres, radii) -> np.ndarray:
   return counts
 
 
-def _kth_distance(queries, references, k=1, *, exclude_self=False):
-  """Each query's distance to its k-th nearest reference: [N]."""
+def kth_distance(queries, references, k=1, *, exclude_self=False) -> np.ndarray:
+  """Each query's distance to its k-th nearest reference, see `nearest`: float64 [N]."""
   distances, _ = nearest(queries, references, k, exclude_self=exclude_self)
   return distances[:, -1]
 
@@ -200,24 +200,24 @@ def manifold_scores(real, generated, *, k: int = 5) -> dict[str, float]:
     example lies in, over k: 0 or more, about 1 for equal distributions; 'coverage', share
     of the real balls that hold a generated example.
   """
-  reach = _kth_distance(real, real, k, exclude_self=True)
-  generated_reach = _kth_distance(generated, generated, k, exclude_self=True)
+  reach = kth_distance(real, real, k, exclude_self=True)
+  generated_reach = kth_distance(generated, generated, k, exclude_self=True)
   balls = count_within(generated, real, reach)
   return {
     'precision': float(np.mean(balls > 0)),
     'recall': float(np.mean(count_within(real, generated, generated_reach) > 0)),
     'density': float(np.mean(balls) / k),
-    'coverage': float(np.mean(_kth_distance(real, generated) <= reach)),
+    'coverage': float(np.mean(kth_distance(real, generated) <= reach)),
   }
 
 
-def memorised_share(generated, train, held_out) -> float:
-  """The 'memorised' of `memorisation`, by itself."""
-  return _share_too_close(*(_kth_distance(x, train) for x in (generated, held_out)))
+def memorised_share(distances, usual) -> float:
+  """The share of distances that are 0, or below all but the closest 1 % of usual ones.
 
-
-def _share_too_close(distances, usual):
-  """The share that is 0, or below all but the closest 1 % of usual distances."""
+  Args:
+    distances: [N], of generated examples to the nearest training example.
+    usual: [K], of real examples that are held out.
+  """
   below = distances < np.quantile(usual, 0.01)
   return float(np.mean(below | (distances == 0)))
 
@@ -242,17 +242,17 @@ def memorisation(generated, train, held_out) -> dict[str, float]:
     than all but the closest 1 % of the held-out: about 0.01 for fresh images;
     'duplicates', likewise by the distance to the nearest other of the same set.
   """
-  to_train, usual = (_kth_distance(x, train) for x in (generated, held_out))
+  to_train, usual = (kth_distance(x, train) for x in (generated, held_out))
   to_others, usual_to_others = (
-    _kth_distance(x, x, exclude_self=True) for x in (generated, held_out)
+    kth_distance(x, x, exclude_self=True) for x in (generated, held_out)
   )
   median, usual_median = float(np.median(to_train)), float(np.median(usual))
   return {
     'nearest_train': median,
     'nearest_train_real': usual_median,
     'ratio': median / usual_median if usual_median else float('nan'),
-    'memorised': _share_too_close(to_train, usual),
-    'duplicates': _share_too_close(to_others, usual_to_others),
+    'memorised': memorised_share(to_train, usual),
+    'duplicates': memorised_share(to_others, usual_to_others),
   }
 
 
@@ -282,27 +282,33 @@ def by_class(score, real, real_labels, generated, generated_labels, num_classes)
   return [score_class(label) for label in range(num_classes)]
 
 
-def class_diversity(real, real_labels, generated, generated_labels) -> float:
+def class_variances(images, labels) -> dict[int, float]:
+  """{label: mean variance of a pixel or feature} of the classes with two images.
+
+  Args:
+    images: images or features [N, ...].
+    labels: ints [N].
+  """
+  counts = zip(*np.unique(labels, return_counts=True), strict=True)
+  return {
+    int(label): float(
+      np.mean(np.var(images[labels == label], axis=0, dtype=np.float64, ddof=1))
+    )
+    for label, count in counts
+    if count > 1
+  }
+
+
+def class_diversity(real: Mapping, generated: Mapping) -> float:
   """How much the generated images of a class differ, relative to the real ones.
 
   Args:
-    real: images or features [N, ...].
-    real_labels: ints [N].
-    generated: images or features [M, ...], of the same further axes.
-    generated_labels: ints [M].
+    real, generated: of `class_variances`.
 
   Returns:
-    The variance within a class of the generated over that of the real, averaged over the
-    classes with two images of both kinds: about 1 for equal distributions, 0 for the same
-    image again, NaN where no class has two different real images.
+    The ratio of the variances, averaged over the classes: about 1 for equal
+    distributions, 0 for the same image again, NaN where no class has two different real
+    images.
   """
-
-  def variance(values):
-    return np.mean(np.var(values, axis=0, dtype=np.float64, ddof=1))
-
-  ratios = []
-  for label in np.intersect1d(real_labels, generated_labels):
-    of_class = real[real_labels == label], generated[generated_labels == label]
-    if min(map(len, of_class)) > 1 and (usual := variance(of_class[0])) > 0:
-      ratios.append(variance(of_class[1]) / usual)
+  ratios = [x / real[label] for label, x in generated.items() if real.get(label)]
   return float(np.mean(ratios)) if ratios else float('nan')

@@ -40,7 +40,8 @@ class PlannedArm:
     same_steps: of an arm that is no control, the control that takes as many steps.
     same_exposure: the control that sees as many real images, or '' where that number is
       not known in advance.
-    same_compute: the control that takes as many operations, with the generator's; or ''.
+    same_compute: the control that takes at least as many operations, with the
+      generator's; or ''.
   """
 
   setting: str
@@ -115,9 +116,18 @@ class _Setting:
       ('negative_control', name, {'mix.source': name}) for name in spec.negative_controls
     ]
     wanted += [('oracle', name, {'mix.source': name}) for name in spec.oracles]
+    wanted = [
+      (role, name, {'arms': (usual_arm,), **self.point, **fields})
+      for role, name, fields in wanted
+    ]
+    lengths = {}
+    if spec.equal_compute:
+      treatments = (arm for arm in wanted if arm[0] == 'treatment')
+      lengths = {name: self.equal_compute(name, fields) for _, name, fields in treatments}
     for role, name, fields in wanted:
-      fields = {'arms': (usual_arm,), **self.point, **fields}
-      matched = self.match(name, role, fields)
+      matched = self.match(fields)
+      if lengths.get(name):
+        matched['same_compute'] = self.control(*_shared(lengths[name], lengths.values()))
       for control in matched.values():
         controls.setdefault(control.name, control)
       names = {equal: control.name for equal, control in matched.items()}
@@ -153,28 +163,54 @@ class _Setting:
     key = _join(_name_of(self.real, self.spec.grid), name)
     return PlannedArm(self.name, name, role, fields, key)
 
-  def match(self, name, role, fields):
+  def match(self, fields):
     """The controls of an arm: {field of `PlannedArm`, such as 'same_steps': control}.
 
     Args:
-      role: what it is in the comparison, see `PlannedArm`.
       fields: {dotted field: value} that the arm sets.
     """
-    config = _valid(self.base, fields)
+    config, kind, num_steps = self._describe(fields)
     draws = config_lib.draws_synthetic(config)
-    (kind,) = (kind for kind in CONTROLS if config.arms == (AUGMENTED[kind],))
-    num_steps = schedule.num_steps_of_arm(config, self.num_train, synthetic=draws)
     plan = schedule.plan_batches(config, num_steps, synthetic=draws)
     matched = {'same_steps': self.control(kind, num_steps)}
     exposure = round(int(plan.real_before(num_steps)) / config.classifier.batch_size)
     if exposure and not _shows_uncounted(config):
       matched['same_exposure'] = self.control(kind, exposure)
-    if self.spec.equal_compute and role == 'treatment' and draws:
-      _check_countable(name, config)
-      generator, step, control_step = self.costs.operations(config, kind)
-      longer = round((generator + num_steps * step) / control_step)
-      matched['same_compute'] = self.control(kind, longer)
     return matched
+
+  def equal_compute(self, name, fields):
+    """The kind and length of the control with the operations of an arm and its generator.
+
+    None if the arm draws nothing.
+    """
+    config, kind, num_steps = self._describe(fields)
+    if not config_lib.draws_synthetic(config):
+      return None
+    _check_countable(name, config)
+    generator, step, control_step = self.costs.operations(config, kind)
+    return kind, round((generator + num_steps * step) / control_step)
+
+  def _describe(self, fields):
+    """An arm's config, the kind of its control, and its number of steps."""
+    config = _valid(self.base, fields)
+    draws = config_lib.draws_synthetic(config)
+    (kind,) = (kind for kind in CONTROLS if config.arms == (AUGMENTED[kind],))
+    num_steps = schedule.num_steps_of_arm(config, self.num_train, synthetic=draws)
+    return config, kind, num_steps
+
+
+def _shared(own, lengths):
+  """The kind and length of a control that an arm shares with others of nearly its length.
+
+  The most of up to a tenth more: "at least equal" holds, and fewer controls are trained.
+
+  Args:
+    own: the kind and length that it would have, from `equal_compute`.
+    lengths: of all arms, or None.
+  """
+  kind, least = own
+  alike = (steps for other, steps in filter(None, lengths) if other == kind)
+  return kind, max(steps for steps in alike if steps <= 1.1 * least)
 
 
 def _name_of(point, grid):

@@ -106,17 +106,21 @@ def generator_workdir(workdir, name) -> pathlib.Path:
 def list_cells(config, arms, workdir: pathlib.Path) -> list[Cell]:
   """The cells of an ablation, seed by seed, so that whole seeds are finished first.
 
+  Of a seed, the controls that match an arm come last: they take the longest, and most
+  arms have another one.
+
   Args:
     arms: from `ablation.list_arms`.
     workdir: of the ablation, whose generators are used where they serve.
   """
   base, cells = config_lib.base_of(config), []
   places = config.ablation.grid.get('data.data_dir', ())
-  distinct = {arm.key: arm for arm in reversed(arms)}
-  names = {key: re.sub(r'[^\w.,+=-]+', '-', key) for key in distinct}
+  distinct = [*reversed({arm.key: arm for arm in reversed(arms)}.values())]
+  distinct.sort(key=lambda arm: arm.role == 'matched')
+  names = {arm.key: re.sub(r'[^\w.,+=-]+', '-', arm.key) for arm in distinct}
   count = collections.Counter(names.values())
   for seed in config.ablation.seeds:
-    for arm in reversed(distinct.values()):
+    for arm in distinct:
       of_cell = ablation.config_of(base, arm, seed)
       name = names[arm.key]
       if count[name] > 1:  # of a/b and a-b, in whatever order they are listed

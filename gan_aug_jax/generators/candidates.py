@@ -82,22 +82,37 @@ class Scores:
       is_only: whether its training has no other candidate to compare with: then the
         diversity is enough.
     """
-    train, found = self._dataset.train, {}
-    diversity = fidelity.class_diversity(
-      train.images, train.labels, drawn.images, drawn.labels
-    )
+    found = {}
+    variances = fidelity.class_variances(drawn.images, drawn.labels)
+    diversity = fidelity.class_diversity(self._variances, variances)
     if math.isfinite(diversity):  # it is not with one real image a class
       found['diversity'] = diversity
-    validation = self._dataset.val
-    if len(drawn) > 1 and len(validation) > 1:
-      compared = (x.some(_MOST_COMPARED, 0) for x in (drawn, train, validation))
-      flat = (x.images.reshape(len(x), -1) for x in compared)
-      found['memorised'] = fidelity.memorised_share(*(np.float32(x) / 255 for x in flat))
+    if len(drawn) > 1 and len(self._dataset.val) > 1:
+      distances = self._distances(drawn)
+      found['memorised'] = fidelity.memorised_share(distances, self._usual_distances)
     if self._by == 'cas' and not is_only:
       found |= self._classification_accuracy(variables)
     if self._by == 'frechet' and not is_only:
       found['frechet'] = self._frechet_distance(variables)
     return found
+
+  @functools.cached_property
+  def _variances(self):
+    """Of the training images of each class."""
+    return fidelity.class_variances(
+      self._dataset.train.images, self._dataset.train.labels
+    )
+
+  @functools.cached_property
+  def _usual_distances(self):
+    """Of validation images to the nearest training image."""
+    return self._distances(self._dataset.val)
+
+  def _distances(self, images):
+    """Of some images to the nearest of some training images: float64 [N]."""
+    compared = (x.some(_MOST_COMPARED, 0) for x in (images, self._dataset.train))
+    flat = (np.float32(x.images.reshape(len(x), -1)) / 255 for x in compared)
+    return fidelity.kth_distance(*flat)
 
   @property
   def _num_drawn(self):

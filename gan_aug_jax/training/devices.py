@@ -59,7 +59,8 @@ def start(config) -> list:
     # XLA sizes its CPU thread pool by NPROC. With as few threads as devices, collectives
     # wait for each other forever; with more threads than cores one device is slower.
     os.environ.setdefault('NPROC', str(max(4 * num_cpu_devices, os.cpu_count() or 1)))
-  keep_freed_memory()
+  if config.platform in ('', 'cpu'):
+    keep_freed_memory()
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   import jax
 
