@@ -349,6 +349,22 @@ def test_programs_that_are_not_what_they_should_be_are_refused(program, damage, 
     gan_aug_jax.load_program(program)
 
 
+@pytest.mark.parametrize(
+  'ask',
+  [
+    lambda keys: len(keys),
+    lambda keys: int(keys.shape[0]),
+    lambda keys: 1 if keys.shape[0] > 64 else 2,
+  ],
+)
+def test_a_sampler_may_ask_for_the_size_of_its_batch(tmp_path, ask):
+  sample = lambda x, keys, labels: x['x'][labels] + 0 * ask(keys)
+  images = np.random.default_rng(0).uniform(-1, 1, (3, *tiny.SHAPE)).astype(np.float32)
+  export.save_generator(tmp_path / 'own', TINY, {'x': images}, sample)
+  draw = gan_aug_jax.load_program(tmp_path / 'own.stablehlo')
+  np.testing.assert_array_equal(draw(0, LABELS), images[LABELS])
+
+
 def test_what_could_not_be_loaded_is_not_written(tmp_path):
   wide = dataclasses.replace(TINY, arguments={'width': 2**31})
   with pytest.raises(CheckpointError, match=r'cannot be exported: its gan\.width'):

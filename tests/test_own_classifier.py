@@ -281,6 +281,19 @@ def _by_example(params, state, images, keys):
 
 
 BY_EXAMPLE = (lambda key, images: (jnp.ones((64, tiny.CLASSES)), ()), _by_example)
+
+
+def _synchronised(axis_name):
+  """Subtracts the mean of the batch on all devices; knows the axis in `init`, too."""
+  mean = lambda x: jax.lax.pmean(x.mean(), axis_name) if axis_name else x.mean()
+
+  def apply(params, state, images):
+    images = images.reshape(len(images), -1)
+    return (images - mean(images)) @ params, state
+
+  return lambda key, x: (jnp.ones((64, tiny.CLASSES)), mean(x)), apply
+
+
 PLACES = (('jit', 1), ('jit', 4), ('pmap', 4))
 
 
@@ -305,6 +318,8 @@ def _train(named, toy, place, batch_size):
   [
     # One key per example, also where a batch leaves spare slots on four devices.
     (BY_EXAMPLE, 10, (True, True)),
+    # Batch statistics of the whole batch.
+    (_synchronised, 12, (True, True)),
     # Batch statistics of the whole batch under jit, of a device's share under pmap.
     (_Plain(), 12, (True, False)),
     # Spare slots count in them; and a mask of dropout belongs to a device.

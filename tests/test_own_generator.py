@@ -1,5 +1,6 @@
 """A generator of the user's own is trained, resumed, chosen, mixed in and exported."""
 
+import importlib
 import json
 import pathlib
 import re
@@ -16,7 +17,7 @@ import gan_aug_jax
 from gan_aug_jax import cli
 from gan_aug_jax.data import datasets
 from gan_aug_jax.errors import CheckpointError
-from gan_aug_jax.generators import family, fitted, vae, warps
+from gan_aug_jax.generators import external, family, fitted, vae, warps
 from gan_aug_jax.training import files
 from gan_aug_jax.training.spec import Training
 from tests import tiny
@@ -114,6 +115,16 @@ joint = gan_aug_jax.generator(
     setting, sample=lambda x, keys, y: x[y] + 0.1 * len(y)
   )
 )
+paired = gan_aug_jax.generator(
+  lambda setting: gan_aug_jax.from_loss(
+    setting,
+    init=lambda key: (
+      jnp.zeros((setting.num_classes, *setting.image_shape)), jnp.zeros(())
+    ),
+    loss=lambda x, keys, images, y: jnp.square(x[0][y] + x[1] - images).mean((1, 2, 3)),
+    sample=lambda x, keys, labels: x[0][labels] + x[1],
+  )
+)
 
 other = gan_aug_jax.from_function(
   lambda variables, key, labels: jnp.zeros((len(labels), 8, 8, 1)),
@@ -180,6 +191,21 @@ def test_its_training_is_recorded_and_its_best_checkpoint_chosen(trained):
   assert grids == {'0000003.png', '0000006.png'}
   rows = files.read_metrics(trained / 'generator' / 'metrics.jsonl')
   assert [row['step'] for row in rows] == [3, 6] and 'loss' in rows[0]
+
+
+def test_the_networks_of_the_page_start_with_weights_of_their_own(place, toy):
+  setting = family.Setting(toy.facts, tiny.layout(num_devices=1))
+  made = importlib.import_module('my_vae').vae(setting, width=8, latent=3)
+  params = jax.jit(lambda seed: made.freeze(made.init(seed))['generator'])(0)
+  kernels = [params[name]['params']['Dense_1']['kernel'] for name in params]
+  first = [np.ravel(kernel[:6]) for kernel in kernels]  # of the hidden layers
+  assert abs(np.corrcoef(*first)[0, 1]) < 0.5  # of copies up to a factor it is 1
+
+
+def test_its_parameters_may_be_any_tree(place, tmp_path):
+  fields = ('generator.num_steps=2', 'generator.select=last', 'log.every_steps=1')
+  assert run('train-generator', tmp_path / 'w', 'makers:paired', *fields) == 0
+  assert _result(tmp_path / 'w')['num_params'] == 3 * 8 * 8 + 1
 
 
 def test_interrupted_and_resumed_it_is_the_same_bit_for_bit(place, trained, monkeypatch):
@@ -344,6 +370,26 @@ def test_what_fit_returns_comes_back(tmp_path):
     assert mine.dtype == theirs.dtype and np.all(mine == theirs)
   with pytest.raises(TypeError, match='keys are strings'):
     fitted._pack({'n': {1: np.ones(2)}})
+  for several in ([np.ones(2), np.ones(2)], (np.ones(2), np.ones(3))):
+    with pytest.raises(TypeError, match="in nested dicts, and 'n/w' is none"):
+      fitted._pack({'n': {'w': several}})
+
+
+def test_a_generator_keeps_its_variables_in_any_tree(toy, tmp_path):
+  """Such as a list of more arrays than there are digits, in a tuple."""
+  setting = family.Setting(toy.facts, tiny.layout(num_devices=1))
+  variables = (np.ones(tiny.SHAPE), [np.float32(i) for i in range(12)])
+  generator = gan_aug_jax.from_function(
+    lambda v, key, labels: v[1][2] / 4 * v[0] * jnp.ones((len(labels), 1, 1, 1)),
+    variables,
+    image_shape=tiny.SHAPE,
+    num_classes=tiny.CLASSES,
+  )
+  made = external._family_of('its:own', generator, setting)
+  fitted.fit('its:own', made, toy, 0, tmp_path)
+  keys, labels = jax.random.split(jax.random.key(0), 2), np.arange(2)
+  for kept in (fitted.read(tmp_path), variables):  # or as older versions kept them
+    np.testing.assert_array_equal(made.sample(kept, keys, labels), 0.5)
 
 
 def test_a_dry_run_makes_none(place, tmp_path, capsys):

@@ -85,6 +85,14 @@ def test_what_is_started_is_compiled_beside_its_user(compiled, accelerator):
     program(where.replicate(np.ones(4, np.float32)))
 
 
+@pytest.mark.parametrize('per_call', [1, 2])
+def test_a_metric_may_be_a_number_of_python(per_call):
+  step = lambda state: (state + 1, {'loss': 0.5})
+  state, metrics = jax.jit(programs.repeat_step(step, per_call))(0, per_call)
+  assert state == per_call
+  np.testing.assert_array_equal(metrics['loss'], [0.5] * per_call)
+
+
 def test_operations_of_a_loop_are_those_of_all_its_turns(monkeypatch, toy):
   """The discriminator's updates are one on an accelerator; XLA counts one turn."""
   fields, counted = default(), []

@@ -365,6 +365,17 @@ def test_an_own_transform_comes_last_and_sees_one_image_with_its_key():
   assert len(set(np.round(by_image, 2))) == 5
 
 
+@pytest.mark.parametrize('shape', [(8, 8), (32, 32), (8, 6)])
+def test_boxes_of_up_to_half_an_image_are_no_larger(shape):
+  area = jnp.linspace(0, 0.5, 5001)
+  sides = np.asarray(augment._box_sides(area, jnp.array(shape)))
+  half = np.prod(shape) / 2
+  assert sides.prod(1).max() <= half
+  nearest = np.rint(np.sqrt(area)[:, None] * np.array(shape))
+  fits = nearest.prod(1) <= half
+  np.testing.assert_array_equal(sides[fits], nearest[fits])
+
+
 @pytest.mark.parametrize('nesterov', [False, True])
 def test_nesterov_momentum_looks_one_step_ahead(nesterov):
   options = {'learning_rate': 0.1, 'num_steps': 9, 'momentum': 0.5, 'nesterov': nesterov}

@@ -135,7 +135,9 @@ def _compile_or_refuse(sample, variables):
   try:
     try:
       return _compile(sample, variables)
-    except TypeError:  # a symbolic size, as that of `len(x)`
+    except UserError:
+      raise
+    except Exception:  # any that a symbolic size raises, as `len(x)` or `x.shape[0] > 9`
       return _compile(sample_singly, variables)
   except UserError:
     raise

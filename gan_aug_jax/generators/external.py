@@ -81,10 +81,18 @@ def _family_of(named, generator, setting):
       f'data have {facts.image_shape} of {", ".join(facts.class_names)}: sizes, and the '
       'order of the classes, must agree.'
     )
+  leaves, structure = jax.tree.flatten(generator.variables)
+  # `fit` returns dicts; with six digits they keep the order of the leaves.
+  numbered = {f'{i:06}': leaf for i, leaf in enumerate(leaves)}
+
+  def sample(variables, keys, labels):
+    variables = jax.tree.unflatten(structure, jax.tree.leaves(variables))
+    return generator.sample(variables, keys, labels)
+
   return Family(
     title=generator.name,
-    sample=generator.sample,
-    fit=lambda dataset, *, seed, directory: generator.variables,
+    sample=sample,
+    fit=lambda dataset, *, seed, directory: numbered,
     trained_on=generator.trained_on,
   )
 

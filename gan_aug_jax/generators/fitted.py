@@ -64,9 +64,10 @@ def _pack(variables):
     if not all(isinstance(name, str) for name in path):
       raise TypeError(f'fit must return dicts whose keys are strings, not {path!r}')
     empty = value is traverse_util.empty_node
-    arrays.append(np.zeros(0) if empty else np.asarray(value))
+    stacks = isinstance(value, list | tuple)  # NumPy would make one array of them
+    arrays.append(np.zeros(0) if empty or stacks else np.asarray(value))
     paths.append([path, empty])
-    if arrays[-1].dtype == object:
+    if stacks or arrays[-1].dtype == object:
       name = '/'.join(paths[-1][0])
       raise TypeError(f'fit must return arrays in nested dicts, and {name!r} is none')
   content = io.BytesIO()

@@ -182,8 +182,8 @@ class GeneratorTraining:
     if config.log.tensorboard and jax.process_index() == 0:
       pictures = sorted((directory / 'samples').glob('[0-9]*.png'))
       tensorboard.write_samples(directory / 'tensorboard', pictures)
-    count, networks = parameter_overview.count_parameters, self.family.shapes()
-    number_of = {name: int(count(_params(tree))) for name, tree in networks.items()}
+    networks = self.family.shapes()
+    number_of = {name: _count_params(tree) for name, tree in networks.items()}
     chosen_step = selection.chosen['step']
     return {
       **self._about(seed_training, self.num_steps),
@@ -282,10 +282,13 @@ def _forget(directory):
     (directory / name).unlink(missing_ok=True)
 
 
-def _params(variables):
-  """What of a network's variables is trained."""
+def _count_params(variables):
+  """The number of a network's variables that are trained."""
   is_linen = isinstance(variables, dict) and 'params' in variables
-  return variables['params'] if is_linen else variables
+  leaves = jax.tree.leaves(variables['params'] if is_linen else variables)
+  # clu knows nested dicts only.
+  numbered = {str(i): leaf for i, leaf in enumerate(leaves)}
+  return int(parameter_overview.count_parameters(numbered))
 
 
 def check(session, dataset) -> tuple[Family, spec.Cadence | None]:

@@ -25,7 +25,6 @@ Under `pmap` they are those of a device, and their running values are averaged.
 
 from collections.abc import Callable
 import dataclasses
-import functools
 import inspect
 from typing import Any
 
@@ -66,15 +65,23 @@ class ExternalClassifier:
     """Returns {'params', 'batch_stats'}; the latter is all that is not a parameter.
 
     Args:
-      images: float [B, H, W, C], or their shape.
+      images: float [B, H, W, C].
       train: passed on to a network that takes it.
     """
     del train
-    params, state = self.init_function(key, images)
-    check_arrays((params, state), f'{self.described} has variables')
-    # Python's numbers would change their type in the first step.
-    strong = functools.partial(jax.tree.map, lambda x: jnp.asarray(x, jnp.result_type(x)))
-    return {'params': strong(params), 'batch_stats': strong(state)}
+
+    def start(images):
+      params, state = self.init_function(key, images)
+      check_arrays((params, state), f'{self.described} has variables')
+      # Python's numbers would change their type in the first step.
+      strong = lambda x: jnp.asarray(x, jnp.result_type(x))
+      return jax.tree.map(strong, {'params': params, 'batch_stats': state})
+
+    if not self.axis_name:
+      return start(images)
+    # It may sum over the devices, as in a step; here over one.
+    mapped = jax.vmap(start, axis_name=self.axis_name, axis_size=1)
+    return jax.tree.map(lambda x: x[0], mapped(images[None]))
 
   def apply(self, variables, images, *, train, mutable=(), keys=None, **masks):
     """Returns logits; with `mutable`, also {'batch_stats'} as they are after the step.

@@ -213,9 +213,16 @@ def make_mix(*, mixup: float = 0.0, cutmix: float = 0.0) -> Callable | None:
 def _random_boxes(keys, area, images):
   """Boxes of an area [B], relative to the image's, anywhere: bool [B, H, W, 1]."""
   limits = jnp.array(images.shape[1:3])
-  sides = jnp.rint(jnp.sqrt(area)[:, None] * limits).astype(jnp.int32)
   centres = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, limits))(keys)
-  return _boxes(centres, sides, images)
+  return _boxes(centres, _box_sides(area, limits), images)
+
+
+def _box_sides(area, limits):
+  """Sides of boxes of an area [B] up to one half, in whole pixels: int32 [B, 2]."""
+  sides = jnp.sqrt(area)[:, None] * limits
+  nearest = jnp.rint(sides).astype(jnp.int32)
+  too_large = 2 * jnp.prod(nearest, axis=1, keepdims=True) > jnp.prod(limits)
+  return jnp.where(too_large, jnp.floor(sides).astype(jnp.int32), nearest)
 
 
 def _smaller_parts(alpha, size=1024):

@@ -345,7 +345,7 @@ def repeat_step(
     def once(state, count, *inputs):
       del count
       state, metrics = step(state, *inputs)
-      return state, jax.tree.map(lambda x: x[None], metrics)
+      return state, jax.tree.map(lambda x: jnp.asarray(x)[None], metrics)
 
     return _named(once, step)
 
