@@ -1,5 +1,6 @@
 """Ablations: what they compare, how cells are shared out, what is concluded."""
 
+import contextlib
 import csv
 import html.parser
 import json
@@ -28,6 +29,7 @@ from gan_aug_jax.errors import (
   DataError,
   NonFiniteError,
 )
+from gan_aug_jax.evaluation import figures
 from gan_aug_jax.experiment import (
   ablation,
   arms as arms_lib,
@@ -41,7 +43,14 @@ from gan_aug_jax.experiment import (
 )
 from gan_aug_jax.generators import families, generator_training, synthetic_source
 from gan_aug_jax.generators.generator_training import GeneratorTraining
-from gan_aug_jax.report import ablation_report, ablation_sentences, run_sentences, tables
+from gan_aug_jax.report import (
+  ablation_figures,
+  ablation_report,
+  ablation_sentences,
+  run_sentences,
+  sentences,
+  tables,
+)
 from gan_aug_jax.step import synthesis
 from gan_aug_jax.training import files, signals, workdir
 from gan_aug_jax.training.workdir import Session
@@ -303,20 +312,52 @@ def test_ratios_are_means_over_steps_and_not_over_lines():
   assert np.isnan(arms_lib._mean_over_steps([], 'x'))  # the file of metrics was lost
 
 
-def test_cells_of_different_test_images_are_not_compared():
+def _seen(prints, test_on='test'):
+  """Gives a cell the fingerprints of its training, validation and test images.
+
+  Args:
+    prints: `(arm, seed) -> [3]`.
+  """
+
+  def change(cell):
+    of_cell = prints(cell.about['arm'], cell.about['seed'])
+    cell.arm.update(zip(workdir.SPLITS, of_cell, strict=True))
+    cell.results['test_on'] = test_on
+
+  return change
+
+
+@pytest.mark.parametrize(
+  ('arm', 'seen', 'kind'),
+  [
+    ('good', 'tve', None),
+    ('good', 'Tve', 'training'),
+    ('good', 'tVe', 'validation'),
+    ('good', 'tvE', 'test'),
+    ('good', ('', None, 'e'), None),  # of an older version
+    ('more', 'Tve', None),  # on purpose
+    ('more', 'TVe', 'validation'),
+    ('more', 'TvE', 'test'),
+  ],
+)
+def test_cells_of_different_images_are_not_compared(arm, seen, kind):
   """As when a label in the folder was corrected before an arm was added."""
-  cells_of = [
-    findings.Finished(
-      {'name': name, 'kind': 'x'},
-      {},
-      {'arms': {'x': {'test_fingerprint': name}}},
-      np.array([]),
-      0.0,
-    )
-    for name in ('before', 'after')
-  ]
-  with pytest.raises(CheckpointError, match='evaluated on different'):
-    findings._compare({0: cells_of[0]}, {0: cells_of[1]}, 'control')
+  arms = {'base': ('control', 0.7, [0.8]), 'good': ('treatment', 0.9, [0.9])}
+  arms['more'] = ('all_labels', 0.9, [0.85])
+  change = _seen(lambda name, seed: seen if name == arm else 'tve')
+  refused = pytest.raises(CheckpointError, match=f'different {kind} images')
+  with refused if kind else contextlib.nullcontext():
+    _summary(arms, 1, change=change)
+
+
+@pytest.mark.parametrize('test_on', ['test', 'val'])
+def test_seeds_of_different_test_images_are_not_compared(test_on):
+  """Unless they are the validation images, which every seed draws anew."""
+  arms = {'base': ('control', 0.7, [0.8, 0.7]), 'x': ('treatment', 0.9, [0.9, 0.8])}
+  change = _seen(lambda name, seed: [f'{split}{seed}' for split in 'tve'], test_on)
+  refused = pytest.raises(CheckpointError, match='different test images')
+  with refused if test_on == 'test' else contextlib.nullcontext():
+    _summary(arms, 2, change=change)
 
 
 def test_a_report_has_the_scores_of_every_generator(tmp_path, monkeypatch):
@@ -646,8 +687,13 @@ def make_run(train):
   class Run:
     def __init__(self, session, dataset, generator_session=None):
       self.session, self.dataset, self.arms = session, dataset, [self]
-      self.generator = generator_session
+      self.generator = types.SimpleNamespace(
+        session=generator_session, start=lambda: None
+      )
       self.directory = session.path('arms', session.config.arms[0])
+
+    def start(self, *, generator=True):
+      pass
 
     def train_arms(self, generator):
       train(self.session)
@@ -716,11 +762,10 @@ def test_a_failed_cell_is_tried_once_a_command_whatever_the_number_of_workers(
     raise DataError('no images')
 
   monkeypatch.setattr(runs, 'Run', make_run(train))
-  monkeypatch.setattr(runs.Run, 'start', lambda _: None, raising=False)
   monkeypatch.setattr(
     runs.Run,
     'load_or_train_generator',
-    lambda run: fail(run, run.generator),
+    lambda run: fail(run, run.generator.session),
     raising=False,
   )
   monkeypatch.setattr(cells, 'load_data', lambda _: type('Data', (), {'train': [0]}))
@@ -741,6 +786,37 @@ def test_a_failed_cell_is_tried_once_a_command_whatever_the_number_of_workers(
   }
 
 
+def test_what_fails_of_a_cell_before_its_generator_is_trained_fails_no_other(
+  tmp_path, monkeypatch
+):
+  """As an optimizer of the user's in one point of a grid."""
+  trained = []
+
+  def start(run, *, generator=True):
+    if run.session.config.classifier.learning_rate == 0.5:
+      raise ConfigError('classifier.optimizer cannot be built.')
+
+  def train_generator(run):
+    trained.append(run.generator.session.workdir.name)
+    return object()
+
+  monkeypatch.setattr(runs, 'Run', make_run(lambda _: None))
+  monkeypatch.setattr(runs.Run, 'start', start)
+  monkeypatch.setattr(runs.Run, 'load_or_train_generator', train_generator, raising=False)
+  monkeypatch.setattr(cells, 'load_data', lambda _: type('Data', (), {'train': [0]}))
+  monkeypatch.setattr(workers.workdir_lib, 'claim', lambda *_: None)
+  fields = _config(seeds=(0,), grid={'classifier.learning_rate': (0.5, 0.1)})
+  listed = _drawing(fields)
+  assert len({cell.generator for cell in listed}) == 1
+  worker = workers.Worker(tmp_path, None)
+  assert all(worker.train([cell]) for cell in listed)
+  failures = {cell.name: cells.failure(tmp_path, cell.name) for cell in listed}
+  assert [name for name, why in failures.items() if why] == [
+    cell.name for cell in listed if cell.config.classifier.learning_rate == 0.5
+  ]
+  assert trained == [listed[0].generator]
+
+
 def _finished(arm, kind, seed, *, val, right, counts, support, logit_adjustment=0.0):
   scores = dict.fromkeys(findings._MEANS, 0.0)
   scores |= {'val_recall': val, 'eval_accuracy': float(np.mean(right))}
@@ -754,11 +830,19 @@ def _finished(arm, kind, seed, *, val, right, counts, support, logit_adjustment=
   return findings.Finished(about, {}, results, right, 0.0)
 
 
-def _summary(accuracies, seeds, counts=(5, 5), support=(5, 5), fields=None):
+def _summary(
+  accuracies,
+  seeds,
+  counts=(5, 5),
+  support=(5, 5),
+  fields=None,
+  change=lambda cell: None,
+):
   """Of arms {name: (role, validation accuracy, [test accuracy of each seed])}.
 
   Args:
     fields: {name: what the arm sets}.
+    change: called with every finished cell.
   """
   arms, finished = [], []
   for name, (role, val, tests) in accuracies.items():
@@ -774,6 +858,7 @@ def _summary(accuracies, seeds, counts=(5, 5), support=(5, 5), fields=None):
       tau = arm['fields'].get('classifier.logit_adjustment', 0.0)
       options['logit_adjustment'] = tau
       finished.append(_finished(name, kind, seed, val=val, right=right, **options))
+      change(finished[-1])
   plan = {'ablation': {'control': 'base'}, 'arms': arms, 'config': BASE}
   plan['cells'] = [cell.about for cell in finished] + [{'name': 'late', 'seed': 9}]
   return findings.summarize(plan, finished, {'broken': 'why'})
@@ -819,6 +904,33 @@ def test_notes_on_the_data_are_those_of_the_cell_that_has_the_most():
   plan['config'] = BASE | {'data': BASE['data'] | {'seed': 3}}
   (*_, line, _, _) = ablation_sentences.status(findings.summarize(plan, cells, {}))
   assert line.startswith('data.seed is fixed')
+
+
+def test_every_dataset_of_a_grid_is_named_with_its_notes(capsys):
+  parts = {'val': 0.5, 'right': np.ones(10, bool), 'counts': [5, 5]}
+  parts['support'] = [5, 5]
+  # Two folders of one name in two settings, and another dataset in the last.
+  notes = {'one': ['first', 'both'], 'two': ['second', 'both'], 'three': ['third']}
+  cells, arms = [], []
+  for setting in notes:
+    arms.append({'setting': setting, 'name': 'base', 'role': 'control', 'fields': {}})
+    arms[-1]['key'] = f'{setting},base'
+    cells.append(_finished(f'{setting},base', 'real_only', 0, **parts))
+    cells[-1].results['data_notes'] = notes[setting]
+  cells[2].results['dataset'] = 'other'
+  plan = {'ablation': {'control': 'base'}, 'arms': arms, 'config': BASE}
+  plan['cells'] = [cell.about for cell in cells]
+  summary = findings.summarize(plan, cells, {})
+  assert summary['data_notes'] == ['first', 'both', 'second', 'third']
+  assert summary['dataset'] == 'toy, other'
+  assert [setting['dataset'] for setting in summary['settings']] == [
+    'toy',
+    'toy',
+    'other',
+  ]
+  tables.print_summary(summary)
+  shown = capsys.readouterr().out
+  assert 'toy, two' in shown and 'other, three' in shown and 'toy, other' not in shown
 
 
 def _is_told_of_balance(summary):
@@ -951,6 +1063,8 @@ def test_a_control_with_validation_labels_takes_the_steps_of_the_others():
   ('grid', 'drawn'),
   [
     ({'data.label_budget': (10, 50, 500)}, True),
+    ({'data.label_budget': (10, 50, 0)}, False),  # 0 means all of them
+    ({'mix.ratio': (0.0, 0.1, 0.2)}, True),
     ({'data.name': ('a', 'b', 'c')}, False),  # in no order
     ({'augment.flip': (False, True, False)}, False),
     ({'data.label_budget': (10, 50, 500), 'mix.ratio': (0.1,)}, False),  # two fields
@@ -988,6 +1102,46 @@ def test_two_seeds_are_not_enough_for_a_verdict():
   for seeds in (1, 2):
     (setting,) = _summary(accuracies, seeds)['settings']
     assert setting['best']['verdict'] == 'not enough seeds for a verdict'
+
+
+def test_two_seeds_have_no_interval_anywhere(monkeypatch):
+  base = np.array([0.80, 0.84, 0.78])
+  arms = {'base': ('control', 0.7, base), 'few': ('treatment', 0.9, base + 0.01)}
+  arms['half'] = ('treatment', 0.9, base + 0.02)
+  arms['half'][2][0] += 0.001
+  ratios = {'base': 0.0, 'few': 0.1, 'half': 0.5}
+  drawn = []
+  monkeypatch.setattr(figures, 'along', lambda line, *_, **__: drawn.append(line))
+  for seeds in (2, 3):
+    change = lambda cell: cell.arm.update(effective_ratio=ratios[cell.about['arm']])
+    summary = _summary(arms, seeds, counts=(50, 5), change=change)
+    (setting,) = summary['settings']
+    said = [f'{f.headline} {f.detail}' for f in ablation_sentences.verdicts(setting, 3)]
+    assert all('rarer classes' in text for text in said)
+    assert any('95 % interval' in text for text in said) == (seeds == 3)
+    rows = setting['arms']
+    ablation_figures._accuracy(rows, rows[1:], rows[0])
+    low, mean, high = drawn[-1].band
+    assert np.isfinite(drawn[-1].low).all() == (low < mean < high) == (seeds == 3)
+
+
+@pytest.mark.parametrize(
+  ('mean', 'low', 'high', 'shown'),
+  [
+    (-1e-5, -0.01, -1e-6, '+0.00 points (95 % interval -1.00 to +0.00)'),
+    (1e-5, -1e-5, 0.01, '+0.00 points (95 % interval +0.00 to +1.00)'),
+    (-0.001, -0.002, 0.0, '-0.10 points (95 % interval -0.20 to +0.00)'),
+  ],
+)
+def test_no_zero_has_a_minus(mean, low, high, shown):
+  paired = {'mean': mean, 'low': low, 'high': high}
+  assert sentences.points(paired) == shown
+  text = ablation_sentences.difference(paired | {'control': 'x'})
+  assert text == shown.replace(' points', '').replace('95 % interval ', '') + ' vs. x'
+  (gap, kernel) = tables.cells(
+    {'generalization_gap': mean, 'kernel': mean / 1000}, ('generalization_gap', 'kernel')
+  )
+  assert gap == f'{shown.partition(" ")[0]} %' and kernel == '0.0000'
 
 
 class _Page(html.parser.HTMLParser):
@@ -1045,8 +1199,9 @@ def finished(interrupted):
 def test_an_interrupted_ablation_ends_with_a_report_that_stands_alone(finished):
   summary = json.loads((finished / 'summary.json').read_text())
   assert summary['num_finished'] == summary['num_cells'] == 8
-  page = _Page()
-  page.feed((finished / 'report.html').read_text())
+  page, text = _Page(), (finished / 'report.html').read_text()
+  page.feed(text)
+  assert '2 seeds can show' in text
   assert page.sources and all(s.startswith('data:image/png') for s in page.sources)
   with open(finished / 'cells.csv') as file:
     rows = {row['cell']: row for row in csv.DictReader(file)}
@@ -1177,6 +1332,8 @@ def test_a_flag_that_the_grid_would_undo_is_refused(tmp_path, capsys):
     (['--config.ablation.arms=1'], 'ablation.arms'),
     (['--config.ablation.seedz=(1,)'], 'ablation.seeds'),
     (['--config.distributed.auto=True'], '--shard'),
+    (['--config.seed=3'], 'set ablation.seeds'),
+    (["--config.arms=('augmented',)"], 'set ablation.arms or ablation.control'),
   ],
 )
 def test_bad_flags_are_refused(config_file, tmp_path, flags, named, capsys):
@@ -1185,6 +1342,29 @@ def test_bad_flags_are_refused(config_file, tmp_path, flags, named, capsys):
   )
   assert code == 2 and named in capsys.readouterr().err
   assert not list(tmp_path.iterdir())
+
+
+def test_the_first_failure_is_named_where_nothing_is_finished(
+  config_file, tmp_path, monkeypatch, capsys
+):
+  def fail(units, directory, _):
+    names = [cell.name for unit in units for cell in unit]
+    for name in names:
+      content = json.dumps({'why': f'The loss of {name} is nan.'})
+      files.write_atomically(directory / 'cells' / name / 'failed.json', content)
+    return dict.fromkeys(names, 'why')
+
+  monkeypatch.setitem(datasets._SOURCES, 'toy', test_run._toy_source)
+  monkeypatch.setattr(workers, 'run', fail)
+  flags = [f'--config={config_file}', f'--workdir={tmp_path}']
+  for part in range(2):
+    assert test_run.run('ablate', *flags, f'--shard={part}/2') == 3
+  plan = json.loads((tmp_path / 'ablation.json').read_text())
+  first = f'The loss of {plan["cells"][0]["name"]} is nan.'
+  assert capsys.readouterr().err.splitlines()[-1].endswith(first)
+  assert test_run.run('ablate', '--collect', f'--workdir={tmp_path}') == 3
+  error = capsys.readouterr().err
+  assert error.endswith(f'{first}\n') and error.count('\n') == 1
 
 
 def test_collect_of_nothing_is_a_sentence(tmp_path, capsys):

@@ -16,6 +16,7 @@ import pathlib
 import pickle
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from gan_aug_jax.cli import parsing
 from gan_aug_jax.config import validation
 from gan_aug_jax.data import datasets
 from gan_aug_jax.errors import ConfigError, DataError
-from gan_aug_jax.training import devices, locks
+from gan_aug_jax.training import devices, locks, signals
 from tests.conftest import make_dataset
 
 # Of the classes of the dataset; what becomes of them is in `test_trust.py`.
@@ -277,6 +278,26 @@ USAGE = {
     'seeds="(1,)" for seed 1, or "(0,)" for one seed',
     lambda place: _ablate(place, '--config.ablation.seeds', '1'),
   ),
+  'seed of an ablation': (
+    2,
+    '--config.seed has no effect on an ablation; set ablation.seeds',
+    _run('--config.seed=3', command='ablate'),
+  ),
+  'workdir in a bucket': (
+    2,
+    '--workdir=gs://bucket/run is an address',
+    _given('run', _CONFIG, '--workdir=gs://bucket/run'),
+  ),
+  'images in a bucket': (
+    2,
+    '--images=s3://bucket/photos is an address',
+    _given('predict', _DONE, '--images=s3://bucket/photos'),
+  ),
+  'export to a bucket': (
+    2,
+    '--output=gs://bucket/x is an address',
+    _given('export', _DONE, '--output=gs://bucket/x'),
+  ),
   'home of nobody': (
     2,
     '--workdir=~nobody-here/x: there is no such home directory',
@@ -305,6 +326,11 @@ USAGE = {
     2,
     'no config file',
     _given('run', '--config={place.done}', _NEW),
+  ),
+  'config of another kind': (
+    2,
+    "toy.npz' is not a Python file",
+    _given('run', '--config={place.npz}', _NEW),
   ),
   'variant that is not': (2, 'has no variants', _given('run', f'{_CONFIG}:x', _NEW)),
   'config without such a variant': (
@@ -1025,6 +1051,16 @@ def test_a_folder_of_its_name_is_no_package(tmp_path, monkeypatch):
     validation.validate(fields)
   with pytest.raises(DataError, match=r"datasets' is not; .*\[huggingface\]"):
     datasets.load_dataset('huggingface:x/y', image_size=8, seed=0, val_fraction=0.1)
+
+
+def test_signals_are_watched_where_pipes_have_no_modes(monkeypatch):
+  """As on Windows before Python 3.12."""
+  monkeypatch.delattr(os, 'set_blocking')
+  watched = []
+  monkeypatch.setattr(signal, 'set_wakeup_fd', lambda fd, **_: watched.append(fd) or -1)
+  with signals.watched():
+    assert len(watched) == 1
+  assert watched[1:] == [-1]
 
 
 def test_a_port_that_is_taken_is_named(place):

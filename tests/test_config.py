@@ -359,6 +359,23 @@ def test_an_ablation_of_a_run_needs_an_arm_to_compare():
     parsing.parse('ablate', [*flags, "--config.arms=('real_only','real_classical')"])
 
 
+@pytest.mark.parametrize('name', ['a:b/c.py', 'a:b/c.py:big', 'c.py', 'c.py:x:y'])
+def test_a_colon_in_the_path_of_a_config_file_begins_no_variant(tmp_path, name):
+  """Every absolute path of Windows has one."""
+  path, _, variant = name.partition('.py')
+  file = tmp_path / f'{path}.py'
+  file.parent.mkdir(exist_ok=True)
+  file.write_text(
+    'from gan_aug_jax import config\n'
+    "def get_config(variant=''):\n"
+    '  made = config.default()\n'
+    '  made.expected_duration = variant\n'
+    '  return made\n'
+  )
+  flags = ['', f'--config={file}{variant}', '--workdir=w']
+  assert parsing.parse('run', flags).config.expected_duration == variant[1:]
+
+
 def test_negative_numbers_are_no_flags():
   flags = ['', '--config=configs/mnist5k.py', '--workdir=w']
   flags += ['--config.data.seed', '-1', '--config.generator.seed', '-1']

@@ -148,7 +148,36 @@ def _load_collection(monkeypatch, *parts, **options):
   ('images', 'labels', 'message'),
   [
     (np.zeros((4, 8, 8, 3), np.float32), [0, 1, 0, 1], r'float32 .*np\.rint\(255'),
-    (np.zeros((4, 8, 8, 4), np.uint8), [0, 1, 0, 1], r'shape \(4, 8, 8, 4\)'),
+    (
+      np.zeros((4, 8, 8, 4), np.uint8),
+      [0, 1, 0, 1],
+      r'shape \(4, 8, 8, 4\); drop the alpha channel with images\[\.\.\., :3\]\.$',
+    ),
+    (
+      np.zeros((4, 3, 8, 8), np.uint8),
+      [0, 1, 0, 1],
+      r'\(4, 3, 8, 8\); .* with images\.transpose\(0, 2, 3, 1\)\.$',
+    ),
+    (
+      np.zeros((4, 64), np.uint8),
+      [0, 1, 0, 1],
+      r'shape \(4, 64\); give them that shape\.$',
+    ),
+    (
+      np.full((4, 8, 8, 1), 255),
+      [0, 1, 0, 1],
+      r'int64 .*; convert them with images\.astype\(np\.uint8\)\.$',
+    ),
+    (
+      np.full((4, 8, 8, 1), -1),
+      [0, 1, 0, 1],
+      r'int64 .*; convert 12 bits',
+    ),
+    (
+      np.zeros((0, 8, 8, 1), np.uint8),
+      [],
+      r'training images .* are empty \(shape \(0, 8, 8, 1\)\); .* remove the split\.$',
+    ),
     (np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, -1], 'from -1 to 1'),
     (np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, 2], 'from 0 to 2'),
     (
@@ -156,7 +185,11 @@ def _load_collection(monkeypatch, *parts, **options):
       [1, 2, 1, 2],
       r'from 0, but .* 1 here \(1 to 2',
     ),
-    (np.zeros((4, 8, 8, 3), np.uint16), [0, 1, 0, 1], 'uint16 .*12 bits with .* / 4095'),
+    (
+      np.full((4, 8, 8, 3), 4095, np.uint16),
+      [0, 1, 0, 1],
+      'uint16 .*12 bits with .* / 4095',
+    ),
     (
       np.zeros((4, 8, 8, 3), np.uint8),
       [0, 0, 0, 1],

@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -16,12 +17,15 @@ import pytest
 from gan_aug_jax import cli, config as config_lib
 from gan_aug_jax.cli import parsing
 from gan_aug_jax.data import datasets, splits
+from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.evaluation import evaluators
+from gan_aug_jax.experiment import ablation, estimate
 from gan_aug_jax.generators import generator_training
-from gan_aug_jax.report import run_report
+from gan_aug_jax.report import run_report, run_sentences
 from gan_aug_jax.step import programs, sampling, sharding
 from gan_aug_jax.training import files, loop, tensorboard
 from gan_aug_jax.training.signals import Interrupted
+from gan_aug_jax.training.workdir import Session
 from tests.conftest import make_dataset
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -454,6 +458,63 @@ def test_a_saved_config_is_a_config_file_unless_it_names_code(tmp_path, capsys):
   assert 'names code' in _refused(capsys, 2, 'run', f'--config={file}', workdir)
   file.write_text('{}')
   assert 'not the config.json' in _refused(capsys, 2, 'run', f'--config={file}', workdir)
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'refused'),
+  [
+    ('generator.seed', 3, True),
+    ('classifier.seed', 3, True),
+    ('mix.source', 'noise', True),
+    ('data.train_on_val', True, True),
+    ('distributed.auto', True, True),
+    ('distributed.coordinator', 'a:1', True),
+    ('data.seed', 3, False),
+    ('mix.ratio', 0.5, False),
+  ],
+)
+def test_a_run_suggests_more_seeds_unless_an_ablation_would_refuse_its_config(
+  field, value, refused
+):
+  config = config_lib.default()
+  config.update_from_flattened_dict({field: value})
+  assert bool(run_sentences.more_seeds('runs/w', config.to_dict())) == (not refused)
+  if not field.startswith('distributed.'):  # which the command refuses
+    expected = pytest.raises(ConfigError) if refused else contextlib.nullcontext()
+    costs = types.SimpleNamespace(num_train=lambda _: 1000)
+    with expected:
+      ablation.list_arms(config_lib.add_ablation(config), costs)
+
+
+@pytest.mark.usefixtures('no_pictures')
+def test_a_report_suggests_no_command_that_would_be_refused(finished, tmp_path):
+  workdir = shutil.copytree(finished[0], tmp_path / 'copy')
+  assert 'For a verdict, train' in (workdir / 'report.html').read_text()
+  about = json.loads((workdir / 'config.json').read_text())
+  about['config']['classifier']['seed'] = 3
+  (workdir / 'config.json').write_text(json.dumps(about))
+  assert run('report', f'--workdir={workdir}') == 0
+  page = (workdir / 'report.html').read_text()
+  assert 'a first look, not a verdict' in page and 'For a verdict, train' not in page
+
+
+@pytest.mark.usefixtures('no_pictures')
+@pytest.mark.parametrize('is_silent', [False, True])
+def test_one_of_several_processes_speaks(
+  finished, config_file, tmp_path, monkeypatch, capsys, is_silent
+):
+  workdir = shutil.copytree(finished[0], tmp_path / 'copy')
+  monkeypatch.setattr(Session, 'is_silent', is_silent)
+  monkeypatch.setattr(estimate, 'of_run', lambda *_: estimate.Estimate({}, {}))
+  flags = [f'--config={config_file}', f'--workdir={workdir}']
+  commands = [('run', '--dry-run'), ('train-generator',), ('run',)]
+  for (command, *more), line in zip(
+    commands, ('Left: about', 'Samples: ', 'Report: '), strict=True
+  ):
+    assert run(command, *flags, *more) == 0
+    shown = capsys.readouterr().out
+    assert (line in shown and 'To train: ' in shown) != is_silent
+    assert not is_silent or not shown
 
 
 def _damage(path):

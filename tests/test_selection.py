@@ -1,5 +1,6 @@
 """Which generators are kept, and drawing from several of them."""
 
+import dataclasses
 import json
 
 import jax
@@ -7,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gan_aug_jax import config
 from gan_aug_jax.generators import candidates
 from gan_aug_jax.generators.selection import Selection
 from gan_aug_jax.step import rng, sampling, sharding
+from gan_aug_jax.training.workdir import Session
 from tests import tiny
 
 SCORES = {
@@ -41,6 +44,21 @@ def test_an_earlier_stage_has_no_candidate_but_the_steps_that_are_named():
   again.resume(record, selection.kept)
   assert again.consider(40, 'state 40') == SCORES[40]
   assert again.chosen['step'] == 40 and sorted(again.kept) == ['chosen', 'step20']
+
+
+@pytest.mark.parametrize('at_once', [7, 10_000])
+def test_a_replay_of_any_training_images_is_memorised(
+  at_once, toy, tmp_path, monkeypatch
+):
+  """Wherever in the training split they are: it is compared in blocks."""
+  monkeypatch.setattr(candidates, '_AT_ONCE', at_once)
+  session = Session(config.default(), tmp_path, tiny.layout('jit', 1), quiet=True)
+  session.config.generator.select = 'last'
+  score = candidates.Scores(session, tmp_path, toy, draw=None)
+  assert score({}, toy.train, is_only=True)['memorised'] == 1
+  noise = np.random.default_rng(0).integers(0, 256, toy.train.images.shape, np.uint8)
+  drawn = dataclasses.replace(toy.train, images=noise)
+  assert score({}, drawn, is_only=True)['memorised'] < 0.2
 
 
 @pytest.mark.parametrize(('by', 'best'), [('cas', 30), ('frechet', 20), ('last', 40)])

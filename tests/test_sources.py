@@ -2,6 +2,7 @@
 
 import io
 import logging
+import ntpath
 import os
 import re
 import struct
@@ -9,11 +10,12 @@ import sys
 import zipfile
 import zlib
 
+from matplotlib.axes import Axes
 import numpy as np
 from PIL import Image, PngImagePlugin
 import pytest
 
-from gan_aug_jax.data import datasets, image_files, npz
+from gan_aug_jax.data import datasets, folder, image_files, npz
 from gan_aug_jax.data.facts import DataFacts
 from gan_aug_jax.errors import DataError
 from gan_aug_jax.evaluation import figures
@@ -252,6 +254,12 @@ def _make_deep(root, top, write, count=8):
       pixels = rng.integers(0, top // 3, (16, 16)) + k * (top // 3)
       pixels[0, 0] = top if (k, i) == (1, count - 1) else 0
       write(root / name / f'{i}.tif', pixels)
+
+
+def test_a_workdir_on_another_drive_is_not_inside_the_folder(monkeypatch):
+  with monkeypatch.context() as patch:
+    patch.setattr(folder.os, 'path', ntpath)  # as on Windows
+    folder.refuse_inside('C:\\images', 'D:\\runs')
 
 
 def _as(dtype, kind='TIFF'):
@@ -520,6 +528,36 @@ def test_class_names_are_drawn_as_they_are():
   panels = {'generated': np.zeros((3, 2, 8, 8, 1), np.uint8)}
   assert figures.grid(names, panels).startswith(b'\x89PNG')
   assert figures.changes('change', names, names, np.eye(3)).startswith(b'\x89PNG')
+
+
+def _size(png):
+  return Image.open(io.BytesIO(png)).size
+
+
+def test_figures_of_many_classes_have_a_size_that_memory_has_room_for(monkeypatch):
+  texts, named = [], []
+  monkeypatch.setattr(Axes, 'text', lambda *args, **_: texts.append(args))
+  name = figures._some_of
+  monkeypatch.setattr(
+    figures, '_some_of', lambda names: named.append(name(names)) or name(names)
+  )
+  names = [f'class {i}' for i in range(130)]
+  matrix = figures.confusion_matrix('arm', names, np.eye(130))
+  many = figures.changes('change', names, names, np.eye(130))
+  wide = figures.changes('change', ['one', 'two'], names, np.ones((2, 130)))
+  assert max(*_size(matrix), *_size(many), *_size(wide)) <= 150 * 15
+  assert not texts
+  for places, shown in named:
+    assert len(places) == len(shown) <= 40
+    assert [names[i] for i in places] == shown or shown == ['one', 'two']
+
+
+def test_no_change_is_shown_where_there_is_none_but_of_rounding(monkeypatch):
+  texts = []
+  monkeypatch.setattr(Axes, 'text', lambda _, x, y, text, **__: texts.append(text))
+  differences = [[1e-17, -1e-17], [-0.0004, -0.002]]
+  figures.changes('F1', ['x', 'y'], ['a', 'b'], differences)
+  assert texts == ['-0.2']
 
 
 def _arrays(count=6, shape=(16, 16), seed=0):

@@ -9,8 +9,6 @@ import os
 import pathlib
 import re
 
-import jax
-
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.config import validation
 from gan_aug_jax.config.fields import CLASSIFIER, GENERATOR
@@ -99,17 +97,17 @@ def _train(flags, *, generator, classifiers):
     dataset = runs.load_data(config)
   signals.check()
   if 'dry-run' in flags and flags['dry-run'].value:
-    described = runs.describe(runs.Run(session, dataset, arms=classifiers))
-    tables.print_lines(described.splitlines())
+    _print_plan(runs.Run(session, dataset, arms=classifiers))
     waiting = 'counting operations and timing two steps'
     with progress.waiting(waiting, quiet=session.is_silent):
       estimated = estimate.of_run(session, dataset)
-    tables.print_estimate(estimated)
+    if not session.is_silent:
+      tables.print_estimate(estimated)
     return
   with locks.owned(session.workdir):
     workdir_lib.claim(session, dataset)
     run = runs.Run(session, dataset, arms=classifiers)
-    tables.print_lines(runs.describe(run).splitlines())
+    _print_plan(run)
     with programs.ahead():
       with progress.waiting('preparing', quiet=session.is_silent):
         work = run.work(generator=generator)
@@ -118,14 +116,22 @@ def _train(flags, *, generator, classifiers):
         frozen = run.load_or_train_generator(train=generator)
         results = run.train_arms(frozen) if classifiers else None
     signals.check()
+    if session.is_silent:
+      return
     if not classifiers:
       tables.print_warnings(run_sentences.of_generator(frozen.info))
       print(f'Samples: {session.generator_path("samples.png")}')
-    elif jax.process_index() == 0:
+    else:
       findings = run_report.findings(session.workdir, results['arms'])
       tables.print_results(results, findings.values())
       about = files.read_json(session.path('config.json'))
       print(f'Report: {run_report.render(session.workdir, about, results)}')
+
+
+def _print_plan(run):
+  """Says what a run will do, on the first of several processes."""
+  if not run.session.is_silent:
+    tables.print_lines(runs.describe(run).splitlines())
 
 
 def _evaluate(flags):

@@ -4,6 +4,7 @@ Absl parses the flags, and ml_collections the values of config fields. This modu
 the config file in between, and words their errors.
 """
 
+import contextlib
 import difflib
 import functools
 import inspect
@@ -59,7 +60,7 @@ def parse(command: str, argv: list[str]) -> flags.FlagValues:
       config = config_lib.add_ablation(config)
     if 'ablation' in config:
       config_lib.renew_ablation(config.ablation)
-    _check_fields(fields, config)
+    _check_fields(fields, config, of_run=of_run)
     _check_seeds(argv)
     config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)
     if fields:
@@ -72,7 +73,7 @@ def parse(command: str, argv: list[str]) -> flags.FlagValues:
   if not values.workdir:
     raise ConfigError('--workdir is missing; name a directory, such as runs/first.')
   for name in {'workdir', 'images', 'output'} & set(values):
-    values[name].value = _expand(f'--{name}', values[name].value)
+    values[name].value = _local(f'--{name}', values[name].value)
   if 'config' in values:
     _make_absolute(values.config)
     if of_run:
@@ -106,6 +107,16 @@ def _expand(name, path):
       'for a file of that name.'
     )
   return expanded
+
+
+def _local(name, path):
+  """A path as `_expand` gives it; not an address, which would become a directory here."""
+  if '://' in path:
+    raise ConfigError(
+      f'{name}={path} is an address and must be a path of this machine; mount what is '
+      'there, or name a local path.'
+    )
+  return _expand(name, path)
 
 
 def _make_absolute(config):
@@ -241,11 +252,23 @@ def _overridden(argv):
   return [match[1] for match in matches if match]
 
 
-def _check_fields(fields, config):
-  """Refuses to set fields that ml_collections would refuse with less help."""
+# {field that every cell of an ablation sets: what to set in its place}
+_OF_CELLS = {'seed': 'ablation.seeds', 'arms': 'ablation.arms or ablation.control'}
+
+
+def _check_fields(fields, config, *, of_run):
+  """Refuses to set fields that ml_collections would refuse with less help.
+
+  Args:
+    of_run: whether the arms of an ablation are those of a run's config.
+  """
   known = config_lib.flatten(config)
   grid = config.ablation.grid if 'ablation' in config else {}
   for field in fields:
+    if 'ablation' in config and field in _OF_CELLS and not (of_run and field == 'arms'):
+      raise ConfigError(
+        f'--config.{field} has no effect on an ablation; set {_OF_CELLS[field]} instead.'
+      )
     if field in grid:
       raise ConfigError(
         f'--config.{field} has no effect, as ablation.grid sets it; change the grid in '
@@ -265,15 +288,15 @@ def _load_config(path):
   """The config that FILE or FILE:VARIANT names; FILE may be one that is shipped."""
   if path.endswith('.json'):
     return files.load_saved(path)
-  file, colon, variant = path.partition(':')
+  file, variant = _split_variant(path)
   found = files.find_file(file)
   try:
     get_config = getattr(files.load_file(file), 'get_config', None)
     if not callable(get_config):
       raise ConfigError(f'{found} has no get_config(); see configs/ for examples.')
-    if colon and not inspect.signature(get_config).parameters:
+    if variant and not inspect.signature(get_config).parameters:
       raise ConfigError(f'{found} has no variants; leave out the colon and the rest.')
-    config = get_config(*([variant] if colon else []))
+    config = get_config(*variant)
   except UserError:
     raise
   except SyntaxError as error:
@@ -291,6 +314,17 @@ def _load_config(path):
       'config that starts from gan_aug_jax.config.default().'
     )
   return config
+
+
+def _split_variant(path):
+  """(file, [variant] or []) of FILE or FILE:VARIANT; the path may have colons, too."""
+  parts = path.split(':')
+  for end in range(len(parts), 0, -1):
+    file, rest = ':'.join(parts[:end]), parts[end:]
+    with contextlib.suppress(ConfigError):
+      files.find_file(file)
+      return file, [':'.join(rest)] if rest else []
+  return path, []
 
 
 def _describe_line(line):

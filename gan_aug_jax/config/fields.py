@@ -1127,6 +1127,7 @@ ABLATION_FIELDS = {
   'vmap_seeds': Field(
     False,
     'train all seeds of an arm in one program',
-    when='Turn it on if a small classifier leaves an accelerator idle; never on a CPU.',
+    when='Turn it on for MLPs and very small networks that leave an accelerator idle, '
+    'never on a CPU; time it first, with `python -m benchmarks.sweep`.',
   ),
 }

@@ -32,11 +32,15 @@ def load_file(file: str) -> types.ModuleType:
   """Runs what `find_file` finds and returns the module, for one to build on another.
 
   Raises:
-    ConfigError: if there is none.
+    ConfigError: if there is none, or it is not a Python file.
     Exception: what running it raises.
   """
   path = find_file(file)
   spec = importlib.util.spec_from_file_location(f'config_file_{path.stem}', path)
+  if not spec:
+    raise ConfigError(
+      f"{str(path)!r} is not a Python file; name one, or a run's config.json."
+    )
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module

@@ -232,13 +232,29 @@ def _check(title, found):
 
 def _check_images(which, images):
   shape, dtype = images.shape, images.dtype
-  if dtype != np.uint8 or len(shape) != 4 or 0 in shape or shape[-1] not in (1, 3):
-    whole = dtype.kind in 'iu' and dtype != np.uint8
-    kind, scale = ('12 bits', ' / 4095') if whole else ('floats in [0, 1]', '')
+  if 0 in shape:
+    raise DataError(f'{which} are empty (shape {shape}); add some, or remove the split.')
+  if dtype != np.uint8 or len(shape) != 4 or shape[-1] not in (1, 3):
     raise DataError(
       f'{which} must be uint8 [N, H, W, C] with C = 1 or 3, but are {dtype} of shape '
-      f'{shape}; convert {kind} with np.rint(255 * images{scale}).astype(np.uint8).'
+      f'{shape}; {_conversion(images)}.'
     )
+
+
+def _conversion(images):
+  """How to make uint8 [N, H, W, C] of images that are of another type or shape."""
+  shape, dtype = images.shape, images.dtype
+  if dtype == np.uint8:
+    if len(shape) == 4 and shape[1] in (1, 3):
+      return 'put the channels last with images.transpose(0, 2, 3, 1)'
+    if len(shape) == 4 and shape[-1] == 4:
+      return 'drop the alpha channel with images[..., :3]'
+    return 'give them that shape'
+  if dtype.kind not in 'iu':
+    return 'convert floats in [0, 1] with np.rint(255 * images).astype(np.uint8)'
+  if images.min() >= 0 and images.max() <= 255:
+    return 'convert them with images.astype(np.uint8)'
+  return 'convert 12 bits with np.rint(255 * images / 4095).astype(np.uint8)'
 
 
 def _check_labels(which, split, num_classes):

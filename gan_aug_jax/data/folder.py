@@ -1,6 +1,7 @@
 """A folder of image files, in one directory per class."""
 
 import os
+import pathlib
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def refuse_inside(root: str, path: str) -> None:
       two splits, those that are none.
   """
   root, path = os.path.realpath(root), os.path.realpath(path)
-  if os.path.commonpath([root, path]) != root:
+  if not pathlib.PurePath(path).is_relative_to(root):
     return
   parts = os.path.relpath(path, root).split(os.sep)
   is_hidden = any(part.startswith('.') for part in parts if part != '.')

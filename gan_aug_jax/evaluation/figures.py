@@ -7,6 +7,7 @@ other where there is room, and below each other on a phone.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import io
+import math
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -20,7 +21,9 @@ _RED = '#C0272D'  # redder than the palette's, and still no green to anybody
 _KINDS = {'helps': _GREEN, 'hurts': _RED, 'plain': _BLUE}
 _GREY = '0.45'
 _MAX_CLASSES = 20
+_MAX_NAMES = 40  # of rows or columns of a matrix
 _WIDTH = 4.6  # inches of a panel
+_MAX_SIDE = 14.0  # inches: memory must not grow with the number of classes
 # A decorator: the figure is drawn in this style.
 _styled = matplotlib.rc_context(
   {
@@ -59,9 +62,20 @@ def _tile(images):
 def _name_cells(ax, rows, columns, fontsize=None):
   """Names the rows and columns of a matrix, long column names upright."""
   rotation = 90 if max(map(len, columns)) > 3 else 0
-  ax.set_xticks(np.arange(len(columns)), columns, rotation=rotation, fontsize=fontsize)
-  ax.set_yticks(np.arange(len(rows)), rows, fontsize=fontsize)
+  ax.set_xticks(*_some_of(columns), rotation=rotation, fontsize=fontsize)
+  ax.set_yticks(*_some_of(rows), fontsize=fontsize)
   ax.spines[:].set_visible(False)
+
+
+def _some_of(names):
+  """Places of names, and the names: all, or every n-th of more than fit."""
+  every = math.ceil(len(names) / _MAX_NAMES)
+  return np.arange(0, len(names), every), names[::every]
+
+
+def _side(inches):
+  """The side of a figure: at least a panel's."""
+  return min(max(_WIDTH, inches), _MAX_SIDE)
 
 
 @_styled
@@ -128,7 +142,7 @@ def confusion_matrix(title, class_names, counts) -> bytes:
   Args:
     counts: [true, predicted].
   """
-  size, counts = max(_WIDTH, 0.36 * len(class_names) + 1), np.asarray(counts)
+  size, counts = _side(0.36 * len(class_names) + 1), np.asarray(counts)
   figure = Figure(figsize=(size, size), layout='tight')
   ax = figure.subplots()
   share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -261,18 +275,19 @@ def changes(
   """
   values = scale * np.asarray(differences, float)
   reach = max(0.5, float(np.abs(values).max()))
-  width = max(_WIDTH, 0.34 * len(class_names) + 1.4)
-  figure = Figure(figsize=(width, 0.42 * len(labels) + 1.3), layout='tight')
+  width, height = 0.34 * len(class_names) + 1.4, 0.42 * len(labels) + 1.3
+  figure = Figure(figsize=(_side(width), min(height, _MAX_SIDE)), layout='tight')
   ax = figure.subplots()
   shown = ax.imshow(values, cmap='RdBu', vmin=-reach, vmax=reach, aspect='auto')
   _name_cells(ax, labels, class_names, fontsize=9)
   ax.set_title(f'{title} ({unit})')
-  if values.size > 400:
+  if values.size > 400 or max(values.shape) > _MAX_NAMES:
     figure.colorbar(shown, ax=ax, pad=0.02)
   else:
-    for i, j in np.argwhere(values):
+    decimals = int(scale > 1)
+    for i, j in np.argwhere(np.round(values, decimals)):
       color = 'white' if abs(values[i, j]) > 0.6 * reach else 'black'
-      text = f'{values[i, j]:+.{int(scale > 1)}f}'
+      text = f'{values[i, j]:+.{decimals}f}'
       fontsize = 7 if len(text) < 5 else 5.5
       ax.text(j, i, text, ha='center', va='center', fontsize=fontsize, color=color)
   return _png(figure)

@@ -19,6 +19,7 @@ from gan_aug_jax.training.workdir import (
   generator_directory,
   read_predictions,
   read_results,
+  SPLITS,
 )
 
 # Averaged over the seeds of an arm.
@@ -121,7 +122,7 @@ def summarize(plan, finished, failures) -> dict:
     failures: {cell name: why}.
 
   Returns:
-    A JSON-serialisable dict: 'settings', a list of {'name', 'arms', 'best',
+    A JSON-serialisable dict: 'settings', a list of {'name', 'dataset', 'arms', 'best',
     'unadjusted_counts'}. An arm has the results of its seeds and, unless it is a control,
     one entry for each of `COMPARISONS`. 'best' compares the best arm with the best
     control, and in 'further_comparisons' with controls that also train on validation
@@ -139,6 +140,8 @@ def summarize(plan, finished, failures) -> dict:
     cells = {arm['name']: by_arm.get(arm['key'], {}) for arm in arms}
     rows = [_row(arm, cells) for arm in arms]
     setting = {'name': name, 'arms': rows, 'best': _best(rows, cells)}
+    of_setting = [cell for seeds in cells.values() for cell in seeds.values()]
+    setting['dataset'] = _datasets(of_setting)
     found.append(setting | {'unadjusted_counts': _unadjusted_counts(rows, cells)})
   # Of all that is planned, or what is finished first would be judged too easily.
   num_judged = sum(arm['role'] in _JUDGED for arm in plan['arms'])
@@ -148,7 +151,7 @@ def summarize(plan, finished, failures) -> dict:
   done = {cell.about['name'] for cell in finished}
   generators = [cell.results['generator'] for cell in finished]
   return {
-    'dataset': finished[0].results['dataset'] if finished else '',
+    'dataset': _datasets(finished),
     'test_on': finished[0].results.get('test_on', 'test') if finished else '',
     'data_seed': plan['config']['data']['seed'],
     'seeds': sorted({about['seed'] for about in plan['cells']}),
@@ -159,7 +162,7 @@ def summarize(plan, finished, failures) -> dict:
     'failures': failures,
     'num_comparisons': num_comparisons,
     'generator_warnings': _generator_warnings(finished),
-    'data_notes': _data_notes(finished),
+    'data_notes': _data_notes(plan, finished),
     'foreign': sorted({g['family'] for g in generators if g.get('foreign')}),
     'settings': found,
   }
@@ -206,10 +209,22 @@ def _generator_warnings(finished):
   return found
 
 
-def _data_notes(finished):
-  """Those of the cell with the most: counts in them differ with the seed."""
-  notes = (cell.results.get('data_notes', []) for cell in finished)
-  return max(notes, key=len, default=[])
+def _datasets(finished):
+  """The names of the datasets that cells read: a grid may have several."""
+  return ', '.join(dict.fromkeys(cell.results['dataset'] for cell in finished))
+
+
+def _data_notes(plan, finished):
+  """Those on each dataset of each setting, of the cell with the most of them.
+
+  Counts in them differ with the seed.
+  """
+  setting_of, most = {arm['key']: arm['setting'] for arm in plan['arms']}, {}
+  for cell in finished:
+    data = cell.results['dataset'], setting_of[cell.about['arm']]
+    notes = cell.results.get('data_notes', [])
+    most[data] = max(most.get(data, []), notes, key=len)
+  return list(dict.fromkeys(note for notes in most.values() for note in notes))
 
 
 def _row(arm, cells):
@@ -232,13 +247,17 @@ def _row(arm, cells):
   return row
 
 
-def _compare(treatment, control, name):
-  """Differences of test accuracy over the seeds that both have; None without any."""
+def _compare(treatment, control, name, *, same_labels=True):
+  """Differences of test accuracy over the seeds that both have; None without any.
+
+  Args:
+    name: of the control.
+    same_labels: whether both train on the same images.
+  """
   seeds = sorted(set(treatment) & set(control))
   if not seeds:
     return None
-  for seed in seeds:
-    _check_same_images(treatment[seed], control[seed])
+  _check_same_images(treatment, control, seeds, same_labels=same_labels)
   pairs = [(treatment[seed].arm, control[seed].arm) for seed in seeds]
   differences = [mine['eval_accuracy'] - other['eval_accuracy'] for mine, other in pairs]
   f1 = [
@@ -263,16 +282,31 @@ def _compare(treatment, control, name):
   }
 
 
-def _check_same_images(cell, control):
-  """Refuses cells of one seed that were evaluated on different images."""
-  field = 'test_fingerprint'
-  tested_on = {one.arm.get(field) for one in (cell, control)} - {None}
-  if len(tested_on) > 1:
-    names = [repr(one.about['name']) for one in (cell, control)]
-    raise CheckpointError(
-      f'The cells {names[0]} and {names[1]} were evaluated on different test images: the '
-      'data have changed in between; move the older one away and run again.'
-    )
+def _check_same_images(treatment, control, seeds, *, same_labels):
+  """Refuses cells that were trained or evaluated on different images."""
+  cells = []
+  for seed in seeds:
+    pair = [treatment[seed], control[seed]]
+    for field in SPLITS:
+      if same_labels or field != 'fingerprint':
+        _refuse_different(pair, field)
+    cells += pair
+  # Training and validation images differ with the seed, which draws them.
+  if all(cell.results.get('test_on', 'test') == 'test' for cell in cells):
+    _refuse_different(cells, 'test_fingerprint')
+
+
+def _refuse_different(cells, field):
+  """Refuses cells that differ in a field of `SPLITS`; older versions left it out."""
+  first = None
+  for cell in (cell for cell in cells if cell.arm.get(field)):
+    first = first or cell
+    if cell.arm[field] != first.arm[field]:
+      raise CheckpointError(
+        f'The cells {first.about["name"]!r} and {cell.about["name"]!r} had different '
+        f'{SPLITS[field]} images: the data have changed in between; move the older one '
+        'away and run again.'
+      )
 
 
 def _compare_rare(treatment, control, seeds):
@@ -295,7 +329,7 @@ def _compare_rare(treatment, control, seeds):
       for cells in (treatment, control)
     )
     differences.append(float(mine - other))
-  return statistics.paired_t(differences)
+  return {'differences': differences, **statistics.paired_t(differences)}
 
 
 def _best(rows, cells):
@@ -304,7 +338,12 @@ def _best(rows, cells):
   control = _best_row(rows, _CONTROLS)
   if not (best and control):
     return None
-  compare = lambda row: _compare(cells[best['name']], cells[row['name']], row['name'])
+  compare = lambda row: _compare(
+    cells[best['name']],
+    cells[row['name']],
+    row['name'],
+    same_labels=row['role'] != 'all_labels',
+  )
   adjusts = lambda row: _adjusts_logits(cells[row['name']])
   further = [
     compare(row)

@@ -68,6 +68,7 @@ def score_generators(session, run: dict) -> dict:
     'num_train': len(dataset.train),
     'num_held_out': len(held_out),
     'num_generated': len(held_out),
+    'held_out_counts': held_out.class_counts(dataset.num_classes).tolist(),
     # Without a label budget the held-out images are the validation split.
     'held_out_chose': config.generator.select == 'cas' and whole is dataset,
     'extractor': {

@@ -136,11 +136,14 @@ class Worker:
         return None
       if not self._has_failed(session.workdir):
         session.path('failed.json').unlink(missing_ok=True)
-        with _failure_written(session.workdir):
-          workdir_lib.claim(session, run.dataset)
-          with programs.ahead(), progress.part(name):
-            run.start()
-            return run.load_or_train_generator()
+        with programs.ahead(), progress.part(name):
+          with _failure_written(session.workdir):
+            workdir_lib.claim(session, run.dataset)
+            run.generator.start()
+          if not self._has_failed(session.workdir):
+            run.start(generator=False)  # the arm: if that fails, it is the cell's failure
+            with _failure_written(session.workdir):
+              return run.load_or_train_generator()
       failed = files.read_json_or_none(session.path('failed.json')) or {}
       why = failed.get('why', 'unknown')
       raise CheckpointError(f'Its generator ({name}) failed: {why}')

@@ -13,7 +13,9 @@ from gan_aug_jax.data.splits import Split
 from gan_aug_jax.evaluation import evaluators, fidelity, probe
 from gan_aug_jax.step import sampling
 
-_MOST_COMPARED = 5000  # images, when copies are looked for: they take memory
+# When copies are looked for: training images, which take time, so many of them at once,
+# which take memory, and images that are compared with them.
+_MOST_TRAIN, _AT_ONCE, _MOST_COMPARED = 50_000, 5000, 1000
 
 
 class Scores:
@@ -109,10 +111,12 @@ class Scores:
     return self._distances(self._dataset.val)
 
   def _distances(self, images):
-    """Of some images to the nearest of some training images: float64 [N]."""
-    compared = (x.some(_MOST_COMPARED, 0) for x in (images, self._dataset.train))
-    flat = (np.float32(x.images.reshape(len(x), -1)) / 255 for x in compared)
-    return fidelity.kth_distance(*flat)
+    """Of some images to the nearest training image: float64 [N]."""
+    flat = lambda images: np.float32(images.reshape(len(images), -1)) / 255
+    train = self._dataset.train.some(_MOST_TRAIN, 0).images
+    blocks = (train[at : at + _AT_ONCE] for at in range(0, len(train), _AT_ONCE))
+    some = flat(images.some(_MOST_COMPARED, 0).images)
+    return np.min([fidelity.kth_distance(some, flat(block)) for block in blocks], axis=0)
 
   @property
   def _num_drawn(self):

@@ -145,9 +145,10 @@ def _accuracy(rows, treated, control):
   title = 'test accuracy'
   only_ratios = all(other == others[0] for other in others)
   if control and only_ratios and len(set(ratios)) == len(ratios) > 1:
-    ends = np.nan_to_num([control['low'], control['high']], nan=control['mean'])
+    ends = np.nan_to_num(_ends(control, control['num_seeds']), nan=control['mean'])
     line = figures.Line(
-      *([row[end] for row in arms] for end in ('mean', 'low', 'high')),
+      [row['mean'] for row in arms],
+      *zip(*(_ends(row, row['num_seeds']) for row in arms), strict=True),
       singles=[list(row['accuracy'].values()) for row in arms],
       band=(ends[0], control['mean'], ends[1]),
     )

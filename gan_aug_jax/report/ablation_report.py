@@ -45,9 +45,10 @@ def write(workdir: pathlib.Path) -> tuple[dict[str, Any], pathlib.Path]:
   """
   plan, finished, failures = findings.read_cells(workdir)
   if not finished:
+    failed = [f' The first failure, of {name}: {why}' for name, why in failures.items()]
     raise CheckpointError(
       f'No cell of the ablation in {str(workdir)!r} is finished; run the ablate command '
-      'that began it.'
+      f'that began it.{"".join(failed[:1])}'
     )
   summary = findings.summarize(plan, finished, failures)
   rows = _cell_rows(plan, finished, failures)
@@ -194,7 +195,9 @@ def _curve(plan, settings):
   """{'curve ARM': PNG} if the grid is one field with numbers as values, or {}."""
   (field, values), *others = [*plan['ablation']['grid'].items()] or [('', ())]
   numbers = all(type(value) in (int, float) for value in values)  # no bool
-  if others or len(values) < 2 or not numbers:
+  # No number on the axis is right for a budget of 0, which means all images.
+  has_all = field == 'data.label_budget' and 0 in values
+  if others or len(values) < 2 or not numbers or has_all:
     return {}
   return ablation_figures.draw_curve(settings, field, values)
 

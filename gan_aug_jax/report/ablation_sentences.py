@@ -71,7 +71,7 @@ def difference(row: Mapping | None) -> str:
   if not row:
     return 'n/a'
   interval = sentences.interval(row).removeprefix('95 % interval ')
-  return f'{100 * row["mean"]:+.2f} ({interval}) vs. {row["control"]}'
+  return f'{100 * row["mean"]:+z.2f} ({interval}) vs. {row["control"]}'
 
 
 def status(summary: Mapping) -> list[str]:

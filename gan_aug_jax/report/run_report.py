@@ -62,7 +62,7 @@ def render(workdir: pathlib.Path, run: Mapping, results: Mapping) -> pathlib.Pat
     rows=_rows(arms, tables.RUN),
     findings=found,
     one_seed=run_sentences.ONE_SEED,
-    more_seeds=run_sentences.again('ablate', workdir, config),
+    more_seeds=run_sentences.more_seeds(workdir, config),
     again=run_sentences.again('run', workdir, config),
     arms=sentences.arms(config, results),
     sizes=sentences.images_of(run['data']),

@@ -18,6 +18,9 @@ _TRAINED_ON_VAL = (
   'based on it, means nothing.'
 )
 _FEW_IMAGES = 100  # to test on
+# Fields of a run whose config `ablate` refuses unless they have their defaults.
+_NOT_IN_ABLATIONS = ('generator.seed', 'classifier.seed', 'mix.source')
+_NOT_IN_ABLATIONS += ('data.train_on_val', 'distributed.auto', 'distributed.coordinator')
 
 
 def finding(
@@ -138,6 +141,19 @@ def again(command: str, workdir: pathlib.Path, config: Mapping) -> str:
     f'python -m gan_aug_jax {command} \\\n    --config={shlex.quote(file)} \\\n'
     f'    --workdir={shlex.quote(other)}'
   )
+
+
+def more_seeds(workdir: pathlib.Path, config: Mapping) -> str:
+  """The command that trains the arms of a run with several seeds, or '' without any.
+
+  Args:
+    config: of config.json.
+  """
+  here = config_lib.flatten(config_lib.from_dict(config))
+  default = config_lib.flatten(config_lib.default())
+  if any(here[field] != default[field] for field in _NOT_IN_ABLATIONS):
+    return ''
+  return again('ablate', workdir, config)
 
 
 def choice(info: Mapping) -> str:

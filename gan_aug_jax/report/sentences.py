@@ -106,9 +106,10 @@ def interval(paired: Mapping) -> str:
     return 'no interval from two seeds'
   if paired['low'] is None or math.isnan(paired['low']):
     return 'no interval'
-  return f'95 % interval {100 * paired["low"]:+.2f} to {100 * paired["high"]:+.2f}'
+  # z: no zero has a minus.
+  return f'95 % interval {100 * paired["low"]:+z.2f} to {100 * paired["high"]:+z.2f}'
 
 
 def points(paired: Mapping) -> str:
   """'+0.31 points (95 % interval +0.02 to +0.60)', of `statistics.paired_t`'s result."""
-  return f'{100 * paired["mean"]:+.2f} points ({interval(paired)})'
+  return f'{100 * paired["mean"]:+z.2f} points ({interval(paired)})'

@@ -22,7 +22,7 @@ _COLUMNS = {
   'eval_f1': ('F1', '{:.4f}'),
   'eval_worst_recall': ('worst class', '{:.1%}'),
   'eval_loss': ('test loss', '{:.4f}'),
-  'generalization_gap': ('gap', '{:+.2%}'),
+  'generalization_gap': ('gap', '{:+z.2%}'),
   'effective_ratio': ('synthetic', '{:.1%}'),
   'num_steps': ('steps', '{:,.0f}'),
   'epoch': ('epochs of real', '{:.1f}'),
@@ -30,7 +30,7 @@ _COLUMNS = {
   'train_seconds': ('training s', '{:.1f}'),
   # Of generators.
   'frechet': ('Fréchet', '{:.2f}'),
-  'kernel': ('kernel', '{:.4f}'),
+  'kernel': ('kernel', '{:z.4f}'),
   'precision': ('precision', '{:.3f}'),
   'recall': ('recall', '{:.3f}'),
   'density': ('density', '{:.3f}'),
@@ -136,7 +136,8 @@ def print_summary(summary: Mapping) -> None:
   """Prints the arms and verdicts of an ablation, from `findings.summarize`."""
   print_warnings(ablation_sentences.of_generators(summary))
   for setting in summary['settings']:
-    title = ', '.join(filter(None, (summary['dataset'], setting['name'])))
+    dataset = setting.get('dataset', summary['dataset'])
+    title = ', '.join(filter(None, (dataset, setting['name'])))
     _print_findings(ablation_sentences.verdicts(setting, summary['num_comparisons']))
     _print_arms(title, {row['name']: row for row in setting['arms']}, SHORT_ABLATION)
   print_lines(

@@ -65,7 +65,8 @@ def _acknowledged():
     yield
     return
   read, write = os.pipe()
-  os.set_blocking(write, False)
+  if hasattr(os, 'set_blocking'):  # not on Windows before Python 3.12
+    os.set_blocking(write, False)
   thread = threading.Thread(target=_acknowledge, args=(read,), daemon=True)
   before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
   thread.start()
