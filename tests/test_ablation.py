@@ -37,6 +37,7 @@ from gan_aug_jax.experiment import (
   cells,
   estimate,
   findings,
+  finished as finished_lib,
   runs,
   vmap_seeds,
   workers,
@@ -363,7 +364,7 @@ def test_seeds_of_different_test_images_are_not_compared(test_on):
 def test_a_report_has_the_scores_of_every_generator(tmp_path, monkeypatch):
   """The first one, made at once or with one checkpoint, may have none or fewer."""
   scores = {'warps': {}, 'short': {'step': 9}, 'long': {'step': 8, 'cas': 0.5}}
-  monkeypatch.setattr(findings, 'scores_of', lambda _, name, drawn: scores[name])
+  monkeypatch.setattr(finished_lib, 'scores_of', lambda _, name, drawn: scores[name])
   cells_of = [
     types.SimpleNamespace(
       about={'name': name, 'generator': name},
@@ -384,7 +385,7 @@ def test_scores_are_those_of_the_step_that_is_drawn_from(tmp_path):
   directory = tmp_path / 'generators' / 'g' / 'generator'
   directory.mkdir(parents=True)
   (directory / 'result.json').write_text(json.dumps(result))
-  scores = lambda *drawn: findings.scores_of(tmp_path, 'g', drawn)['cas']
+  scores = lambda *drawn: finished_lib.scores_of(tmp_path, 'g', drawn)['cas']
   assert scores('seed 3, step 10') == 0.4 and scores('seed 3, step 110') == 0.3
   assert scores() == scores('seed 3, step 10', 'seed 3, step 110') == 0.3
 
@@ -827,7 +828,7 @@ def _finished(arm, kind, seed, *, val, right, counts, support, logit_adjustment=
   results |= {'arms': {kind: scores}, 'logit_adjustment': logit_adjustment}
   about = {'name': f'{arm},{seed}', 'arm': arm, 'seed': seed, 'kind': kind}
   about['generator'] = ''
-  return findings.Finished(about, {}, results, right, 0.0)
+  return finished_lib.Finished(about, {}, results, right, 0.0)
 
 
 def _summary(
@@ -1019,7 +1020,7 @@ def test_gans_that_failed_are_named_first():
   cell = lambda i: {'name': f'c{i}', 'generator': f'g{i % 7}'}
   results = {'generator': {'warnings': ['it failed.']}}
   finished = [
-    findings.Finished(cell(i), {}, results, np.array([]), 0.0) for i in range(9)
+    finished_lib.Finished(cell(i), {}, results, np.array([]), 0.0) for i in range(9)
   ]
   lines = findings._generator_warnings(finished)
   first, *_, last = ablation_sentences.of_generators({'generator_warnings': lines})

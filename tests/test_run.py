@@ -294,6 +294,9 @@ def test_score_sets_generators_between_real_images_and_noise(
   real, _, noise = scores['rows'].values()
   assert real['frechet'] < noise['frechet'] and real['cas'] > noise['cas']
   assert scores['held_out_chose'] and 'optimistic' in shown
+  assert min(scores['held_out_counts']) > 0 and 'equal numbers' not in shown
+  imbalanced = run_sentences.of_scores(scores | {'held_out_counts': [2, 9, 4]})
+  assert 'have 2 to 9 of these real images' in ' '.join(imbalanced)
   assert real['copies'] is None and 0 <= noise['copies']['memorised'] <= 1
   for row in scores['rows'].values():
     assert all(np.isfinite(row[name]) for name in ('kernel', 'density', 'gan_test'))

@@ -9,18 +9,8 @@ import dataclasses
 
 import numpy as np
 
-from gan_aug_jax import config as config_lib
-from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.evaluation import statistics
-from gan_aug_jax.experiment import cells as cells_lib
-from gan_aug_jax.training import loop
-from gan_aug_jax.training.files import read_json, read_json_or_none
-from gan_aug_jax.training.workdir import (
-  generator_directory,
-  read_predictions,
-  read_results,
-  SPLITS,
-)
+from gan_aug_jax.experiment import finished as finished_lib
 
 # Averaged over the seeds of an arm.
 _MEANS = (
@@ -55,70 +45,12 @@ COMPARISONS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Finished:
-  """The results of a finished cell.
-
-  Attributes:
-    about: its entry in ablation.json.
-    run: content of config.json.
-    results: content of results.json.
-    right: bool [num_test], which test images it got right.
-    generator_seconds: that its generator took, with compilation and choice; of the whole
-      training, whichever step of it the cell draws from.
-  """
-
-  about: dict
-  run: dict
-  results: dict
-  right: np.ndarray
-  generator_seconds: float
-
-  @property
-  def arm(self):
-    """The results of its arm."""
-    return self.results['arms'][self.about['kind']]
-
-
-def read_cells(workdir) -> tuple[dict, list[Finished], dict[str, str]]:
-  """Reads an ablation's workdir.
-
-  Returns:
-    `(content of ablation.json, finished cells, {cell name: why it failed})`.
-
-  Raises:
-    CheckpointError: if ablation.json or the files of a finished cell cannot be read.
-  """
-  plan = read_json(workdir / 'ablation.json', 'config', 'ablation', 'arms', 'cells')
-  older = {'placebo': 'negative_control', 'bound': 'oracle'}
-  for arm in plan['arms']:
-    arm['role'] = older.get(arm['role'], arm['role'])
-  finished, failures = [], {}
-  for about in plan['cells']:
-    name = about['name']
-    about.setdefault('generator', about.pop('gan', ''))
-    if cells_lib.is_finished(workdir, name, about['kind']):
-      finished.append(_read_cell(workdir, about))
-    elif why := cells_lib.failure(workdir, name):
-      failures[name] = why
-  return plan, finished, failures
-
-
-def _read_cell(workdir, about):
-  directory = workdir / 'cells' / about['name']
-  run = read_json(directory / 'config.json', 'config', 'data')
-  results = read_results(directory)
-  predictions, labels = read_predictions(directory / 'arms' / about['kind'])
-  seconds = sum(results['generator'].get(name, 0) for name in loop.SECONDS)
-  return Finished(about, run, results, predictions == labels, seconds)
-
-
 def summarize(plan, finished, failures) -> dict:
   """The findings of an ablation.
 
   Args:
     plan: content of ablation.json.
-    finished: list of `Finished`.
+    finished: list of `finished.Finished`.
     failures: {cell name: why}.
 
   Returns:
@@ -170,10 +102,10 @@ def summarize(plan, finished, failures) -> dict:
 
 def balance_may_help(train_counts, test_counts) -> bool:
   """Whether classes are imbalanced in training, but not in the test split."""
-  return _is_imbalanced(train_counts) and not _is_imbalanced(test_counts)
+  return is_imbalanced(train_counts) and not is_imbalanced(test_counts)
 
 
-def _is_imbalanced(counts):
+def is_imbalanced(counts) -> bool:
   """Whether the rarest class has at most half as many images as the most common."""
   return 2 * min(counts) <= max(counts)
 
@@ -195,7 +127,7 @@ def _unadjusted_counts(rows, cells):
 
 
 def _adjusts_logits(cells):
-  """Whether the cells of an arm, {seed: `Finished`}, adjust their logits."""
+  """Whether the cells of an arm, {seed: `finished.Finished`}, adjust their logits."""
   return any(cell.results.get('logit_adjustment') for cell in cells.values())
 
 
@@ -257,7 +189,7 @@ def _compare(treatment, control, name, *, same_labels=True):
   seeds = sorted(set(treatment) & set(control))
   if not seeds:
     return None
-  _check_same_images(treatment, control, seeds, same_labels=same_labels)
+  finished_lib.check_same_images(treatment, control, seeds, same_labels=same_labels)
   pairs = [(treatment[seed].arm, control[seed].arm) for seed in seeds]
   differences = [mine['eval_accuracy'] - other['eval_accuracy'] for mine, other in pairs]
   f1 = [
@@ -282,33 +214,6 @@ def _compare(treatment, control, name, *, same_labels=True):
   }
 
 
-def _check_same_images(treatment, control, seeds, *, same_labels):
-  """Refuses cells that were trained or evaluated on different images."""
-  cells = []
-  for seed in seeds:
-    pair = [treatment[seed], control[seed]]
-    for field in SPLITS:
-      if same_labels or field != 'fingerprint':
-        _refuse_different(pair, field)
-    cells += pair
-  # Training and validation images differ with the seed, which draws them.
-  if all(cell.results.get('test_on', 'test') == 'test' for cell in cells):
-    _refuse_different(cells, 'test_fingerprint')
-
-
-def _refuse_different(cells, field):
-  """Refuses cells that differ in a field of `SPLITS`; older versions left it out."""
-  first = None
-  for cell in (cell for cell in cells if cell.arm.get(field)):
-    first = first or cell
-    if cell.arm[field] != first.arm[field]:
-      raise CheckpointError(
-        f'The cells {first.about["name"]!r} and {cell.about["name"]!r} had different '
-        f'{SPLITS[field]} images: the data have changed in between; move the older one '
-        'away and run again.'
-      )
-
-
 def _compare_rare(treatment, control, seeds):
   """Differences of the mean recall of the rarer half of the training set's classes.
 
@@ -318,7 +223,7 @@ def _compare_rare(treatment, control, seeds):
   differences = []
   for seed in seeds:
     counts = np.asarray(control[seed].results['train_counts'])
-    if not _is_imbalanced(counts):
+    if not is_imbalanced(counts):
       return None
     rare = np.argsort(counts, kind='stable')[: len(counts) // 2]
     rare = rare[np.asarray(control[seed].arm['per_class']['support'])[rare] > 0]
@@ -397,41 +302,3 @@ def _add_verdicts(settings, num_comparisons):
     num_seeds = len(row['seeds'])
     row['verdict'] = statistics.verdict(row['mean'], row['adjusted_p'], num_seeds)
     row['detectable'] = statistics.detectable(row['sd'], num_seeds, num_comparisons)
-
-
-def changed_fields(config, base) -> dict:
-  """{field: value} of a cell's saved config that differ from the ablation's base.
-
-  Args:
-    config: dict in the cell's config.json.
-    base: dict in ablation.json.
-  """
-  restore = lambda values: config_lib.flatten(config_lib.from_dict(values))
-  mine, theirs = restore(config), restore(base)
-  return {f: v for f, v in mine.items() if v != theirs[f] and f != 'expected_duration'}
-
-
-def chosen_candidate(info) -> dict:
-  """The scores of the checkpoint that a generator was frozen at, or {}.
-
-  Args:
-    info: its result.json.
-  """
-  rows = info.get('candidates', [])
-  return next((row for row in rows if row['step'] == info['chosen_step']), {})
-
-
-def scores_of(workdir, name, drawn=()) -> dict:
-  """The scores of the checkpoint of a generator that is drawn from, or {}.
-
-  Args:
-    drawn: names of what is drawn from, see `frozen.Member`; of several, or of none, the
-      scores are those of the chosen checkpoint.
-  """
-  directory = generator_directory(cells_lib.generator_workdir(workdir, name))
-  result = read_json_or_none(directory / 'result.json') or {}
-  if len(drawn) == 1:
-    for row in result.get('candidates', ()):
-      if drawn[0].endswith(f', step {row["step"]}'):
-        return row
-  return chosen_candidate(result)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from gan_aug_jax.evaluation import figures, statistics
-from gan_aug_jax.experiment import findings
+from gan_aug_jax.experiment import findings, finished as finished_lib
 from gan_aug_jax.report import ablation_sentences
 
 _UNIT = 'difference in test accuracy, points'
@@ -14,7 +14,7 @@ _UNIT = 'difference in test accuracy, points'
 def draw(
   setting: Mapping,
   control: str,
-  cells: Mapping[str, Sequence[findings.Finished]],
+  cells: Mapping[str, Sequence[finished_lib.Finished]],
   class_names: Sequence[str],
 ) -> dict[str, bytes]:
   """Draws the results at one point of the grid.

@@ -11,7 +11,7 @@ import pathlib
 from typing import Any
 
 from gan_aug_jax.errors import CheckpointError
-from gan_aug_jax.experiment import cells, findings
+from gan_aug_jax.experiment import cells, findings, finished as finished_lib
 from gan_aug_jax.report import (
   ablation_figures,
   ablation_sentences,
@@ -43,7 +43,7 @@ def write(workdir: pathlib.Path) -> tuple[dict[str, Any], pathlib.Path]:
   Raises:
     CheckpointError: if no cell is finished, or a file cannot be read.
   """
-  plan, finished, failures = findings.read_cells(workdir)
+  plan, finished, failures = finished_lib.read_cells(workdir)
   if not finished:
     failed = [f' The first failure, of {name}: {why}' for name, why in failures.items()]
     raise CheckpointError(
@@ -82,7 +82,7 @@ def _cell_rows(plan, finished, failures):
     if cell := results.get(name):
       row['status'] = 'finished'
       values |= {label: cell.arm[field] for label, field in _CELL_FIELDS.items()}
-      changed = findings.changed_fields(cell.run['config'], plan['config'])
+      changed = finished_lib.changed_fields(cell.run['config'], plan['config'])
       values['changed'] = ', '.join(f'{f}={v}' for f, v in changed.items())
       values['device'] = cell.arm['device']
       values['versions'] = ', '.join(f'{p} {v}' for p, v in cell.arm['versions'].items())
@@ -209,7 +209,7 @@ def _generators(workdir, finished):
     if name := cell.about['generator']:
       drawn = tuple(cell.results['generator'].get('members', ()))
       first.setdefault((name, drawn), cell)
-  scores = {key: findings.scores_of(workdir, *key) for key in first}
+  scores = {key: finished_lib.scores_of(workdir, *key) for key in first}
   fields = list(dict.fromkeys(field for row in scores.values() for field in row))
   rows = []
   for key, cell in first.items():

@@ -5,7 +5,7 @@ import pathlib
 import shlex
 
 from gan_aug_jax import config as config_lib
-from gan_aug_jax.experiment import findings
+from gan_aug_jax.experiment import findings, finished
 from gan_aug_jax.report import sentences
 from gan_aug_jax.training.progress import format_count, format_percent, format_seconds
 
@@ -161,7 +161,7 @@ def choice(info: Mapping) -> str:
   rows = info.get('candidates', [])
   if not rows:
     return ''
-  chosen = findings.chosen_candidate(info)
+  chosen = finished.chosen_candidate(info)
   step = f'step {chosen["step"]:,}'
   if len(rows) == 1:
     return f'The only checkpoint, {step}, was kept.'
@@ -183,7 +183,7 @@ def choice(info: Mapping) -> str:
 
 def copies(info: Mapping) -> str:
   """Whether the chosen generator copies its training images; '' where not measured."""
-  share = findings.chosen_candidate(info).get('memorised')
+  share = finished.chosen_candidate(info).get('memorised')
   if share is None:
     return ''
   verdict = 'it copies training images' if share > 0.1 else 'no sign of copying'
@@ -242,6 +242,13 @@ def of_scores(scores: Mapping) -> list[str]:
     notes.append(
       'Without a label budget, these real images are the validation split, which also '
       'chose the checkpoint: CAS is slightly optimistic.'
+    )
+  counts = scores.get('held_out_counts')  # older versions did not write it
+  if counts and findings.is_imbalanced(counts):
+    notes.append(
+      f'The classes have {min(counts):,} to {max(counts):,} of these real images, and '
+      'equal numbers of generated ones: scores of all classes together compare that, '
+      'too. Read those by class, which are in scores.json.'
     )
   for name, row in scores['rows'].items():
     copies = row['copies'] if name != 'noise' else None
