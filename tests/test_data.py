@@ -171,7 +171,7 @@ def _load_collection(monkeypatch, *parts, **options):
     (
       np.full((4, 8, 8, 1), -1),
       [0, 1, 0, 1],
-      r'int64 .*; convert 12 bits',
+      r'int64 .*; they go down to -1',
     ),
     (
       np.zeros((0, 8, 8, 1), np.uint8),

@@ -39,7 +39,6 @@ def get_config(argument='cifar10'):
   file, *version = name.split('-')
   config = base.load_file(f'configs/{file}.py').get_config(*version)
   config.generator.num_steps = 20_000
-  config.log.every_steps = 400  # a line ends a call's head start on the device
   arms = {}
   for part in parts or (PARTS if config.classifier.arch == 'cnn' else PARTS[:1]):
     kind = {'plain': 'augmented', 'classical': 'augmented_classical'}[part]

@@ -111,7 +111,7 @@ def _expand(name, path):
 
 def _local(name, path):
   """A path as `_expand` gives it; not an address, which would become a directory here."""
-  if '://' in path:
+  if re.match(r'\w{2,}://', path):  # C:// is a drive
     raise ConfigError(
       f'{name}={path} is an address and must be a path of this machine; mount what is '
       'there, or name a local path.'
@@ -321,7 +321,7 @@ def _split_variant(path):
   parts = path.split(':')
   for end in range(len(parts), 0, -1):
     file, rest = ':'.join(parts[:end]), parts[end:]
-    with contextlib.suppress(ConfigError):
+    with contextlib.suppress(ConfigError, OSError):  # the latter if it is too long
       files.find_file(file)
       return file, [':'.join(rest)] if rest else []
   return path, []

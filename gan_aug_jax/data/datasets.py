@@ -252,9 +252,13 @@ def _conversion(images):
     return 'give them that shape'
   if dtype.kind not in 'iu':
     return 'convert floats in [0, 1] with np.rint(255 * images).astype(np.uint8)'
-  if images.min() >= 0 and images.max() <= 255:
+  if images.min() < 0:
+    return f'they go down to {images.min()}, so say what is black and white first'
+  if images.max() <= 255:
     return 'convert them with images.astype(np.uint8)'
-  return 'convert 12 bits with np.rint(255 * images / 4095).astype(np.uint8)'
+  bits = 12 if images.max() < 4096 else int(images.max()).bit_length()
+  white = 2**bits - 1
+  return f'convert {bits} bits with np.rint(255 * (images / {white})).astype(np.uint8)'
 
 
 def _check_labels(which, split, num_classes):

@@ -5,6 +5,7 @@ An arm is trained with every seed; each training is a cell, see `cells.py`.
 
 import dataclasses
 import itertools
+import math
 import re
 
 import ml_collections
@@ -116,18 +117,11 @@ class _Setting:
       ('negative_control', name, {'mix.source': name}) for name in spec.negative_controls
     ]
     wanted += [('oracle', name, {'mix.source': name}) for name in spec.oracles]
-    wanted = [
-      (role, name, {'arms': (usual_arm,), **self.point, **fields})
-      for role, name, fields in wanted
-    ]
-    lengths = {}
-    if spec.equal_compute:
-      treatments = (arm for arm in wanted if arm[0] == 'treatment')
-      lengths = {name: self.equal_compute(name, fields) for _, name, fields in treatments}
     for role, name, fields in wanted:
+      fields = {'arms': (usual_arm,), **self.point, **fields}
       matched = self.match(fields)
-      if lengths.get(name):
-        matched['same_compute'] = self.control(*_shared(lengths[name], lengths.values()))
+      if spec.equal_compute and role == 'treatment':
+        matched |= self.match_compute(name, fields)
       for control in matched.values():
         controls.setdefault(control.name, control)
       names = {equal: control.name for equal, control in matched.items()}
@@ -178,17 +172,20 @@ class _Setting:
       matched['same_exposure'] = self.control(kind, exposure)
     return matched
 
-  def equal_compute(self, name, fields):
-    """The kind and length of the control with the operations of an arm and its generator.
+  def match_compute(self, name, fields):
+    """As `match`, the control with at least the operations of an arm and its generator.
 
-    None if the arm draws nothing.
+    Lengths are powers of 1.1, so that arms of nearly equal operations share a control,
+    whichever other arms there are. Empty if the arm draws nothing.
     """
     config, kind, num_steps = self._describe(fields)
     if not config_lib.draws_synthetic(config):
-      return None
+      return {}
     _check_countable(name, config)
     generator, step, control_step = self.costs.operations(config, kind)
-    return kind, round((generator + num_steps * step) / control_step)
+    least = (generator + num_steps * step) / control_step
+    power = math.ceil(math.log(least) / math.log(1.1))
+    return {'same_compute': self.control(kind, math.ceil(1.1**power))}
 
   def _describe(self, fields):
     """An arm's config, the kind of its control, and its number of steps."""
@@ -197,20 +194,6 @@ class _Setting:
     (kind,) = (kind for kind in CONTROLS if config.arms == (AUGMENTED[kind],))
     num_steps = schedule.num_steps_of_arm(config, self.num_train, synthetic=draws)
     return config, kind, num_steps
-
-
-def _shared(own, lengths):
-  """The kind and length of a control that an arm shares with others of nearly its length.
-
-  The most of up to a tenth more: "at least equal" holds, and fewer controls are trained.
-
-  Args:
-    own: the kind and length that it would have, from `equal_compute`.
-    lengths: of all arms, or None.
-  """
-  kind, least = own
-  alike = (steps for other, steps in filter(None, lengths) if other == kind)
-  return kind, max(steps for steps in alike if steps <= 1.1 * least)
 
 
 def _name_of(point, grid):

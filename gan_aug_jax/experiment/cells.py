@@ -245,10 +245,13 @@ class _Costs:
     Args:
       control: the kind of its control, one of `CONTROLS`.
     """
-    # As if every step drew new images, so that the control gets more, never less.
+    # As if every step drew new images, so that the control gets more, never less; and on
+    # one device, as the control must not depend on their number.
     config = config.copy_and_resolve_references()
-    config.cache.refresh_steps = 1
-    session, dataset = dataclasses.replace(self.session, config=config), load_data(config)
+    config.cache.refresh_steps = config.steps_per_call = 1
+    layout = sharding.make_layout('jit', self.session.layout.mesh.local_devices[:1])
+    session = dataclasses.replace(self.session, config=config, layout=layout)
+    dataset = load_data(config)
     generator = generator_training.GeneratorTraining(session, dataset)
     if generator.family.fit:
       raise ConfigError(

@@ -1,6 +1,6 @@
 """How long a run or an ablation takes, by its operations and how fast this machine is.
 
-XLA counts the operations of a program when it is lowered, which is quick. Only a step of
+The operations of a program are counted when it is traced, which is quick. Only a step of
 the generator and one of an arm are compiled and timed, on a CPU without optimization: it
 makes a step less than twice as fast, as most of a step is convolutions.
 """

@@ -113,10 +113,11 @@ class Scores:
   def _distances(self, images):
     """Of some images to the nearest training image: float64 [N]."""
     flat = lambda images: np.float32(images.reshape(len(images), -1)) / 255
-    train = self._dataset.train.some(_MOST_TRAIN, 0).images
-    blocks = (train[at : at + _AT_ONCE] for at in range(0, len(train), _AT_ONCE))
-    some = flat(images.some(_MOST_COMPARED, 0).images)
-    return np.min([fidelity.kth_distance(some, flat(block)) for block in blocks], axis=0)
+    train, some = self._dataset.train, flat(images.some(_MOST_COMPARED, 0).images)
+    order = np.random.default_rng(0).permutation(len(train))[:_MOST_TRAIN]
+    blocks = (order[at : at + _AT_ONCE] for at in range(0, len(order), _AT_ONCE))
+    distances = (fidelity.kth_distance(some, flat(train.images[at])) for at in blocks)
+    return functools.reduce(np.minimum, distances)
 
   @property
   def _num_drawn(self):

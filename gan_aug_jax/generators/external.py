@@ -81,9 +81,12 @@ def _family_of(named, generator, setting):
       f'data have {facts.image_shape} of {", ".join(facts.class_names)}: sizes, and the '
       'order of the classes, must agree.'
     )
-  leaves, structure = jax.tree.flatten(generator.variables)
+  leaves, structure = jax.tree.flatten_with_path(generator.variables)
   # `fit` returns dicts; with six digits they keep the order of the leaves.
-  numbered = {f'{i:06}': leaf for i, leaf in enumerate(leaves)}
+  numbered = {
+    f'{i:06} {jax.tree_util.keystr(path, simple=True, separator="/")}': leaf
+    for i, (path, leaf) in enumerate(leaves)
+  }
 
   def sample(variables, keys, labels):
     variables = jax.tree.unflatten(structure, jax.tree.leaves(variables))

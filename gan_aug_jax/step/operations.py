@@ -24,8 +24,9 @@ def count(jaxpr: jax.extend.core.Jaxpr) -> float:
 
   A product or convolution has two for each pair of numbers that it multiplies. Zeros in
   the padding, and between the inputs of a transposed convolution, are not multiplied. Any
-  other arithmetic has one for each number. All turns of a `scan` count, the costliest
-  branch of a conditional, and one turn of a `while`.
+  other arithmetic has one for each number, and so has what another library computes. All
+  turns of a `scan` count, the costliest branch of a conditional, and one turn of a
+  `while` or of a kernel's grid.
   """
   return float(_count(jaxpr, jaxpr.outvars))
 
@@ -71,7 +72,8 @@ def _count_equation(equation, needed):
 
 def _num_floats(variable):
   """Numbers in a variable, 0 unless they are floating-point."""
-  is_float = jnp.issubdtype(variable.aval.dtype, jnp.floating)
+  dtype = getattr(variable.aval, 'dtype', None)  # a token has none
+  is_float = dtype is not None and jnp.issubdtype(dtype, jnp.floating)
   return variable.aval.size if is_float else 0
 
 
