@@ -23,9 +23,10 @@ GAN, VAE, FLOW = 'GAN of 1,500 steps', 'VAE', 'flow of 3,000 steps'
 WARPS, REAL = 'real images, warped (the recipe)', 'unseen real images (ceiling)'
 COLORS = {GAN: '#b2182b', VAE: '#7b3294', FLOW: '#2166ac'}
 COLORS |= {WARPS: '#1b7837', REAL: '#555555'}
-LONG_GAN = 'GAN of 20,000 steps, longer'
+LONG_GAN, LONG_FLOW = 'GAN of 20,000 steps, longer', 'flow of 3,000 steps, longer'
 LONG_WARPS, LONG_REAL = 'warped, longer', 'unseen, longer'
 COLORS |= {LONG_GAN: COLORS[GAN], LONG_WARPS: COLORS[WARPS], LONG_REAL: COLORS[REAL]}
+COLORS[LONG_FLOW] = COLORS[FLOW]
 
 _BOUNDS = tuple(('evidence/bounds-mnist', f'per_class={n}', n) for n in (10, 25, 100))
 _CONFIRM, _CURVE = 'evidence/second-confirm', 'evidence/second-curve'
@@ -41,6 +42,7 @@ CURVES = dict.fromkeys(
 CURVES['second-curve-cifar10'] = (50, 100, 250, 500)
 # Of classifiers that trained for twice as long, to the right of the others' points.
 _LONG = (('evidence/gan-confirm-cifar10-250', '', 285),)
+_LONG_OF_FLOW = (('evidence/flow-confirm-cifar10-250', '', 285),)
 _MNIST = [(f'{_CURVE}-mnist', f'per_class={n}', n) for n in (10, 100)]
 
 # Ablations along the length of a GAN's training, each with the scores of one GAN.
@@ -67,6 +69,7 @@ LINES = (
   ('CIFAR-10', LONG_GAN, 'gan', _LONG),
   ('CIFAR-10', LONG_WARPS, 'warps', _LONG),
   ('CIFAR-10', LONG_REAL, 'held_out', _LONG),
+  ('CIFAR-10', LONG_FLOW, 'flow', _LONG_OF_FLOW),
   ('MNIST', WARPS, 'low_data', (_MNIST[0], (f'{_CONFIRM}-mnist', '', 25), _MNIST[1])),
   ('MNIST', VAE, 'vae', _BOUNDS),
   ('MNIST', REAL, 'unseen', _BOUNDS),
@@ -181,6 +184,7 @@ def draw():
     for dataset, generator, arm, points in LINES:
       if dataset != name:
         continue
+      is_longer = generator.endswith('longer')
       x = [size for *_, size in points]
       found = [difference(path, setting, arm) for path, setting, _ in points]
       mean = [point['mean'] for point in found]
@@ -189,13 +193,13 @@ def draw():
         x,
         mean,
         reach,
-        marker='s' if points is _LONG else 'o',
+        marker='s' if is_longer else 'o',
         capsize=3,
         color=COLORS[generator],
         linestyle='--' if generator == REAL else '-',
         label=generator,
       )
-      sizes |= set() if points is _LONG else set(x)
+      sizes |= set() if is_longer else set(x)
     panel.axhline(0, color='black', linewidth=0.8)
     panel.set_xscale('log')
     panel.set_xticks(sorted(sizes), [str(size) for size in sorted(sizes)])
@@ -205,7 +209,7 @@ def draw():
     panel.legend(frameon=False, fontsize=9)
     panel.spines[['top', 'right']].set_visible(False)
   axes[0].set_ylabel('points over the best control')
-  axes[0].set_ylim(top=9.5)
+  axes[0].set_ylim(top=11.5)
   return figure
 
 
