@@ -163,6 +163,13 @@ def test_arms_of_nearly_equal_operations_share_a_control_that_has_at_least_as_ma
     )
 
 
+def test_whole_seeds_come_first_and_of_each_the_matching_controls_last():
+  fields = _config(arms={'half': {'mix.ratio': 0.5}}, seeds=(3, 4))
+  listed = cells.list_cells(fields, _arms(fields), NOWHERE)
+  order = [(cell.seed, cell.arm.role == 'matched') for cell in listed]
+  assert order == sorted(order) and (3, True) in order
+
+
 def test_grid_repeats_the_controls_but_not_for_what_they_do_not_depend_on():
   fields = _config(grid={'data.label_budget': (10, 20), 'mix.mode': ('replace', 'add')})
   arms = _arms(fields)
