@@ -30,7 +30,7 @@ sentence. Where no values are listed as allowed, any value of the default's type
 # {group or field: where it is explained}
 _PAGES = {
   'run': 'howto/accelerators.md',
-  'arms': 'concepts.md#how-data-flow',
+  'arms': 'concepts.md#data-flow',
   'data': 'howto/own-data.md',
   'data.placement': 'howto/own-data.md#sets-larger-than-the-devices-memory',
   'data.on_corrupt': 'howto/own-data.md#images-that-cannot-be-read',
