@@ -9,8 +9,8 @@ accelerator, or of an MLP for images of an MLP), also without drawing ahead, and
 step per call; two programs (sample, then train); the same with the images passing
 through NumPy on the host; images that are reused for eight steps; images drawn once in
 advance; and the sampler and the classifier alone. The last five take one step per call.
-Operations and bytes (of the compiled program) are given as shares of
-what a large matrix product and a large copy reach in the same run.
+Operations and bytes (of the compiled program) are given as shares of what a large matrix
+product and a large copy reach in the same run.
 
 The rows of a table are interleaved in one process, in runs of eight steps or a whole
 call; relative times are medians over the rounds. Images are random and networks
@@ -203,7 +203,7 @@ def time_ways(bench, config):
   for name in bench.programs.keys() & rows.keys():
     rows[name] |= bench.programs[name]
     if 'pool' in name:
-      continue  # a step that draws counts as each
+      continue  # its operations are those of a step that draws
     # As shares of what the device was measured to reach.
     taken = 1e-3 * rows[name]['ms']
     rows[name]['of_product'] = rows[name]['operations'] / taken / rates['matrix product']

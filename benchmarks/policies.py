@@ -6,8 +6,8 @@ Times the fused step under every policy, interleaved in one process, and compare
 plain mixing at the config's ratio. The cost of some policies varies from step to step,
 so runs of 16 steps are timed, a multiple of every refresh interval. The table has the
 median in milliseconds per step, its quartiles, and the median ratio to the plain run of
-the same round. Operations are those of a step that draws. Images are
-random and networks untrained, which does not change the times.
+the same round. Operations are those of a step that draws. Images are random and networks
+untrained, which does not change the times.
 """
 
 import json
