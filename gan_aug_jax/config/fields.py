@@ -160,7 +160,7 @@ _OF_THE_RUN = {
   ),
   'seed': Field(
     0,
-    'root seed, which every seed that is -1 follows',
+    'seed of the run; data.seed, generator.seed and classifier.seed follow it unless set',
     _whole(0),
     when='Change it to repeat a run independently; `ablate` repeats over seeds for you.',
   ),
@@ -306,7 +306,7 @@ _DATA = {
   'seed': Field(
     -1,
     'seed of the subset, the validation split and the order of the images; -1 follows '
-    'the root',
+    '`seed`',
     _SEED,
     when='Set it to keep the images while other seeds change.',
   ),
@@ -327,7 +327,7 @@ _GENERATOR = {
   ),
   'seed': Field(
     -1,
-    "seed of the generator's training; -1 follows the root",
+    "seed of the generator's training; -1 follows `seed`",
     _SEED,
     when='Set it to train another generator on the same images.',
   ),
@@ -359,8 +359,7 @@ _GENERATOR = {
     0.999,
     "decay of the moving average of the generator's weights, which images are drawn with",
     _BELOW_1,
-    when='Leave it, as it is reached gradually: after t steps it is at most '
-    '(1 + t) / (10 + t).',
+    when='Leave it: it is ramped up, to at most (1 + t) / (10 + t) after t steps.',
   ),
   'train_precision': Field(
     '',
@@ -385,8 +384,9 @@ _GENERATOR = {
   ),
   'select': Field(
     'cas',
-    "which saved generator is frozen: the best by 'cas' (a classifier trained on its "
-    "images) or by 'frechet' (distance to the training images), or the 'last' one",
+    "which checkpoint of the generator the arms draw from: the best by 'cas' (accuracy "
+    "of a classifier trained on its images alone) or by 'frechet' (distance of its "
+    "images to the training images), or the 'last' one",
     _one_of('cas', 'frechet', 'last'),
     when="Use 'last' to save the time that scoring checkpoints takes.",
   ),
@@ -494,7 +494,7 @@ _GAN = {
   ),
   'lecam': Field(
     0.0,
-    'weight of the LeCam regularizer, which keeps the logits of real images close to the '
+    'weight of the LeCam regulariser, which keeps the logits of real images close to the '
     'average of synthetic ones, and the other way round',
     _NOT_NEGATIVE,
     when='Raise it a little with few images.',
@@ -504,7 +504,7 @@ _GAN = {
 _FLOW = {
   'width': Field(
     32,
-    'number of features at full size: 32 makes 0.5 million parameters, 128 makes 8 '
+    'number of features at full size: 32 gives 0.5 million parameters, 128 gives 8 '
     'million',
     _whole(8, _MOST_FEATURES),
     when='Raise it on a GPU, with training to match.',
@@ -575,7 +575,7 @@ _CLASSIFIER = {
   ),
   'seed': Field(
     -1,
-    'seed of the initialisation and of what the training draws; -1 follows the root',
+    'seed of the initialisation and of what the training draws; -1 follows `seed`',
     _SEED,
     when='Set it to keep the classifier while other seeds change.',
   ),
@@ -641,7 +641,7 @@ _CLASSIFIER = {
   ),
   'weight_decay_on': Field(
     'all',
-    "which parameters decay: 'all', or 'kernels' without biases and norms",
+    "which parameters decay: 'all', or only 'kernels', not biases and norms",
     _one_of('all', 'kernels'),
     when="Use 'kernels' for networks with batch norm.",
   ),
@@ -680,7 +680,8 @@ _CLASSIFIER = {
   ),
   'ema_decay': Field(
     0.0,
-    'decay of the moving average of the weights, which is evaluated; 0 means none',
+    'decay of a moving average of the weights, which is evaluated in their place; 0 '
+    'means none',
     _BELOW_1,
     when='Set it, to 0.999 for instance, for a validation accuracy that varies less.',
   ),
@@ -877,8 +878,8 @@ _CACHE = {
   ),
   'images_per_class': Field(
     0,
-    'number of images per class that are drawn once, kept in a file and used alone; '
-    '0 draws fresh ones in training',
+    'number of images per class that are drawn once, kept in a file and used instead of '
+    'fresh ones; 0 draws fresh ones in training',
     _whole(0, _MOST_IMAGES),
     when='Set it to compare with a fixed set of synthetic images.',
   ),
@@ -981,12 +982,12 @@ _SCORE = {
 _DISTRIBUTED = {
   'auto': Field(
     False,
-    "run in several processes, which find each other by the cluster's environment",
+    "run in several processes, which find each other through the cluster's environment",
     when='Turn it on under SLURM or on a TPU pod.',
   ),
   'coordinator': Field(
     '',
-    'host:port of process 0, where no environment says',
+    'host:port of process 0, where the environment does not give it',
     _matching(
       r'[^\s:]+:\d{1,5}|\[[^\s]+\]:\d{1,5}',
       "empty, or 'host:port' such as '10.0.0.1:1234'",
@@ -1121,7 +1122,8 @@ ABLATION_FIELDS = {
   ),
   'equal_compute': Field(
     False,
-    "add a control that spends the generator's operations on its own training",
+    'add a control of real images alone that trains for at least as many operations as '
+    'an arm and its generator together',
     when='Turn it on where the cost of the generator counts.',
   ),
   'vmap_seeds': Field(

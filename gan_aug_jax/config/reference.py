@@ -12,8 +12,8 @@ from gan_aug_jax.errors import ConfigError
 GROUPS = {
   'run': 'where and how a run computes, and its arms',
   'data': 'the images: source, size, label budget, splits',
-  'generator': 'the generator: kind, size, training, choice of a checkpoint',
-  'gan': 'what only GANs have: loss, discriminator, regularizers',
+  'generator': 'the generator: kind, training, choice of a checkpoint',
+  'gan': 'what only GANs have: architecture, width, loss, discriminator, regularisers',
   'flow': 'the flow-matching generator',
   'classifier': 'the classifier: network, optimizer, length of training',
   'mix': 'how many synthetic images, of which classes, when and with which weight',
@@ -25,7 +25,7 @@ GROUPS = {
   'score': 'how the command score measures generators',
   'distributed': 'several processes',
   'profile': 'traces of training steps',
-  'log': 'metrics, evaluations and checkpoints while training',
+  'log': 'lines of metrics, evaluations and TensorBoard files while training',
   'ablation': 'the arms, seeds and controls of an ablation',
 }
 _OF_ARMS = (

@@ -126,8 +126,8 @@ class Dataset:
     val: held out of the label budget, or the source's own validation split.
     test: never used in training.
     skipped: names of the image files that could not be read.
-    held_out_real: the training images beyond the label budget, which an upper bound
-      shows in place of synthetic ones; None unless requested.
+    held_out_real: the training images beyond the label budget, which the oracle
+      `held_out` shows in place of synthetic ones; None unless requested.
     notes: what reports should say of the data, a sentence each.
     bit_depth: see `DataFacts`.
   """

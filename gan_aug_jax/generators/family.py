@@ -77,7 +77,8 @@ class Family:
     sample: `(variables, keys [B], labels [B]) -> images`, if there is no `render`.
     init: `seed -> state`, of arrays; seed is an int32 scalar.
     step: `(state, data) -> (state, metrics)`; see `step/generator.py`.
-    last_step: `(number, step)` of another step, from that number of steps on; or None.
+    last_step: `(number, step)`: after that number of steps, training continues with this
+      other `step`; None for none.
     freeze: `state -> {'generator': variables}`, and 'discriminator' if it has one.
     substeps: real batches that a step takes.
     measure: `(variables, number, seed) -> variables`, by which a frozen generator gets
@@ -146,18 +147,18 @@ def from_loss(
   reflow: tuple[int, Callable] | None = None,
   **family: Any,
 ) -> Family:
-  """Makes a `Family` of a loss per example.
+  """Makes a `Family` from a loss per example.
 
-  The parameters' moving average is what is frozen and drawn from.
+  Images are drawn with the moving average of the parameters.
 
   Args:
     init: `key -> params`, a pytree of arrays.
     loss: `(params, keys [B], images [B, H, W, C], labels [B]) -> losses [B]`; images are
       in [-1, 1], and each example has a key of its own.
     optimizer: optax transformation; Adam at `setting.learning_rate` by default.
-    reflow: for the last steps, in which the generator so far is the teacher, the first of
-      them and a loss that also takes the teacher's parameters, last; None for none.
-      Earlier checkpoints are not candidates.
+    reflow: `(first, loss)`: from step `first` on, this loss is used instead. Its last
+      argument is the parameters of a teacher, the moving average at that step. Only
+      checkpoints after it are candidates. None for none.
     **family: `title`, and `render` with `latent_shape` or `sample`, see `Family`; their
       variables are the parameters.
   """
@@ -191,10 +192,10 @@ def from_loss(
 
 
 def generator(build: Callable) -> Callable:
-  """Declares a function a generator that `generator.family='module:name'` may name.
+  """Marks a function as a generator that `generator.family='module:name'` may name.
 
-  A workdir's config may come from somebody else; no function is called because a config
-  names it unless it was declared to be one.
+  A workdir's config may come from somebody else, so a function that a config names is
+  called only if it is marked.
 
   Args:
     build: `(setting, **arguments) -> Family or Generator`, called whenever the generator

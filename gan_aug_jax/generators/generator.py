@@ -53,7 +53,7 @@ def from_function(
   trained_on: str = '',
   name: str = 'generator',
 ) -> Generator:
-  """Makes a `Generator` of any function of one key and a batch of labels.
+  """Makes a `Generator` from any function of one key and a batch of labels.
 
   The function is mapped over examples, each with a key and a batch of one label, so that
   an image depends on its example and not on the device or batch that it is drawn in. A

@@ -144,8 +144,8 @@ def _check_trained_on(path, description, trained_on):
 def load_program(path: str | os.PathLike, *, trained_on: str | None = None) -> Callable:
   """Loads a program that `gan-aug-jax export` wrote; NAME.json must be in its folder.
 
-  The program is compiled and run, so load only programs of people you trust: hashes show
-  damage, not who wrote a file.
+  The program is compiled and run, so load only programs from people you trust: hashes
+  show damage, not who wrote a file.
 
   Args:
     path: of NAME.stablehlo.

@@ -139,7 +139,7 @@ def reading(path) -> Iterator[None]:
     raise CheckpointError(
       f'What {str(path)!r} says cannot be used ({type(error).__name__}): it is damaged '
       'or of another version, and starting again without it writes a new one; or this '
-      'is a defect of ours, which --debug shows.'
+      'is a bug, which --debug shows.'
     ) from error
 
 
