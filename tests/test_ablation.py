@@ -541,6 +541,7 @@ def test_a_part_of_the_full_experiment_has_the_cells_of_the_whole(tmp_path):
     ({'grid': {'data.label_budget': (10, 10)}}, 'twice'),
     ({'arms': {'a': {'augment.mixup': 0.2}}}, 'augment.mixup'),
     ({'arms': {'a': {'generator.seed': 3}}}, 'generator.seed'),
+    ({'arms': {'a': {'augment.apply_to': 'synthetic'}}}, 'while its control augments'),
     ({'arms': {'a': {'arms': ('real_only',)}}}, "'augmented'"),
     ({'controls': {'a': {'arms': ('augmented',)}}}, "'real'"),
     ({'vmap_seeds': True, 'arms': {'a': {'cache.refresh_steps': 2}}}, 'refresh_steps'),
@@ -555,6 +556,22 @@ def test_what_cannot_work_is_refused_in_a_sentence(fields, named):
   with pytest.raises(ConfigError) as caught:
     _arms(_config(**fields))
   assert named in str(caught.value) and '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ('part', 'fields'),
+  [
+    ('generator', {'arms': {'a': {'generator.num_epochs': 5}}}),
+    ('classifier', {'controls': {'a': {'classifier.num_epochs': 5}}}),
+    ('classifier', {'grid': {'classifier.num_epochs': (5, 10)}}),
+  ],
+)
+def test_epochs_that_a_number_of_steps_overrides_are_refused(part, fields):
+  fields = _config(**fields)
+  _arms(fields)
+  fields[part].num_steps = 7
+  with pytest.raises(ConfigError, match=f'no effect, because {part}.num_steps=7'):
+    _arms(fields)
 
 
 def test_a_pool_is_counted_as_if_every_step_drew(tmp_path, monkeypatch):
@@ -1351,6 +1368,7 @@ def test_a_flag_that_the_grid_would_undo_is_refused(tmp_path, capsys):
     (['--config.distributed.auto=True'], '--shard'),
     (['--config.seed=3'], 'set ablation.seeds'),
     (["--config.arms=('augmented',)"], 'set ablation.arms or ablation.control'),
+    (['--config.mix.ratio=0.5'], 'every arm of the ablation sets it'),
   ],
 )
 def test_bad_flags_are_refused(config_file, tmp_path, flags, named, capsys):

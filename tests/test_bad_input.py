@@ -226,7 +226,16 @@ USAGE = {
   'huge layer': (2, 'classifier.hidden', _field('classifier.hidden=(10000000000,)')),
   'huge batch': (2, 'generator.batch_size', _field('generator.batch_size=1000000000')),
   'negative steps': (2, 'classifier.num_steps=-1', _field('classifier.num_steps=-1')),
-  'zero epochs': (2, 'classifier.num_epochs=0', _field('classifier.num_epochs=0')),
+  'zero epochs': (
+    2,
+    'classifier.num_epochs=0',
+    _run('--config.classifier.num_epochs=0', '--config.classifier.num_steps=0'),
+  ),
+  'epochs next to steps': (
+    2,
+    'classifier.num_epochs has no effect, because classifier.num_steps=4',
+    _field('classifier.num_epochs=3'),
+  ),
   'warm-up of more than the training': (
     2,
     'classifier.warmup_steps=9999 must be below',

@@ -17,8 +17,8 @@ import ml_collections
 from ml_collections import config_flags
 
 from gan_aug_jax import config as config_lib
-from gan_aug_jax.config import files, renamed, suggestions
-from gan_aug_jax.config.fields import FIELDS
+from gan_aug_jax.config import files, renamed, suggestions, validation
+from gan_aug_jax.config.fields import FIELDS, OF_GENERATORS
 from gan_aug_jax.errors import ConfigError, UserError
 
 TRAINING = ('run', 'train-generator', 'train-classifier')
@@ -76,9 +76,26 @@ def parse(command: str, argv: list[str]) -> flags.FlagValues:
     values[name].value = _local(f'--{name}', values[name].value)
   if 'config' in values:
     _make_absolute(values.config)
+    _check_effects(values.config, fields)
     if of_run:
       _compare_arms(values.config, fields)
   return values
+
+
+def _check_effects(config, fields):
+  """Refuses to set fields that would have no effect."""
+  validation.check_epochs(config, fields, 'On the command line')
+  ablation = config.get('ablation')
+  # Controls like noise, and oracles, take the values of the base.
+  if not ablation or ablation.negative_controls or ablation.oracles:
+    return
+  for field in fields:
+    of_arms = [field in own for own in ablation.arms.values()]
+    if field in FIELDS and FIELDS[field].affects in OF_GENERATORS and all(of_arms or [0]):
+      raise ConfigError(
+        f'--config.{field} has no effect, as every arm of the ablation sets it; change '
+        'the arms in the config file.'
+      )
 
 
 def _compare_arms(config, fields):

@@ -37,6 +37,25 @@ def validate(config: ConfigDict, *, trains_generator: bool | None = None) -> Non
         raise ConfigError(f'{sentence}.')
 
 
+def check_epochs(config: ConfigDict, fields, where: str) -> None:
+  """Refuses a number of epochs that a number of steps overrides.
+
+  Args:
+    fields: that are set.
+    where: they are set.
+
+  Raises:
+    ConfigError: names both.
+  """
+  for part in ('generator', 'classifier'):
+    epochs, steps = f'{part}.num_epochs', f'{part}.num_steps'
+    if epochs in fields and steps not in fields and config[part].get('num_steps'):
+      raise ConfigError(
+        f'{where}: {epochs} has no effect, because {steps}={config[part].num_steps} '
+        f'takes precedence; set {steps} instead, or {steps}=0 in addition.'
+      )
+
+
 def _check_fields(values):
   for name in sorted(set(values) - set(FIELDS)):
     raise ConfigError(suggestions.no_such_field(name))

@@ -344,6 +344,7 @@ def _validate_grid(base, grid):
       )
     for value in values:
       _check_field(base, field, value, 'ablation.grid')
+  validation.check_epochs(base, grid, 'ablation.grid')
 
 
 def _validate_arms(base, spec):
@@ -367,6 +368,13 @@ def _validate_arms(base, spec):
             f'{where} changes {field}, so that it would differ from what it is compared '
             'with in more than synthesis; set that in the base config or ablation.grid.'
           )
+      validation.check_epochs(base, fields, where)
+      if group == 'arms' and fields.get('augment.apply_to') == 'synthetic':
+        raise ConfigError(
+          f"{where}: augment.apply_to='synthetic' leaves the real images of this arm as "
+          'they are, while its control augments them; they would differ in more than '
+          'synthesis.'
+        )
       chosen = fields.get('arms', (f'{kind}_',))
       if len(chosen) != 1 or not chosen[0].startswith(kind):
         raise ConfigError(
