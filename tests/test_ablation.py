@@ -923,6 +923,50 @@ def test_findings_choose_by_validation_and_decide_by_paired_differences():
   assert summary['missing'] == ['late'] and summary['failures'] == {'broken': 'why'}
 
 
+@pytest.mark.parametrize(('support', 'control'), [((9, 1), 'base'), ((5, 5), 'shifted')])
+def test_the_best_are_chosen_by_what_the_test_images_are_about(support, control):
+  """Or, with imbalanced test images, a control that gives accuracy for recall would be
+  the one to beat."""
+  accuracy = {'base': 0.9, 'shifted': 0.8, 'x': 0.9}
+  change = lambda cell: cell.arm.update(val_accuracy=accuracy[cell.about['arm']])
+  arms = {'base': ('control', 0.6, [0.8, 0.8, 0.8])}
+  arms['shifted'] = ('control', 0.7, [0.7, 0.7, 0.7])
+  arms['x'] = ('treatment', 0.6, [0.8, 0.8, 0.8])
+  (setting,) = _summary(arms, 3, support=support, change=change)['settings']
+  assert setting['best']['control'] == control
+
+
+def test_the_band_of_accuracies_is_the_control_that_the_arms_have_in_common(monkeypatch):
+  drawn = []
+  monkeypatch.setattr(figures, 'along', lambda line, *_, **__: drawn.append(line))
+  arms = {'base': ('control', 0.7, [0.8] * 3), 'other': ('control', 0.7, [0.1] * 3)}
+  ratios = {'few': 0.1, 'half': 0.5}
+  arms |= {name: ('treatment', 0.9, [0.9] * 3) for name in ratios}
+  change = lambda cell: cell.arm.update(
+    effective_ratio=ratios.get(cell.about['arm'], 0.0)
+  )
+  (setting,) = _summary(arms, 3, change=change)['settings']
+  rows = setting['arms']
+  ablation_figures._accuracy(rows, rows[2:])
+  assert drawn[0].band[1] == pytest.approx(0.8)
+  rows[-1]['difference']['control'] = 'other'
+  ablation_figures._accuracy(rows, rows[2:])
+  assert len(drawn) == 1
+
+
+def test_a_run_describes_the_checkpoint_that_its_arms_draw_from():
+  rows = [
+    {'step': step, 'cas': cas, 'memorised': share}
+    for step, cas, share in ((10, 0.4, 0.5), (20, 0.6, 0.0))
+  ]
+  info = {'candidates': rows, 'chosen_step': 20, 'members': ['seed 0, step 20']}
+  assert 'step 20 was chosen' in run_sentences.choice(info)
+  assert 'no sign of copying' in run_sentences.copies(info)
+  info['members'] = ['seed 0, step 10']
+  assert 'draw from seed 0, step 10' in run_sentences.choice(info)
+  assert 'it copies training images' in run_sentences.copies(info)
+
+
 def test_notes_on_the_data_are_those_of_the_cell_that_has_the_most():
   parts = {'val': 0.5, 'right': np.ones(10, bool), 'counts': [5, 5]}
   parts['support'] = [5, 5]
@@ -1154,7 +1198,7 @@ def test_two_seeds_have_no_interval_anywhere(monkeypatch):
     assert all('rarer classes' in text for text in said)
     assert any('95 % interval' in text for text in said) == (seeds == 3)
     rows = setting['arms']
-    ablation_figures._accuracy(rows, rows[1:], rows[0])
+    ablation_figures._accuracy(rows, rows[1:])
     low, mean, high = drawn[-1].band
     assert np.isfinite(drawn[-1].low).all() == (low < mean < high) == (seeds == 3)
 

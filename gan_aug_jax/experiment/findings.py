@@ -1,8 +1,9 @@
 """What an ablation showed: the numbers of its report, from the files of its cells.
 
-Whatever is chosen (the best arm, the best control) is chosen by the mean recall of the
-classes on validation images, which is the accuracy if classes are balanced. Test images
-are used only once per cell, when it is trained.
+Whatever is chosen (the best arm, the best control) is chosen by validation images, and by
+what the test images are about: by accuracy if their classes are imbalanced, otherwise by
+the mean recall of the classes. Test images are used only once per cell, when it is
+trained.
 """
 
 import dataclasses
@@ -196,9 +197,6 @@ def _compare(treatment, control, name, *, same_labels=True):
     np.subtract(mine['per_class']['f1'], other['per_class']['f1'])
     for mine, other in pairs
   ]
-  slowdown = [
-    mine['step_ms_median'] / other['step_ms_median'] - 1 for mine, other in pairs
-  ]
   right = (np.stack([arm[seed].right for seed in seeds]) for arm in (treatment, control))
   low, high = statistics.resample(*right)
   return {
@@ -210,7 +208,6 @@ def _compare(treatment, control, name, *, same_labels=True):
     'resampled_low': low,
     'resampled_high': high,
     'f1': np.mean(f1, 0).tolist(),
-    'overhead': float(np.median(slowdown)),
   }
 
 
@@ -239,8 +236,9 @@ def _compare_rare(treatment, control, seeds):
 
 def _best(rows, cells):
   """Compares the best treatment with the best control, both by validation images."""
-  best = _best_row(rows, ('treatment',))
-  control = _best_row(rows, _CONTROLS)
+  criterion = _criterion(cells)
+  best = _best_row(rows, ('treatment',), criterion)
+  control = _best_row(rows, _CONTROLS, criterion)
   if not (best and control):
     return None
   compare = lambda row: _compare(
@@ -270,8 +268,17 @@ def _best(rows, cells):
   }
 
 
-def _best_row(rows, roles):
-  """The row of the highest validation recall, among those with the most seeds.
+def _criterion(cells):
+  """The validation metric that estimates the accuracy on the test images."""
+  for of_arm in cells.values():
+    for cell in of_arm.values():
+      is_natural = is_imbalanced(cell.arm['per_class']['support'])
+      return 'val_accuracy' if is_natural else 'val_recall'
+  return 'val_recall'
+
+
+def _best_row(rows, roles, criterion):
+  """The row with the highest `criterion`, among those with the most seeds.
 
   With few validation images many rows are equal; then the lowest loss decides.
   """
@@ -279,7 +286,7 @@ def _best_row(rows, roles):
   # With fewer seeds, a lucky one could win.
   most = max((row['num_seeds'] for row in rated), default=0)
   rated = [row for row in rated if row['num_seeds'] == most]
-  return max(rated, key=lambda row: (row['val_recall'], -row['val_loss']), default=None)
+  return max(rated, key=lambda row: (row[criterion], -row['val_loss']), default=None)
 
 
 def _add_verdicts(settings, num_comparisons):

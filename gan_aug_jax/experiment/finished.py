@@ -123,27 +123,21 @@ def changed_fields(config, base) -> dict:
   return {f: v for f, v in mine.items() if v != theirs[f] and f != 'expected_duration'}
 
 
-def chosen_candidate(info) -> dict:
-  """The scores of the checkpoint that a generator was frozen at, or {}.
-
-  Args:
-    info: its result.json.
-  """
-  rows = info.get('candidates', [])
-  return next((row for row in rows if row['step'] == info['chosen_step']), {})
-
-
 def scores_of(workdir, name, drawn=()) -> dict:
+  """As `drawn_candidate`, of one of an ablation's generators."""
+  directory = generator_directory(cells_lib.generator_workdir(workdir, name))
+  return drawn_candidate(read_json_or_none(directory / 'result.json') or {}, drawn)
+
+
+def drawn_candidate(info, drawn=()) -> dict:
   """The scores of the checkpoint of a generator that is drawn from, or {}.
 
   Args:
+    info: its result.json.
     drawn: names of what is drawn from, see `frozen.Member`; of several, or of none, the
       scores are those of the chosen checkpoint.
   """
-  directory = generator_directory(cells_lib.generator_workdir(workdir, name))
-  result = read_json_or_none(directory / 'result.json') or {}
+  step = info.get('chosen_step')
   if len(drawn) == 1:
-    for row in result.get('candidates', ()):
-      if drawn[0].endswith(f', step {row["step"]}'):
-        return row
-  return chosen_candidate(result)
+    step = int(drawn[0].rpartition(' ')[2])
+  return next((row for row in info.get('candidates', []) if row['step'] == step), {})

@@ -13,7 +13,6 @@ _UNIT = 'difference in test accuracy, points'
 
 def draw(
   setting: Mapping,
-  control: str,
   cells: Mapping[str, Sequence[finished_lib.Finished]],
   class_names: Sequence[str],
 ) -> dict[str, bytes]:
@@ -21,7 +20,6 @@ def draw(
 
   Args:
     setting: of `findings.summarize`, with at least one comparison.
-    control: name of the control to show as a band.
 
   Returns:
     {name: PNG bytes}: 'answer', 'accuracy', 'forest', 'f1'; and of the best arm and the
@@ -29,11 +27,10 @@ def draw(
   """
   rows = [row for row in setting['arms'] if row['num_seeds']]
   treated = [row for row in rows if row.get('difference')]
-  control = next((row for row in rows if row['name'] == control), None)
   f1 = [row['difference']['f1'] for row in treated]
   images = {
     'answer': answer(setting),
-    'accuracy': _accuracy(rows, treated, control),
+    'accuracy': _accuracy(rows, treated),
     'forest': figures.intervals(_differences(treated), 'all comparisons', unit=_UNIT),
     'f1': figures.changes(
       'F1 by class, minus its control', [row['name'] for row in treated], class_names, f1
@@ -137,14 +134,19 @@ def _differences(treated):
   return rows
 
 
-def _accuracy(rows, treated, control):
-  """Test accuracies, along the ratio if the treatments differ in nothing else."""
+def _accuracy(rows, treated):
+  """Test accuracies, along the ratio if the treatments differ in nothing else.
+
+  Then the band is their control at equal steps, which they must have in common.
+  """
   arms = [row for row in treated if row['role'] == 'treatment']
   others = [{f: v for f, v in row['fields'].items() if f != 'mix.ratio'} for row in arms]
   ratios = [row['effective_ratio'] for row in arms]
+  controls = {row['difference']['control'] for row in arms}
   title = 'test accuracy'
-  only_ratios = all(other == others[0] for other in others)
-  if control and only_ratios and len(set(ratios)) == len(ratios) > 1:
+  only_ratios = all(other == others[0] for other in others) and len(controls) == 1
+  if only_ratios and len(set(ratios)) == len(ratios) > 1:
+    (control,) = (row for row in rows if row['name'] in controls)
     ends = np.nan_to_num(_ends(control, control['num_seeds']), nan=control['mean'])
     line = figures.Line(
       [row['mean'] for row in arms],
@@ -152,6 +154,7 @@ def _accuracy(rows, treated, control):
       singles=[list(row['accuracy'].values()) for row in arms],
       band=(ends[0], control['mean'], ends[1]),
     )
+    title = f'{title}; the band is {control["name"]}'
     return figures.along(line, title, x=ratios, x_name='share of synthetic images')
   return figures.intervals(
     [

@@ -180,8 +180,7 @@ def _plots(plan, setting, finished):
   if not rows:
     return {}
   data = by_arm[rows[0]['name']][0].run['data']
-  control = plan['ablation']['control']
-  return ablation_figures.draw(setting, control, by_arm, data['class_names'])
+  return ablation_figures.draw(setting, by_arm, data['class_names'])
 
 
 def _sizes(plan, setting, finished):

@@ -13,7 +13,7 @@ import numpy as np
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.errors import CheckpointError
 from gan_aug_jax.evaluation import figures, statistics
-from gan_aug_jax.experiment import ablation
+from gan_aug_jax.experiment import ablation, finished
 from gan_aug_jax.generators import families
 from gan_aug_jax.report import pages, run_sentences, sentences, tables
 from gan_aug_jax.training import files
@@ -176,18 +176,19 @@ def _read_scores(workdir, config):
 
 
 def _checkpoints(info):
-  """Headings and rows, (step, scores, whether it was chosen), of the candidates."""
+  """Headings and rows, (step, scores, whether it is drawn from), of the candidates."""
+  drawn = finished.drawn_candidate(info, info.get('members', ()))
   candidates = info.get('candidates', [])
   names = [*candidates[0]][1:] if candidates else []
   rows = [
     (
       f'{row["step"]:,}',
       [f'{row.get(name, math.nan):.4f}' for name in names],
-      row['step'] == info['chosen_step'],
+      row == drawn,
     )
     for row in candidates
   ]
-  return {'headings': names, 'rows': rows}
+  return {'headings': names, 'rows': rows, 'drawn': drawn.get('step', 0)}
 
 
 def _class_rows(results, class_names):

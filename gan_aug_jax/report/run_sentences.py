@@ -161,7 +161,9 @@ def choice(info: Mapping) -> str:
   rows = info.get('candidates', [])
   if not rows:
     return ''
-  chosen = finished.chosen_candidate(info)
+  chosen, members = finished.drawn_candidate(info), info['members']
+  if len(members) > 1 or finished.drawn_candidate(info, members) != chosen:
+    return f'The arms draw from {"; ".join(members)}, as generator.checkpoints says.'
   step = f'step {chosen["step"]:,}'
   if len(rows) == 1:
     return f'The only checkpoint, {step}, was kept.'
@@ -182,15 +184,16 @@ def choice(info: Mapping) -> str:
 
 
 def copies(info: Mapping) -> str:
-  """Whether the chosen generator copies its training images; '' where not measured."""
-  share = finished.chosen_candidate(info).get('memorised')
+  """Whether the generator copies its training images; '' where not measured."""
+  drawn = finished.drawn_candidate(info, info.get('members', ()))
+  share = drawn.get('memorised')
   if share is None:
     return ''
   verdict = 'it copies training images' if share > 0.1 else 'no sign of copying'
   return (
-    f'Memorisation: {format_percent(share, 1)} of its images are closer to a training '
-    f'image, in pixels, than 99 % of the validation images are ({verdict}; about 1 % is '
-    'expected of fresh images).'
+    f'Memorisation: {format_percent(share, 1)} of the images of step {drawn["step"]:,} '
+    'are closer to a training image, in pixels, than 99 % of the validation images are '
+    f'({verdict}; about 1 % is expected of fresh images).'
   )
 
 
