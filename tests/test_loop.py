@@ -128,6 +128,17 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, last_step):
   assert [row['step'] for row in _rows(tmp_path / 'whole')] == list(range(10, 101, 10))
 
 
+def test_a_line_is_fetched_while_the_next_call_runs(tmp_path, monkeypatch):
+  """Unless a save is due, too, or every line would leave the device idle."""
+  events, get = [], jax.device_get
+  monkeypatch.setattr(jax, 'device_get', lambda tree: events.append('get') or get(tree))
+  _train(tmp_path, num_steps=6, log_every=1, save_every=4, stop=events.append)
+  # Step 0 is asked for twice, the first time to compile; step 4 ends in a save.
+  expected = [0, 0, 1, 'get', 2, 'get', 3, 'get', 'get', 4, 5, 'get', 'get']
+  assert events[: len(expected)] == expected
+  assert [row['step'] for row in _rows(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
 def test_half_written_line_is_dropped(tmp_path):
   path = tmp_path / 'metrics.jsonl'
   path.write_text(

@@ -63,19 +63,6 @@ class TrainProgress:
     """A deep copy, as it is written in the background."""
     return dataclasses.asdict(self)
 
-  def mean_metrics(self) -> dict[str, float]:
-    """Waits for the pending metrics; returns their means over the steps."""
-    fetched = [call for call in self.pending if isinstance(call, dict)]
-    waiting = jax.device_get(self.pending[len(fetched) :])  # all in one transfer
-    for metrics, count in waiting:
-      rows = {name: np.asarray(x, np.float64) for name, x in metrics.items()}
-      fetched.append({name: row[:count].tolist() for name, row in rows.items()})
-    self.pending = fetched
-    return {
-      name: statistics.fmean(value for call in self.pending for value in call[name])
-      for name in self.pending[0]
-    }
-
 
 class Monitor:
   """Watches a training; this one does nothing.
@@ -163,7 +150,7 @@ def train(
       _make_tracer(training, directory) as tracer,
     ):
       bar.say(f'{name}: {_describe(progress)}')
-      began, since, caught = time.perf_counter(), start, None
+      lines, caught = _Lines(progress, writers, bar), None
       while progress.step < cadence.num_steps:
         count = training.call_length(progress.step)
         with tracer.annotate(progress.step, progress.step + count, state):
@@ -172,25 +159,24 @@ def train(
         progress.step += count
         step = progress.step
         bar.advance(step)
+        lines.write_late()
         log, evaluate, save = cadence.due(step)
         due = log or evaluate or save
         caught = caught or stopped(due)
         ending = caught and step % cadence.cycle == 0
         if not (due or ending):
           continue
-        means, row = progress.mean_metrics(), {}
-        seconds = time.perf_counter() - began
-        progress.train_seconds += seconds
-        _check_metrics(progress.pending, step)
+        if not (evaluate or save or ending):
+          lines.postpone(step)
+          continue
+        row = lines.read(progress.pending, step)
         if log:
-          bar.update(step, _note(means))
-          row = means | {'step_ms': 1e3 * seconds / (step - since)}
           progress.pending = []
+        else:
+          row = {}
         if evaluate:
           row |= _consider(monitor, state, progress, cadence, bar)
-        if row:
-          for writer in writers:
-            writer.write_scalars(step, row)
+        lines.write(step, row)
         if save or ending:
           _save(checkpoints, training, state, progress, monitor)
         if ending and step < cadence.num_steps:
@@ -198,14 +184,74 @@ def train(
             f'Stopped at step {step} of {cadence.num_steps} by {caught}; the state is '
             'saved: run the same command to continue.'
           )
-        # From here on, so that the above does not count as training.
-        began, since = time.perf_counter(), step
+        lines.start(step)  # so that the above does not count as training
     if caught := stopped(True):
       raise signals.Interrupted(
         f'Stopped by {caught} when {name} was trained and saved; run the same command to '
         'continue.'
       )
   return Trained(state, progress, files.read_metrics(directory / 'metrics.jsonl'))
+
+
+class _Lines:
+  """The lines of metrics: means over the steps since the line before.
+
+  Those that only report are written while the next call runs; to wait for each would
+  leave an accelerator idle.
+  """
+
+  def __init__(self, progress, writers, bar):
+    self._progress, self._writers, self._bar = progress, writers, bar
+    self._late = None  # (step, calls), of which the last may still be running
+    self.start(progress.step)
+
+  def start(self, step):
+    """Begins to time the steps after this one."""
+    self._began, self._since = time.perf_counter(), step
+
+  def read(self, calls, step):
+    """Waits for calls, up to this step; keeps their metrics in place and returns a line.
+
+    Raises:
+      NonFiniteError: if a metric of a step is NaN or infinite.
+    """
+    _fetch(calls)
+    seconds = time.perf_counter() - self._began
+    self._progress.train_seconds += seconds
+    _check_metrics(calls, step)
+    line = {name: statistics.fmean(_values(calls, name)) for name in calls[0]}
+    self._bar.update(_note(line))
+    line['step_ms'] = 1e3 * seconds / (step - self._since)
+    self.start(step)
+    return line
+
+  def write(self, step, line):
+    for writer in self._writers if line else ():
+      writer.write_scalars(step, line)
+
+  def postpone(self, step):
+    """Leaves the line of this step for `write_late`."""
+    self._late, self._progress.pending = (step, self._progress.pending), []
+
+  def write_late(self):
+    """Writes the line that was postponed, if any."""
+    if self._late:
+      (step, calls), self._late = self._late, None
+      self.write(step, self.read(calls, step))
+
+
+def _fetch(calls):
+  """Replaces metrics on the devices by lists of floats, all in one transfer."""
+  waiting = [i for i, call in enumerate(calls) if not isinstance(call, dict)]
+  fetched = jax.device_get([calls[i] for i in waiting])
+  for i, (metrics, count) in zip(waiting, fetched, strict=True):
+    rows = {name: np.asarray(x, np.float64) for name, x in metrics.items()}
+    calls[i] = {name: row[:count].tolist() for name, row in rows.items()}
+
+
+def _values(calls, name):
+  """A metric of every step."""
+  return [value for call in calls for value in call[name]]
 
 
 def _awaited(cadence):
@@ -310,7 +356,9 @@ def _check_finite(row, step):
 def _check_metrics(pending, step):
   """Checks the metrics of each step since the last line; the last was number `step`."""
   for name in pending[0]:
-    values = [value for call in pending for value in call[name]]
+    values = _values(pending, name)
+    if all(map(math.isfinite, values)):
+      continue
     for number, value in enumerate(values, step - len(values) + 1):
       if number == 1 and not math.isfinite(value):
         raise NonFiniteError(
