@@ -114,6 +114,24 @@ def test_score_needs_as_many_training_images_as_neighbours(session, dataset):
     scoring._hold_out(session, few)
 
 
+@pytest.mark.parametrize(('num_samples', 'chose'), [(20, False), (100, True)])
+def test_score_takes_validation_images_only_where_others_are_too_few(
+  session, dataset, monkeypatch, num_samples, chose
+):
+  """The run trained on 30 of 120 images, and validated with another 30."""
+  monkeypatch.setattr(scoring.runs, 'load_data', lambda _: dataset)
+  config = session.config.copy_and_resolve_references()
+  config.data.label_budget, config.score.num_samples = 20, num_samples
+  train, val = (dataset.train.rows(np.arange(i, i + 30)) for i in (0, 30))
+  limited = dataclasses.replace(dataset, train=train, val=val)
+  _, held_out, said = scoring._hold_out(
+    dataclasses.replace(session, config=config), limited
+  )
+  known = lambda split: {image.tobytes() for image in split.images}
+  assert not known(held_out) & known(train)
+  assert bool(known(held_out) & known(val)) == said == chose
+
+
 @pytest.mark.slow  # trains six; no fast test has a damaged file of it
 def test_extractor_is_kept_by_what_it_depends_on(session, dataset, tmp_path):
   train = lambda steps, data=dataset: probe.train_extractor(

@@ -47,7 +47,7 @@ def score_generators(session, run: dict) -> dict:
   dataset = runs.load_data(config)
   workdir.check_data(session, run, dataset)
   generator = frozen.load_generator(session, dataset.facts)
-  whole, held_out = _hold_out(session, dataset)
+  whole, held_out, held_out_chose = _hold_out(session, dataset)
   with waiting('training the feature extractor on real images'):
     extractor = probe.train_extractor(
       session,
@@ -69,8 +69,7 @@ def score_generators(session, run: dict) -> dict:
     'num_held_out': len(held_out),
     'num_generated': len(held_out),
     'held_out_counts': held_out.class_counts(dataset.num_classes).tolist(),
-    # Without a label budget the held-out images are the validation split.
-    'held_out_chose': config.generator.select == 'cas' and whole is dataset,
+    'held_out_chose': config.generator.select == 'cas' and held_out_chose,
     'extractor': {
       'accuracy': extractor.accuracy,
       'hash': extractor.hash,
@@ -92,20 +91,30 @@ def score_generators(session, run: dict) -> dict:
 
 
 def _hold_out(session, dataset):
-  """The dataset with all its labels, and its images that the run did not train on."""
+  """Finds images that the run did not train on, nor validate with if there are enough.
+
+  Returns:
+    The dataset with all its labels, the images, and whether the run validated with some.
+  """
   config = session.config.copy_and_resolve_references()
   config.data.label_budget, config.data.imbalance = 0, 1.0
   config.data.train_on_val, config.mix.source = False, 'generator'
   limited = session.config.data != config.data
   whole = runs.load_data(config) if limited else dataset
-  seen = {image.tobytes() for image in dataset.train.images}
+  trained, validated = (
+    {image.tobytes() for image in split.images} for split in (dataset.train, dataset.val)
+  )
   pool = Split(
     np.concatenate([whole.train.images, whole.val.images]),
     np.concatenate([whole.train.labels, whole.val.labels]),
   )
-  unseen = [i for i, image in enumerate(pool.images) if image.tobytes() not in seen]
+  images = [image.tobytes() for image in pool.images]
+  unseen = [i for i, image in enumerate(images) if image not in trained]
+  unused = [i for i in unseen if images[i] not in validated]
+  is_enough = len(unused) >= min(config.score.num_samples, len(unseen))
   seed = config_lib.seed_of(config, 'data')
-  held_out = pool.rows(np.array(unseen, int)).some(config.score.num_samples, seed)
+  held_out = pool.rows(np.array(unused if is_enough else unseen, int))
+  held_out = held_out.some(config.score.num_samples, seed)
   least = max(config.score.neighbours + 1, dataset.num_classes)
   if len(held_out) < least:
     raise DataError(
@@ -118,7 +127,7 @@ def _hold_out(session, dataset):
       f'Scoring needs {config.score.neighbours + 1} training images, and there are '
       f'{len(dataset.train)}: lower score.neighbours.'
     )
-  return whole, held_out
+  return whole, held_out, not is_enough
 
 
 def _draw_sources(session, dataset, generator, count):

@@ -243,8 +243,8 @@ def of_scores(scores: Mapping) -> list[str]:
   ]
   if scores['held_out_chose']:
     notes.append(
-      'Without a label budget, these real images are the validation split, which also '
-      'chose the checkpoint: CAS is slightly optimistic.'
+      'Validation images, which also chose the checkpoint, are among these real images: '
+      'CAS is slightly optimistic.'
     )
   counts = scores.get('held_out_counts')  # older versions did not write it
   if counts and findings.is_imbalanced(counts):
