@@ -20,7 +20,7 @@ _COUNT = 10  # images of a kind
 
 
 def write(arm, generator, source_variables) -> None:
-  """Writes images such as an arm trains on, augmented as in its batches.
+  """Writes images such as an arm trains on, augmented but not mixed or filtered.
 
   Args:
     arm: the `arms.Arm`.
