@@ -528,6 +528,7 @@ def test_a_part_of_the_full_experiment_has_the_cells_of_the_whole(tmp_path):
     ({'grid': {'mix.source': ('noise', 'held_out')}}, 'ablation.oracles'),
     ({'arms': {'a b': {}}}, "ablation.arms['a b']"),
     ({'arms': {'real_only': {}}}, 'another arm'),
+    ({'controls': {'real_only_9_steps': {}}}, 'another arm'),  # matched to an arm
     ({'arms': {'a': {'mix.raito': 0.1}}}, 'mix.raito'),
     ({'arms': {'a': {'mix.ratio': 'much'}}}, 'mix.ratio'),
     ({'arms': {'a': {'mix.ratio': 1.5}}}, 'mix.ratio'),

@@ -359,7 +359,7 @@ def _validate_arms(base, spec):
       where = f'ablation.{group}[{name!r}]'
       if not re.fullmatch(r'[\w.+=-]{1,60}', name):
         raise ConfigError(f'{where}: a name may only have letters, digits and _.+=-.')
-      if name in taken:
+      if name in taken or re.fullmatch(f'({"|".join(CONTROLS)})_\\d+_steps', name):
         raise ConfigError(f'{where}: there is another arm of that name; rename one.')
       for field, value in fields.items():
         _check_field(base, field, value, where)
