@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 
 import gan_aug_jax
-from gan_aug_jax import cli
+from gan_aug_jax import cli, config as config_lib
 from gan_aug_jax.data import datasets
 from gan_aug_jax.errors import CheckpointError
+from gan_aug_jax.experiment import workers
 from gan_aug_jax.generators import external, family, fitted, vae, warps
-from gan_aug_jax.training import files
+from gan_aug_jax.step import sharding
+from gan_aug_jax.training import files, workdir as workdir_lib
 from gan_aug_jax.training.spec import Training
 from tests import tiny
 from tests.test_run import _toy_source, CONFIG
@@ -304,6 +306,23 @@ def test_other_code_is_refused_and_costs_no_checkpoint(place, trained, capsys):
   error = capsys.readouterr().err
   assert f"The source of 'my_vae:vae' has changed since the run in '{workdir}'" in error
   assert error.count('\n') == 1 and sorted(workdir.rglob('*')) == files_before
+
+
+def test_a_finished_generator_of_other_code_is_refused_in_an_ablation(place, trained):
+  """A cell that has not begun its arm would otherwise take it as if it were today's."""
+  source, saved = place / 'my_vae.py', json.loads((trained / 'config.json').read_text())
+  layout = sharding.make_layout('jit', jax.devices()[:1])
+  session = workdir_lib.Session(
+    config_lib.from_dict(saved['config']), trained, layout, quiet=True
+  )
+  load = workers.Worker(place, layout)._load_or_train_generator
+  before = source.read_text()
+  try:
+    source.write_text(before.replace('width', 'breadth'))
+    with pytest.raises(CheckpointError, match='has changed since'):
+      load('generator', session, run=None)
+  finally:
+    source.write_text(before)
 
 
 @pytest.mark.slow  # a check of the sentence that the report opens with

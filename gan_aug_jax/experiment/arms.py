@@ -53,8 +53,11 @@ class Arm:
   def start(self) -> None:
     """Compiles the arm's programs in threads, unless it is finished."""
     if training := self.training_ahead():
-      training.start()
-      self.evaluator.start(training.state.evaluated, self.dataset.image_shape)
+      self._start(training)
+
+  def _start(self, training):
+    training.start()
+    self.evaluator.start(training.state.evaluated, self.dataset.image_shape)
 
   def operations(self) -> float:
     """Of its training, see `spec.Training.operations`; 0 as long as that is unknown."""
@@ -80,6 +83,7 @@ class Arm:
       The arm's entry in results.json.
     """
     training = self.training(generator)
+    self._start(training)  # if it could not be done before its generator was there
     # Compiled here, so that it counts as compilation and not as evaluation.
     compile_seconds = self.evaluator.compile(
       training.state.evaluated, self.dataset.image_shape

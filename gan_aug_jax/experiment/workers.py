@@ -80,12 +80,13 @@ class Worker:
       Whether it is done. If not, another worker holds one of its cells or generators.
     """
     with contextlib.ExitStack() as stack:
-      for cell in self._unfinished(unit):
+      locked = self._unfinished(unit)
+      for cell in locked:
         if not stack.enter_context(locks.try_lock(cell.directory(self._workdir))):
           return False
       ready = []
       # Looked up again: others may have finished some before the locks were ours.
-      for cell in self._unfinished(unit):
+      for cell in self._unfinished(locked):
         directory = cell.directory(self._workdir)
         (directory / 'failed.json').unlink(missing_ok=True)
         with _failure_written(directory):
@@ -127,6 +128,7 @@ class Worker:
 
   def _load_or_train_generator(self, name, session, run):
     """The generator of a cell, or None while another worker trains it."""
+    workdir_lib.check_config(session)  # a finished one is not claimed again
     written = ('result.json', 'samples.npz')
     if all(session.generator_path(name).exists() for name in written):
       with contextlib.suppress(CheckpointError):
@@ -153,7 +155,7 @@ class Worker:
     names, seed_runs = [cell.name for cell, _ in ready], [one for _, one in ready]
     for name in names:
       progress.say(f'Cell {name}')
-    with progress.part(*names):
+    with programs.ahead(), progress.part(*names):
       self._train_together(names, seed_runs)
       for cell, seed_run in ready:
         with _failure_written(cell.directory(self._workdir)):
