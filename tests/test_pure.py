@@ -18,6 +18,7 @@ from gan_aug_jax.step import (
   classifier,
   classifier_state,
   device_data,
+  gan,
   losses,
   plans,
   rng,
@@ -181,8 +182,6 @@ def test_dropout_mask_belongs_to_the_example():
 
 def test_frozen_statistics_belong_to_the_averaged_weights(toy):
   """Sampling with them equals, on average, normalising by the batch itself."""
-  from gan_aug_jax.step import gan
-
   where = tiny.layout('jit', 1)
   module = tiny.generators.build_generator(
     'dcgan', image_shape=tiny.SHAPE, num_classes=tiny.CLASSES, width=8
@@ -203,6 +202,33 @@ def test_frozen_statistics_belong_to_the_averaged_weights(toy):
   )(variables)
   error = lambda images: float(jnp.sqrt(jnp.mean((images - by_batch) ** 2)))
   assert error(frozen) < 0.05 * float(jnp.std(by_batch)) < error(stale)
+
+
+def test_frozen_statistics_are_of_classes_as_frequent_as_in_training():
+  class OfLabels(nn.Module):
+    """Its batch statistics are the shares of the classes."""
+
+    @nn.compact
+    def __call__(self, latents, labels, *, train):
+      one_hot = jax.nn.one_hot(labels, tiny.CLASSES)
+      return nn.BatchNorm(use_running_average=not train, momentum=0.9)(one_hot)
+
+  module, probs = OfLabels(), np.array([0.7, 0.2, 0.1])
+  variables = module.init(
+    jax.random.key(0), jnp.zeros((1, 1)), jnp.zeros(1, int), train=False
+  )
+  shares = {}
+  for name, given in (('equal', None), ('given', probs)):
+    measure = gan.make_measure(
+      module, latent_dim=1, num_classes=tiny.CLASSES, class_probs=given
+    )
+    measured = variables
+    for number in range(64):
+      measured = measure(measured, number, 0)
+    shares[name] = measured['batch_stats']['BatchNorm_0']['mean']
+  # The average of about 20 batches of 64, with a deviation of 0.013.
+  np.testing.assert_allclose(shares['given'], probs, atol=0.05)
+  np.testing.assert_allclose(shares['equal'], 1 / 3, atol=0.01)
 
 
 def test_plan_rounds_to_the_nearest_image():

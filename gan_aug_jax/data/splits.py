@@ -153,6 +153,7 @@ class Dataset:
       num_val=len(self.val),
       num_test=len(self.test),
       num_skipped=len(self.skipped),
+      class_counts=tuple(self.train.class_counts(self.num_classes).tolist()),
       val_fingerprint=self.val.fingerprint,
       test_fingerprint=self.test.fingerprint,
       bit_depth=self.bit_depth,

@@ -26,7 +26,7 @@ class Setting:
 
   Attributes:
     info: `DataFacts` of the images: `image_shape` (H, W, C), `class_names`,
-      `num_classes`, and the `fingerprint` of the training images.
+      `num_classes`, `class_counts`, and the `fingerprint` of the training images.
     layout: where steps run.
     num_steps: length of the training.
     batch_size: real images per update.

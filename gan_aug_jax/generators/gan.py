@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import functools
 
+import numpy as np
 import optax
 
 from gan_aug_jax.generators.family import Family, Setting
@@ -82,11 +83,17 @@ def build(
       build_generator(dtype=setting.dtype),
       latent_dim=latent_dim,
       num_classes=setting.num_classes,
+      class_probs=_class_probs(setting.info.class_counts),
     ),
     discriminator_logits=sampling.make_discriminator_logits(
       build_discriminator(dtype=setting.frozen_dtype)
     ),
   )
+
+
+def _class_probs(counts):
+  """The share of each class, or None for equal ones."""
+  return None if len(set(counts)) < 2 else np.asarray(counts) / sum(counts)
 
 
 def freeze(state: gan.GanState) -> dict:

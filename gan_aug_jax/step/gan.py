@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gan_aug_jax.step import device_data, losses, rng, sampling
+from gan_aug_jax.step import class_labels, device_data, losses, rng, sampling
 from gan_aug_jax.step.averages import update_average
 from gan_aug_jax.step.device_data import RealExamples
 from gan_aug_jax.step.rng import StepKeys
@@ -365,16 +365,22 @@ def _apply(tx, grads, opt_state, params):
 
 
 def make_measure(
-  generator: nn.Module, *, latent_dim: int, num_classes: int, batch_size: int = 64
+  generator: nn.Module,
+  *,
+  latent_dim: int,
+  num_classes: int,
+  class_probs: np.ndarray | None = None,
+  batch_size: int = 64,
 ) -> Callable:
   """Returns what measures the batch statistics of a frozen generator on one batch.
 
   The running statistics of training belong to the raw weights. The averaged weights get
-  their own, measured on fresh latents with all labels in turn: the "standing statistics"
-  of Brock et al. 2018 (arXiv 1809.11096), section 3.1.
+  their own, measured on fresh latents, and on labels as frequent as in training: the
+  "standing statistics" of Brock et al. 2018 (arXiv 1809.11096), section 3.1.
 
   Args:
     generator: linen module without a mapped axis.
+    class_probs: share of each class in training [num_classes]; None for equal ones.
     batch_size: images per step to measure on.
 
   Returns:
@@ -386,8 +392,12 @@ def make_measure(
     number = batch * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
     keys = rng.example_keys(rng.stream_key(seed, 'gan_statistics'), number)
     latents = sampling.draw_latents(keys, (latent_dim,))
+    labels = number % num_classes
+    if class_probs is not None:
+      label_keys = rng.fold_keys(keys, 1)
+      labels = class_labels.draw_labels(label_keys, num_classes, class_probs)
     _, updated = generator.apply(
-      variables, latents, number % num_classes, train=True, mutable=['batch_stats']
+      variables, latents, labels, train=True, mutable=['batch_stats']
     )
     return {'batch_stats': {}, **variables, **updated}
 
