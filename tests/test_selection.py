@@ -61,6 +61,19 @@ def test_a_replay_of_any_training_images_is_memorised(
   assert score({}, drawn, is_only=True)['memorised'] < 0.2
 
 
+def test_frechet_compares_with_as_many_real_images_of_each_class(toy):
+  """Or a generator that draws common classes whatever the label would be closest."""
+  rare = np.r_[
+    np.flatnonzero(toy.train.labels != 1), np.flatnonzero(toy.train.labels == 1)[:2]
+  ]
+  split = toy.train.rows(rare)
+  balanced = candidates._balanced(split, 30, toy.num_classes)
+  assert np.bincount(balanced.labels).tolist() == [10] * toy.num_classes
+  known = {(x.tobytes(), y) for x, y in zip(split.images, split.labels, strict=True)}
+  pairs = zip(balanced.images, balanced.labels, strict=True)
+  assert {(x.tobytes(), y) for x, y in pairs} <= known
+
+
 @pytest.mark.parametrize(('by', 'best'), [('cas', 30), ('frechet', 20), ('last', 40)])
 def test_the_most_useful_is_kept_and_all_are_recorded(by, best):
   selection = _select(by, steps=(10, 40))

@@ -13,18 +13,19 @@ from gan_aug_jax.data.splits import Split
 from gan_aug_jax.evaluation import evaluators, fidelity, probe
 from gan_aug_jax.step import sampling
 
-# When copies are looked for: training images, which take time, so many of them at once,
-# which take memory, and images that are compared with them.
-_MOST_TRAIN, _AT_ONCE, _MOST_COMPARED = 50_000, 5000, 1000
+# When copies are looked for: training images, which take time, and images that are
+# compared with them; and numbers of the former at once, which take memory.
+_MOST_TRAIN, _MOST_COMPARED, _AT_ONCE = 50_000, 1000, 2**24
 
 
 class Scores:
   """Scores frozen generators; `scores(variables, drawn) -> {name: float}`.
 
-  The scores are 'diversity', see `fidelity.class_diversity`, and what `generator.select`
-  asks for: 'cas' and 'cas_loss', the accuracy and loss (nats) on validation images of a
-  probe trained on samples alone; or 'frechet', the distance to training images in the
-  features of a probe trained on them.
+  The scores are 'diversity', see `fidelity.class_diversity`, 'memorised', see
+  `fidelity.memorised_share`, and what `generator.select` asks for: 'cas' and 'cas_loss',
+  the accuracy and loss (nats) on validation images of a probe trained on samples alone;
+  or 'frechet', the distance to training images in the features of a probe trained on
+  them.
   """
 
   def __init__(self, session, directory, dataset, draw):
@@ -115,7 +116,8 @@ class Scores:
     flat = lambda images: np.float32(images.reshape(len(images), -1)) / 255
     train, some = self._dataset.train, flat(images.some(_MOST_COMPARED, 0).images)
     order = np.random.default_rng(0).permutation(len(train))[:_MOST_TRAIN]
-    blocks = (order[at : at + _AT_ONCE] for at in range(0, len(order), _AT_ONCE))
+    size = max(_AT_ONCE // math.prod(self._dataset.image_shape), 1)
+    blocks = (order[at : at + size] for at in range(0, len(order), size))
     distances = (fidelity.kth_distance(some, flat(train.images[at])) for at in blocks)
     return functools.reduce(np.minimum, distances)
 
@@ -156,7 +158,21 @@ class Scores:
     embed = functools.partial(
       probe.make_embed(self._session, dataset.num_classes), extractor.variables
     )
-    return embed, embed(dataset.train.some(score.num_samples, 0)).features
+    real = _balanced(dataset.train, score.num_samples, dataset.num_classes)
+    return embed, embed(real).features
+
+
+def _balanced(split, count, num_classes):
+  """About `count` of its images, of all classes alike, as those from a generator are.
+
+  Images of rare classes are repeated. With the classes as they are, a generator that
+  follows their frequencies rather than the label would be closest.
+  """
+  order = np.random.default_rng(0).permutation(len(split))
+  of_class = [order[split.labels[order] == label] for label in range(num_classes)]
+  per_class = max(count // num_classes, 1)
+  rows = [np.resize(rows, per_class) for rows in of_class if len(rows)]
+  return split.rows(np.concatenate(rows))
 
 
 def warnings(rows, candidates, num_steps, *, chosen_step=None) -> list[str]:
