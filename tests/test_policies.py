@@ -231,6 +231,17 @@ def test_hard_is_what_the_classifier_is_least_sure_of_where_the_teacher_agrees()
   assert margins[at, kept][choice].mean() < average.mean()
 
 
+def test_hard_takes_the_hardest_of_those_that_are_accepted():
+  """Or more candidates would mean fewer accepted images."""
+  accepted = [
+    _synthesize(SampleFilter(count, 'hard', 0.5))[0].accepted for count in (1, 4)
+  ]
+  assert accepted[0].sum() < accepted[1].sum()
+  made, drawn = _synthesize(SampleFilter(4, 'hard', 0.5))
+  possible = (_of_label(_ask(drawn), made.labels) >= 0.5).any(1)
+  np.testing.assert_array_equal(made.accepted, possible)
+
+
 def test_random_keeps_any_candidate():
   made, drawn = _synthesize(SampleFilter(3, 'random'))
   counts = np.bincount(_kept(made, drawn), minlength=3)

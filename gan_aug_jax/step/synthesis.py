@@ -158,7 +158,7 @@ class Synthesis:
     if self.sample_filter.is_active:
       one_hot = jax.nn.one_hot(flat, num_classes, dtype=dtype)[:, None]
       score, candidates = _assess(
-        self.sample_filter.score, candidates, flat, one_hot, self.networks, state, frozen
+        self.sample_filter, candidates, flat, one_hot, self.networks, state, frozen
       )
     elif count > 1:
       score = _random_score(keys.at('choice', slots), count, dtype)
@@ -198,25 +198,27 @@ def _candidate_keys(keys: StepKeys, slots, count):
   return jax.vmap(keys_of, out_axes=1)(jnp.arange(count, dtype=jnp.int32))
 
 
-def _assess(score, candidates, labels, one_hot, networks, state, frozen):
+def _assess(sample_filter, candidates, labels, one_hot, networks, state, frozen):
   """Scores candidates of labels [B], one-hot [B, 1, num_classes].
 
   Returns:
     The score [B, m], see `SampleFilter.score`, and the candidates with a confidence.
   """
   images = candidates.images
-  if score == 'discriminator':
+  if sample_filter.score == 'discriminator':
     logits = networks.discriminator_logits(frozen.discriminator, images, labels)
     logits = logits.astype(images.dtype)
     return logits, candidates.replace(confidence=jax.nn.sigmoid(logits))
   probs = _probs(networks.teacher, frozen.teacher, images)
   confidence = jnp.sum(probs * one_hot, -1)
   candidates = candidates.replace(confidence=confidence, teacher_probs=probs)
-  if score == 'teacher':
+  if sample_filter.score == 'teacher':
     return confidence, candidates
   own_probs = _probs(networks.classifier, state.variables, images)
   margin = jnp.sum(own_probs * one_hot, -1) - jnp.max(own_probs - 2 * one_hot, -1)
+  # The hardest of those that are accepted, or more candidates would mean fewer images.
   agrees = jnp.argmax(probs, -1) == labels[:, None]
+  agrees &= confidence >= sample_filter.min_confidence
   # A margin is at most 1, so these are at least 1: more than any confidence.
   return jnp.where(agrees, 2 - margin, confidence), candidates
 
