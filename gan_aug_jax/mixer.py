@@ -21,7 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from gan_aug_jax.errors import ConfigError
-from gan_aug_jax.generators.generator import check_labels, is_concrete
+from gan_aug_jax.generators.generator import (
+  as_if_from_0_to_1,
+  check_labels,
+  is_concrete,
+)
 from gan_aug_jax.step import batches, class_labels, plans, rng
 
 Mix = Callable[[Any, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
@@ -211,10 +215,8 @@ def _check_values(generator, images, labels):
   if is_concrete(labels) and are_integers:
     check_labels(labels, generator.num_classes, 'mix')
   are_floats = images.size and jnp.issubdtype(images.dtype, jnp.floating)
-  if is_concrete(images) and are_floats:
-    low, high = float(jnp.min(images)), float(jnp.max(images))
-    if 0 <= low < high <= 1:
-      raise ConfigError(
-        f'mix got images from {low:.3g} to {high:.3g}, as if they were in [0, 1]; it '
-        'takes images in [-1, 1]: convert them with 2 * images - 1.'
-      )
+  if is_concrete(images) and are_floats and (found := as_if_from_0_to_1(images)):
+    raise ConfigError(
+      f'mix got images {found}; it takes images in [-1, 1]: convert them with '
+      '2 * images - 1.'
+    )

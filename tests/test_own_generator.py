@@ -112,6 +112,25 @@ unjudged = gan_aug_jax.generator(
     _trained(setting), discriminator_logits=lambda v, x, y: x[..., 0, 0, 0]
   )
 )
+unit = gan_aug_jax.generator(
+  lambda setting: _trained(
+    setting, sample=lambda x, keys, y: jax.nn.sigmoid(x[y] + y[:, None, None, None])
+  )
+)
+measured = gan_aug_jax.generator(
+  lambda setting: dataclasses.replace(
+    _trained(setting), measure=lambda variables, number, seed: variables[:1]
+  )
+)
+reflowed = gan_aug_jax.generator(
+  lambda setting: gan_aug_jax.from_loss(
+    setting,
+    init=lambda key: jnp.zeros((setting.num_classes, *setting.image_shape)),
+    loss=lambda x, keys, images, y: jnp.square(x[y] - images).mean((1, 2, 3)),
+    reflow=(1, lambda x, keys, images, y, teacher: images.sum()),
+    sample=lambda x, keys, y: x[y],
+  )
+)
 joint = gan_aug_jax.generator(
   lambda setting: _trained(
     setting, sample=lambda x, keys, y: x[y] + 0.1 * len(y)
@@ -344,6 +363,9 @@ def test_a_foreign_one_is_reported(place):
     ('makers:other', (), 'of the classes 0, 1;'),
     ('makers:flat', (), 'they must be float [2, 8, 8, 1]'),
     ('makers:summed', (), 'the loss is [], not one an example'),
+    ('makers:reflowed', (), 'the loss is [], not one an example'),
+    ('makers:measured', (), "The measure of generator.family='makers:measured'"),
+    ('makers:unit', (), 'as if in [0, 1]'),
     ('makers:unnamed', (), 'must return (state, {name: scalar})'),
     ('makers:unjudged', (), "its freeze must return {'discriminator': variables}"),
     ('makers:judged', (), 'keeps no discriminator'),

@@ -15,7 +15,7 @@ import numpy as np
 from gan_aug_jax import config as config_lib, external
 from gan_aug_jax.errors import CheckpointError, ConfigError
 from gan_aug_jax.generators.family import Family, Setting
-from gan_aug_jax.generators.generator import Generator
+from gan_aug_jax.generators.generator import as_if_from_0_to_1, Generator
 from gan_aug_jax.step import device_data, rng, sampling
 from gan_aug_jax.training import files
 
@@ -111,12 +111,25 @@ def _trace(named, family, setting):
       raise TypeError('its step must return (state, {name: scalar})')
     if taken := {'step', 'step_ms'} & set(metrics):
       raise TypeError(f'{min(taken)!r} is taken; call the metric of its step otherwise')
+    if family.last_step:
+      last, _ = jax.eval_shape(family.last_step[1], state, _data(setting))
     networks = jax.eval_shape(family.freeze, state)
     kept = ['generator'] + ['discriminator'] * bool(family.discriminator_logits)
     if lacking := set(kept) - set(networks):
       raise TypeError(f'its freeze must return {{{min(lacking)!r}: variables}}, too')
     images = sampling.trace_two(family.make_sampler(), networks['generator'])
-  _check_state(named, state, after)
+    if family.measure:
+      number = np.int32(0)
+      measured = jax.eval_shape(family.measure, networks['generator'], number, number)
+    if family.discriminator_logits:
+      one_each = jax.ShapeDtypeStruct((2, 1, *images.shape[1:]), images.dtype)
+      judged = networks['discriminator'], one_each, np.zeros(2, np.int32)
+      jax.eval_shape(family.discriminator_logits, *judged)
+  _check_same(named, 'step', state, after)
+  if family.last_step:
+    _check_same(named, 'last_step', state, last)
+  if family.measure:
+    _check_same(named, 'measure', networks['generator'], measured)
   wrong = [name for name, value in metrics.items() if value.shape]
   if wrong:
     raise ConfigError(
@@ -126,12 +139,12 @@ def _trace(named, family, setting):
   _check_images(named, images, (2, *setting.image_shape))
 
 
-def _check_state(named, before, after):
+def _check_same(named, function, before, after):
   describe = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
   if describe(before) != describe(after):
     raise ConfigError(
-      f'A step of generator.family={named!r} changes the shapes or types of its state; '
-      'it must return a state like the one that it gets.'
+      f'The {function} of generator.family={named!r} changes the names, shapes or types '
+      'of what it gets; it must return the same.'
     )
 
 
@@ -177,6 +190,11 @@ def check_drawing(named: str, family: Family, variables, *, facts, path) -> None
     raise ConfigError(
       f'generator.family={named!r} draws values whose mean size is {size:.3g}; images '
       'must be in [-1, 1].'
+    )
+  if found := as_if_from_0_to_1(drawn):
+    raise ConfigError(
+      f'generator.family={named!r} draws values {found}; images must be in [-1, 1]: '
+      'return 2 * images - 1.'
     )
   if np.max(np.abs(drawn[-1] - alone[0])) > _TOLERANCE:
     raise ConfigError(

@@ -97,6 +97,13 @@ def is_concrete(array: Any) -> bool:
   return not traced and getattr(array, 'is_fully_addressable', True)
 
 
+def as_if_from_0_to_1(images: Any) -> str:
+  """'from LOW to HIGH, ...' if images look as if they were in [0, 1], not [-1, 1]."""
+  low, high = float(jnp.min(images)), float(jnp.max(images))
+  is_suspect = 0 <= low < high <= 1
+  return f'from {low:.3g} to {high:.3g}, as if in [0, 1]' if is_suspect else ''
+
+
 def check_labels(labels: Any, num_classes: int, whose: str) -> Any:
   """Checks labels, unless they are traced, and makes an array of a list.
 
