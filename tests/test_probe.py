@@ -97,11 +97,16 @@ def test_draws_are_balanced_rounded_and_belong_to_their_numbers(
   assert np.any(draw(variables, 20, seed=1).images != drawn.images[:20])
 
 
-@pytest.mark.parametrize(('num_classes', 'num_members'), [(3, 3), (10, 2), (10, 5)])
+@pytest.mark.parametrize(
+  ('num_classes', 'num_members'), [(3, 3), (10, 2), (10, 5), (2, 4)]
+)
 def test_every_generator_of_several_draws_every_class(session, num_classes, num_members):
   """Position p is of generator p mod G: classes must not follow the same beat."""
   draw = ImageSampler(
-    session, lambda _, keys, labels: jnp.zeros((len(labels), 2, 2, 1)), num_classes
+    session,
+    lambda _, keys, labels: jnp.zeros((len(labels), 2, 2, 1)),
+    num_classes,
+    num_generators=num_members,
   )
   labels = draw({}, 300).labels
   pairs = set(zip(np.arange(300) % num_members, labels.tolist(), strict=True))

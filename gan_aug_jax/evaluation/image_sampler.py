@@ -18,13 +18,17 @@ class ImageSampler:
   those of real images are.
   """
 
-  def __init__(self, session, sample: Callable, num_classes: int):
+  def __init__(
+    self, session, sample: Callable, num_classes: int, *, num_generators: int = 1
+  ):
     """Prepares the program, which is compiled at the first call, or by `start`.
 
     Args:
       sample: `(variables, keys, labels) -> images`.
+      num_generators: that take turns by position.
     """
     self._layout, self._num_classes = session.layout, num_classes
+    self._period = math.lcm(num_classes, num_generators)
 
     def draw_step(variables, seed, first):
       layout = session.layout
@@ -37,9 +41,9 @@ class ImageSampler:
     self._program = Program(draw_step, session.layout, donate=())
 
   def _labels(self, position):
-    # Shifted by one in each round. Several generators take turns by position: without the
-    # shift, the first of two would draw even classes only.
-    return (position + position // self._num_classes) % self._num_classes
+    # Shifted by one whenever the turns of classes and generators begin anew: without the
+    # shift, the first of two generators would draw even classes only.
+    return (position + position // self._period) % self._num_classes
 
   def start(self, variables) -> None:
     """Compiles in a thread, for a generator's variables or their shapes."""

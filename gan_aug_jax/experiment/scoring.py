@@ -133,12 +133,13 @@ def _hold_out(session, dataset):
 def _draw_sources(session, dataset, generator, count):
   """{name: `Split`}: real images, each generator's, those of all together, and noise."""
   family, num_classes = generator.family, dataset.num_classes
-  drawn_by = lambda sample: ImageSampler(session, sample, num_classes)
+  drawn_by = functools.partial(ImageSampler, session, num_classes=num_classes)
   draw = drawn_by(family.make_sampler())
   sources = {_REAL: dataset.train.some(count, 0)}
   sources |= {m.name: draw(m.variables, count, _SEED) for m in generator.members}
   if len(generator.members) > 1:
-    draw_all = drawn_by(frozen.of_members(session, family.make_sampler()))
+    sample_all = frozen.of_members(session, family.make_sampler())
+    draw_all = drawn_by(sample_all, num_generators=len(generator.members))
     sources['all together'] = draw_all(generator.variables, count, _SEED)
   draw_noise = drawn_by(sampling.make_noise_sampler(dataset.image_shape))
   return sources | {_NOISE: draw_noise({}, count)}

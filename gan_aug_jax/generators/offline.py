@@ -36,7 +36,8 @@ def draw_once(session, dataset, sample, variables, directory) -> np.ndarray:
   path = directory / f'offline-{digest.hexdigest()[:16]}.npz'
   images = _read(path, (dataset.num_classes, count, *dataset.image_shape))
   if not processes.all_agree(images is not None):  # all of them draw, or none does
-    draw = ImageSampler(session, sample, dataset.num_classes)
+    number = len(config_lib.members_of(session.config))
+    draw = ImageSampler(session, sample, dataset.num_classes, num_generators=number)
     images = draw.by_class(variables, count, seed)
     if jax.process_index() == 0:
       files.write_arrays(path, images=images)
