@@ -1,6 +1,6 @@
 """Which generators there are, and the one that a config asks for.
 
-Everything else treats them alike: no other module asks which one it is.
+Everything else treats them alike, but for rules about the fields of one of them.
 """
 
 from collections.abc import Callable

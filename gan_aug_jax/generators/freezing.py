@@ -38,7 +38,7 @@ class Freeze:
 
   def __call__(self, state: Any, seed: int) -> dict[str, Any]:
     scalar = self._layout.replicated_int
-    # Copies, because the next training step takes the state's buffers.
+    # Through the host, which keeps the buffers from being donated to the next step.
     copied = jax.tree.map(np.asarray, self._family.freeze(state))
     networks = self._layout.replicate(copied)
     if not self._family.measure:
