@@ -147,7 +147,18 @@ def _load_collection(monkeypatch, *parts, **options):
 @pytest.mark.parametrize(
   ('images', 'labels', 'message'),
   [
-    (np.zeros((4, 8, 8, 3), np.float32), [0, 1, 0, 1], r'float32 .*np\.rint\(255'),
+    *(
+      (np.full((4, 8, 8, 3), value), [0, 1, 0, 1], message)
+      for value, message in (
+        (0.5, r'float64 .* in \[0, 1\], use np\.rint\(255 \* images\)\.astype'),
+        (-0.5, r'in \[-1, 1\], use np\.rint\(127\.5 \* \(images \+ 1\)\)'),
+        (200.0, r'in \[0, 255\], use np\.rint\(images\)\.astype'),
+        (1e3, r'in \[1000, 1000\], so decide which values are black and white'),
+        (np.nan, 'NaN or infinite'),
+        ('x', 'numbers from 0'),
+        (1j, 'numbers from 0'),
+      )
+    ),
     (
       np.zeros((4, 8, 8, 4), np.uint8),
       [0, 1, 0, 1],
@@ -166,20 +177,20 @@ def _load_collection(monkeypatch, *parts, **options):
     (
       np.full((4, 8, 8, 1), 255),
       [0, 1, 0, 1],
-      r'int64 .*; convert them with images\.astype\(np\.uint8\)\.$',
+      r'int64 .*; as they are in \[0, 255\], use images\.astype\(np\.uint8\)\.$',
     ),
     (
       np.full((4, 8, 8, 1), -1),
       [0, 1, 0, 1],
-      r'int64 .*; they go down to -1',
+      r'int64 .*; they are in \[-1, -1\], so decide',
     ),
     (
       np.zeros((0, 8, 8, 1), np.uint8),
       [],
       r'training images .* are empty \(shape \(0, 8, 8, 1\)\); .* remove the split\.$',
     ),
-    (np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, -1], 'from -1 to 1'),
-    (np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, 2], 'from 0 to 2'),
+    (np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, -1], 'from -1 to 1; leave out'),
+    (np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, 2], 'from 0 to 2; renumber'),
     (
       np.zeros((4, 8, 8, 3), np.uint8),
       [1, 2, 1, 2],
@@ -188,7 +199,7 @@ def _load_collection(monkeypatch, *parts, **options):
     (
       np.full((4, 8, 8, 3), 4095, np.uint16),
       [0, 1, 0, 1],
-      'uint16 .*12 bits with .* / 4095',
+      r'uint16 .*in \[0, 4095\], use .* / 4095',
     ),
     (
       np.zeros((4, 8, 8, 3), np.uint8),

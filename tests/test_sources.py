@@ -178,6 +178,18 @@ def test_what_of_a_folder_is_not_used_is_noted(tmp_path, caplog):
   assert _pixels(loaded.train, loaded.val) == _make_folder(tmp_path / 'y')['train']
 
 
+@pytest.mark.parametrize('split', ['', 'train/'])
+def test_classes_that_contain_the_same_directories_are_noted(tmp_path, split):
+  names = [f'{split}fold{k}/{name}/{i}.png' for k in '12' for name in 'ab' for i in '123']
+  _stray(tmp_path / 'years', *names)
+  assert _load('folder', tmp_path / 'years').notes == (
+    "Every class of 'years' contains the same directories ('a', 'b'); if those are the "
+    'classes, set data.data_dir to the directory above them.',
+  )
+  _stray(tmp_path / 'years', f'{split}fold2/c/1.png')
+  assert not _load('folder', tmp_path / 'years').notes
+
+
 def test_splits_inside_classes_are_refused(tmp_path):
   _make_folder(tmp_path, splits=('a', 'b'), classes=('train', 'test'))
   with pytest.raises(DataError, match=r"'a' contains splits \(test, train\)"):

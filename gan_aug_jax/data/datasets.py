@@ -25,6 +25,12 @@ _SOURCES = {
 }
 # A fixed seed: every run has the same test split.
 _TEST_SEED, _TEST_FRACTION = 2026, 0.2
+# (black, white, how to scale them to 255), the narrowest range first.
+_OF_FLOATS = (
+  (0, 1, 'np.rint(255 * images)'),
+  (-1, 1, 'np.rint(127.5 * (images + 1))'),
+  (0, 255, 'np.rint(images)'),
+)
 
 
 def load_dataset(
@@ -250,15 +256,22 @@ def _conversion(images):
     if len(shape) == 4 and shape[-1] == 4:
       return 'drop the alpha channel with images[..., :3]'
     return 'give them that shape'
-  if dtype.kind not in 'iu':
-    return 'convert floats in [0, 1] with np.rint(255 * images).astype(np.uint8)'
-  if images.min() < 0:
-    return f'they go down to {images.min()}, so say what is black and white first'
-  if images.max() <= 255:
-    return 'convert them with images.astype(np.uint8)'
-  bits = 12 if images.max() < 4096 else int(images.max()).bit_length()
-  white = 2**bits - 1
-  return f'convert {bits} bits with np.rint(255 * (images / {white})).astype(np.uint8)'
+  if dtype.kind not in 'biuf':
+    return 'give them as numbers from 0 (black) to 255 (white)'
+  low, high = images.min(), images.max()
+  if not np.isfinite([low, high]).all():
+    return 'correct those values first that are NaN or infinite'
+  scales = _OF_FLOATS
+  if dtype.kind in 'iu':
+    white = 2 ** max(12, int(high).bit_length()) - 1
+    scales = ((0, 255, 'images'), (0, white, f'np.rint(255 * (images / {white}))'))
+  for black, white, convert in scales:
+    if black <= low and high <= white:
+      return f'as they are in [{black}, {white}], use {convert}.astype(np.uint8)'
+  return (
+    f'they are in [{low:g}, {high:g}], so decide which values are black and white, and '
+    'rescale'
+  )
 
 
 def _check_labels(which, split, num_classes):
@@ -275,10 +288,12 @@ def _check_labels(which, split, num_classes):
       'each label.'
     )
   if low < 0 or high >= num_classes:
+    advice = 'renumber them, alike in all splits'
+    if low < 0:
+      advice = 'leave out images without a label, which often have -1'
     raise DataError(
       f'{which} must be class numbers from 0 to {num_classes - 1} without a gap, but are '
-      f'from {low} to {high} (-1 often means unlabelled); choose images that are all '
-      'labelled.'
+      f'from {low} to {high}; {advice}.'
     )
 
 

@@ -30,8 +30,10 @@ def load(request: Request) -> Collection:
     labels = np.repeat(np.arange(len(by_class)), [*map(len, by_class.values())])
     paths = [os.path.join(root, name) for name in names]
     splits[split] = image_files.ImageFiles(names, paths, labels)
-  unused = _unused(request.title, root, places)
-  return image_files.read_collection(request, list(found['train']), splits, unused)
+  depth = _depth(places['train'], root)
+  inner = [_inner_directories(files, depth) for files in found['train'].values()]
+  remarks = _unused(request.title, root, places) + notes.nested(request.title, inner)
+  return image_files.read_collection(request, list(found['train']), splits, remarks)
 
 
 def refuse_inside(root: str, path: str) -> None:
@@ -42,7 +44,7 @@ def refuse_inside(root: str, path: str) -> None:
       two splits, those that are none.
   """
   root, path = os.path.realpath(root), os.path.realpath(path)
-  if not pathlib.PurePath(path).is_relative_to(root):
+  if not (os.path.isdir(root) and pathlib.PurePath(path).is_relative_to(root)):
     return
   parts = os.path.relpath(path, root).split(os.sep)
   is_hidden = any(part.startswith('.') for part in parts if part != '.')
@@ -113,14 +115,22 @@ def _find_classes(place, root):
       )
     spelt[class_name] = name
     found[class_name] = image_files.find(os.path.join(place, name), root)
-    _refuse_inner_splits(name, found[class_name], os.path.relpath(place, root))
+    _refuse_inner_splits(name, _inner_directories(found[class_name], _depth(place, root)))
   return {name: found[name] for name in sorted(found)}
 
 
-def _refuse_inner_splits(class_name, files, place):
+def _depth(place, root):
+  """Of the directories in a class, whose images have names relative to the root."""
+  return 1 if place == root else 2
+
+
+def _inner_directories(files, depth):
+  """Names of the directories with images in the directory of a class."""
+  return {name.split('/')[depth] for name in files if name.count('/') > depth}
+
+
+def _refuse_inner_splits(class_name, inner):
   """Refuses CLASS/train/ and CLASS/test/, whose images would be thrown together."""
-  depth = 1 if place == '.' else 2
-  inner = {name.split('/')[depth] for name in files if name.count('/') > depth}
   if len({split_names.split_of(name) for name in inner} - {None}) > 1:
     raise DataError(
       f'Class {class_name!r} contains splits ({", ".join(sorted(inner))}); put the '

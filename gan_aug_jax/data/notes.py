@@ -40,6 +40,25 @@ def unused(kind: str, where: str, names: Iterable[str]) -> list[str]:
   )
 
 
+def nested(where: str, inner: Sequence[set[str]]) -> list[str]:
+  """Says that the classes of a folder seem to be one level deeper, as in folds of data.
+
+  Args:
+    inner: names of the directories in the directory of each class.
+
+  Returns:
+    One sentence, or none.
+  """
+  names = sorted(map(repr, inner[0]))
+  if len(names) < 2 or any(others != inner[0] for others in inner):
+    return []
+  return [
+    f'Every class of {where!r} contains the same directories '
+    f'({list_some(names, len(names))}); if those are the classes, set data.data_dir to '
+    'the directory above them.'
+  ]
+
+
 def bit_depth(where: str, depth: int | None) -> list[str]:
   """Says which value is white if files of 16 bits or more do not use them all.
 
