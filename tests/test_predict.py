@@ -174,6 +174,19 @@ def test_the_best_arm_on_validation_images_is_taken(finished, tmp_path, capsys):
   )
 
 
+def test_validation_images_that_were_trained_on_choose_no_arm(finished, tmp_path, capsys):
+  workdir = shutil.copytree(finished[0], tmp_path / 'run')
+  run_info = json.loads((workdir / 'config.json').read_text())
+  run_info['config']['data']['train_on_val'] = True
+  (workdir / 'config.json').write_text(json.dumps(run_info))
+  image = next((finished[1] / 'test' / 'b').iterdir())
+  flags = [f'--workdir={workdir}', f'--images={image}']
+  said = _refused(capsys, 2, 'predict', *flags)
+  assert said.endswith('choose one with --arm: real_only, real_classical.')
+  _predict(workdir, image, '--arm=real_only')
+  assert capsys.readouterr().out.startswith("Classified 1 image with 'real_only': ")
+
+
 def test_unreadable_files_are_named_and_odd_names_kept(finished, tmp_path, capsys):
   image = next((finished[1] / 'test' / 'c').iterdir())
   names = ['a,"b".png', 'line\nbreak.png', os.fsdecode(b'\xff.png')]
@@ -204,6 +217,7 @@ def test_what_cannot_be_predicted_is_one_sentence(finished, tmp_path, capsys):
     (2, [here, images, f'--output={picture}'], 'must be a .csv file'),
     (3, [here, images, f'--output={tmp_path / "file" / "x.csv"}'], 'cannot be written'),
     (3, [here, f'--images={tmp_path / "none"}'], 'does not exist'),
+    (3, [here, '--images=/dev/null'], 'is neither an image nor a folder'),
     (3, [here, f'--images={workdir / "arms/real_only/checkpoints"}'], 'holds no images'),
     (3, [f'--workdir={tmp_path / "none"}', images], 'must name an existing run'),
   ]

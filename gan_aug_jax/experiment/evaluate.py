@@ -10,7 +10,28 @@ from gan_aug_jax.evaluation import evaluators
 from gan_aug_jax.experiment import arms, recipe, schedule
 from gan_aug_jax.step import classifier_state
 from gan_aug_jax.training import checkpoint
-from gan_aug_jax.training.files import read_json_or_none
+
+
+def finished_arms(session, name='') -> dict[str, dict]:
+  """Returns {arm: its result.json} of the finished arms of a workdir.
+
+  Args:
+    name: of an arm that must be among them; empty if any will do.
+
+  Raises:
+    CheckpointError: if that arm, or every arm, is not finished.
+  """
+  results = {
+    arm: result
+    for arm in session.config.arms
+    if (result := arms.finished_result(session.path('arms', arm)))
+  }
+  if not results or (name and name not in results):
+    which = f'trained classifier {name!r}' if name else 'trained classifier'
+    raise CheckpointError(
+      f'There is no {which} in {str(session.workdir)!r}; run or train-classifier first.'
+    )
+  return results
 
 
 def restore_arm(session, name, facts: DataFacts) -> classifier_state.ClassifierState:
@@ -53,18 +74,10 @@ def evaluate_arms(session, dataset) -> dict:
     splits['test'] = dataset.test
   evaluate = evaluators.Evaluator(session, model, largest=max(map(len, splits.values())))
   scores = {}
-  for name in session.config.arms:
-    result = read_json_or_none(session.path('arms', name, 'result.json'))
-    if not result:
-      continue
+  for name, result in finished_arms(session).items():
     arms.check_images(session.path('arms', name), result, dataset.facts)
     state = restore_arm(session, name, dataset.facts)
     scores[name] = {
       split: evaluate(state.evaluated, rows) for split, rows in splits.items()
     }
-  if not scores:
-    raise CheckpointError(
-      f'There is no trained classifier in {str(session.workdir)!r}; run or '
-      'train-classifier first.'
-    )
   return scores

@@ -11,40 +11,43 @@ import numpy as np
 import scipy.special
 
 from gan_aug_jax.data import image_files, notes
-from gan_aug_jax.errors import CheckpointError, ConfigError, DataError
+from gan_aug_jax.errors import ConfigError, DataError
 from gan_aug_jax.evaluation import evaluators
 from gan_aug_jax.experiment import evaluate, recipe
 from gan_aug_jax.training import files
+from gan_aug_jax.training.progress import format_percent
 
 
-def choose_arm(session, name='') -> tuple[str, float, int]:
+def choose_arm(session, name='') -> tuple[str, str]:
   """Chooses the arm to predict with.
 
   Args:
     name: of the arm; empty for the best one on the validation images.
 
   Returns:
-    `(name, validation accuracy, number of finished arms)`.
+    `(name, what to say after it)`: how it was chosen, and its validation accuracy.
 
   Raises:
-    ConfigError: if the run has no such arm.
+    ConfigError: if the run has no such arm, or trained on its validation images, which
+      then cannot choose one of several.
     CheckpointError: if that arm, or every arm, is not finished.
   """
   names = session.config.arms
   if name and name not in names:
     raise ConfigError(f'--arm={name} must be an arm of the run: {", ".join(names)}.')
-  accuracy = {}
-  for arm in names:
-    result = files.read_json_or_none(session.path('arms', arm, 'result.json')) or {}
-    if 'val_accuracy' in result:
-      accuracy[arm] = result['val_accuracy']
-  if not accuracy or (name and name not in accuracy):
-    which = f'trained classifier {name!r}' if name else 'trained classifier'
-    raise CheckpointError(
-      f'There is no {which} in {str(session.workdir)!r}; run or train-classifier first.'
-    )
+  results = evaluate.finished_arms(session, name)
+  if session.config.data.train_on_val:
+    if not name and len(results) > 1:
+      raise ConfigError(
+        'The run trained on its validation images, so they cannot say which arm is best; '
+        f'choose one with --arm: {", ".join(results)}.'
+      )
+    return name or next(iter(results)), ''
+  accuracy = {arm: result['val_accuracy'] for arm, result in results.items()}
+  best = '' if name else f', the best of {len(results)}'
   name = name or max(accuracy, key=accuracy.get)
-  return name, accuracy[name], len(accuracy)
+  shown = format_percent(accuracy[name], 2)
+  return name, f'{best} ({shown} accuracy on validation images)'
 
 
 def label_images(session, facts, images, *, arm, output) -> tuple[int, dict[str, str]]:
@@ -96,7 +99,7 @@ def label_images(session, facts, images, *, arm, output) -> tuple[int, dict[str,
       table.writerow([chunk[i], class_names[best], *numbers])
   if len(unreadable) == len(names):
     described = image_files.describe_bad(unreadable, len(names))
-    raise DataError(f'{described}; give other --images.')
+    raise DataError(f'{described}; choose a different file or folder for --images.')
   # File names may hold any bytes.
   files.write_atomically(output, text.getvalue().encode('utf-8', 'surrogateescape'))
   return len(names) - len(unreadable), unreadable
@@ -124,7 +127,9 @@ def _find_images(images):
   if os.path.isfile(images):
     return '', [images]
   if not os.path.isdir(images):
-    raise DataError(f'--images={images} does not exist; name an image or a folder.')
+    exists = os.path.exists(images)
+    problem = 'is neither an image nor a folder' if exists else 'does not exist'
+    raise DataError(f'--images={images} {problem}; name an image file or a folder.')
   names = image_files.find(images, images)
   if not names:
     raise DataError(
