@@ -10,6 +10,7 @@ import errno
 import functools
 import hashlib
 import importlib.machinery
+import io
 import json
 import os
 import pathlib
@@ -31,7 +32,7 @@ from gan_aug_jax.cli import parsing
 from gan_aug_jax.config import validation
 from gan_aug_jax.data import datasets
 from gan_aug_jax.errors import ConfigError, DataError
-from gan_aug_jax.training import devices, locks, signals
+from gan_aug_jax.training import devices, locks, signals, tracing
 from tests.conftest import make_dataset
 
 # Of the classes of the dataset; what becomes of them is in `test_trust.py`.
@@ -481,6 +482,11 @@ DATA = {
     "folder/runs' is inside data.data_dir=",
     lambda place: _inside_grid(place),
   ),
+  'workdir inside a folder that is not there': (
+    3,
+    "new' does not exist; it must contain",
+    _run('--config.data.name=folder', '--config.data.data_dir={place.new}'),
+  ),
   'file that is no image': (
     3,
     "'cat/0.png' (not an image)",
@@ -543,6 +549,11 @@ def _harmed(command, harm, *flags):
     return _given(command, *needs, _DONE, *flags)(place)
 
   return row
+
+
+def _cut_predictions(place):
+  for path in place.done.glob('arms/*/predictions.npz'):
+    np.savez(path, **{name: rows[:5] for name, rows in np.load(path).items()})
 
 
 def _nothing(_):
@@ -619,9 +630,14 @@ WORKDIR = {
     'gan.width (8 there, 16 now)',
     _harmed('run', _nothing, '--config.gan.width=16'),
   ),
+  'dry run of another model': (
+    3,
+    'gan.width (8 there, 16 now)',
+    _harmed('run', _nothing, '--config.gan.width=16', '--dry-run'),
+  ),
   'run of another dataset': (
     3,
-    'other training images',
+    "was run with different training images than 'toy",
     _harmed('run', _edit('config.json', data__fingerprint='0')),
   ),
   'evaluation of other validation images': (
@@ -729,6 +745,11 @@ WORKDIR = {
     'does not fit this version',
     _harmed('run', _edit('config.json', config__gan__width='x')),
   ),
+  'config.json without a group': (
+    3,
+    "has no group 'data'",
+    _harmed('report', _edit('config.json', config={})),
+  ),
   'config.json of huge images': (
     3,
     'config.json',
@@ -738,6 +759,16 @@ WORKDIR = {
     3,
     'config.json',
     _harmed('report', _edit('config.json', data__class_names=[1, 2, 3])),
+  ),
+  'config.json without classes': (
+    3,
+    'config.json',
+    _harmed('run', _edit('config.json', data__class_names=[])),
+  ),
+  'config.json of classes in a text': (
+    3,
+    'config.json',
+    _harmed('sample', _edit('config.json', data__class_names='abc')),
   ),
   'results of another kind': (
     3,
@@ -753,6 +784,16 @@ WORKDIR = {
     3,
     'results.json',
     _harmed('report', _edit('results.json', generator=3)),
+  ),
+  'results without a device': (
+    3,
+    'results.json',
+    _harmed('report', _write('results.json', lambda x: x.replace(b'"device"', b'"x"'))),
+  ),
+  'predictions that are cut': (
+    3,
+    "predictions.npz' is missing or damaged",
+    _harmed('report', _cut_predictions),
   ),
   'predictions that are a pickle': (
     3,
@@ -858,6 +899,24 @@ def test_arms_before_the_gan_are_refused_before_they_are_announced(place, capfd)
   arguments = _run(command='train-classifier')(place)
   assert cli.main(['gan_aug_jax', *arguments]) == 3
   assert capfd.readouterr().out == ''
+
+
+@pytest.mark.usefixtures('no_pictures')
+def test_names_that_the_output_cannot_encode_are_escaped(place, monkeypatch):
+  (place.root / 'кот').symlink_to(place.done)
+  output = io.BytesIO()
+  monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(output, 'latin-1'))
+  assert cli.main(['gan_aug_jax', 'report', f'--workdir={place.root}/кот']) == 0
+  sys.stdout.flush()
+  assert b'\\u043a\\u043e\\u0442/report.html' in output.getvalue()
+
+
+def test_steps_of_which_none_is_traced_are_said(tmp_path, capsys):
+  with tracing.Tracer('100:110', tmp_path) as tracer:
+    for step in range(4):
+      tracer.annotate(step, step + 1, None)
+  said = 'steps 0 to 3 were taken, and profile.steps asks for 100 to 110.\n'
+  assert capsys.readouterr().out == f'No trace in {tmp_path}: {said}'
 
 
 def test_debug_shows_the_traceback(place):
@@ -991,6 +1050,16 @@ def test_switches_that_cannot_work_are_named(place, name, value, code):
   assert process.returncode == code, process.stderr
   assert name.lower() in process.stderr.lower() and process.stderr.count('\n') == 1
   assert not place.new.exists()
+
+
+def test_the_figures_of_a_notebook_are_not_those_of_a_command(place):
+  """In a process of its own, as Matplotlib reads its environment once."""
+  command = [sys.executable, '-m', 'gan_aug_jax', 'report', f'--workdir={place.new}']
+  environment = os.environ | {'MPLBACKEND': 'nowhere'}
+  process = subprocess.run(
+    command, capture_output=True, text=True, cwd=ROOT, env=environment
+  )
+  assert process.stderr.startswith(f"gan_aug_jax: There is no '{place.new}'")
 
 
 def test_without_a_home_there_is_no_cache(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import re
 import pytest
 
 from gan_aug_jax import config
-from gan_aug_jax.cli import parsing
+from gan_aug_jax.cli import help as help_pages, parsing
 from gan_aug_jax.config import fields as fields_lib, renamed, suggestions, validation
 from gan_aug_jax.errors import ConfigError
 from gan_aug_jax.generators import families, selection
@@ -82,6 +82,7 @@ BAD = {
   'steps_per_call': -5,
   'precision': 'float16',
   'arms': ('real_only', 'augmentd'),
+  'data.data_dir': None,
   'data.image_size': 4,
   'data.label_budget': 1,
   'data.val_fraction': 1.0,
@@ -231,6 +232,10 @@ def test_bad_values_are_named(field, value):
       'which one drew an image',
     ),
     (
+      {'mix.ratio': 0.01, 'generator.checkpoints': ('seed:1', 'seed:2')},
+      'names 2 generators for 1 synthetic images',
+    ),
+    (
       {'classifier.budget': 'exposure', 'filter.min_confidence': 0.5},
       "choose filter.on_reject='drop'",
     ),
@@ -287,7 +292,27 @@ def test_every_default_is_allowed_and_every_field_says_what_depends_on_it():
   known = {'run', 'generator', 'synthesis', 'classifier', 'cadence', 'nothing'}
   for name, field in fields_lib.FIELDS.items():
     assert field.doc and field.affects in known, name
-    assert not field.rule or field.rule.allows(field.default), name
+    assert field.accepts(field.default) and not field.accepts(None), name
+    assert field.accepts(True) == isinstance(field.default, bool), name
+  assert fields_lib.FIELDS['mix.ratio'].accepts(1)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'named'),
+  [
+    ({'seeds': None}, 'ablation.seeds=None must be a tuple'),
+    ({'arms': None}, 'ablation.arms=None must be a dict'),
+    ({'arms': {0.2: {}}}, 'ablation.arms: the name 0.2 must be a string'),
+    ({'grid': {5: (1, 2)}}, 'ablation.grid: the name 5 must be a string'),
+    ({'arms': {'x': 3}}, "ablation.arms['x'] must be a dict of fields"),
+    ({'arms': {'x': {5: 1}}}, "ablation.arms['x']: the name 5 must be a string"),
+    ({'arms': {'x': {'arms': None}}}, "ablation.arms['x']: arms=None must be some of"),
+  ],
+)
+def test_an_ablation_of_other_types_is_refused(fields, named):
+  added = config.add_ablation(config.default(), **fields)
+  with pytest.raises(ConfigError, match=re.escape(named)):
+    config.renew_ablation(added.ablation)
 
 
 def test_old_names_lead_to_fields_that_exist():
@@ -376,6 +401,11 @@ def test_a_colon_in_the_path_of_a_config_file_begins_no_variant(tmp_path, name):
   assert parsing.parse('run', flags).config.expected_duration == variant[1:]
 
 
+def test_a_default_of_0_is_shown():
+  page = help_pages.page_of('sample', parsing.define('sample'))
+  assert 'Default: 0.' in page and page.count('Default') == 1
+
+
 def test_negative_numbers_are_no_flags():
   flags = ['', '--config=configs/mnist5k.py', '--workdir=w']
   flags += ['--config.data.seed', '-1', '--config.generator.seed', '-1']
@@ -449,7 +479,8 @@ def test_configs_of_older_versions_are_read_under_the_new_names():
   assert (read.generator.num_steps, read.generator.select) == (9, 'last')
   assert config.precision_of(read, 'frozen') == 'bfloat16'
   assert read.classifier.save_every_steps == read.generator.save_every_steps == 7
-  assert config.from_dict({'generator': {'external': ''}}).generator.family == 'gan'
+  saved = config.default().to_dict() | {'generator': {'external': ''}}
+  assert config.from_dict(saved).generator.family == 'gan'
 
 
 def test_choices_are_those_that_can_be_built():

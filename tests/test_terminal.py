@@ -163,7 +163,7 @@ def test_a_reader_that_leaves_is_no_traceback(copy):
     command, stdout=write, stderr=subprocess.PIPE, text=True, cwd=ROOT
   )
   os.close(write)
-  closed = 'gan_aug_jax: The output was closed; run the same command to resume.\n'
+  closed = 'gan_aug_jax: The output was closed early; run the same command again.\n'
   assert (process.returncode, process.stderr) in [(0, ''), (3, closed)]
 
 

@@ -35,7 +35,7 @@ from gan_aug_jax.training import (
   signals,
   workdir as workdir_lib,
 )
-from gan_aug_jax.training.progress import format_count, format_percent
+from gan_aug_jax.training.progress import format_count
 
 
 def _start(config, workdir):
@@ -97,6 +97,7 @@ def _train(flags, *, generator, classifiers):
     dataset = runs.load_data(config)
   signals.check()
   if 'dry-run' in flags and flags['dry-run'].value:
+    workdir_lib.check(session, dataset)
     _print_plan(runs.Run(session, dataset, arms=classifiers))
     waiting = 'counting operations and timing two steps'
     with progress.waiting(waiting, quiet=session.is_silent):
@@ -161,17 +162,13 @@ def _predict(flags):
   if not flags.images:
     raise ConfigError('--images is missing; name an image or a folder of images.')
   session, run = _reopen(flags, needs=CLASSIFIER)
-  arm, accuracy, count = predict.choose_arm(session, flags.arm)
+  arm, chosen = predict.choose_arm(session, flags.arm)
   output = flags.output or session.path('predictions.csv')
   _check_new_directory(session.config, os.path.dirname(output))
   labelled, bad = predict.label_images(
     session, DataFacts.from_json(run['data']), flags.images, arm=arm, output=output
   )
-  best = '' if flags.arm else f', the best of {count}'
-  print(
-    f'Classified {format_count(labelled, "image")} with {arm!r}{best} '
-    f'({format_percent(accuracy, 2)} accuracy on validation images): {output}'
-  )
+  print(f'Classified {format_count(labelled, "image")} with {arm!r}{chosen}: {output}')
   if bad:
     print(f'Skipped: {image_files.describe_bad(bad, labelled + len(bad))}.')
 

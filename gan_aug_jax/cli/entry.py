@@ -26,6 +26,10 @@ def main(argv: list[str] | None = None) -> int:
   for name in {'XDG_CACHE_HOME', 'XDG_CONFIG_HOME'} & set(os.environ):
     # Matplotlib would make a directory of the name ~.
     os.environ[name] = os.path.expanduser(os.environ[name])
+  if ends:  # a notebook sets its own for all it starts, and it may be missing here
+    os.environ['MPLBACKEND'] = 'agg'
+  if hasattr(sys.stdout, 'reconfigure'):  # or names that it cannot encode end a run
+    sys.stdout.reconfigure(errors='backslashreplace')
   try:
     with signals.watched(), logs.shown(_asks('verbose', argv), to_the_end=ends):
       _dispatch(argv)
@@ -62,7 +66,7 @@ def _as_user_error(error):
   if isinstance(error, BrokenPipeError):
     # Python would otherwise report on exit that it cannot flush the output.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return MachineError('The output was closed; run the same command to resume.')
+    return MachineError('The output was closed early; run the same command again.')
   if isinstance(error, OSError) and error.strerror:
     where = f' for {error.filename!r}' if error.filename else ''
     return MachineError(

@@ -169,13 +169,13 @@ def page_of(command: str, values: flags.FlagValues) -> str:
       'fields of one group, and docs/config.md has them all.',
     ]
   elif command != 'fields':
-    lines.append('The config is that of the workdir.')
+    lines.append('The config is read from the workdir.')
   return '\n'.join(lines).rstrip()
 
 
 def _describe_flag(flag):
-  default = f' Default: {flag.default}.' if flag.default not in (None, '', False) else ''
-  return f'{flag.help}{default}'
+  has_default = flag.default not in (None, '') and flag.default is not False
+  return f'{flag.help} Default: {flag.default}.' if has_default else flag.help
 
 
 def _example(command, text):

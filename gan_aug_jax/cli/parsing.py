@@ -172,7 +172,8 @@ def define(command: str) -> flags.FlagValues:
   values = flags.FlagValues()
   define_string = functools.partial(flags.DEFINE_string, flag_values=values)
   define_bool = functools.partial(flags.DEFINE_bool, default=False, flag_values=values)
-  define_string('workdir', None, 'Directory of the run, or of the ablation.')
+  kind = 'ablation' if command == 'ablate' else 'run'
+  define_string('workdir', None, f'Directory of the {kind}.')
   define_bool('debug', help='Show the traceback of an error.')
   define_bool('verbose', help='Show the logs of dependencies.')
   if command in ('evaluate', 'sample', 'score', 'predict', 'export'):

@@ -8,6 +8,9 @@ import ml_collections
 from gan_aug_jax.config import fields as fields_lib, renamed
 from gan_aug_jax.errors import CheckpointError, ConfigError
 
+# Of a run by any version; the others were added later, and may be missing.
+_FIRST_GROUPS = ('data', 'gan', 'classifier', 'mix', 'augment', 'log')
+
 
 class _Config(ml_collections.ConfigDict):
   """A config, or a group of one, in which an old name of a field stands for the new one.
@@ -85,19 +88,11 @@ def renew_ablation(spec: ml_collections.ConfigDict) -> None:
     spec: `config.ablation`; changed in place.
 
   Raises:
-    ConfigError: if it lacks a field, one is given under two names, or an arm is no dict.
+    ConfigError: if a field is missing, of the wrong type or given under two names, or if
+      an arm is no dict of fields.
   """
-  if lacking := set(ablation()) - set(spec):
-    raise ConfigError(
-      f'config.ablation lacks {min(lacking)!r}; start from gan_aug_jax.config.ablation().'
-    )
+  _check_types(spec)
   for kind in ('arms', 'controls'):
-    for name, fields in spec[kind].items():
-      if not isinstance(fields, Mapping):
-        raise ConfigError(
-          f'ablation.{kind}: {name!r} must be a dict of fields, such as '
-          f"{{'mix.ratio': 0.5}}, not {fields!r}."
-        )
     spec[kind] = {name: renamed.accept(fields) for name, fields in spec[kind].items()}
   grid = {}
   for name, values in spec.grid.items():
@@ -109,6 +104,40 @@ def renew_ablation(spec: ml_collections.ConfigDict) -> None:
       name = new
     grid[name] = values
   spec.grid = grid
+
+
+def _check_types(spec):
+  if lacking := set(ablation()) - set(spec):
+    raise ConfigError(
+      f'config.ablation lacks {min(lacking)!r}; start from gan_aug_jax.config.ablation().'
+    )
+  for name, field in fields_lib.ABLATION_FIELDS.items():
+    if not field.accepts(spec[name]):
+      raise ConfigError(f'ablation.{name}={spec[name]!r} must be {field.allowed}.')
+  _check_names('ablation.grid', spec.grid)
+  for kind in ('arms', 'controls'):
+    _check_names(f'ablation.{kind}', spec[kind])
+    for name, fields in spec[kind].items():
+      _check_fields(f'ablation.{kind}[{name!r}]', fields)
+
+
+def _check_fields(where, fields):
+  if not isinstance(fields, Mapping):
+    raise ConfigError(
+      f"{where} must be a dict of fields, such as {{'mix.ratio': 0.5}}, not {fields!r}."
+    )
+  _check_names(where, fields)
+  for name, value in renamed.translate(fields).items():
+    field = fields_lib.FIELDS.get(name)
+    value = tuple(value) if isinstance(value, list) else value
+    if field and not field.accepts(value):
+      raise ConfigError(f'{where}: {name}={value!r} must be {field.allowed}.')
+
+
+def _check_names(where, named):
+  for name in named:
+    if not isinstance(name, str):
+      raise ConfigError(f'{where}: the name {name!r} must be a string; put it in quotes.')
 
 
 def base_of(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -137,10 +166,16 @@ def from_dict(values: dict[str, Any]) -> ml_collections.ConfigDict:
   Fields that were renamed since it was written get their new names.
 
   Raises:
-    CheckpointError: if it has other fields than `default()`, or other types.
+    CheckpointError: if it has other fields than `default()`, or other types, or lacks a
+      group that every version had.
   """
   config = default()
   try:
+    if lacking := [group for group in _FIRST_GROUPS if group not in values]:
+      raise CheckpointError(
+        f'The saved config has no group {lacking[0]!r}, so its file is damaged or is not '
+        'the config.json of a run; name another one.'
+      )
     flat = renamed.translate(dict(_flat(values)))
     if unknown := set(flat) - set(fields_lib.FIELDS):
       raise KeyError(f'it has a field {min(unknown)}')

@@ -43,6 +43,8 @@ OF_GENERATORS = {GENERATOR, SYNTHESIS}
 _MOST_FEATURES, _MOST_IMAGES, _MOST = 100_000, 1_000_000, 2**31 - 1
 _PRECISIONS = ('float32', 'bfloat16', 'float64')
 _SHAPES = ('constant', 'linear', 'cosine')
+# {type: what a field of it may be, if it has no rule}
+_KINDS = {bool: 'True or False', str: 'a string', tuple: 'a tuple', dict: 'a dict'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +78,20 @@ class Field:
   affects: str = RUN
   when: str = ''
 
+  @property
+  def allowed(self) -> str:
+    """Completes the sentence "FIELD=VALUE must be ..."."""
+    return self.rule.text if self.rule else _KINDS[type(self.default)]
+
   def accepts(self, value: Any) -> bool:
-    """Whether the rule allows a value; a value of the wrong type is not allowed."""
+    """Whether a value is allowed; its type must be the default's, or int for a float."""
+    kind = type(self.default)
+    kinds = (int, float) if kind is float else kind
+    if not isinstance(value, kinds) or isinstance(value, bool) != (kind is bool):
+      return False
     try:
       return self.rule is None or bool(self.rule.allows(value))
-    except TypeError:
+    except TypeError:  # of what is in a tuple
       return False
 
 
@@ -139,7 +150,7 @@ def _are_arguments(texts):
 
 
 def _are_sizes(sizes):
-  return all(isinstance(size, int) and 0 < size <= _MOST_FEATURES for size in sizes)
+  return all(type(size) is int and 0 < size <= _MOST_FEATURES for size in sizes)
 
 
 _POSITIVE = Rule(lambda value: 0 < value < math.inf, 'a positive number')

@@ -63,7 +63,7 @@ def _check_fields(values):
     if name not in values:
       raise ConfigError(f'The config lacks the field {name}; start from default().')
     if not field.accepts(values[name]):
-      raise ConfigError(f'{name}={values[name]!r} must be {field.rule.text}.')
+      raise ConfigError(f'{name}={values[name]!r} must be {field.allowed}.')
 
 
 # Each of the following yields (whether it is wrong, the sentence without its full stop).
@@ -220,6 +220,13 @@ def _synthesis(config):
     "filter.score_by='discriminator' with several generators must know which one drew an "
     'image; cache.images_per_class does not keep that: use one generator, or another '
     'score',
+  )
+  num_synthetic = int(mix.ratio * classifier.batch_size + 0.5)
+  yield (
+    not cache.images_per_class and len(derived.members_of(config)) > num_synthetic,
+    f'generator.checkpoints names {len(derived.members_of(config))} generators for '
+    f'{num_synthetic} synthetic images a batch, so some would never be drawn from; name '
+    'fewer, or raise mix.ratio or classifier.batch_size',
   )
   yield (
     by_exposure and rejects and filter_.on_reject == 'real',

@@ -20,6 +20,9 @@ def render(
     template: its name in `templates/`. Values are escaped; a missing one raises.
     config: as saved in config.json; the page lists all its fields.
     images: {name: PNG bytes}, which the page embeds.
+
+  Raises:
+    LookupError: if a value is missing, as where the file that it is from is damaged.
   """
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader('gan_aug_jax.report'),
@@ -28,9 +31,11 @@ def render(
   )
   environment.filters['counted'] = format_count
   embedded = {name: base64.b64encode(png).decode() for name, png in images.items()}
-  page = environment.get_template(template).render(
-    images=embedded, fields=_fields(config), **values
-  )
+  values |= {'images': embedded, 'fields': _fields(config)}
+  try:
+    page = environment.get_template(template).render(values)
+  except jinja2.UndefinedError as error:
+    raise LookupError(str(error)) from error
   page = page.encode(errors='backslashreplace').decode()  # paths may be no UTF-8
   return re.sub(r'(?<=\d) (?=%)', '\N{NO-BREAK SPACE}', page)
 

@@ -22,19 +22,33 @@ class Tracer:
     first, _, last = steps.partition(':')
     self._steps = range(int(first), int(last) + 1) if steps else range(0)
     self._directory, self._tracing = directory, False
+    self._taken = range(0)
 
   def __enter__(self):
     return self
 
-  def __exit__(self, *_):
+  def __exit__(self, error, *_):
     if self._tracing:
-      jax.profiler.stop_trace()
-      self._tracing = False
+      self._stop()
+    elif self._steps and self._taken and not (error or self._asks_for(self._taken)):
       print(
-        f'Trace: {self._directory}; open it with tensorboard --logdir={self._directory} '
-        '(pip install tensorboard xprof), or its .trace.json.gz at ui.perfetto.dev.',
+        f'No trace in {self._directory}: steps {self._taken.start} to '
+        f'{self._taken.stop - 1} were taken, and profile.steps asks for '
+        f'{self._steps.start} to {self._steps.stop - 1}.',
         flush=True,
       )
+
+  def _asks_for(self, steps):
+    return steps.start < self._steps.stop and steps.stop > self._steps.start
+
+  def _stop(self):
+    jax.profiler.stop_trace()
+    self._tracing = False
+    print(
+      f'Trace: {self._directory}; open it with tensorboard --logdir={self._directory} '
+      '(pip install tensorboard xprof), or its .trace.json.gz at ui.perfetto.dev.',
+      flush=True,
+    )
 
   def annotate(self, step: int, stop: int, state) -> contextlib.AbstractContextManager:
     """A context for the call that takes steps `step` to `stop - 1` from `state`.
@@ -42,12 +56,13 @@ class Tracer:
     Args:
       state: before the call; a trace begins and ends when it is computed.
     """
-    inside = step < self._steps.stop and stop > self._steps.start
+    self._taken = range(self._taken.start if self._taken else step, stop)
+    inside = self._asks_for(range(step, stop))
     if inside != self._tracing:
       jax.block_until_ready(state)  # or work of other steps would be in the trace
       if inside:
         jax.profiler.start_trace(self._directory)
         self._tracing = True
       else:
-        self.__exit__()
+        self._stop()
     return jax.profiler.StepTraceAnnotation('train', step_num=step)

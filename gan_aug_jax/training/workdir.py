@@ -117,6 +117,21 @@ def generator_directory(workdir: pathlib.Path) -> pathlib.Path:
   return old if old.exists() else workdir / 'generator'
 
 
+def check(session: Session, dataset: Dataset) -> dict[str, Any] | None:
+  """Returns the config.json that is there, of the same run, or None.
+
+  Raises:
+    CheckpointError: if an ablation is there; see also `check_config` and `check_data`.
+  """
+  if session.path('ablation.json').exists():
+    raise CheckpointError(
+      f'{str(session.workdir)!r} holds an ablation; give a run another --workdir.'
+    )
+  if saved := check_config(session):
+    check_data(session, saved, dataset)
+  return saved
+
+
 def claim(session: Session, dataset: Dataset) -> None:
   """Writes config.json, unless the same run's is there.
 
@@ -124,16 +139,11 @@ def claim(session: Session, dataset: Dataset) -> None:
     dataset: the data, whose fingerprint is recorded.
 
   Raises:
-    CheckpointError: see `check_config` and `check_data`.
+    CheckpointError: see `check`.
     WriteError: if it cannot be written.
   """
-  if session.path('ablation.json').exists():
-    raise CheckpointError(
-      f'{str(session.workdir)!r} holds an ablation; give a run another --workdir.'
-    )
-  saved, code = check_config(session), session.code()
+  saved, code = check(session, dataset), session.code()
   if saved:
-    check_data(session, saved, dataset)
     same_code = code.items() <= saved.get('versions', {}).items()
     if same_code and _plain(session.config) == _plain(saved['config']):
       return
@@ -265,11 +275,12 @@ def check_data(session: Session, saved: dict[str, Any], dataset: Dataset) -> Non
   with files.reading(session.path('config.json')):
     before, now = DataFacts.from_json(saved['data']), dataset.facts
   begun = session.generator_path().exists() or session.path('arms').exists()
-  for field, kind in (SPLITS | {'class_names': 'classes of'}).items():
+  kinds = {field: f'{split} images' for field, split in SPLITS.items()}
+  for field, kind in (kinds | {'class_names': 'classes'}).items():
     if begun and getattr(before, field) not in (None, getattr(now, field)):
       raise CheckpointError(
-        f'{str(session.workdir)!r} holds a run on other {kind} images of '
-        f'{dataset.name!r}; give another --workdir.'
+        f'{str(session.workdir)!r} was run with different {kind} than {dataset.name!r} '
+        'has now; give another --workdir.'
       )
 
 
@@ -283,10 +294,9 @@ def read_run(directory) -> dict[str, Any]:
   run = files.read_json(path, 'config', 'data')
   with files.reading(path):
     size = config_lib.from_dict(run['config']).data.image_size
-    facts = DataFacts.from_json(run['data'])
-    named = all(isinstance(name, str) for name in facts.class_names)
-    if not named or facts.image_shape not in ((size, size, 1), (size, size, 3)):
-      raise ValueError
+    shape = DataFacts.from_json(run['data']).image_shape
+    if shape not in ((size, size, 1), (size, size, 3)):
+      raise ValueError(f'images of shape {shape}')
   return run
 
 
@@ -313,10 +323,15 @@ def read_predictions(directory: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     CheckpointError: if they are missing or damaged.
   """
   path = directory / 'predictions.npz'
+  result = files.read_json_or_none(directory / 'result.json') or {}
   try:
     saved = files.read_arrays(path)
-    return saved['test_predictions'], saved['test_labels']
-  except (OSError, ValueError, KeyError):
+    predictions, labels = saved['test_predictions'], saved['test_labels']
+    count = np.sum(result.get('confusion_matrix', 0)) or len(labels)
+    if not predictions.shape == labels.shape == (count,):
+      raise ValueError
+    return predictions, labels
+  except (OSError, ValueError, KeyError, TypeError):
     raise CheckpointError(
       f'{str(path)!r} is missing or damaged; move it away and run again: the checkpoint '
       'has what is needed to write a new one.'
