@@ -83,9 +83,9 @@ class SampleFilter:
     score: 'random', any of them; 'teacher', the one whose label the teacher finds most
       probable (GaFi, Dell'Acqua et al. 2023, arXiv 2305.10118); 'discriminator', the one
       with the highest logit (in the manner of Azadi et al. 2018, 1810.06758); 'hard',
-      among those that the teacher gives the label, the one that the current classifier is
-      least sure of (in the manner of Askari Hemmat et al. 2023, 2310.00158), or if there
-      is none, as 'teacher'.
+      among those that are accepted and that the teacher gives the label, the one that the
+      current classifier is least sure of (in the manner of Askari Hemmat et al. 2023,
+      2310.00158), or if there is none, as 'teacher'.
     min_confidence: the lowest confidence of an accepted image, in [0, 1): the teacher's
       probability of the label, or the sigmoid of the discriminator's logit.
   """
