@@ -69,10 +69,17 @@ def _write_images(channels):
   return str(path)
 
 
+def list_configs(directory):
+  return {str(path.relative_to(directory)) for path in directory.glob('configs/**/*.py')}
+
+
 def main():
-  files = [str(path.relative_to(PACKAGE)) for path in PACKAGE.glob('configs/**/*.py')]
-  if not files:
-    sys.exit(f'{PACKAGE} has no configs: this is a checkout and no installed wheel.')
+  files = list_configs(PACKAGE)
+  if differ := files ^ list_configs(pathlib.Path(__file__).parent.parent):
+    sys.exit(
+      f'Only one of {PACKAGE} and this checkout has {", ".join(sorted(differ))}; install '
+      'the wheel of this checkout.'
+    )
   share, shares = map(int, (sys.argv[1] if sys.argv[1:] else '0/1').split('/'))
   os.chdir(tempfile.mkdtemp())
   first, end = (n * len(files) // shares for n in (share, share + 1))

@@ -115,8 +115,9 @@ class Part:
 
   def _start(self, command, log):
     places = os.pathsep.join([os.getcwd(), os.environ.get('PYTHONPATH', '')])
-    environment = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false', **os.environ}
-    environment |= {'PYTHONPATH': places, 'XDG_CACHE_HOME': str(self.scratch / 'cache')}
+    environment = timing.environment_with_cache(self.scratch / 'cache')
+    environment.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+    environment['PYTHONPATH'] = places
     return subprocess.Popen(
       command, stdout=log, stderr=log, env=environment, start_new_session=True
     )
@@ -162,9 +163,8 @@ def list_parts(out: pathlib.Path, scratch: pathlib.Path) -> list[Part]:
   base = fields + [x for x in sys.argv[1:] if x.startswith('--config=')]
   base += [f'--{name}={flags.FLAGS[name].value}' for name in ('rounds', 'steps')]
   base += [f'--ratios={ratios}']
-  more = [f'--{name}={flags.FLAGS[name].value}' for name in ('large', 'side')]
+  more = [f'--large={parts_lib.LARGE.value}', f'--traces={out}']
   more += [f'--calls={",".join(parts_lib.CALLS.value)}']
-  more += [f'--traces={out}']
 
   def own(name, number=0):
     command = [*python, 'benchmarks.accelerator_parts', *base, *more, f'--part={name}']

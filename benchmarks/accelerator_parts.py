@@ -19,7 +19,7 @@ import tempfile  # noqa: E402
 from absl import app, flags  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
-from benchmarks import noise, timing  # noqa: E402
+from benchmarks import timing  # noqa: E402
 from gan_aug_jax.config import validation  # noqa: E402
 from gan_aug_jax.training import devices  # noqa: E402
 
@@ -27,7 +27,6 @@ CONFIG = config_flags.DEFINE_config_file('config', 'configs/cifar10.py')
 RATIOS = flags.DEFINE_list('ratios', ['0.2', '0.5'], 'Above 0.')
 LARGE = flags.DEFINE_integer('large', 1024, 'The larger batch.')
 CALLS = flags.DEFINE_list('calls', ['1', '10', '50'], 'Steps per call.')
-SIDE = flags.DEFINE_integer('side', 32, 'Of the images, in pixels.')
 STEPS = flags.DEFINE_integer('steps', 200, 'Least number of steps of a timed run.')
 TRACES = flags.DEFINE_string('traces', '.', 'Directory for the traces of the profile.')
 PART = flags.DEFINE_string('part', 'step', 'Which part to run.')
@@ -81,7 +80,6 @@ class Bench:
       options: XLA's.
     """
     from benchmarks import dry_run
-    from gan_aug_jax.training import workdir
 
     fields, config = dict(fields), CONFIG.value.copy_and_resolve_references()
     of_gan = fields.pop('part', '') == 'gan'
@@ -89,16 +87,11 @@ class Bench:
       fields['log.every_steps'] = steps_per_call
     config.update_from_flattened_dict(fields)
     validation.validate(config)
-    layout = self.layout(config, options)
-    session = workdir.Session(config, pathlib.Path('unused'), layout, quiet=True)
-    dataset = noise.make_dataset((SIDE.value, SIDE.value, 3))
+    inputs = dry_run.on_noise(config, self.layout(config, options))
     with _precision(config):
       if of_gan:
-        return timing.compile_calls(dry_run.generator_step(session, dataset))
-      arm = 'augmented_classical'
-      return timing.compile_calls(
-        dry_run.arm_step(session, dataset, arm, num_steps=10_000)
-      )
+        return timing.compile_calls(dry_run.generator_step(*inputs))
+      return timing.compile_calls(dry_run.arm_step(*inputs, 'augmented_classical'))
 
 
 def _precision(config):

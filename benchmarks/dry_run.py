@@ -4,17 +4,19 @@ What a step costs depends on shapes, not on weights.
 """
 
 import dataclasses
+import pathlib
 from typing import Any
 
 import jax
 import numpy as np
 
+from benchmarks import noise
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.experiment import arms
 from gan_aug_jax.generators import frozen as frozen_lib, synthetic_source
 from gan_aug_jax.generators.generator_training import GeneratorTraining
 from gan_aug_jax.step import programs, synthesis
-from gan_aug_jax.training import spec
+from gan_aug_jax.training import spec, workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,13 +60,26 @@ class DryRun:
     return program
 
 
+def on_noise(config, layout, *, directory='unused', channels=3, per_class=200):
+  """The `Session` of a run that shows nothing, and random images for it.
+
+  Args:
+    directory: for what policies keep, such as a teacher.
+    channels: of the images, whose side is the config's.
+    per_class: number of training images of each class.
+  """
+  session = workdir.Session(config, pathlib.Path(directory), layout, quiet=True)
+  shape = (config.data.image_size, config.data.image_size, channels)
+  return session, noise.make_dataset(shape, per_class=per_class)
+
+
 def generator_step(session, dataset) -> DryRun:
   """The `DryRun` of a step of the generator's training, which takes steps."""
   training = GeneratorTraining(session, dataset).training
   return DryRun(training, training.init())
 
 
-def arm_step(session, dataset, name, *, num_steps, at=0) -> DryRun:
+def arm_step(session, dataset, name, *, num_steps=10_000, at=0) -> DryRun:
   """The `DryRun` of an arm's fused step.
 
   Args:

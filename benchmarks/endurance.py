@@ -16,8 +16,6 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from benchmarks import timing
-from gan_aug_jax.config import validation
-from gan_aug_jax.training import devices
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/mnist5k.py')
 STEPS = flags.DEFINE_integer('steps', 2000, 'Number of steps of each training.')
@@ -57,24 +55,17 @@ def measure(name, dry, steps):
 
 def main(_):
   config = CONFIG.value
-  validation.validate(config)
-  found = devices.start(config)
+  layout, where = timing.start(config)
   from benchmarks import dry_run
   from gan_aug_jax.experiment import runs
-  from gan_aug_jax.step import sharding
   from gan_aug_jax.training import workdir
 
-  layout = sharding.make_layout(config.backend, found)
   session = workdir.Session(config, pathlib.Path('unused'), layout, quiet=True)
   dataset = runs.load_data(config)
-  print(f'{dataset.name} on {workdir.describe_devices(layout)}')
-  results = {}
-
   gan = dry_run.generator_step(session, dataset)
-  results['gan'] = measure('GAN', gan, STEPS.value)
+  results = where | {'gan': measure('GAN', gan, STEPS.value)}
   fused = dry_run.arm_step(session, dataset, 'augmented_classical', num_steps=STEPS.value)
-  results['fused'] = measure('fused', fused, STEPS.value)
-  timing.finish(results)
+  timing.finish(results | {'fused': measure('fused', fused, STEPS.value)})
 
 
 if __name__ == '__main__':

@@ -7,14 +7,11 @@ Times the whole step of each, interleaved in one process, on random images. The 
 are those of configs/generators.py.
 """
 
-import pathlib
-
 from absl import app, flags
 
-from benchmarks import noise, timing
+from benchmarks import timing
 from configs import generators as configs
 from gan_aug_jax.config import validation
-from gan_aug_jax.training import devices
 
 VARIANTS = flags.DEFINE_list(
   'variants', ['mnist500-dcgan'], 'From configs/generators.py.'
@@ -26,12 +23,10 @@ WIDTH = flags.DEFINE_integer('width', 0, "Of the networks; 0 keeps the variant's
 def prepare(config, layout):
   """Returns (run, compile seconds); `run()` takes two steps, returns seconds per step."""
   from benchmarks import dry_run
-  from gan_aug_jax.training import workdir
 
-  session = workdir.Session(config, pathlib.Path('unused'), layout, quiet=True)
-  channels, side = 1 if config.data.name == 'mnist' else 3, config.data.image_size
-  dataset = noise.make_dataset((side, side, channels))
-  calls = timing.compile_calls(dry_run.generator_step(session, dataset))
+  channels = 1 if config.data.name == 'mnist' else 3
+  inputs = dry_run.on_noise(config, layout, channels=channels)
+  calls = timing.compile_calls(dry_run.generator_step(*inputs))
   return calls.run(2), calls.compile_seconds
 
 
@@ -42,16 +37,9 @@ def main(_):
       config = configs.get_config(variant)
       config.gan.width = WIDTH.value or config.gan.width
       config.gan.upsampling = upsampling
-      config.compilation_cache = False
       validation.validate(config, trains_generator=True)
       arms[f'{variant} {upsampling}'] = config
-  first = next(iter(arms.values()))
-  found = devices.start(first)
-  from gan_aug_jax.step import sharding
-
-  layout = sharding.make_layout(first.backend, found)
-  where = timing.describe(layout)
-  timing.print_where(where)
+  layout, where = timing.start(next(iter(arms.values())))
   steps = {name: prepare(config, layout) for name, config in arms.items()}
   seconds = timing.interleave(
     {k: run for k, (run, _) in steps.items()}, timing.ROUNDS.value

@@ -3,9 +3,10 @@
     python -m benchmarks.generators --variants=mnist500-dcgan,mnist500-sngan-diffaug \\
         --workdir=runs/generators
 
-Finished work in the workdir is not repeated. Arguments after `--` go to train-generator,
-such as `-- --config.generator.num_steps=300`. `--grids` names a directory to copy the
-grids to.
+Arguments after `--` go to train-generator, such as
+`-- --config.generator.num_steps=300`. Finished work in the workdir is not repeated: a
+generator that is there must be of the same config. `--grids` names a directory to copy
+the grids to.
 """
 
 import itertools
@@ -42,13 +43,21 @@ def command(*arguments):
     sys.exit(process.returncode)
 
 
+def is_scored(workdir):
+  """Whether the scores are of the generator and the config that are there."""
+  scores = workdir / 'score' / 'scores.json'
+  made = (workdir / 'config.json', workdir / 'generator' / 'result.json')
+  written = lambda path: path.stat().st_mtime
+  return scores.exists() and written(scores) > max(map(written, made))
+
+
 def finish(variant, extra):
   """Trains and scores a variant if needed; returns [result of the GAN, scores]."""
   workdir = pathlib.Path(WORKDIR.value, variant)
   here = f'--workdir={workdir}'
-  if not (workdir / 'generator' / 'result.json').exists():
-    command('train-generator', f'--config=configs/generators.py:{variant}', here, *extra)
-  if not (workdir / 'score' / 'scores.json').exists():
+  # What is finished is only checked to be of this config.
+  command('train-generator', f'--config=configs/generators.py:{variant}', here, *extra)
+  if not is_scored(workdir):
     command('score', here)
   if GRIDS.value:
     pathlib.Path(GRIDS.value).mkdir(parents=True, exist_ok=True)

@@ -18,16 +18,14 @@ untrained, which does not change the times.
 """
 
 import json
-import pathlib
 import tempfile
 
 from absl import app, flags
 from ml_collections import config_flags
 import numpy as np
 
-from benchmarks import noise, timing
+from benchmarks import timing
 from gan_aug_jax.config import validation
-from gan_aug_jax.training import devices
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/cifar10.py')
 ARM = flags.DEFINE_enum(
@@ -56,24 +54,25 @@ def set_fields(config, **fields):
 
 
 class Bench:
-  """Builds programs for one dataset and one layout of devices."""
+  """Builds programs for one layout of devices."""
 
-  def __init__(self, layout, dataset, directory):
-    self.layout, self.dataset, self.directory = layout, dataset, directory
+  def __init__(self, layout, directory):
+    self.layout, self.directory = layout, directory
     self.programs = {}
 
-  def session(self, config):
-    from gan_aug_jax.training import workdir
+  def inputs(self, config):
+    """The session and the dataset."""
+    from benchmarks import dry_run
 
-    return workdir.Session(config, self.directory, self.layout, quiet=True)
+    return dry_run.on_noise(
+      config, self.layout, directory=self.directory, channels=CHANNELS.value
+    )
 
   def fused(self, name, config):
     """Returns a timed run of fused steps."""
     from benchmarks import dry_run
 
-    dry = dry_run.arm_step(
-      self.session(config), self.dataset, ARM.value, num_steps=10_000
-    )
+    dry = dry_run.arm_step(*self.inputs(config), ARM.value)
     calls = timing.compile_calls(dry)
     self.programs[name] = _cost(
       calls.program.compiled, dry.operations(), calls.compile_seconds
@@ -92,7 +91,7 @@ class Bench:
     from gan_aug_jax.step import programs, rng, sharding
     from gan_aug_jax.step.synthesis import FrozenModels, Networks
 
-    layout, dataset, session = self.layout, self.dataset, self.session(config)
+    layout, (session, dataset) = self.layout, self.inputs(config)
     generator = dry_run.untrained_generator(session, dataset)
     source = synthetic_source.build_source(session, dataset, generator)
     frozen = synthetic_source.load_variables(session, dataset, generator).frozen
@@ -280,17 +279,10 @@ def draw(results):
 
 
 def main(_):
-  base = set_fields(CONFIG.value)
-  base.compilation_cache = False
-  found = devices.start(base)
-  from gan_aug_jax.step import sharding
-
-  layout, size = sharding.make_layout(base.backend, found), base.data.image_size
-  dataset = noise.make_dataset((size, size, CHANNELS.value))
+  base = CONFIG.value
+  layout, where = timing.start(base)
   scratch = tempfile.TemporaryDirectory()  # for images drawn in advance
-  bench = Bench(layout, dataset, pathlib.Path(scratch.name))
-  where = timing.describe(layout)
-  timing.print_where(where)
+  bench = Bench(layout, scratch.name)
   gans, names, batches = GANS.value, CLASSIFIERS.value, list(map(int, BATCHES.value))
   settings = [(gan, names[0], batches[0]) for gan in gans]
   settings += [(gans[0], name, batches[0]) for name in names[1:]]

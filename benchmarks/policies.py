@@ -17,9 +17,8 @@ import tempfile
 from absl import app, flags
 from ml_collections import config_flags
 
-from benchmarks import noise, timing
+from benchmarks import timing
 from gan_aug_jax.config import validation
-from gan_aug_jax.training import devices
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/cifar10.py')
 CHANNELS = flags.DEFINE_integer('channels', 3, 'Of the images.')
@@ -78,36 +77,25 @@ POLICIES = {
 }
 
 
-def prepare(config, layout, dataset, directory):
+def prepare(config, layout, directory):
   """Returns (run, compile seconds, operations of a step).
 
   `run()` takes 16 steps and returns seconds per step.
   """
   from benchmarks import dry_run
-  from gan_aug_jax.training import workdir
 
-  session = workdir.Session(config, directory, layout, quiet=True)
+  inputs = dry_run.on_noise(config, layout, directory=directory, channels=CHANNELS.value)
   # In the middle, where a schedule is neither off nor at its end.
-  dry = dry_run.arm_step(
-    session, dataset, 'augmented_classical', num_steps=10_000, at=5_000
-  )
+  dry = dry_run.arm_step(*inputs, 'augmented_classical', at=5_000)
   operations = dry.operations()
   calls = timing.compile_calls(dry)
   return calls.run(_CYCLE), calls.compile_seconds, operations
 
 
 def main(_):
-  steps = {}
   first = CONFIG.value
-  first.compilation_cache = False
-  found = devices.start(first)
-  from gan_aug_jax.step import sharding
-
-  layout = sharding.make_layout(first.backend, found)
-  where = timing.describe(layout)
-  timing.print_where(where)
-  size = first.data.image_size
-  dataset = noise.make_dataset((size, size, CHANNELS.value))
+  layout, where = timing.start(first)
+  steps = {}
   scratch = tempfile.TemporaryDirectory()  # for teachers and images generated beforehand
   chosen = [n for n in POLICIES if not ONLY.value or any(x in n for x in ONLY.value)]
   chosen = {_PLAIN, *chosen, *map(_base, chosen)}
@@ -119,7 +107,7 @@ def main(_):
     config.update_from_flattened_dict(fields)
     validation.validate(config)
     directory = pathlib.Path(scratch.name, str(len(steps)))
-    steps[name] = prepare(config, layout, dataset, directory)
+    steps[name] = prepare(config, layout, directory)
   seconds = timing.interleave(
     {name: run for name, (run, *_) in steps.items()}, timing.ROUNDS.value, warm=1
   )

@@ -56,15 +56,12 @@ def main(_):
   from gan_aug_jax.evaluation import image_sampler, statistics
   from gan_aug_jax.experiment import runs
   from gan_aug_jax.generators import frozen
-  from gan_aug_jax.step import sharding
-  from gan_aug_jax.training import devices, workdir
+  from gan_aug_jax.training import workdir
 
   about = json.loads(pathlib.Path(WORKDIR.value, 'config.json').read_text())
   config = config_lib.from_dict(about['config'])
-  layout = sharding.make_layout(config.backend, devices.start(config))
+  layout, where = timing.start(config)
   session = workdir.Session(config, pathlib.Path(WORKDIR.value), layout, quiet=True)
-  where = timing.describe(layout)
-  timing.print_where(where)
   dataset = runs.load_data(config)
   variables = frozen.load_generator(session, dataset.facts).members[0].variables
   samplers = {name: make_sampler(session, dataset, name) for name in PRECISIONS}

@@ -14,7 +14,6 @@ compiled program) and the operations per device, at the rates given by --chip_tf
 
 import json
 import os
-import pathlib
 import re
 import subprocess
 import sys
@@ -23,9 +22,8 @@ from absl import app, flags
 from ml_collections import config_flags
 import numpy as np
 
-from benchmarks import noise, timing
+from benchmarks import timing
 from gan_aug_jax.config import validation
-from gan_aug_jax.training import devices
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/cifar10.py')
 BATCHES = flags.DEFINE_list('batches', ['32', '64', '128', '256', '512'], 'Batch sizes.')
@@ -45,39 +43,23 @@ _STEPS = 2  # of a run
 _SIZES = {'f32': 4, 'f64': 8, 's32': 4, 'u32': 4, 'bf16': 2, 'pred': 1}
 
 
-def dry_step(config, layout, *, side=32, num_images=2000):
-  """Returns a `DryRun` of the augmented arm on random images.
-
-  Args:
-    config: of the run.
-    layout: where it runs.
-    side: of the images, in pixels.
-    num_images: size of the training set.
-  """
-  from benchmarks import dry_run
-  from gan_aug_jax.training import workdir
-
-  dataset = noise.make_dataset((side, side, 3), per_class=num_images // 10)
-  session = workdir.Session(config, pathlib.Path('unused'), layout, quiet=True)
-  return dry_run.arm_step(
-    session, dataset, 'augmented_classical', num_steps=10_000, at=5_000
-  )
-
-
 def measure(cases, layout, steps=_STEPS):
   """Times cases; returns a row for each.
 
   Args:
-    cases: {name: (config fields, options of `dry_step`)}.
+    cases: {name: (config fields, options of `dry_run.on_noise`)}.
     layout: where they run.
     steps: number of steps in a run.
   """
+  from benchmarks import dry_run
+
   takes, rows = {}, {}
   for name, (fields, options) in cases.items():
     config = CONFIG.value.copy_and_resolve_references()
     config.update_from_flattened_dict(fields)
     validation.validate(config)
-    dry = dry_step(config, layout, **options)
+    inputs = dry_run.on_noise(config, layout, **options)
+    dry = dry_run.arm_step(*inputs, 'augmented_classical', at=5_000)
     calls = timing.compile_calls(dry)
     takes[name] = calls.run(steps)
     rows[name] = {
@@ -173,13 +155,10 @@ def measure_apart(count):
 
 def weak_row(count):
   """Measures the row that `measure_apart` returns, in this process."""
-  from gan_aug_jax.step import sharding
-
   base = CONFIG.value
   if base.platform in ('', 'cpu'):
     base.num_cpu_devices = count
-  found = devices.start(base)
-  layout = sharding.make_layout(base.backend, found[:count])
+  layout, _ = timing.start(base, count)
   cases = {'weak': ({'classifier.batch_size': SHARE.value * count}, {})}
   return measure(cases, layout)['weak']
 
@@ -227,23 +206,16 @@ def print_pod(rows):
 def main(_):
   # The processes that it starts share a GPU with this one.
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
-  base = CONFIG.value
-  base.compilation_cache = False
-  validation.validate(base)
   if WEAK.value:
     print(json.dumps(weak_row(WEAK.value)), flush=True)
     return
-  found = devices.start(base)
-  from gan_aug_jax.step import sharding
-
-  layout = sharding.make_layout(base.backend, found[:1])
-  where = timing.describe(layout)
-  timing.print_where(where)
+  base = CONFIG.value
+  layout, where = timing.start(base, 1)
   groups = {
     'batch': {n: ({'classifier.batch_size': int(n)}, {}) for n in BATCHES.value},
     'ratio': {x: ({'mix.ratio': float(x)}, {}) for x in RATIOS.value},
-    'side': {n: ({'data.image_size': int(n)}, {'side': int(n)}) for n in SIDES.value},
-    'images': {n: ({}, {'num_images': int(n)}) for n in SIZES.value},
+    'side': {n: ({'data.image_size': int(n)}, {}) for n in SIDES.value},
+    'images': {n: ({}, {'per_class': int(n) // 10}) for n in SIZES.value},
     'steps a call': {n: (several_a_call(int(n)), {}) for n in CALLS.value},
     'schedule': {
       name: ({'mix.ratio_schedule': name}, {})

@@ -71,7 +71,7 @@ def run(cache):
     command = [sys.executable, str(script), 'gan_aug_jax', 'run', *fields]
     command += [f'--config={CONFIG.value}', f'--workdir={workdir}']
     path = os.pathsep.join([os.getcwd(), os.environ.get('PYTHONPATH', '')])
-    environment = os.environ | {'XDG_CACHE_HOME': cache, 'PYTHONPATH': path}
+    environment = timing.environment_with_cache(cache) | {'PYTHONPATH': path}
     began = time.perf_counter()
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     seconds, first_step = lambda: time.perf_counter() - began, None

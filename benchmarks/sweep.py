@@ -22,9 +22,7 @@ from absl import app, flags
 from ml_collections import config_flags
 import numpy as np
 
-from benchmarks import noise, timing
-from gan_aug_jax.config import validation
-from gan_aug_jax.training import devices
+from benchmarks import timing
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/scarce.py')
 SEEDS = flags.DEFINE_list('seeds', ['1', '2', '5'], 'Numbers of seeds.')
@@ -43,20 +41,19 @@ _WAYS = {
 }
 
 
-def prepare(config, layout, dataset, arm, count):
+def prepare(config, layout, arm, count):
   """Returns timed runs of a step of every seed, in turn and under `vmap`."""
   import jax
 
   from benchmarks import dry_run
   from gan_aug_jax.experiment import vmap_seeds
-  from gan_aug_jax.training import workdir
 
   runs = []
   for seed in range(count):
     one = config.copy_and_resolve_references()
     one.seed = seed
-    session = workdir.Session(one, pathlib.Path('unused'), layout, quiet=True)
-    runs.append(dry_run.arm_step(session, dataset, arm, num_steps=10_000))
+    inputs = dry_run.on_noise(one, layout, channels=CHANNELS.value)
+    runs.append(dry_run.arm_step(*inputs, arm))
   stack = lambda trees: layout.replicate(
     jax.tree.map(lambda *x: np.stack(x), *jax.device_get(trees))
   )
@@ -71,12 +68,10 @@ def prepare(config, layout, dataset, arm, count):
 
 def time_seeds(config, layout):
   """Times seeds in turn and together; returns rows by arm and number of seeds."""
-  size = config.data.image_size
-  dataset = noise.make_dataset((size, size, CHANNELS.value))
   rows, table = {}, []
   for arm in ARMS.value:
     for count in map(int, SEEDS.value):
-      alone, joint = prepare(config, layout, dataset, arm, count)
+      alone, joint = prepare(config, layout, arm, count)
       takes = {'alone': alone, 'together': joint}
       pair = timing.compare(timing.interleave(takes, timing.ROUNDS.value), 'together')
       rows[f'{arm} x {count}'] = pair
@@ -103,7 +98,7 @@ def run_ablation(workers):
     command += [f'--config={ABLATION.value}', f'--workdir={workdir}']
     command += [f'--config.generator.{steps}', f'--config.classifier.{steps}']
     command += [f'--config.ablation.seeds={tuple(range(CELL_SEEDS.value))}']
-    environment = os.environ | {'XDG_CACHE_HOME': str(pathlib.Path(directory, 'cache'))}
+    environment = timing.environment_with_cache(pathlib.Path(directory, 'cache'))
     began = time.perf_counter()
     processes = [
       subprocess.Popen([*command, *extra], env=environment, stdout=subprocess.DEVNULL)
@@ -147,13 +142,7 @@ def main(_):
   # The processes that it starts share a GPU with this one.
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   config = CONFIG.value
-  validation.validate(config)
-  found = devices.start(config)
-  from gan_aug_jax.step import sharding
-
-  layout = sharding.make_layout(config.backend, found)
-  where = timing.describe(layout)
-  timing.print_where(where)
+  layout, where = timing.start(config)
   result = {**where, 'config': json.loads(config.to_json_best_effort())}
   result['seeds'] = time_seeds(config, layout)
   if ABLATION.value:

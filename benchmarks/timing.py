@@ -11,17 +11,69 @@ import json
 import os
 import pathlib
 import platform
+import sys
 import time
 from typing import Any
 
 from absl import flags
 import numpy as np
 
-from gan_aug_jax.training import files
+from gan_aug_jax import config as config_lib
+from gan_aug_jax.config import validation
+from gan_aug_jax.errors import UserError
+from gan_aug_jax.training import devices, files
 
 JSON = flags.DEFINE_string('json', '', 'JSON file for the results.')
 PLOT = flags.DEFINE_string('plot', '', 'PNG file for the plot.')
 ROUNDS = flags.DEFINE_integer('rounds', 10, 'Number of timed rounds.')
+
+
+def start(config, num_devices: int | None = None) -> tuple[Any, dict[str, Any]]:
+  """Starts JAX as a config says, without cached programs, and prints where.
+
+  Args:
+    config: of the benchmark; one that cannot run here ends it with a sentence.
+    num_devices: how many of the devices to use; None for all.
+
+  Returns:
+    The `Layout`, and what `describe` says of it.
+  """
+  try:
+    validation.validate(config)
+    found = devices.start(config)
+  except UserError as error:
+    sys.exit(str(error))
+  import jax
+
+  from gan_aug_jax.step import sharding
+
+  # Compilation is timed, and the environment may name a cache, too.
+  jax.config.update('jax_enable_compilation_cache', False)
+  layout = sharding.make_layout(config.backend, found[:num_devices])
+  where = describe(layout)
+  print_where(where)
+  return layout, where
+
+
+def check_defaults(config, fields: Iterable[str], why: str) -> None:
+  """Ends the benchmark with a sentence if one of these fields is not at its default.
+
+  Args:
+    fields: their dotted names.
+    why: completes the sentence "FIELD=VALUE ...".
+  """
+  values = config_lib.flatten(config)
+  defaults = config_lib.flatten(config_lib.default())
+  for name in fields:
+    if values[name] != defaults[name]:
+      sys.exit(f'{name}={values[name]!r} {why}; leave it at {defaults[name]!r}.')
+
+
+def environment_with_cache(directory: pathlib.Path | str) -> dict[str, str]:
+  """The environment of a process that keeps its compiled programs in a directory."""
+  environment = os.environ | {'XDG_CACHE_HOME': str(directory)}
+  environment.pop('JAX_COMPILATION_CACHE_DIR', None)  # it would be used instead
+  return environment
 
 
 def interleave(

@@ -21,7 +21,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import pathlib
 import subprocess
 import sys
 import time
@@ -32,7 +31,6 @@ from ml_collections import config_flags
 import numpy as np
 
 from benchmarks import noise, timing
-from gan_aug_jax.config import validation
 from gan_aug_jax.training import devices
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/cifar10.py')
@@ -50,42 +48,57 @@ WORKER = flags.DEFINE_enum('worker', '', ['', 'jax', 'torch', 'check'], 'Interna
 _SHAPE = (32, 32, 3)
 _GAN = 'GAN'
 
+# {group: its fields that PyTorch's steps read as ours do, or that no step reads}
+_SHARED = {
+  'cache': (),
+  'classifier': ('batch_size', 'learning_rate', 'momentum', 'num_epochs', 'num_steps'),
+  'filter': (),
+  'gan': ('beta1', 'beta2', 'label_smoothing', 'latent_dim', 'width'),
+  'generator': ('batch_size', 'ema_decay', 'learning_rate', 'num_epochs', 'num_steps'),
+  'latents': (),
+  'mix': ('draw_ahead_mib', 'ratio'),
+  'targets': (),
+}
+
 
 def read_config(batch='', precision='float32'):
-  """The config with another batch size and precision."""
+  """The config with another batch size and precision.
+
+  A sentence ends the process if only our steps read a field that it sets.
+  """
   config = CONFIG.value.copy_and_resolve_references()
-  config.compilation_cache, config.data.image_size = False, _SHAPE[0]
+  ours_alone = [
+    f'{group}.{name}'
+    for group, shared in _SHARED.items()
+    for name in config[group]
+    if name not in shared
+  ]
+  timing.check_defaults(
+    config, ['data.image_size', *ours_alone], "is not read by PyTorch's steps"
+  )
   if batch:
     config.classifier.batch_size = int(batch)
   if precision == 'highest':
     config.matmul_precision = 'highest'
   else:
     config.precision = precision
-  validation.validate(config)
-  if (config.gan.arch, config.classifier.arch) != ('dcgan', 'cnn'):
-    sys.exit('In PyTorch there are only gan.arch=dcgan and classifier.arch=cnn.')
   return config
 
 
 def jax_takes(config):
   """Returns {arm: timed run of our step}, and `timing.describe` of where."""
-  found = devices.start(config)
+  layout, where = timing.start(config, 1)  # one device, as PyTorch
   from benchmarks import dry_run
-  from gan_aug_jax.step import sharding
-  from gan_aug_jax.training import workdir
 
-  # On one device, as PyTorch.
-  layout = sharding.make_layout(config.backend, found[:1])
-  dataset, takes = noise.make_dataset(_SHAPE), {}
+  takes = {}
   for ratio in ['0', *RATIOS.value]:
     one = config.copy_and_resolve_references()
     one.mix.ratio = float(ratio)
-    session = workdir.Session(one, pathlib.Path('unused'), layout, quiet=True)
-    arm = dry_run.arm_step(session, dataset, 'augmented', num_steps=10_000)
+    arm = dry_run.arm_step(*dry_run.on_noise(one, layout), 'augmented')
     takes[f'ours {ratio}'] = timing.compile_calls(arm).run(STEPS.value)
-  gan = dry_run.generator_step(session, dataset)
+  gan = dry_run.generator_step(*dry_run.on_noise(config, layout))
   takes[f'ours {_GAN}'] = timing.compile_calls(gan).run(STEPS.value)
-  return takes, timing.describe(layout)
+  return takes, where
 
 
 @dataclasses.dataclass(frozen=True)
@@ -530,7 +543,7 @@ def show(rows, best):
 def main(_):
   if WORKER.value == 'check':
     config = read_config()
-    devices.start(config)  # a CPU, as PyTorch: a GPU's products are in TF32
+    timing.start(config, 1)  # a CPU, as PyTorch: a GPU's products are in TF32
     print(json.dumps(check(config)), flush=True)
     return
   if WORKER.value:

@@ -1,6 +1,7 @@
-"""The command that measures everything on a fresh accelerator host, rehearsed."""
+"""What the benchmarks refuse, and the command for an accelerator host, rehearsed."""
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -13,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from benchmarks import accelerator, flat_updates
+from benchmarks import accelerator, flat_updates, generators, timing
 from tests import tiny
 
 _ROOT = pathlib.Path(__file__).parent.parent
@@ -49,6 +50,53 @@ def test_parts_that_hang_fail_or_cannot_run_lose_nothing(tmp_path):
   assert done['torch']['why'] == 'torch is missing'
   table = (tmp_path / 'table.md').read_text()
   assert table.count('500 µs (400 to 600)') == 2 and 'torch is missing' in table
+
+
+@pytest.mark.parametrize(
+  ('benchmark', 'field', 'default'),
+  [
+    ('layers', "gan.upsampling='subpixel'", "'transposed'"),
+    ('vs_torch', 'gan.r1=1.0', '0.0'),
+    ('vs_torch', 'filter.candidates=2', '1'),
+  ],
+)
+def test_what_a_benchmark_would_leave_out_is_refused(benchmark, field, default):
+  argument = f'--config.{field}'.replace("'", '')
+  command = [sys.executable, '-m', f'benchmarks.{benchmark}', argument]
+  done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True)
+  assert done.returncode == 1 and not done.stdout
+  assert done.stderr.startswith(f'{field} is not ') and done.stderr.count('\n') == 1
+  assert done.stderr.endswith(f'; leave it at {default}.\n')
+
+
+def test_an_empty_cache_is_empty_whatever_the_environment_names(monkeypatch, tmp_path):
+  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', 'full')
+  code = 'from gan_aug_jax import config; from gan_aug_jax.training import devices; '
+  code += 'devices.start(config.default()); import jax; '
+  code += 'print(jax.config.jax_compilation_cache_dir)'
+  environment = timing.environment_with_cache(tmp_path)
+  command = [sys.executable, '-c', code]
+  used = subprocess.check_output(command, cwd=_ROOT, env=environment, text=True)
+  assert used.startswith(str(tmp_path))
+
+
+def test_scores_are_kept_until_the_generator_or_its_config_changes(tmp_path):
+  config, generator, scores = 'config.json', 'generator/result.json', 'score/scores.json'
+
+  def is_scored_after(*written):
+    for name in written:
+      path = tmp_path / name
+      path.parent.mkdir(exist_ok=True)
+      path.touch()
+      os.utime(path, (next(seconds),) * 2)
+    return generators.is_scored(tmp_path)
+
+  seconds = itertools.count()
+  assert not is_scored_after(config, generator)
+  assert is_scored_after(scores)
+  assert not is_scored_after(config)
+  assert is_scored_after(scores)
+  assert not is_scored_after(generator)
 
 
 def test_a_flat_update_gives_the_same_bits():
@@ -98,7 +146,7 @@ def test_a_part_ends_with_the_command_and_its_results_are_kept(tmp_path):
 @pytest.mark.release  # processes of its own that compile a dozen steps
 def test_the_parts_measure_on_a_cpu(tmp_path):
   tiny = ['--rounds=1', '--steps=2', '--ratios=0.5', '--large=16', '--calls=1,2']
-  tiny += ['--side=8', '--config.data.image_size=8', '--config.steps_per_call=2']
+  tiny += ['--config.data.image_size=8', '--config.steps_per_call=2']
   tiny += ['--config.classifier.batch_size=8', '--config.classifier.features=(4,4)']
   tiny += ['--config.gan.width=8', '--config.generator.batch_size=8']
   command = [sys.executable, '-m', 'benchmarks.accelerator', f'--out={tmp_path}', *tiny]

@@ -13,10 +13,9 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import dry_run, noise
+from benchmarks import dry_run
 from configs import cifar10
 from gan_aug_jax.step import sharding
-from gan_aug_jax.training import workdir
 from tests import tiny
 
 _ROOT = pathlib.Path(__file__).parent.parent
@@ -30,12 +29,12 @@ SLOW = pytest.mark.slow
 def lowered():
   """{ratio: the lowered step of configs/cifar10.py on one device}."""
   layout = sharding.make_layout('jit', jax.devices()[:1])
-  dataset, steps = noise.make_dataset((32, 32, 3), per_class=20), {}
+  steps = {}
   for ratio in (0.0, 0.25, 0.5, 0.75):
     config = cifar10.get_config()
     config.mix.ratio = ratio
-    session = workdir.Session(config, pathlib.Path('unused'), layout, quiet=True)
-    dry = dry_run.arm_step(session, dataset, 'augmented_classical', num_steps=100)
+    inputs = dry_run.on_noise(config, layout, per_class=20)
+    dry = dry_run.arm_step(*inputs, 'augmented_classical', num_steps=100)
     steps[ratio] = dry.lower_step()
   return steps
 

@@ -1,16 +1,13 @@
 """Operations are those that XLA counts on a CPU, and of a loop those of every turn."""
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import dry_run, noise
+from benchmarks import dry_run
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.step import operations
 from gan_aug_jax.step.programs import Program
-from gan_aug_jax.training.workdir import Session
 from tests import tiny
 
 NHWC = ('NHWC', 'HWIO', 'NHWC')
@@ -83,13 +80,12 @@ def test_the_operations_of_all_devices_are_counted(backend, num_devices, toy):
 @pytest.mark.parametrize('file', ['cifar10', 'mlp', 'flow', 'recipes/gan'])
 def test_a_step_has_nearly_as_many_as_xla_counts(file):
   config = config_lib.load_file(f'configs/{file}.py').get_config()
-  session = Session(config, pathlib.Path('unused'), tiny.layout('jit', 1), quiet=True)
   channels = 3 if file in ('cifar10', 'recipes/gan') else 1
-  side = config.data.image_size
-  dataset = noise.make_dataset((side, side, channels), per_class=20)
-  steps = [dry_run.generator_step(session, dataset)]
+  where = tiny.layout('jit', 1)
+  inputs = dry_run.on_noise(config, where, channels=channels, per_class=20)
+  steps = [dry_run.generator_step(*inputs)]
   for arm in ('real_only', 'augmented'):
-    steps.append(dry_run.arm_step(session, dataset, arm, num_steps=100))
+    steps.append(dry_run.arm_step(*inputs, arm, num_steps=100))
   for dry in steps:
     by_xla = dry.lower_step().cost_analysis()['flops']
     assert dry.operations() == pytest.approx(by_xla, rel=0.02)
