@@ -316,7 +316,7 @@ def test_images_kept_in_a_file_are_those_of_the_sampler(toy, tmp_path, monkeypat
   """Cells that differ in the sampler alone share a generator and its directory."""
 
   class Drawn:
-    def __init__(self, *_):
+    def __init__(self, *_, **__):
       pass
 
     def by_class(self, variables, count, seed):
