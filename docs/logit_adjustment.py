@@ -1,13 +1,14 @@
 """Would shifted logits do as well as synthetic images, on a long tail?
 
-    python docs/logit_adjustment.py W
+    python docs/logit_adjustment.py W FILE
 
-W is the workdir of the finished ablation configs/evidence/gan_curve.py:cifar10,500,50.
-From the logits of each classifier on the test split it subtracts the log of the share of
+W is the workdir of a finished ablation on a long tail, such as that of
+configs/evidence/gan_curve.py:cifar10,500,50. From the logits of each classifier on the test split it subtracts the log of the share of
 each class among the examples that the classifier was trained on (post-hoc logit
 adjustment with tau = 1, Menon et al. 2021, arXiv 2007.07314, section 4.1). It trains
 nothing. Prints means over the seeds, and paired differences from the best arm of real
-images alone, adjusted; writes the accuracies to results/evidence/gan-tail.
+images alone, adjusted; writes the accuracies to FILE, such as
+docs/results/evidence/gan-tail/adjusted.json.
 """
 
 import functools
@@ -24,9 +25,8 @@ from gan_aug_jax.experiment import cells, evaluate, recipe, schedule
 from gan_aug_jax.step import class_labels, sharding
 from gan_aug_jax.training import workdir as workdir_lib
 
-OUTPUT = pathlib.Path(__file__).parent / 'results/evidence/gan-tail/adjusted.json'
 REAL = ('real_classical', 'steps=2250', 'steps=4500', 'lr=0.05')
-ARMS = (*REAL, 'train_copies', 'warps', 'gan', 'held_out')
+ARMS = (*REAL, 'train_copies', 'warps', 'flow', 'gan', 'held_out')
 
 
 def shown_shares(config, counts):
@@ -62,7 +62,7 @@ def accuracies(directory):
   return right(logits), right(logits - shift)
 
 
-def main(workdir):
+def main(workdir, file):
   found = {}
   for path in sorted(pathlib.Path(workdir, 'cells').iterdir()):
     name, _, seed = path.name.rpartition(',seed=')
@@ -73,11 +73,11 @@ def main(workdir):
     name: {seed: dict(zip(keys, pair, strict=True)) for seed, pair in rows.items()}
     for name, rows in found.items()
   }
-  OUTPUT.write_text(json.dumps(content, indent=1) + '\n')
+  pathlib.Path(file).write_text(json.dumps(content, indent=1) + '\n')
   mean = {name: np.mean([*rows.values()], axis=0) for name, rows in found.items()}
-  best = max(REAL, key=lambda name: mean[name][1])
+  best = max(set(REAL) & set(mean), key=lambda name: mean[name][1])
   print(f'arm, accuracy, adjusted, difference from {best} adjusted: as is, adjusted')
-  for name in ARMS:
+  for name in (arm for arm in ARMS if arm in found):
     rows, base = found[name], found[best]
     texts = [f'{name:15} {mean[name][0]:.2f} % {mean[name][1]:.2f} %']
     for i in range(2 if name != best else 1):
@@ -87,4 +87,4 @@ def main(workdir):
 
 
 if __name__ == '__main__':
-  main(sys.argv[1])
+  main(*sys.argv[1:])

@@ -324,6 +324,7 @@ def test_several_generators_by_step_and_seed(config_file, tmp_path, monkeypatch,
   workdir = tmp_path / 'w'
   flags = [f'--config={config_file}', f'--workdir={workdir}']
   flags += ["--config.arms=('augmented',)", '--config.generator.select=frechet']
+  flags += ['--config.mix.ratio=0.5']
   flags += ["--config.generator.checkpoints=('step:10','step:20','seed:7')"]
   assert run('run', *flags) == 0
   results = json.loads((workdir / 'results.json').read_text())
@@ -338,7 +339,7 @@ def test_several_generators_by_step_and_seed(config_file, tmp_path, monkeypatch,
   own = json.loads((workdir / 'generator' / 'result.json').read_text())
   both = own['train_seconds'] + other['train_seconds']
   assert results['generator']['train_seconds'] == pytest.approx(both)
-  assert results['arms']['augmented']['effective_ratio'] == 0.25
+  assert results['arms']['augmented']['effective_ratio'] == 0.5
   assert len(list((workdir / 'generator' / 'extractor').iterdir())) == 1
   assert not list((tmp_path / 'cache').rglob('*.msgpack'))
   assert run('score', f'--workdir={workdir}') == 0
