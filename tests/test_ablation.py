@@ -542,7 +542,7 @@ def test_a_part_of_the_full_experiment_has_the_cells_of_the_whole(tmp_path):
     ({'grid': {'data.label_budget': (10, 10)}}, 'twice'),
     ({'arms': {'a': {'augment.mixup': 0.2}}}, 'augment.mixup'),
     ({'arms': {'a': {'generator.seed': 3}}}, 'generator.seed'),
-    ({'arms': {'a': {'augment.apply_to': 'synthetic'}}}, 'while its control augments'),
+    ({'arms': {'a': {'augment.apply_to': 'synthetic'}}}, 'must agree on that'),
     ({'arms': {'a': {'arms': ('real_only',)}}}, "'augmented'"),
     ({'controls': {'a': {'arms': ('augmented',)}}}, "'real'"),
     ({'vmap_seeds': True, 'arms': {'a': {'cache.refresh_steps': 2}}}, 'refresh_steps'),
@@ -925,14 +925,20 @@ def test_findings_choose_by_validation_and_decide_by_paired_differences():
 
 
 @pytest.mark.parametrize(('support', 'control'), [((9, 1), 'base'), ((5, 5), 'shifted')])
-def test_the_best_are_chosen_by_what_the_test_images_are_about(support, control):
+def test_the_best_are_chosen_with_classes_weighted_as_in_the_test_images(
+  support, control
+):
   """Or, with imbalanced test images, a control that gives accuracy for recall would be
-  the one to beat."""
-  accuracy = {'base': 0.9, 'shifted': 0.8, 'x': 0.9}
-  change = lambda cell: cell.arm.update(val_accuracy=accuracy[cell.about['arm']])
-  arms = {'base': ('control', 0.6, [0.8, 0.8, 0.8])}
-  arms['shifted'] = ('control', 0.7, [0.7, 0.7, 0.7])
-  arms['x'] = ('treatment', 0.6, [0.8, 0.8, 0.8])
+  the one to beat. The validation images are balanced here."""
+  recall = {'base': (0.9, 0.3), 'shifted': (0.7, 0.7), 'x': (0.9, 0.3)}
+
+  def change(cell):
+    common, rare = np.round(10 * np.array(recall[cell.about['arm']]))
+    counts = [[common, 10 - common], [10 - rare, rare]]
+    cell.arm.update(val_confusion_matrix=counts)
+
+  arms = {name: ('control', 0.5, [0.8] * 3) for name in ('base', 'shifted')}
+  arms['x'] = ('treatment', 0.5, [0.8] * 3)
   (setting,) = _summary(arms, 3, support=support, change=change)['settings']
   assert setting['best']['control'] == control
 
@@ -963,9 +969,11 @@ def test_a_run_describes_the_checkpoint_that_its_arms_draw_from():
   info = {'candidates': rows, 'chosen_step': 20, 'members': ['seed 0, step 20']}
   assert 'step 20 was chosen' in run_sentences.choice(info)
   assert 'no sign of copying' in run_sentences.copies(info)
-  info['members'] = ['seed 0, step 10']
-  assert 'draw from seed 0, step 10' in run_sentences.choice(info)
-  assert 'it copies training images' in run_sentences.copies(info)
+  for members in (['seed 0, step 10'], ['seed 0, step 10', 'seed 0, step 20']):
+    info['members'] = members
+    assert 'draw from seed 0, step 10' in run_sentences.choice(info)
+    assert 'of step 10 are' in run_sentences.copies(info)
+    assert 'it copies training images' in run_sentences.copies(info)
 
 
 def test_notes_on_the_data_are_those_of_the_cell_that_has_the_most():

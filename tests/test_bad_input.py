@@ -232,6 +232,11 @@ USAGE = {
     'classifier.num_epochs=0',
     _run('--config.classifier.num_epochs=0', '--config.classifier.num_steps=0'),
   ),
+  'more generators than synthetic images': (
+    2,
+    'names 3 generators for 2 synthetic images',
+    _field("generator.checkpoints=('seed:1','seed:2','seed:3')"),
+  ),
   'epochs next to steps': (
     2,
     'classifier.num_epochs has no effect, because classifier.num_steps=4',
@@ -717,7 +722,7 @@ WORKDIR = {
   ),
   'arms that are not': (
     3,
-    'no trained classifier',
+    'no finished classifier',
     _harmed('evaluate', _remove('arms')),
   ),
   'config.json that is cut': (
@@ -859,6 +864,7 @@ FULL = {
 # Of these something was begun, which is there in part.
 BEGUN = {*FULL, 'checkpoint that is not saved'}
 BEGUN |= {'warm-up of more than the training'}  # its steps depend on the data
+BEGUN |= {'more generators than synthetic images'}  # a plan of its batches says so
 
 
 def _long_metrics(place):

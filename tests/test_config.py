@@ -232,10 +232,6 @@ def test_bad_values_are_named(field, value):
       'which one drew an image',
     ),
     (
-      {'mix.ratio': 0.01, 'generator.checkpoints': ('seed:1', 'seed:2')},
-      'names 2 generators for 1 synthetic images',
-    ),
-    (
       {'classifier.budget': 'exposure', 'filter.min_confidence': 0.5},
       "choose filter.on_reject='drop'",
     ),

@@ -169,7 +169,7 @@ def test_the_best_arm_on_validation_images_is_taken(finished, tmp_path, capsys):
   _predict(workdir, image)
   assert "'real_classical', the best of 1" in capsys.readouterr().out
   flags = [f'--workdir={workdir}', f'--images={image}']
-  assert 'no trained classifier' in _refused(
+  assert 'no finished classifier' in _refused(
     capsys, 3, 'predict', *flags, '--arm=real_only'
   )
 

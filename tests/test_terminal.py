@@ -229,7 +229,7 @@ def test_the_time_left_of_a_run_counts_the_parts_to_come(monkeypatch, capsys):
         for step in range(1, 11):
           clock[0] += seconds / 10
           bar.advance(step)
-          bar.update()
+          bar.update(step)
   lines = capsys.readouterr().out.splitlines()
   assert '(part 1 of 2, about 1 min 00 s left)' in lines[1]  # 20 s, of a quarter of it
   assert lines[-1].endswith('0 s left (part 2 of 2, about 0 s left)')

@@ -130,6 +130,7 @@ def _check_fields(where, fields):
   for name, value in renamed.translate(fields).items():
     field = fields_lib.FIELDS.get(name)
     value = tuple(value) if isinstance(value, list) else value
+    value = value.item() if hasattr(value, 'item') else value  # of NumPy
     if field and not field.accepts(value):
       raise ConfigError(f'{where}: {name}={value!r} must be {field.allowed}.')
 

@@ -221,13 +221,6 @@ def _synthesis(config):
     'image; cache.images_per_class does not keep that: use one generator, or another '
     'score',
   )
-  num_synthetic = int(mix.ratio * classifier.batch_size + 0.5)
-  yield (
-    not cache.images_per_class and len(derived.members_of(config)) > num_synthetic,
-    f'generator.checkpoints names {len(derived.members_of(config))} generators for '
-    f'{num_synthetic} synthetic images a batch, so some would never be drawn from; name '
-    'fewer, or raise mix.ratio or classifier.batch_size',
-  )
   yield (
     by_exposure and rejects and filter_.on_reject == 'real',
     "classifier.budget='exposure' counts real examples in advance; with "

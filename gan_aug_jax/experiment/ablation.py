@@ -369,11 +369,11 @@ def _validate_arms(base, spec):
             'with in more than synthesis; set that in the base config or ablation.grid.'
           )
       validation.check_epochs(base, fields, where)
-      if group == 'arms' and fields.get('augment.apply_to') == 'synthetic':
+      values = {base.augment.apply_to, fields.get('augment.apply_to')} - {None}
+      if group == 'arms' and len(values) > 1 and 'synthetic' in values:
         raise ConfigError(
-          f"{where}: augment.apply_to='synthetic' leaves the real images of this arm as "
-          'they are, while its control augments them; they would differ in more than '
-          'synthesis.'
+          f"{where}: with augment.apply_to='synthetic' real images stay as they are. An "
+          'arm and its control must agree on that; set it in the base config.'
         )
       chosen = fields.get('arms', (f'{kind}_',))
       if len(chosen) != 1 or not chosen[0].startswith(kind):

@@ -11,7 +11,7 @@ import numpy as np
 from gan_aug_jax import config as config_lib
 from gan_aug_jax.data.datasets import Dataset
 from gan_aug_jax.data.facts import DataFacts
-from gan_aug_jax.errors import CheckpointError
+from gan_aug_jax.errors import CheckpointError, ConfigError
 from gan_aug_jax.evaluation import evaluators, figures, metrics
 from gan_aug_jax.experiment import batch_picture, recipe, schedule
 from gan_aug_jax.generators import synthetic_source
@@ -172,6 +172,8 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> spec.Training:
     config, len(dataset.train), synthetic=synthetic
   )
   plan = schedule.plan_batches(config, num_steps, synthetic=synthetic)
+  if synthetic:
+    _check_members(config, plan)
   model = recipe.build_model(session, dataset.facts)
   optimizer = recipe.make_optimizer(session, num_steps)
   cycle = config.cache.refresh_steps if synthetic else 1
@@ -245,6 +247,17 @@ def set_up(session, dataset, name, source, *, num_steps=None) -> spec.Training:
     draw_ahead=draw_ahead,
   )
   return training.with_frozen(source.shapes if source else synthesis.FrozenModels())
+
+
+def _check_members(config, plan):
+  """Refuses generators that would never be drawn from: they take turns by position."""
+  count = len(config_lib.members_of(config))
+  if plan.num_synthetic < count and config.mix.source == 'generator':
+    raise ConfigError(
+      f'generator.checkpoints names {count} generators for {plan.num_synthetic} '
+      'synthetic images a batch; name fewer, or raise mix.ratio or '
+      'classifier.batch_size.'
+    )
 
 
 def _has_no_convolution(config):

@@ -27,9 +27,10 @@ def finished_arms(session, name='') -> dict[str, dict]:
     if (result := arms.finished_result(session.path('arms', arm)))
   }
   if not results or (name and name not in results):
-    which = f'trained classifier {name!r}' if name else 'trained classifier'
+    which = f'finished classifier {name!r}' if name else 'finished classifier'
     raise CheckpointError(
-      f'There is no {which} in {str(session.workdir)!r}; run or train-classifier first.'
+      f'There is no {which} in {str(session.workdir)!r}; start run or train-classifier, '
+      'or start it again.'
     )
   return results
 

@@ -1,9 +1,8 @@
 """What an ablation showed: the numbers of its report, from the files of its cells.
 
-Whatever is chosen (the best arm, the best control) is chosen by validation images, and by
-what the test images are about: by accuracy if their classes are imbalanced, otherwise by
-the mean recall of the classes. Test images are used only once per cell, when it is
-trained.
+Whatever is chosen (the best arm, the best control) is chosen by what validation images
+say of the test accuracy: their recall by class, weighted by the test images of the class.
+Test images are used only once per cell, when it is trained.
 """
 
 import dataclasses
@@ -170,6 +169,7 @@ def _row(arm, cells):
     return row
   mean = lambda values: float(np.mean(list(values)))
   row |= {field: mean(cell.arm[field] for cell in mine.values()) for field in _MEANS}
+  row['expected_accuracy'] = mean(_expected_accuracy(cell.arm) for cell in mine.values())
   row['generator_seconds'] = mean(cell.generator_seconds for cell in mine.values())
   spread = statistics.paired_t(list(accuracies.values()))
   row |= {name: spread[name] for name in ('mean', 'sd', 'low', 'high')}
@@ -236,9 +236,8 @@ def _compare_rare(treatment, control, seeds):
 
 def _best(rows, cells):
   """Compares the best treatment with the best control, both by validation images."""
-  criterion = _criterion(cells)
-  best = _best_row(rows, ('treatment',), criterion)
-  control = _best_row(rows, _CONTROLS, criterion)
+  best = _best_row(rows, ('treatment',))
+  control = _best_row(rows, _CONTROLS)
   if not (best and control):
     return None
   compare = lambda row: _compare(
@@ -268,17 +267,22 @@ def _best(rows, cells):
   }
 
 
-def _criterion(cells):
-  """The validation metric that estimates the accuracy on the test images."""
-  for of_arm in cells.values():
-    for cell in of_arm.values():
-      is_natural = is_imbalanced(cell.arm['per_class']['support'])
-      return 'val_accuracy' if is_natural else 'val_recall'
-  return 'val_recall'
+def _expected_accuracy(arm):
+  """The test accuracy that validation images predict, whatever their classes' shares.
+
+  Classes without validation images do not count. Older results lack the matrix.
+  """
+  if 'val_confusion_matrix' not in arm:
+    return arm['val_recall']
+  counts = np.asarray(arm['val_confusion_matrix'], float)
+  totals, weights = counts.sum(1), np.asarray(arm['per_class']['support'], float)
+  known = totals > 0
+  recall = np.diag(counts)[known] / totals[known]
+  return float(np.average(recall, weights=weights[known]))
 
 
-def _best_row(rows, roles, criterion):
-  """The row with the highest `criterion`, among those with the most seeds.
+def _best_row(rows, roles):
+  """The row of the highest expected accuracy, among those with the most seeds.
 
   With few validation images many rows are equal; then the lowest loss decides.
   """
@@ -286,7 +290,8 @@ def _best_row(rows, roles, criterion):
   # With fewer seeds, a lucky one could win.
   most = max((row['num_seeds'] for row in rated), default=0)
   rated = [row for row in rated if row['num_seeds'] == most]
-  return max(rated, key=lambda row: (row[criterion], -row['val_loss']), default=None)
+  rank = lambda row: (row['expected_accuracy'], -row['val_loss'])
+  return max(rated, key=rank, default=None)
 
 
 def _add_verdicts(settings, num_comparisons):

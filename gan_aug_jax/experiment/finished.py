@@ -124,20 +124,25 @@ def changed_fields(config, base) -> dict:
 
 
 def scores_of(workdir, name, drawn=()) -> dict:
-  """As `drawn_candidate`, of one of an ablation's generators."""
-  directory = generator_directory(cells_lib.generator_workdir(workdir, name))
-  return drawn_candidate(read_json_or_none(directory / 'result.json') or {}, drawn)
-
-
-def drawn_candidate(info, drawn=()) -> dict:
   """The scores of the checkpoint of a generator that is drawn from, or {}.
 
   Args:
-    info: its result.json.
     drawn: names of what is drawn from, see `frozen.Member`; of several, or of none, the
       scores are those of the chosen checkpoint.
   """
-  step = info.get('chosen_step')
-  if len(drawn) == 1:
-    step = int(drawn[0].rpartition(' ')[2])
-  return next((row for row in info.get('candidates', []) if row['step'] == step), {})
+  directory = generator_directory(cells_lib.generator_workdir(workdir, name))
+  info = read_json_or_none(directory / 'result.json') or {}
+  rows = drawn_candidates(info, drawn if len(drawn) == 1 else ())
+  return rows[0] if rows else {}
+
+
+def drawn_candidates(info, drawn=()) -> list[dict]:
+  """The scores of the checkpoints of a generator that are drawn from.
+
+  Args:
+    info: its result.json.
+    drawn: names of what is drawn from, see `frozen.Member`; without any, the chosen
+      checkpoint is.
+  """
+  steps = [int(name.rpartition(' ')[2]) for name in drawn] or [info.get('chosen_step')]
+  return [row for row in info.get('candidates', []) if row['step'] in steps]

@@ -43,7 +43,7 @@ def choose_arm(session, name='') -> tuple[str, str]:
         f'choose one with --arm: {", ".join(results)}.'
       )
     return name or next(iter(results)), ''
-  accuracy = {arm: result['val_accuracy'] for arm, result in results.items()}
+  accuracy = {arm: result.get('val_accuracy', 0.0) for arm, result in results.items()}
   best = '' if name else f', the best of {len(results)}'
   name = name or max(accuracy, key=accuracy.get)
   shown = format_percent(accuracy[name], 2)

@@ -10,6 +10,7 @@ import json
 import os
 import time
 
+from gan_aug_jax.config.fields import GENERATOR
 from gan_aug_jax.errors import CheckpointError, UserError
 from gan_aug_jax.experiment import (
   arms as arms_lib,
@@ -128,7 +129,9 @@ class Worker:
 
   def _load_or_train_generator(self, name, session, run):
     """The generator of a cell, or None while another worker trains it."""
-    workdir_lib.check_config(session)  # a finished one is not claimed again
+    # A finished one is not claimed again.
+    saved = files.read_json_or_none(session.path('config.json')) or {}
+    workdir_lib.check_code(session, saved, {GENERATOR})
     written = ('result.json', 'samples.npz')
     if all(session.generator_path(name).exists() for name in written):
       with contextlib.suppress(CheckpointError):

@@ -118,6 +118,7 @@ def _trace(named, family, setting):
     if lacking := set(kept) - set(networks):
       raise TypeError(f'its freeze must return {{{min(lacking)!r}: variables}}, too')
     images = sampling.trace_two(family.make_sampler(), networks['generator'])
+    _check_images(named, images, (2, *setting.image_shape))
     if family.measure:
       number = np.int32(0)
       measured = jax.eval_shape(family.measure, networks['generator'], number, number)
@@ -136,7 +137,6 @@ def _trace(named, family, setting):
       f'The metric {wrong[0]!r} of generator.family={named!r} has the shape '
       f'{list(metrics[wrong[0]].shape)}; metrics must be scalars.'
     )
-  _check_images(named, images, (2, *setting.image_shape))
 
 
 def _check_same(named, function, before, after):
@@ -191,7 +191,8 @@ def check_drawing(named: str, family: Family, variables, *, facts, path) -> None
       f'generator.family={named!r} draws values whose mean size is {size:.3g}; images '
       'must be in [-1, 1].'
     )
-  if found := as_if_from_0_to_1(drawn):
+  # Once it is trained it may draw bright images only, as its data may be.
+  if not path and (found := as_if_from_0_to_1(drawn)):
     raise ConfigError(
       f'generator.family={named!r} draws values {found}; images must be in [-1, 1]: '
       'return 2 * images - 1.'

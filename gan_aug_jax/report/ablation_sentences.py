@@ -14,8 +14,8 @@ INTERVALS = (
   'on p-values adjusted for the number of comparisons (Holm), so an interval without 0 '
   'is not enough. The smallest detectable effect would have been found in four out of '
   'five such ablations. The best arm and the best control are those with the highest '
-  'mean recall over the classes on validation images, or the highest accuracy if the '
-  'test images are imbalanced; ties go to the lower loss.'
+  'recall on validation images, with classes weighted as in the test images; ties go to '
+  'the lower loss.'
 )
 INTERVALS_IN_SHORT = (
   'Intervals are 95 %, by a paired t-test over the seeds; verdicts allow for the number '

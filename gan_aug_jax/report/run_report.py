@@ -177,18 +177,22 @@ def _read_scores(workdir, config):
 
 def _checkpoints(info):
   """Headings and rows, (step, scores, whether it is drawn from), of the candidates."""
-  drawn = finished.drawn_candidate(info, info.get('members', ()))
+  drawn = finished.drawn_candidates(info, info.get('members', ()))
   candidates = info.get('candidates', [])
   names = [*candidates[0]][1:] if candidates else []
   rows = [
     (
       f'{row["step"]:,}',
       [f'{row.get(name, math.nan):.4f}' for name in names],
-      row == drawn,
+      row in drawn,
     )
     for row in candidates
   ]
-  return {'headings': names, 'rows': rows, 'drawn': drawn.get('step', 0)}
+  return {
+    'headings': names,
+    'rows': rows,
+    'drawn': [f'step {row["step"]:,}' for row in drawn],
+  }
 
 
 def _class_rows(results, class_names):

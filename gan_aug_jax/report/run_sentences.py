@@ -161,8 +161,8 @@ def choice(info: Mapping) -> str:
   rows = info.get('candidates', [])
   if not rows:
     return ''
-  chosen, members = finished.drawn_candidate(info), info['members']
-  if len(members) > 1 or finished.drawn_candidate(info, members) != chosen:
+  (chosen,), members = finished.drawn_candidates(info), info['members']
+  if len(members) > 1 or finished.drawn_candidates(info, members) != [chosen]:
     return f'The arms draw from {"; ".join(members)}, as generator.checkpoints says.'
   step = f'step {chosen["step"]:,}'
   if len(rows) == 1:
@@ -184,14 +184,15 @@ def choice(info: Mapping) -> str:
 
 
 def copies(info: Mapping) -> str:
-  """Whether the generator copies its training images; '' where not measured."""
-  drawn = finished.drawn_candidate(info, info.get('members', ()))
-  share = drawn.get('memorised')
-  if share is None:
+  """Whether a generator copies its training images; '' where not measured."""
+  rows = finished.drawn_candidates(info, info.get('members', ()))
+  shares = {row['step']: row['memorised'] for row in rows if 'memorised' in row}
+  if not shares:
     return ''
+  step, share = max(shares.items(), key=lambda pair: pair[1])
   verdict = 'it copies training images' if share > 0.1 else 'no sign of copying'
   return (
-    f'Memorisation: {format_percent(share, 1)} of the images of step {drawn["step"]:,} '
+    f'Memorisation: {format_percent(share, 1)} of the images of step {step:,} '
     'are closer to a training image, in pixels, than 99 % of the validation images are '
     f'({verdict}; about 1 % is expected of fresh images).'
   )

@@ -220,7 +220,7 @@ class _Lines:
     self._progress.train_seconds += seconds
     _check_metrics(calls, step)
     line = {name: statistics.fmean(_values(calls, name)) for name in calls[0]}
-    self._bar.update(_note(line))
+    self._bar.update(step, _note(line))
     line['step_ms'] = 1e3 * seconds / (step - self._since)
     self.start(step)
     return line

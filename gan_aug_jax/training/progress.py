@@ -196,20 +196,20 @@ class ProgressBar:
     if self._line:
       self._line.update(step, note=self._describe(now))
 
-  def update(self, note: str = '') -> None:
-    """Shows progress where there is a new line of metrics.
+  def update(self, step: int, note: str = '') -> None:
+    """Shows progress where there is a new line of metrics, perhaps of an earlier step.
 
     Args:
       note: text next to it, such as a loss.
     """
     self._note = note
     due = self._last - self._last_line >= _SECONDS_BETWEEN_LINES
-    if not self._line and not self._quiet and (due or self._step >= self._total):
+    if not self._line and not self._quiet and (due or step >= self._total):
       self._last_line = self._last
       described = self._describe(self._last)
       if _whole and (left := _whole.time_left()):
         described += f' ({_whole.describe()}, {left})'
-      print(f'{self.name}: step {self._step} of {self._total}, {described}', flush=True)
+      print(f'{self.name}: step {step} of {self._total}, {described}', flush=True)
 
   def _describe(self, now):
     done = max(self._step - self._start, 1)
