@@ -42,6 +42,7 @@ CURVES = dict.fromkeys(
 CURVES['second-curve-cifar10'] = (50, 100, 250, 500)
 # Of classifiers that trained for twice as long, to the right of the others' points.
 _LONG = (('evidence/gan-confirm-cifar10-250', '', 285),)
+_LONGER = (('evidence/longer-confirm-cifar10-100', '', 114),)
 _LONG_OF_FLOW = (('evidence/flow-confirm-cifar10-250', '', 285),)
 _MNIST = [(f'{_CURVE}-mnist', f'per_class={n}', n) for n in (10, 100)]
 
@@ -68,6 +69,7 @@ LINES = (
   ('CIFAR-10', REAL, 'unseen', (('evidence/beyond-own-labels', '', 250),)),
   ('CIFAR-10', LONG_GAN, 'gan', _LONG),
   ('CIFAR-10', LONG_WARPS, 'warps', _LONG),
+  ('CIFAR-10', LONG_WARPS, 'low_data', _LONGER),
   ('CIFAR-10', LONG_REAL, 'held_out', _LONG),
   ('CIFAR-10', LONG_FLOW, 'flow', _LONG_OF_FLOW),
   ('MNIST', WARPS, 'low_data', (_MNIST[0], (f'{_CONFIRM}-mnist', '', 25), _MNIST[1])),
@@ -180,7 +182,7 @@ def draw():
   plt.rcParams.update({'font.size': 10, 'svg.hashsalt': 'evidence'})
   figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout='constrained')
   for panel, name in zip(axes, ('MNIST', 'CIFAR-10'), strict=True):
-    sizes = set()
+    sizes, shown = set(), set()
     for dataset, generator, arm, points in LINES:
       if dataset != name:
         continue
@@ -197,8 +199,9 @@ def draw():
         capsize=3,
         color=COLORS[generator],
         linestyle='--' if generator == REAL else '-',
-        label=generator,
+        label=None if generator in shown else generator,
       )
+      shown.add(generator)
       sizes |= set() if is_longer else set(x)
     panel.axhline(0, color='black', linewidth=0.8)
     panel.set_xscale('log')

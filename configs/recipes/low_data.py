@@ -7,9 +7,9 @@
 The argument is the dataset's name and the images per class, validation included (0 for
 all). It needs no trained generator: real images are shown again, warped and recoloured
 the way two images of a class differ (gan_aug_jax.generators.warps), on top of the batch
-and more of the rarer classes. With 250 photographs per class it gains only if the
-classifier takes 3,000 steps, and configs/recipes/gan.py gains more. How it was chosen
-and how much it helps: docs/results/evidence.md.
+and more of the rarer classes. With 100 photographs per class it gains more if the
+classifier takes 3,000 steps; with 250 it gains only then, and configs/recipes/gan.py
+gains more. How it was chosen and how much it helps: docs/results/evidence.md.
 """
 
 from gan_aug_jax import config as base
