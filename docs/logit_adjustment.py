@@ -3,12 +3,12 @@
     python docs/logit_adjustment.py W FILE
 
 W is the workdir of a finished ablation on a long tail, such as that of
-configs/evidence/gan_curve.py:cifar10,500,50. From the logits of each classifier on the test split it subtracts the log of the share of
-each class among the examples that the classifier was trained on (post-hoc logit
-adjustment with tau = 1, Menon et al. 2021, arXiv 2007.07314, section 4.1). It trains
-nothing. Prints means over the seeds, and paired differences from the best arm of real
-images alone, adjusted; writes the accuracies to FILE, such as
-docs/results/evidence/gan-tail/adjusted.json.
+configs/evidence/gan_curve.py:cifar10,500,50. From the logits of each classifier on the
+test split it subtracts the log of the share of each class among the examples that the
+classifier was trained on (post-hoc logit adjustment with tau = 1, Menon et al. 2021,
+arXiv 2007.07314, section 4.1). It trains nothing. Prints means over the seeds, and paired
+differences from the best arm of real images alone, adjusted; writes the accuracies to
+FILE, such as docs/results/evidence/gan-tail/adjusted.json.
 """
 
 import functools
