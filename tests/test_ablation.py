@@ -535,6 +535,10 @@ def test_a_part_of_the_full_experiment_has_the_cells_of_the_whole(tmp_path):
     ({'arms': {'a': {'data.label_budget': 5}}}, 'data.label_budget'),
     ({'arms': {'a': {'classifier.width': 5}}}, 'classifier.width'),
     ({'controls': {'a': {'mix.ratio': 0.1}}}, 'mix.ratio'),
+    (
+      {'controls': {'a': {'classifier.num_epochs': 5, 'classifier.num_steps': 7}}},
+      'no effect, because classifier.num_steps=7',
+    ),
     ({'grid': {'seed': (1, 2)}}, 'ablation.seeds'),
     ({'grid': {'deterministic': (False, True)}}, 'the same for all of a process'),
     ({'grid': {'data.label_budget': 5}}, 'tuple'),

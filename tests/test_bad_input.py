@@ -240,7 +240,7 @@ USAGE = {
   'epochs next to steps': (
     2,
     'classifier.num_epochs has no effect, because classifier.num_steps=4',
-    _field('classifier.num_epochs=3'),
+    _run('--config.classifier.num_epochs=3', '--config.classifier.num_steps=4'),
   ),
   'warm-up of more than the training': (
     2,

@@ -84,7 +84,8 @@ def parse(command: str, argv: list[str]) -> flags.FlagValues:
 
 def _check_effects(config, fields):
   """Refuses to set fields that would have no effect."""
-  validation.check_epochs(config, fields, 'On the command line')
+  epochs = [field for field in fields if field.endswith('.num_epochs')]
+  validation.check_epochs(config, dict.fromkeys(epochs), 'On the command line')
   ablation = config.get('ablation')
   # Controls like noise, and oracles, take the values of the base.
   if not ablation or ablation.negative_controls or ablation.oracles:

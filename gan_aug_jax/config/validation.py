@@ -3,7 +3,9 @@
 The rules of single fields are in `fields`.
 """
 
+from collections.abc import Mapping
 import importlib.util
+from typing import Any
 
 import ml_collections
 
@@ -37,11 +39,11 @@ def validate(config: ConfigDict, *, trains_generator: bool | None = None) -> Non
         raise ConfigError(f'{sentence}.')
 
 
-def check_epochs(config: ConfigDict, fields, where: str) -> None:
+def check_epochs(config: ConfigDict, fields: Mapping[str, Any], where: str) -> None:
   """Refuses a number of epochs that a number of steps overrides.
 
   Args:
-    fields: that are set.
+    fields: {dotted field: value} that are set on top of the config.
     where: they are set.
 
   Raises:
@@ -49,10 +51,11 @@ def check_epochs(config: ConfigDict, fields, where: str) -> None:
   """
   for part in ('generator', 'classifier'):
     epochs, steps = f'{part}.num_epochs', f'{part}.num_steps'
-    if epochs in fields and steps not in fields and config[part].get('num_steps'):
+    number = fields.get(steps, config[part].get('num_steps'))
+    if epochs in fields and number:
       raise ConfigError(
-        f'{where}: {epochs} has no effect, because {steps}={config[part].num_steps} '
-        f'takes precedence; set {steps} instead, or {steps}=0 in addition.'
+        f'{where}: {epochs} has no effect, because {steps}={number} takes precedence; '
+        f'set one of them, with {steps}=0 for epochs.'
       )
 
 
