@@ -51,8 +51,7 @@ def check_epochs(config: ConfigDict, fields: Mapping[str, Any], where: str) -> N
   """
   for part in ('generator', 'classifier'):
     epochs, steps = f'{part}.num_epochs', f'{part}.num_steps'
-    number = fields.get(steps, config[part].get('num_steps'))
-    if epochs in fields and number:
+    if epochs in fields and (number := fields.get(steps, config[part].num_steps)):
       raise ConfigError(
         f'{where}: {epochs} has no effect, because {steps}={number} takes precedence; '
         f'set one of them, with {steps}=0 for epochs.'
