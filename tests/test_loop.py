@@ -130,8 +130,8 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, last_step):
 
 def test_a_line_is_fetched_while_the_next_call_runs(tmp_path, monkeypatch):
   """Unless a save is due, too, or every line would leave the device idle."""
-  events, get = [], jax.device_get
-  monkeypatch.setattr(jax, 'device_get', lambda tree: events.append('get') or get(tree))
+  events, get = [], loop._fetch
+  monkeypatch.setattr(loop, '_fetch', lambda calls: events.append('get') or get(calls))
   _train(tmp_path, num_steps=6, log_every=1, save_every=4, stop=events.append)
   # Step 0 is asked for twice, the first time to compile; step 4 ends in a save.
   expected = [0, 0, 1, 'get', 2, 'get', 3, 'get', 'get', 4, 5, 'get', 'get']
