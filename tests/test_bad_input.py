@@ -1059,7 +1059,7 @@ def test_switches_that_cannot_work_are_named(place, name, value, code):
 
 
 def test_the_figures_of_a_notebook_are_not_those_of_a_command(place):
-  """In a process of its own, as Matplotlib reads its environment once."""
+  """In a separate process, as Matplotlib reads its environment once."""
   command = [sys.executable, '-m', 'gan_aug_jax', 'report', f'--workdir={place.new}']
   environment = os.environ | {'MPLBACKEND': 'nowhere'}
   process = subprocess.run(

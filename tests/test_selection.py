@@ -62,7 +62,7 @@ def test_a_replay_of_any_training_images_is_memorised(
 
 
 def test_frechet_compares_with_as_many_real_images_of_each_class(toy):
-  """Or a generator that draws common classes whatever the label would be closest."""
+  """Or a generator that ignores the label and draws common classes would be closest."""
   rare = np.r_[
     np.flatnonzero(toy.train.labels != 1), np.flatnonzero(toy.train.labels == 1)[:2]
   ]

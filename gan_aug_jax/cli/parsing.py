@@ -92,7 +92,8 @@ def _check_effects(config, fields):
     return
   for field in fields:
     of_arms = [field in own for own in ablation.arms.values()]
-    if field in FIELDS and FIELDS[field].affects in OF_GENERATORS and all(of_arms or [0]):
+    is_of_synthesis = field in FIELDS and FIELDS[field].affects in OF_GENERATORS
+    if is_of_synthesis and of_arms and all(of_arms):
       raise ConfigError(
         f'--config.{field} has no effect, as every arm of the ablation sets it; change '
         'the arms in the config file.'

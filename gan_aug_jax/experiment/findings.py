@@ -1,8 +1,8 @@
 """What an ablation showed: the numbers of its report, from the files of its cells.
 
-Whatever is chosen (the best arm, the best control) is chosen by what validation images
-say of the test accuracy: their recall by class, weighted by the test images of the class.
-Test images are used only once per cell, when it is trained.
+The best arm and the best control are chosen by the test accuracy that validation images
+predict: their recall by class, weighted by the test images of the class. Test images are
+used only once per cell, when it is trained.
 """
 
 import dataclasses
@@ -268,7 +268,7 @@ def _best(rows, cells):
 
 
 def _expected_accuracy(arm):
-  """The test accuracy that validation images predict, whatever their classes' shares.
+  """The test accuracy that validation images predict, for any balance of classes.
 
   Classes without validation images do not count. Older results lack the matrix.
   """
